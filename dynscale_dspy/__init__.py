@@ -1,0 +1,27 @@
+"""Better answers from any DSPy program for a given budget, with no verifier."""
+
+from dynscale_dspy.allocation.ledger import Cost
+from dynscale_dspy.allocation.policies import UCB, KnowledgeGradient, Policy, Uniform
+from dynscale_dspy.errors import BudgetExhausted
+from dynscale_dspy.module import DynScaling
+from dynscale_dspy.pool import BudgetPool
+from dynscale_dspy.report import explain
+from dynscale_dspy.sampling.strategies import Integrated, Parallel, Sequential, Strategy
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "UCB",
+    "BudgetExhausted",
+    "BudgetPool",
+    "Cost",
+    "DynScaling",
+    "Integrated",
+    "KnowledgeGradient",
+    "Parallel",
+    "Policy",
+    "Sequential",
+    "Strategy",
+    "Uniform",
+    "explain",
+]

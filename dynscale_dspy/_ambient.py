@@ -1,0 +1,32 @@
+"""The ambient pool: carried in DSPy's own settings, so that it reaches whatever threads DSPy starts."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from contextvars import ContextVar
+from typing import Any
+
+import dspy
+
+_SETTING = "dynscale_pool"
+# Entered and left in one thread or task, like any context manager; a pool may be entered several times over.
+_entered: ContextVar[tuple[AbstractContextManager[Any], ...]] = ContextVar("dynscale_entered", default=())
+
+
+def enter(pool: Any) -> None:
+    """Make a pool the ambient one until the matching :func:`leave`."""
+    context = dspy.context(**{_SETTING: pool})
+    context.__enter__()
+    _entered.set((*_entered.get(), context))
+
+
+def leave() -> None:
+    """Undo the last :func:`enter` of this thread or task."""
+    *rest, context = _entered.get()
+    _entered.set(tuple(rest))
+    context.__exit__(None, None, None)
+
+
+def current() -> Any:
+    """The ambient pool, or None."""
+    return dspy.settings.get(_SETTING)

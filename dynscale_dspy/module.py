@@ -1,0 +1,405 @@
+"""DynScaling: any DSPy program, answering better for a given budget."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from typing import Any
+
+import dspy
+import pydantic
+from tqdm.auto import tqdm
+
+from dynscale_dspy import _ambient, report
+from dynscale_dspy.allocation.policies import Policy
+from dynscale_dspy.answers import Answer, AnswerReader
+from dynscale_dspy.errors import BudgetExhausted
+from dynscale_dspy.pool import BudgetPool
+from dynscale_dspy.sampling.drivers import adrive, drive, drive_known, in_thread
+from dynscale_dspy.sampling.overlay import SampleRun, SampleSettings, current_meter
+from dynscale_dspy.sampling.planner import Job, Plan, conduct, coordinate
+from dynscale_dspy.sampling.sample import Sample
+from dynscale_dspy.sampling.strategies import Parallel, Strategy
+
+logger = logging.getLogger(__name__)
+
+
+class DynScaling(dspy.Module):
+    """Wraps a DSPy program: each call is sampled as often as it is worth, and the vote's winner is returned.
+
+    The result is the winning run's own ``Prediction``; :func:`explain` tells how it came about. The wrapper is
+    transparent: parameters, demos, saved state and traces are the program's own, so optimizers and ``save``/``load``
+    work as without it. The program is never copied; its samples run side by side on the same object, so a program
+    whose ``forward`` changes ``self`` is not safe to wrap, and tools with side effects run once a sample.
+
+    Args:
+        module: The program.
+        budget: A :class:`BudgetPool`, shared with other wrapped modules; or a number, the samples a call may take on
+            average, which makes a private pool. None for the pool of the enclosing ``with BudgetPool(...):``.
+        sampling: :class:`Parallel` (the default), :class:`Sequential` or :class:`Integrated`.
+        policy: Whom a private pool samples next; a shared pool has its own.
+        answer: The output field or fields that are the answer, or a function from a prediction to a value (None for
+            no answer). By default every output field but reasoning and the like.
+        temperature: Overrides the language model's. By default its own is kept, and 1.0 used where it has none.
+        max_samples: Most samples one call may take.
+        seed: Seeds a private pool.
+
+    Raises:
+        TypeError: If ``module`` is not a ``dspy.Module``, or an argument has the wrong type.
+        ValueError: If an argument is out of range, or ``answer`` names a field the program does not have.
+
+    Example:
+        ```python
+        qa = DynScaling(dspy.ChainOfThought("question -> answer"), budget=8)
+        qa(question="What is 17 * 24?").answer
+        ```
+    """
+
+    def __init__(
+        self,
+        module: dspy.Module,
+        budget: BudgetPool | float | None = None,
+        *,
+        sampling: Strategy | None = None,
+        policy: Policy | None = None,
+        answer: Answer | None = None,
+        temperature: float | None = None,
+        max_samples: int = 64,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if not isinstance(module, dspy.Module):
+            raise TypeError(
+                f"module must be a dspy.Module such as dspy.ChainOfThought('question -> answer'), got {module!r}"
+            )
+        if sampling is not None and not isinstance(sampling, Strategy):
+            raise TypeError(f"sampling must be Parallel(), Sequential() or Integrated(), got {sampling!r}")
+        if isinstance(max_samples, bool) or not isinstance(max_samples, int):
+            raise TypeError(f"max_samples must be an integer, got {max_samples!r}")
+        if max_samples < 1:
+            raise ValueError(f"max_samples must be at least 1, got {max_samples!r}")
+        if temperature is not None:
+            if isinstance(temperature, bool) or not isinstance(temperature, (int, float)):
+                raise TypeError(f"temperature must be a number, got {temperature!r}")
+            if temperature < 0:
+                raise ValueError(f"temperature must be at least 0, got {temperature!r}")
+        self.module = module
+        self.sampling = sampling or Parallel()
+        self.temperature = temperature
+        self.max_samples = max_samples
+        self._budget = _as_pool(budget, policy, seed)
+        self._reader = AnswerReader(module, answer)
+        # A compiled program stays frozen inside an outer one, wrapped or not.
+        self._compiled = getattr(module, "_compiled", False)
+
+    @property
+    def pool(self) -> BudgetPool:
+        """The pool that pays: this module's, or the ambient one.
+
+        Raises:
+            ValueError: If there is neither.
+        """
+        pool = self._budget or _ambient.current()
+        if pool is None:
+            raise ValueError(
+                "this module has no budget: pass budget=8 (samples a call) or budget=BudgetPool(...), "
+                "or call it inside `with BudgetPool(...):`"
+            )
+        return pool
+
+    # ---- calls
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Answer one call. Takes the program's own arguments.
+
+        Raises:
+            BudgetExhausted: If nothing is left for a first sample.
+            ValueError: If no language model is configured, or temperature 0 would make all samples the same.
+            Exception: The first sample's error, unchanged, if every sample failed.
+        """
+        call = _Call(self, args, kwargs)
+        return call.finish(*drive(call.steps(), call.run))
+
+    async def aforward(self, *args: Any, **kwargs: Any) -> Any:
+        """Answer one call from a task; see :meth:`forward`. A program without ``aforward`` runs in threads."""
+        call = _Call(self, args, kwargs)
+        return call.finish(*await adrive(call.steps(), call.arun))
+
+    def batch(
+        self,
+        examples: Sequence[dspy.Example | Mapping[str, Any]],
+        num_threads: int | None = None,
+        max_errors: int | None = None,
+        return_failed_examples: bool = False,
+        provide_traceback: bool | None = None,
+        disable_progress_bar: bool = False,
+        timeout: int = 120,
+        straggler_limit: int = 3,
+    ) -> Any:
+        """Answer a known set of calls: the exact bandit, comparing all of them for every sample.
+
+        The allocation depends on answers, the seed and ``num_threads``, never on timing: with DSPy's cache warm, a
+        second run draws the same samples and makes no request. Nothing that was answered is lost to a failure
+        elsewhere: a call whose samples all failed is None in the results.
+
+        Args:
+            examples: ``dspy.Example`` objects with inputs set, or dicts of inputs.
+            num_threads: Samples at a time; DSPy's setting by default.
+            max_errors: If this many samples fail before any succeeds, the first error is raised: the set-up is wrong.
+            return_failed_examples: Also return the examples that failed and their errors.
+            provide_traceback: Log tracebacks of failed calls.
+            disable_progress_bar: Whether to hide the progress bar.
+            timeout: Accepted for compatibility: samples are never submitted twice.
+            straggler_limit: Accepted for compatibility.
+
+        Returns:
+            Predictions in the order of the examples, None for those that failed; with ``return_failed_examples`` a
+            tuple ``(predictions, failed_examples, errors)``.
+
+        Raises:
+            BudgetExhausted: If there is not one sample for each example; nothing is spent then.
+        """
+        inputs = [_inputs_of(example) for example in examples]
+        if not inputs:
+            return ([], [], []) if return_failed_examples else []
+        num_threads = num_threads or dspy.settings.num_threads
+        max_errors = dspy.settings.max_errors if max_errors is None else max_errors
+        calls = [_Call(self, (), kwargs) for kwargs in inputs]
+        plans = [call.plan for call in calls]
+        pool = self.pool
+        arms, limit = pool.open_known(len(calls))
+        failures: list[BaseException] = []
+        succeeded = False
+
+        def done(job: Job, sample: Sample) -> None:
+            nonlocal succeeded
+            progress.update()
+            succeeded = succeeded or sample.error is None
+            if sample.error is not None and not succeeded:
+                failures.append(sample.error)
+                if len(failures) >= max_errors:
+                    raise failures[0]
+
+        known = limit != float("inf")
+        progress = tqdm(total=int(limit) if known else None, unit="sample", disable=disable_progress_bar)
+        try:
+            with dspy.context(caller_modules=[*(dspy.settings.caller_modules or []), self]):
+                drive_known(
+                    # Twice as many outstanding as run at once, so that one slow answer does not idle the rest.
+                    coordinate(plans, arms, pool.policy, limit=limit, window=2 * num_threads),
+                    lambda job: calls[job.call].run(job),
+                    num_threads=num_threads,
+                    done=done,
+                )
+        finally:
+            progress.close()
+            for arm in arms:
+                arm.close()
+        results, failed, errors = [], [], []
+        for call, example in zip(calls, examples, strict=True):
+            try:
+                prediction = call.finish(call.plan.winner(), True)
+                if dspy.settings.track_usage:
+                    self._set_lm_usage(call.usage(), prediction)
+                results.append(prediction)
+            except Exception as error:
+                logger.error("every sample of %r failed: %s", example, error, exc_info=bool(provide_traceback))
+                results.append(None)
+                failed.append(example)
+                errors.append(error)
+        return (results, failed, errors) if return_failed_examples else results
+
+    # ---- transparency: what DSPy sees is the program
+
+    def named_parameters(self) -> list[tuple[str, Any]]:
+        """The program's own parameters under their own names."""
+        return self.module.named_parameters()
+
+    def map_named_predictors(self, func: Callable[[Any], Any]) -> DynScaling:
+        """Replace the program's predictors."""
+        if isinstance(self.module, dspy.Predict):
+            self.module = func(self.module)
+        else:
+            self.module.map_named_predictors(func)
+        return self
+
+    def dump_state(self, json_mode: bool = True) -> dict[str, Any]:
+        """The program's own state, loadable without the wrapper."""
+        return self.module.dump_state(json_mode=json_mode)
+
+    def load_state(self, state: dict[str, Any], **options: Any) -> Any:
+        """Load a state saved by the plain program, by a wrapped one, or by ``BestOfN``/``Refine`` around it."""
+        if isinstance(self.module, dspy.Predict):
+            state = state.get("module", state.get("self", state))
+            state = {name: value for name, value in state.items() if name != "metadata"}
+        else:
+            state = {name.removeprefix("module."): value for name, value in state.items()}
+        return self.module.load_state(state, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        # Only reached for what the wrapper itself lacks: `qa.signature`, `qa.predict` are the program's.
+        if name.startswith("__") or "module" not in self.__dict__:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return getattr(self.__dict__["module"], name)
+
+    def __repr__(self) -> str:
+        return f"DynScaling({self.module!r})"
+
+
+class _Call:
+    """One invocation: its plan, how its samples are run, and how its outcome is handed over."""
+
+    def __init__(self, owner: DynScaling, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._owner = owner
+        self._args = args
+        self._kwargs = kwargs
+        self._pool = owner.pool
+        inputs = _inputs_key((args, kwargs))
+        vary = owner.max_samples > 1 and self._pool.varies
+        _check_ready(owner.module, kwargs, owner.temperature, vary)
+        self._settings = SampleSettings(owner.module, owner._reader, owner.temperature, vary)
+        self.plan = Plan(owner.sampling, seed=self._pool.seed, key=inputs, max_samples=owner.max_samples)
+        # The same call is the same program with the same inputs under the same language model and enclosing sample
+        # (whose adapter overlay is its own object).
+        self._key: Hashable = (id(owner), inputs, id(dspy.settings.lm), id(dspy.settings.adapter))
+
+    def steps(self) -> Any:
+        """The plan's generator."""
+        meter = current_meter()
+        return conduct(self._pool, self.plan, key=self._key, outer=meter.ticket if meter else None)
+
+    def run(self, job: Job) -> Sample:
+        """Draw one sample in this thread."""
+        if job.ticket is not None and not job.ticket.start():
+            return _never_ran(job)
+        with SampleRun(job.draw, job.ticket, self._settings) as run:
+            run.prediction = self._owner.module(*self._args, **self._kwargs)
+        return run.sample
+
+    async def arun(self, job: Job) -> Sample:
+        """Draw one sample in this task."""
+        if not _has_aforward(self._owner.module):
+            return await in_thread(lambda: self.run(job))
+        if job.ticket is not None and not job.ticket.start():
+            return _never_ran(job)
+        with SampleRun(job.draw, job.ticket, self._settings) as run:
+            run.prediction = await self._owner.module.acall(*self._args, **self._kwargs)
+        return run.sample
+
+    def finish(self, winner: Sample, own: bool) -> Any:
+        """Hand the winner over to DSPy: its trace to the caller's, all samples' usage to the caller's tracker."""
+        settings = dspy.settings
+        if settings.trace is not None:
+            settings.trace.extend(winner.trace)
+        if own:
+            if settings.usage_tracker is not None:
+                for model, entries in self._entries().items():
+                    settings.usage_tracker.usage_data[model].extend(entries)
+            report.attach(winner.prediction, self.plan, winner)
+        return winner.prediction
+
+    def usage(self) -> dict[str, dict[str, Any]]:
+        """Tokens of all samples by language model, as ``Prediction.get_lm_usage`` gives them."""
+        from dspy.utils.usage_tracker import UsageTracker
+
+        tracker = UsageTracker()
+        tracker.usage_data.update(self._entries())
+        return tracker.get_total_tokens()
+
+    def _entries(self) -> dict[str, list[dict[str, Any]]]:
+        entries: dict[str, list[dict[str, Any]]] = {}
+        for sample in self.plan.samples:
+            for model, used in sample.usage.items():
+                entries.setdefault(model, []).extend(used)
+        return entries
+
+
+def _never_ran(job: Job) -> Sample:
+    return Sample(job.draw, problem="failed", error=BudgetExhausted("the call was over before this sample began"))
+
+
+def _has_aforward(module: dspy.Module) -> bool:
+    return hasattr(module, "aforward")
+
+
+def _as_pool(budget: Any, policy: Policy | None, seed: int) -> BudgetPool | None:
+    if budget is None or isinstance(budget, BudgetPool):
+        if policy is not None:
+            raise ValueError("policy belongs to the pool that several modules share: pass it to BudgetPool(policy=...)")
+        return budget
+    if isinstance(budget, bool) or not isinstance(budget, (int, float)):
+        raise TypeError(
+            f"budget must be a number of samples a call, or a BudgetPool, got {budget!r}; "
+            "for a cap over all calls use BudgetPool(samples=...)"
+        )
+    if not budget >= 1:
+        raise ValueError(f"budget must be at least 1 sample a call, got {budget!r}")
+    return BudgetPool(per_call=budget, policy=policy, seed=seed)
+
+
+def _check_ready(module: dspy.Module, kwargs: Mapping[str, Any], temperature: float | None, vary: bool) -> None:
+    """Find, before anything is spent, what would make every sample fail or be the same."""
+    for predictor in _predictors(module):
+        lm = (kwargs.get("lm") if predictor is module else None) or predictor.lm or dspy.settings.lm
+        if lm is None:
+            raise ValueError(
+                "No LM is loaded. Please configure the LM using `dspy.configure(lm=dspy.LM(...))`, e.g. "
+                "`dspy.configure(lm=dspy.LM('openai/gpt-4o-mini'))`"
+            )
+        if not vary:
+            continue
+        own = predictor.config.get("temperature", getattr(lm, "kwargs", {}).get("temperature"))
+        used = temperature if temperature is not None else own
+        if used == 0:
+            raise ValueError(
+                "temperature is 0, so every sample would be the same: give the language model a temperature above 0, "
+                "or pass DynScaling(..., temperature=1.0)"
+            )
+
+
+def _predictors(module: dspy.Module) -> Iterator[dspy.Predict]:
+    """Every predictor inside a module, compiled ones too.
+
+    Not ``named_sub_modules``: it walks the call history as well, which grows with every call.
+    """
+    seen: set[int] = set()
+    queue: list[Any] = [module]
+    while queue:
+        part = queue.pop()
+        if id(part) in seen:
+            continue
+        seen.add(id(part))
+        if isinstance(part, dspy.Predict):
+            yield part
+        if isinstance(part, dspy.Module):
+            queue.extend(value for name, value in vars(part).items() if name not in _NOT_MODULES)
+        elif isinstance(part, Mapping):
+            queue.extend(part.values())
+        elif isinstance(part, (list, tuple)):
+            queue.extend(part)
+
+
+_NOT_MODULES = frozenset({"history", "callbacks", "demos", "traces", "train", "signature", "lm", "config"})
+
+
+def _inputs_of(example: Any) -> dict[str, Any]:
+    if isinstance(example, dspy.Example):
+        return dict(example.inputs())
+    if isinstance(example, Mapping):
+        return dict(example)
+    raise TypeError(f"examples must be dspy.Example objects with inputs, or dicts, got {type(example).__name__}")
+
+
+def _inputs_key(value: Any) -> Hashable:
+    """A key equal for equal inputs, exactly: nothing is normalised. Unknown objects are told apart by identity."""
+    if value is None or isinstance(value, (str, bytes, bool, int, float)):
+        return (type(value).__name__, value)
+    if isinstance(value, Mapping):
+        return ("dict", tuple(sorted((str(name), _inputs_key(item)) for name, item in value.items())))
+    if isinstance(value, (list, tuple)):
+        return ("list", tuple(_inputs_key(item) for item in value))
+    if isinstance(value, pydantic.BaseModel):
+        return (type(value).__qualname__, value.model_dump_json())
+    if isinstance(value, dspy.Example):
+        return (type(value).__qualname__, _inputs_key(value.toDict()))
+    return (type(value).__qualname__, id(value))

@@ -1,0 +1,484 @@
+"""The budget pool: where calls meet. It opens arms, grants pulls, charges and settles."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import Counter
+from collections.abc import Hashable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Literal
+
+from dynscale_dspy import _ambient
+from dynscale_dspy.allocation.ledger import Cost, Ledger, Reservation
+from dynscale_dspy.allocation.policies import KnowledgeGradient, Policy
+from dynscale_dspy.allocation.pricing import Allowance, ShadowPrice
+from dynscale_dspy.allocation.tally import Tally
+from dynscale_dspy.errors import BudgetExhausted
+
+DEFAULT_PER_CALL = 8
+"""Samples a call is allowed on average where nothing says how many calls will come."""
+
+
+@dataclass(frozen=True)
+class PoolStatistics:
+    """A snapshot of a pool, for people and tests.
+
+    Args:
+        spent: What finished samples cost.
+        reserved: What samples in flight hold.
+        limits: Hard caps by unit; None where there is none.
+        open_calls: Calls being answered now.
+        closed_calls: Calls answered, or failed.
+        unscaled_runs: Calls answered by one run outside the budget (``on_empty="run_once"``).
+        price: The online shadow price: a sample worth less is refused.
+        samples_per_call: How many closed calls drew how many samples.
+    """
+
+    spent: Cost
+    reserved: Cost
+    limits: Mapping[str, int | None]
+    open_calls: int
+    closed_calls: int
+    unscaled_runs: int
+    price: float
+    samples_per_call: Mapping[int, int]
+
+
+class BudgetPool:
+    """One budget for any number of wrapped modules and calls.
+
+    Caps are hard: under any interleaving of threads and tasks, what is spent and reserved stays within them. Within
+    the caps, a bandit puts the next sample where it is worth most: for a known set of calls (:meth:`DynScaling.batch`)
+    by comparing all of them; online, as calls come, by a price that moves until spending meets the allowance.
+
+    An online pool paces itself so that early calls cannot drain it. Each call adds ``per_call`` samples to what may be
+    drawn; or announce the number of calls with :meth:`expect`, and the cap is spread over them. With neither, a call
+    adds :data:`DEFAULT_PER_CALL` samples until the cap is reached.
+
+    Args:
+        samples: Cap on samples, runs of a wrapped program.
+        calls: Cap on language-model calls; a sample may make several. A sample whose next call cannot be paid is cut
+            off there and casts no vote.
+        per_call: Samples a call may draw on average, at least 1. A private pool, ``DynScaling(program, budget=8)``,
+            has this and no cap.
+        policy: Whom to sample next; :class:`KnowledgeGradient` by default.
+        on_empty: What a call does that finds not even one sample left: ``"raise"`` :class:`BudgetExhausted`, or
+            ``"run_once"``, one plain run of the program outside the budget.
+        seed: Seeds the order in which attempts are shown.
+
+    Raises:
+        ValueError: If no limit is given, or one is not a positive number.
+        TypeError: If a limit is not a number, or ``policy`` not a policy.
+
+    Example:
+        >>> pool = BudgetPool(samples=1000).expect(200)
+        >>> pool.statistics().limits["samples"]
+        1000
+    """
+
+    def __init__(
+        self,
+        samples: int | None = None,
+        *,
+        calls: int | None = None,
+        per_call: float | None = None,
+        policy: Policy | None = None,
+        on_empty: Literal["raise", "run_once"] = "raise",
+        seed: int = 0,
+    ) -> None:
+        if samples is None and calls is None and per_call is None:
+            raise ValueError("a pool needs a limit: give samples=, calls= or per_call=")
+        for name, value in (("samples", samples), ("calls", calls)):
+            if value is not None:
+                _check_count(name, value)
+        if per_call is not None:
+            if isinstance(per_call, bool) or not isinstance(per_call, (int, float)):
+                raise TypeError(f"per_call must be a number of samples, got {per_call!r}")
+            if not (1 <= per_call < math.inf):
+                raise ValueError(f"per_call must be a finite number of at least 1, got {per_call!r}")
+        if policy is not None and not isinstance(policy, Policy):
+            raise TypeError(f"policy must be a Policy such as KnowledgeGradient(), got {policy!r}")
+        if on_empty not in ("raise", "run_once"):
+            raise ValueError(f"on_empty must be 'raise' or 'run_once', got {on_empty!r}")
+        if isinstance(seed, bool) or not isinstance(seed, int):
+            raise TypeError(f"seed must be an integer, got {seed!r}")
+        self.policy = policy or KnowledgeGradient()
+        self.on_empty = on_empty
+        self.seed = seed
+        self._per_call = per_call
+        self._expected: int | None = None
+        self._lock = threading.Lock()
+        self._ledger = Ledger(samples=samples, calls=calls)
+        self._flights: dict[Hashable, Future[Any]] = {}
+        self._open_calls = 0
+        self._closed_calls = 0
+        self._unscaled_runs = 0
+        self._drawn = 0
+        self._samples_per_call: Counter[int] = Counter()
+        self._pace()
+
+    # ---- what users call
+
+    def expect(self, calls: int) -> BudgetPool:
+        """Announce how many calls will come, counted from now. Returns the pool.
+
+        The cap is spread over them, and every one is kept its first samples. Without a cap this only tells the
+        price how far to look ahead.
+
+        Raises:
+            ValueError: If ``calls`` is not positive, or the cap cannot give each call one sample.
+        """
+        _check_count("calls", calls)
+        with self._lock:
+            left = self._samples_left()
+            if left < calls:
+                raise ValueError(
+                    f"{left:g} samples are left, which cannot give each of the {calls} expected calls one: "
+                    "raise the cap or expect fewer"
+                )
+            self._expected = calls
+            self._pace()
+        return self
+
+    def statistics(self) -> PoolStatistics:
+        """A consistent snapshot."""
+        with self._lock:
+            return PoolStatistics(
+                spent=self._ledger.spent,
+                reserved=self._ledger.reserved,
+                limits=MappingProxyType(dict(self._ledger.limits)),
+                open_calls=self._open_calls,
+                closed_calls=self._closed_calls,
+                unscaled_runs=self._unscaled_runs,
+                price=self._price.value,
+                samples_per_call=MappingProxyType(dict(sorted(self._samples_per_call.items()))),
+            )
+
+    def __enter__(self) -> BudgetPool:
+        """Make this the pool of wrapped modules without one of their own, also in threads that DSPy starts."""
+        _ambient.enter(self)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        _ambient.leave()
+
+    def __repr__(self) -> str:
+        now = self.statistics()
+        parts = []
+        for unit in ("samples", "calls"):
+            limit = now.limits[unit]
+            spent = getattr(now.spent, unit)
+            parts.append(f"{spent} {unit}" if limit is None else f"{spent} of {limit} {unit}")
+        return f"BudgetPool({', '.join(parts)} spent; {now.closed_calls} calls answered, {now.open_calls} open)"
+
+    # Optimizers copy programs deep and save them whole. A budget is a thing in the world: every copy spends from it,
+    # and one loaded from disk is a new pool with the same limits.
+    def __deepcopy__(self, memo: dict[int, Any]) -> BudgetPool:
+        return self
+
+    def __copy__(self) -> BudgetPool:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        limits = self._ledger.limits
+        settings = {
+            "calls": limits["calls"],
+            "per_call": self._per_call,
+            "policy": self.policy,
+            "on_empty": self.on_empty,
+            "seed": self.seed,
+        }
+        return _rebuild, (limits["samples"], settings)
+
+    # ---- what plans call
+
+    def open(self, *, outer: Ticket | None = None) -> Arm | None:
+        """Open an arm with its guaranteed first samples reserved, or return None if not one can be.
+
+        Args:
+            outer: The ticket of the sample this call is made in, if any. On the same pool that sample's reservation
+                passes to this call: what is nested is charged once, at the leaf.
+        """
+        with self._lock:
+            nested = outer is not None and outer.pool is self
+            if nested:
+                outer._pass_on()  # type: ignore[union-attr]
+            arm = Arm(self, outer)
+            if not arm._reserve(self._allowance.first):
+                return None
+            self._open_calls += 1
+            if not nested:
+                self._allowance.open()
+            return arm
+
+    def open_known(self, count: int) -> tuple[list[Arm], float]:
+        """Open the arms of a known set of calls and say how many samples they may draw together.
+
+        Raises:
+            BudgetExhausted: If there is not one sample for each; nothing is opened then.
+        """
+        with self._lock:
+            limit = self._ledger.remaining("samples")
+            if self._paced:
+                limit = min(limit, self._allowance.credit(self._committed(), opening=count))
+            left = min(limit, self._samples_left())
+            if left < count:
+                raise BudgetExhausted(
+                    f"{left:g} samples are left, which cannot give each of the {count} calls one: raise the budget "
+                    "or pass fewer examples"
+                )
+            first = self.policy.first if left >= count * self.policy.first else 1
+            arms = [Arm(self, None, known=True) for _ in range(count)]
+            for arm in arms:
+                arm._reserve(first)
+                if self._paced:
+                    self._allowance.open()
+            self._open_calls += count
+            return arms, limit
+
+    def flight(self, key: Hashable) -> tuple[Future[Any], bool]:
+        """The outcome of a call in flight, and whether the asker is to bring it about.
+
+        The same call made again while it runs (DSPy submits stragglers twice) gets the first one's future.
+        """
+        with self._lock:
+            future = self._flights.get(key)
+            if future is not None:
+                return future, False
+            future = self._flights[key] = Future()
+            return future, True
+
+    def land(self, key: Hashable) -> None:
+        """The call of :meth:`flight` has its outcome."""
+        with self._lock:
+            del self._flights[key]
+
+    def count_unscaled_run(self) -> None:
+        """A call was answered outside the budget."""
+        with self._lock:
+            self._unscaled_runs += 1
+
+    @property
+    def varies(self) -> bool:
+        """Whether a call may ever draw a second sample."""
+        return self._per_call != 1
+
+    # ---- inside the lock
+
+    @property
+    def _paced(self) -> bool:
+        """Whether the user said how many samples a call may draw on average."""
+        return self._per_call is not None or self._expected is not None
+
+    def _pace(self) -> None:
+        per_call = self._per_call
+        if self._expected is not None:
+            left = self._samples_left()
+            per_call = left / self._expected if math.isfinite(left) else (per_call or DEFAULT_PER_CALL)
+        per_call = per_call or DEFAULT_PER_CALL
+        self._allowance = Allowance(
+            per_call,
+            first=min(self.policy.first, int(per_call)),
+            expected=self._expected,
+            committed=self._committed(),
+        )
+        rate = ShadowPrice.RATE if self.policy.adaptive else 0.0
+        self._price = ShadowPrice(self.policy.opening_price(per_call), rate)
+
+    def _committed(self) -> int:
+        return self._ledger.spent.samples + self._ledger.reserved.samples
+
+    def _samples_left(self) -> float:
+        """Samples the caps leave, taking a sample to make as many calls as it has so far."""
+        spent = self._ledger.spent
+        calls_each = max(spent.calls / spent.samples, 1.0) if spent.samples else 1.0
+        calls_left = self._ledger.remaining("calls")
+        return min(self._ledger.remaining("samples"), calls_left // calls_each if calls_left < math.inf else math.inf)
+
+
+class Arm:
+    """The pool's view of one call while it is open: what it may draw and what it has cost.
+
+    Every method is safe from any thread. Each reserved sample is a :class:`Ticket`.
+    """
+
+    def __init__(self, pool: BudgetPool, outer: Ticket | None, *, known: bool = False) -> None:
+        self.pool = pool
+        self.outer = outer
+        self.known = known
+        self._waiting: list[Ticket] = []
+        self._drawn = 0
+        self._open = True
+
+    @property
+    def waiting(self) -> int:
+        """Tickets reserved and not yet taken."""
+        return len(self._waiting)
+
+    def take(self) -> Ticket:
+        """The next reserved ticket."""
+        with self.pool._lock:
+            return self._waiting.pop(0)
+
+    def request(self, tally: Tally, room: int) -> int:
+        """Online: ask for more samples.
+
+        As many are granted together as are each worth the price, supposing those before them to agree with the leader:
+        one at a time where budget is short, several where it is plenty.
+
+        Args:
+            tally: The call's votes so far; nothing may be in flight.
+            room: The most the call can use now.
+
+        Returns:
+            The number granted, now waiting as tickets; 0 means stop.
+        """
+        pool = self.pool
+        with pool._lock:
+            price = pool._price.value
+            room = min(room, pool._allowance.credit(pool._committed()))
+            granted = 0
+            while (
+                granted < room
+                and pool.policy.index(tally, pending=granted, total=pool._drawn + granted) > price
+                and self._reserve(1)
+            ):
+                granted += 1
+            if granted:
+                pool._price.granted(granted, per_call=pool._allowance.per_call)
+            return granted
+
+    def pull(self) -> bool:
+        """Known set: reserve one more sample regardless of price; False if the caps do not allow it."""
+        with self.pool._lock:
+            return self._reserve(1)
+
+    def close(self) -> None:
+        """The call is over: what was reserved and never started is free again. Closing twice does nothing."""
+        pool = self.pool
+        with pool._lock:
+            if not self._open:
+                return
+            self._open = False
+            for ticket in self._waiting:
+                ticket._void()
+            self._waiting.clear()
+            pool._open_calls -= 1
+            pool._closed_calls += 1
+            pool._samples_per_call[self._drawn] += 1
+            allowance = pool._allowance
+            if self.outer is not None and self.outer.pool is pool:
+                return  # the enclosing call answers for it
+            if self.known and not pool._paced:
+                allowance.excuse(self._drawn)
+                return
+            target = allowance.close(self._drawn)
+            if not self.known:  # a known set is not bought at the price, and must not move it
+                pool._price.closed(max(target - allowance.first, 0), per_call=allowance.per_call)
+
+    def _reserve(self, count: int) -> int:
+        """Up to ``count`` more tickets; inside the pool's lock. Returns how many."""
+        reserved = 0
+        while reserved < count:
+            # A granted sample can always make its first call.
+            reservation = self.pool._ledger.reserve(Cost(samples=1, calls=1))
+            if reservation is None:
+                break
+            self._waiting.append(Ticket(self, reservation))
+            reserved += 1
+        return reserved
+
+    def _started(self) -> None:
+        self._drawn += 1
+        self.pool._drawn += 1
+
+    def _passed_on(self) -> None:
+        self._drawn -= 1
+        self.pool._drawn -= 1
+
+    def _nested(self, samples: int) -> None:
+        """Samples of a call nested in one of this arm's, on the same pool, count here too."""
+        self._drawn += samples
+
+
+class Ticket:
+    """One reserved sample: started, charged by the call, settled once."""
+
+    def __init__(self, arm: Arm, reservation: Reservation) -> None:
+        self.arm = arm
+        self.pool = arm.pool
+        self._reservation = reservation
+        self._state: Literal["reserved", "started", "passed on", "settled"] = "reserved"
+        self._calls = 0
+        self._nested = Cost()
+
+    def start(self) -> bool:
+        """Begin the sample; False if its call was closed meanwhile, and then it must not run."""
+        with self.pool._lock:
+            if self._state != "reserved":
+                return False
+            self._state = "started"
+            self.arm._started()
+            return True
+
+    def call(self) -> bool:
+        """Charge one language-model call that is about to be made; False if it cannot be paid."""
+        with self.pool._lock:
+            if self._state == "settled":
+                return False
+            if self._calls < self._reservation.amount.calls or self.pool._ledger.extend(
+                self._reservation, Cost(calls=1)
+            ):
+                self._calls += 1
+                return True
+            return False
+
+    def settle(self, *, tokens: int, dollars: float) -> Cost:
+        """The sample is over, well or badly. Returns what it cost, nested calls on the same pool included."""
+        with self.pool._lock:
+            used = Cost(
+                samples=1 if self._state == "started" else 0, calls=self._calls, tokens=tokens, dollars=dollars
+            )
+            # Tokens and dollars of nested calls are in this sample's own usage already, and settled with them.
+            used = Cost(
+                used.samples,
+                used.calls,
+                max(used.tokens - self._nested.tokens, 0),
+                max(used.dollars - self._nested.dollars, 0.0),
+            )
+            self._state = "settled"
+            self.pool._ledger.settle(self._reservation, used)
+            total = used + self._nested
+            outer = self.arm.outer
+            if outer is not None and outer.pool is self.pool:
+                outer._nested += total
+                outer.arm._nested(total.samples)
+            return total
+
+    def _void(self) -> None:
+        self._state = "settled"
+        self.pool._ledger.refund(self._reservation)
+
+    def _pass_on(self) -> None:
+        """This sample turned out to contain calls on the same pool: they are the leaves, and pay instead."""
+        if self._state != "started":
+            return
+        self._state = "passed on"
+        self.arm._passed_on()
+        ledger = self.pool._ledger
+        ledger.refund(self._reservation)
+        self._reservation = ledger.reserve(Cost(calls=self._calls))  # type: ignore[assignment]
+
+
+def _rebuild(samples: int | None, settings: dict[str, Any]) -> BudgetPool:
+    return BudgetPool(samples, **settings)
+
+
+def _check_count(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value!r}")

@@ -1,0 +1,152 @@
+"""What happened: why an answer won, and what it cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import dspy
+
+from dynscale_dspy.allocation.ledger import Cost
+from dynscale_dspy.allocation.tally import Tally
+from dynscale_dspy.sampling.planner import Plan
+from dynscale_dspy.sampling.sample import Sample
+
+_ATTRIBUTE = "_dynscale"  # a leading underscore keeps it out of the prediction's fields
+
+
+@dataclass(frozen=True)
+class Votes:
+    """The votes of one answer.
+
+    Args:
+        answer: The answer as first given.
+        independent: Votes of samples that saw the inputs alone.
+        conditioned: Votes of samples that saw earlier ones.
+    """
+
+    answer: Any
+    independent: int
+    conditioned: int
+
+    @property
+    def total(self) -> int:
+        """All votes, one each."""
+        return self.independent + self.conditioned
+
+
+@dataclass(frozen=True)
+class SampleReport:
+    """One sample of a call.
+
+    Args:
+        index: Its position, from 0.
+        round: 0 for first samples, else one more than the latest it could know.
+        shown: Indices of the samples it saw.
+        prediction: What the program returned, None if it failed.
+        answer: Its answer.
+        problem: Why it casts no vote (``"failed"``, ``"truncated"``, ``"no answer"``); empty if it does.
+        error: The exception, if it failed.
+        cost: What it cost.
+    """
+
+    index: int
+    round: int
+    shown: tuple[int, ...]
+    prediction: Any
+    answer: Any
+    problem: str
+    error: BaseException | None
+    cost: Cost
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """How a call came to its answer.
+
+    Args:
+        votes: Votes by answer, the winner first.
+        agreement: The winner's share of the votes, 0 to 1.
+        confidence: Posterior probability that the winner is ahead of the second answer in the long run, 1/2 to 1.
+            About the vote, not about the truth: a model that is sure and wrong is confident here.
+        samples: Every sample, in order.
+        rounds: How many times the call waited for samples before it drew more.
+        cost: What the call cost.
+    """
+
+    votes: tuple[Votes, ...]
+    agreement: float
+    confidence: float
+    samples: tuple[SampleReport, ...]
+    rounds: int
+    cost: Cost
+
+    def __str__(self) -> str:
+        lines = [
+            f"{len(self.samples)} samples in {self.rounds} rounds, {len(self.votes)} answers, "
+            f"{self.agreement:.0%} agree, confidence {self.confidence:.2f}"
+        ]
+        for votes in self.votes:
+            seen = f" ({votes.conditioned} of them saw earlier attempts)" if votes.conditioned else ""
+            lines.append(f"  {votes.total:3d}  {votes.answer}{seen}")
+        problems = [sample.problem for sample in self.samples if sample.problem]
+        if problems:
+            lines.append(f"  {len(problems):3d}  cast no vote: {', '.join(sorted(set(problems)))}")
+        lines.append(f"  cost: {self.cost.calls} LM calls, {self.cost.tokens} tokens, ${self.cost.dollars:.4f}")
+        return "\n".join(lines)
+
+    # Predictions are copied deep by optimizers; this is immutable and may be shared.
+    def __deepcopy__(self, memo: dict[int, Any]) -> Explanation:
+        return self
+
+
+def explain(prediction: dspy.Prediction) -> Explanation:
+    """Votes, agreement, confidence, samples, rounds and cost behind a wrapped program's prediction.
+
+    Args:
+        prediction: As a :class:`DynScaling` module returned it.
+
+    Raises:
+        ValueError: If it did not come from one, or is a copy (``prediction.copy()`` leaves this behind).
+    """
+    explanation = getattr(prediction, _ATTRIBUTE, None)
+    if not isinstance(explanation, Explanation):
+        raise ValueError(
+            "this prediction did not come straight from a DynScaling module, so there is nothing to explain"
+        )
+    return explanation
+
+
+def attach(prediction: Any, plan: Plan, winner: Sample) -> None:
+    """Keep the explanation of a call with its prediction, out of sight of fields, metrics and demos."""
+    if isinstance(prediction, dspy.Prediction):
+        setattr(prediction, _ATTRIBUTE, _explanation(plan, winner))
+
+
+def _explanation(plan: Plan, winner: Sample) -> Explanation:
+    samples = sorted(plan.samples, key=lambda sample: sample.draw.index)
+    voters = [sample for sample in samples if sample.key is not None]
+    independent = Tally.of(sample.key for sample in voters if not sample.draw.conditioned).votes
+    conditioned = Tally.of(sample.key for sample in voters if sample.draw.conditioned).votes
+    first = {sample.key: sample for sample in reversed(voters)}
+    ranked = sorted(first, key=lambda key: (key != winner.key, -plan.tally.votes[key], first[key].draw.index))
+    return Explanation(
+        votes=tuple(Votes(first[key].answer, independent.get(key, 0), conditioned.get(key, 0)) for key in ranked),
+        agreement=plan.tally.agreement,
+        confidence=plan.tally.confidence,
+        samples=tuple(
+            SampleReport(
+                index=sample.draw.index,
+                round=sample.draw.round,
+                shown=sample.draw.shown,
+                prediction=sample.prediction,
+                answer=sample.answer,
+                problem=sample.problem,
+                error=sample.error,
+                cost=sample.cost,
+            )
+            for sample in samples
+        ),
+        rounds=len({sample.draw.round for sample in samples}),
+        cost=plan.cost,
+    )

@@ -1,0 +1,83 @@
+"""Earlier samples of a call become one synthetic chain of reasoning, told to each predictor in its own words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+from dynscale_dspy.sampling.sample import Sample
+
+FIELD = "earlier_attempts"
+DESCRIPTION = "Earlier attempts at this question; they may be wrong. Check them, then answer."
+
+_CHARACTERS_PER_TOKEN = 4
+_REASONING = ("reasoning", "rationale")
+# Not worth repeating to a model: what it was given, or what no adapter shows.
+_SKIPPED = ("history", "logprobs")
+
+
+def build_chain(samples: Sequence[Sample], *, max_tokens: int, predictors: Literal["all", "last"]) -> dict[int, str]:
+    """The chain each predictor sees: ``Attempt 1:``, its reasoning, its other outputs, and so on.
+
+    Args:
+        samples: The attempts, in the order to show.
+        max_tokens: Bound on the text a predictor sees, in tokens of about four characters. Later attempts go first
+            when it is short; a single attempt that is too long loses its middle.
+        predictors: ``"all"`` predictors that spoke, or only the ``"last"`` one.
+
+    Returns:
+        Texts by ``id`` of the predictor; predictors without earlier outputs are absent.
+    """
+    order: list[int] = []
+    attempts: dict[int, list[str]] = {}
+    for sample in samples:
+        entries: dict[int, list[str]] = {}
+        for predictor, _, prediction in sample.trace:
+            entries.setdefault(id(predictor), []).append(_outputs(prediction))
+            if id(predictor) not in order:
+                order.append(id(predictor))
+        if predictors == "last" and sample.trace:
+            last = id(sample.trace[-1][0])
+            entries = {last: entries[last]}
+        for predictor_id, texts in entries.items():
+            attempts.setdefault(predictor_id, []).append("\n".join(texts))
+    bound = max_tokens * _CHARACTERS_PER_TOKEN
+    return {
+        predictor_id: _bounded(attempts[predictor_id], bound) for predictor_id in order if predictor_id in attempts
+    }
+
+
+def _outputs(prediction: Any) -> str:
+    values = [(name, value) for name, value in prediction.items() if value is not None and name not in _SKIPPED]
+    reasoning = [_text(value) for name, value in values if name in _REASONING]
+    others = [f"{name}: {_text(value)}" for name, value in values if name not in _REASONING]
+    return "\n".join([*reasoning, *others])
+
+
+def _text(value: Any) -> str:
+    # A field marker inside an attempt would read as the end of the chain's own field.
+    return str(getattr(value, "content", value)).replace("[[ ##", "[[##")
+
+
+def _bounded(attempts: Sequence[str], bound: int) -> str:
+    kept: list[str] = []
+    left = bound
+    for attempt in attempts:
+        if kept and len(attempt) > left:
+            break
+        kept.append(_shortened(attempt, left))
+        left -= len(kept[-1])
+    return render(kept)
+
+
+def _shortened(text: str, bound: int) -> str:
+    if len(text) <= bound:
+        return text
+    # The beginning says how it was tried, the end what came out.
+    half = max(bound // 2 - 3, 1)
+    return f"{text[:half]} [...] {text[-half:]}"
+
+
+def render(attempts: Iterable[str]) -> str:
+    """Numbered blocks parted by a blank line: the rendering the lab checkpoint was trained on."""
+    return "\n\n".join(f"Attempt {number}:\n{attempt}" for number, attempt in enumerate(attempts, 1))

@@ -1,0 +1,185 @@
+"""The two ways to run a plan: threads and asyncio. They wait; every decision is the plan's."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import threading
+from collections import deque
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from typing import Any, TypeVar
+
+from dynscale_dspy.sampling.planner import Job, Round, Step, Wait
+from dynscale_dspy.sampling.sample import Sample
+
+T = TypeVar("T")
+
+LONGEST_WAIT = 600.0
+"""Seconds a call waits for the same call in flight before it goes alone."""
+HELPERS = 64
+"""Threads that help callers with their samples, over the whole process. A caller never depends on them."""
+
+_helpers: ThreadPoolExecutor | None = None
+_helpers_lock = threading.Lock()
+
+
+def drive(steps: Generator[Step, Any, T], run: Callable[[Job], Sample]) -> T:
+    """Run a plan from this thread.
+
+    Args:
+        steps: The plan.
+        run: Runs one job.
+
+    Returns:
+        What the plan returns.
+    """
+    try:
+        step = next(steps)
+        while True:
+            if isinstance(step, Round):
+                step = steps.send(_run_together(step.jobs, run))
+            else:
+                step = steps.send(_wait(step))
+    except StopIteration as stop:
+        return stop.value
+    finally:
+        steps.close()
+
+
+async def adrive(steps: Generator[Step, Any, T], run: Callable[[Job], Awaitable[Sample]]) -> T:
+    """Run a plan from this task; see :func:`drive`."""
+    try:
+        step = next(steps)
+        while True:
+            if isinstance(step, Round):
+                step = steps.send(await _gather(step.jobs, run))
+            else:
+                step = steps.send(await _await(step))
+    except StopIteration as stop:
+        return stop.value
+    finally:
+        steps.close()
+
+
+def drive_known(
+    steps: Generator[list[Job], Sample, None],
+    run: Callable[[Job], Sample],
+    *,
+    num_threads: int,
+    done: Callable[[Job, Sample], None],
+) -> None:
+    """Run a known set's plan with ``num_threads`` samples at a time, handing back samples in the order of issue."""
+    outstanding: deque[tuple[Job, Future[Sample]]] = deque()
+    executor = ThreadPoolExecutor(max_workers=num_threads, thread_name_prefix="dynscale-batch")
+    try:
+        jobs = next(steps)
+        while True:
+            for job in jobs:
+                outstanding.append((job, executor.submit(contextvars.copy_context().run, run, job)))
+            job, future = outstanding[0]
+            sample = future.result()
+            outstanding.popleft()
+            done(job, sample)
+            jobs = steps.send(sample)
+    except StopIteration:
+        pass
+    finally:
+        steps.close()
+        executor.shutdown(wait=True, cancel_futures=True)
+
+
+async def in_thread(run: Callable[[], T]) -> T:
+    """Run blocking code from a task, in a helper thread of our own.
+
+    Not ``asyncio.to_thread``: DSPy's asynchronous language models hop through that small executor, and would starve.
+    """
+    loop = asyncio.get_running_loop()
+    return await loop.run_in_executor(_executor(), contextvars.copy_context().run, run)
+
+
+def _run_together(jobs: Sequence[Job], run: Callable[[Job], Sample]) -> list[Sample]:
+    """Run jobs side by side. The calling thread works too, so that full or nested thread pools cannot deadlock."""
+    if len(jobs) == 1:
+        return [run(jobs[0])]
+    results: list[Any] = [None] * len(jobs)
+    # Each job in its own copy of the caller's context: DSPy's settings and tracing parents travel with it.
+    todo = deque((position, contextvars.copy_context(), job) for position, job in enumerate(jobs))
+    changed = threading.Condition()
+    left = len(jobs)
+
+    def work() -> None:
+        nonlocal left
+        while True:
+            try:
+                position, context, job = todo.popleft()
+            except IndexError:
+                return
+            try:
+                results[position] = context.run(run, job)
+            except BaseException as error:
+                results[position] = error
+                if threading.current_thread() is caller:
+                    todo.clear()  # an interruption: nothing more is to start
+                    raise
+            finally:
+                with changed:
+                    left -= 1
+                    changed.notify_all()
+
+    caller = threading.current_thread()
+    for _ in range(len(jobs) - 1):
+        try:
+            _executor().submit(work)
+        except RuntimeError:  # the interpreter is shutting down: the caller does it all
+            break
+    work()
+    with changed:
+        while left:
+            changed.wait(1.0)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return results
+
+
+async def _gather(jobs: Sequence[Job], run: Callable[[Job], Awaitable[Sample]]) -> list[Sample]:
+    tasks = [asyncio.ensure_future(run(job)) for job in jobs]
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        # On an error or a cancellation the other samples must not run on unseen.
+        unfinished = [task for task in tasks if not task.done()]
+        for task in unfinished:
+            task.cancel()
+        if unfinished:
+            await asyncio.gather(*unfinished, return_exceptions=True)
+
+
+def _wait(step: Wait) -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        pass
+    else:
+        # A synchronous call inside a running loop: what it would wait for may need this very loop to go on.
+        return step.future.done()
+    try:
+        step.future.exception(timeout=LONGEST_WAIT)
+    except FutureTimeoutError:
+        return False
+    return True
+
+
+async def _await(step: Wait) -> bool:
+    await asyncio.wait([asyncio.wrap_future(step.future)], timeout=LONGEST_WAIT)
+    return step.future.done()
+
+
+def _executor() -> ThreadPoolExecutor:
+    global _helpers
+    with _helpers_lock:
+        if _helpers is None:
+            _helpers = ThreadPoolExecutor(max_workers=HELPERS, thread_name_prefix="dynscale")
+        return _helpers

@@ -1,0 +1,59 @@
+"""What is to be drawn and what came back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from dynscale_dspy.allocation.ledger import Cost
+from dynscale_dspy.allocation.tally import AnswerKey
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One sample to draw.
+
+    Args:
+        index: Position among the call's samples, from 0. It makes the sample distinct and reproducible.
+        round: 0 for samples drawn from the inputs alone at the start, else one more than the latest known then.
+        shown: Indices of the earlier samples that the chain is made of, in the order shown; empty if independent.
+        chain: For each predictor (by ``id``), the text of its earlier attempts.
+    """
+
+    index: int
+    round: int = 0
+    shown: tuple[int, ...] = ()
+    chain: Mapping[int, str] = field(default_factory=dict)
+
+    @property
+    def conditioned(self) -> bool:
+        """Whether the sample sees earlier ones."""
+        return bool(self.chain)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One finished run of the program.
+
+    Args:
+        draw: What was asked for.
+        prediction: What the program returned, or None if it failed.
+        answer: The answer as the program gave it, or None.
+        key: The answer's canonical key, or None if the sample casts no vote.
+        problem: Why it casts no vote: ``"failed"``, ``"truncated"``, ``"no answer"``; empty if it votes.
+        error: The exception, if it failed.
+        trace: DSPy's trace of the run: ``(predictor, inputs, prediction)`` in order.
+        usage: Tokens by language model, as DSPy's usage tracker reports them.
+        cost: What it was charged.
+    """
+
+    draw: Draw
+    prediction: Any = None
+    answer: Any = None
+    key: AnswerKey | None = None
+    problem: str = ""
+    error: BaseException | None = None
+    trace: tuple[Any, ...] = ()
+    usage: Mapping[str, list[dict[str, Any]]] = field(default_factory=dict)
+    cost: Cost = Cost()

@@ -1,0 +1,156 @@
+"""Sampling strategies: what the next samples of a call look like."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from dynscale_dspy.allocation.tally import Tally
+from dynscale_dspy.sampling.sample import Sample
+
+
+class Strategy(ABC):
+    """Decides, for each new sample, which earlier ones it sees.
+
+    Attributes:
+        max_tokens: Bound on the text of one chain, in tokens of about four characters.
+        predictors: Which predictors of a program see the chain: ``"all"``, or ``"last"`` for the one that spoke last.
+    """
+
+    max_tokens: int = 2000
+    predictors: Literal["all", "last"] = "all"
+
+    @abstractmethod
+    def shown(
+        self, samples: Sequence[Sample], tally: Tally, index: int, generator: np.random.Generator
+    ) -> tuple[int, ...]:
+        """Indices of the samples that sample ``index`` is to see, in the order shown; empty for an independent one.
+
+        Args:
+            samples: Finished samples of the call that cast a vote, in index order.
+            tally: All votes so far.
+            index: The new sample's index.
+            generator: Seeded by the pool, the call and the index.
+        """
+
+    def room(self, pending: int) -> int:
+        """How many samples may be drawn while ``pending`` are in flight."""
+        return 1 << 30
+
+
+@dataclass(frozen=True)
+class Parallel(Strategy):
+    """Independent samples only: each sees the inputs and nothing else."""
+
+    def shown(
+        self, samples: Sequence[Sample], tally: Tally, index: int, generator: np.random.Generator
+    ) -> tuple[int, ...]:
+        """Nothing, ever."""
+        return ()
+
+
+@dataclass(frozen=True)
+class Sequential(Strategy):
+    """One sample at a time, each seeing those just before it.
+
+    Args:
+        length: How many of the latest samples are shown.
+        max_tokens: Bound on the chain, in tokens of about four characters.
+        predictors: Which predictors see the chain.
+    """
+
+    length: int = 1
+    max_tokens: int = 2000
+    predictors: Literal["all", "last"] = "all"
+
+    def __post_init__(self) -> None:
+        _check_chain(self.length, self.max_tokens, self.predictors)
+
+    def shown(
+        self, samples: Sequence[Sample], tally: Tally, index: int, generator: np.random.Generator
+    ) -> tuple[int, ...]:
+        """The last ``length`` samples, oldest first."""
+        return tuple(sample.draw.index for sample in samples[-self.length :])
+
+    def room(self, pending: int) -> int:
+        """One at a time."""
+        return max(0, 1 - pending)
+
+
+@dataclass(frozen=True)
+class Integrated(Strategy):
+    """DynScaling's integrated parallel-sequential sampling: independent samples first, then samples that see a chain.
+
+    The chain is built from the call's own earlier samples, one per distinct answer first, so that the model weighs the
+    alternatives rather than the crowd. Each conditioned sample gets its own subset in its own order. arXiv 2506.16043
+    names the idea and gives no prompt, number or order: all of them are options here.
+
+    Args:
+        independent: Samples drawn from the inputs alone before any is conditioned.
+        length: Attempts in one chain.
+        width: Conditioned samples drawn at a time; None for as many as the pool grants.
+        when: ``"contested"``: condition only where at least two answers have votes; ``"always"``.
+        shuffle: Whether attempts are shown in a random order (seeded) or in the order drawn.
+        max_tokens: Bound on the chain, in tokens of about four characters.
+        predictors: Which predictors see the chain.
+    """
+
+    independent: int = 2
+    length: int = 4
+    width: int | None = None
+    when: Literal["contested", "always"] = "contested"
+    shuffle: bool = True
+    max_tokens: int = 2000
+    predictors: Literal["all", "last"] = "all"
+
+    def __post_init__(self) -> None:
+        _check_positive("independent", self.independent)
+        if self.width is not None:
+            _check_positive("width", self.width)
+        _check_chain(self.length, self.max_tokens, self.predictors)
+        if self.when not in ("contested", "always"):
+            raise ValueError(f"when must be 'contested' or 'always', got {self.when!r}")
+
+    def shown(
+        self, samples: Sequence[Sample], tally: Tally, index: int, generator: np.random.Generator
+    ) -> tuple[int, ...]:
+        """A subset with every leading answer in it, once there is something to integrate."""
+        independent = sum(not sample.draw.conditioned for sample in samples)
+        if index < self.independent or independent < min(self.independent, 2):
+            return ()
+        if self.when == "contested" and len(tally.counts) < 2:
+            return ()
+        order = [samples[i] for i in generator.permutation(len(samples))]
+        # One per answer before a second of any, the answers with most votes first.
+        seen: dict[object, int] = {}
+        rank: dict[int, tuple[int, int]] = {}
+        for sample in order:
+            seen[sample.key] = seen.get(sample.key, 0) + 1
+            rank[sample.draw.index] = (seen[sample.key], -tally.votes[sample.key])
+        chosen = sorted(order, key=lambda sample: rank[sample.draw.index])[: self.length]
+        indices = [sample.draw.index for sample in chosen]
+        if self.shuffle:
+            return tuple(int(i) for i in generator.permutation(indices))
+        return tuple(sorted(indices))
+
+    def room(self, pending: int) -> int:
+        """At most ``width`` in flight, once given."""
+        if self.width is None:
+            return super().room(pending)
+        return max(0, max(self.width, self.independent) - pending)
+
+
+def _check_positive(name: str, value: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+
+
+def _check_chain(length: int, max_tokens: int, predictors: str) -> None:
+    _check_positive("length", length)
+    _check_positive("max_tokens", max_tokens)
+    if predictors not in ("all", "last"):
+        raise ValueError(f"predictors must be 'all' or 'last', got {predictors!r}")
