@@ -91,7 +91,7 @@ def _canonical_text(text: str) -> Hashable | None:
 
 def _canonical_number(number: Real) -> Hashable:
     if isinstance(number, Rational):
-        return ("number", Fraction(number.numerator, number.denominator))
+        return ("number", Fraction(int(number.numerator), int(number.denominator)))
     value = float(number)
     if value != value or value in (float("inf"), float("-inf")):
         return ("text", repr(value))
@@ -118,9 +118,7 @@ class AnswerReader:
         if not (answer is None or callable(answer)):
             answer = tuple(answer) if isinstance(answer, Iterable) else answer
             if not (isinstance(answer, tuple) and answer and all(isinstance(name, str) for name in answer)):
-                raise TypeError(
-                    f"answer must be an output field's name, a list of names or a function, got {answer!r}"
-                )
+                raise TypeError(f"answer must be an output field's name, a list of names or a function, got {answer!r}")
         self.answer = answer
         signature = _signature_of(module)
         if signature is not None and not callable(answer):
@@ -131,9 +129,7 @@ class AnswerReader:
                     f"answer names {missing[0]!r}, which the program does not produce; its output fields are {outputs}"
                 )
             if answer is None and not _answer_fields(signature):
-                raise ValueError(
-                    f"no output field of {outputs} looks like an answer; say which one with answer=..."
-                )
+                raise ValueError(f"no output field of {outputs} looks like an answer; say which one with answer=...")
 
     def read(self, module: dspy.Module, prediction: Any) -> Any:
         """The answer as the program gave it: one value, or a dict of several fields; None if there is none.
@@ -142,14 +138,19 @@ class AnswerReader:
             ValueError: If a field named by the user is not in the prediction.
         """
         if callable(self.answer):
-            return self.answer(prediction)
+            try:
+                return self.answer(prediction)
+            except Exception as error:
+                # It may well choke on a malformed sample; that sample was paid for, and only loses its vote.
+                logger.warning("the answer function failed on a sample, which casts no vote: %r", error)
+                return None
         if not isinstance(prediction, dspy.Prediction):
             return prediction
         if self.answer is None:
             names = _default_fields(module, prediction)
         else:
             names = self.answer
-            missing = [name for name in names if name not in prediction.keys()]  # noqa: SIM118: not a plain dict
+            missing = [name for name in names if name not in prediction.keys()]  # noqa: SIM118
             if missing:
                 raise ValueError(
                     f"answer names {missing[0]!r}, but the program returned the fields {list(prediction.keys())}"

@@ -242,7 +242,7 @@ class DynScaling(dspy.Module):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         return getattr(self.__dict__["module"], name)
 
-    def __repr__(self) -> str:
+    def __repr__(self) -> str:  # type: ignore[override]  # DSPy's own is inferred as a literal string
         return f"DynScaling({self.module!r})"
 
 

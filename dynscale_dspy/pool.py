@@ -195,10 +195,13 @@ class BudgetPool:
 
     # ---- what plans call
 
-    def open(self, *, outer: Ticket | None = None) -> Arm | None:
-        """Open an arm with its guaranteed first samples reserved, or return None if not one can be.
+    def open(self, room: int, *, outer: Ticket | None = None) -> Arm | None:
+        """Open an arm with its first samples reserved, or return None if not one can be.
+
+        First come the guaranteed ones, then those that are worth the price whatever the first ones say.
 
         Args:
+            room: The most samples the call can use now.
             outer: The ticket of the sample this call is made in, if any. On the same pool that sample's reservation
                 passes to this call: what is nested is charged once, at the leaf.
         """
@@ -207,11 +210,13 @@ class BudgetPool:
             if nested:
                 outer._pass_on()  # type: ignore[union-attr]
             arm = Arm(self, outer)
-            if not arm._reserve(self._allowance.first):
+            first = arm._reserve(min(self._allowance.first, room))
+            if not first:
                 return None
             self._open_calls += 1
             if not nested:
                 self._allowance.open()
+            arm._grant(Tally(), room - first, pending=first)
             return arm
 
     def open_known(self, count: int) -> tuple[list[Arm], float]:
@@ -336,25 +341,13 @@ class Arm:
         Returns:
             The number granted, now waiting as tickets; 0 means stop.
         """
-        pool = self.pool
-        with pool._lock:
-            price = pool._price.value
-            room = min(room, pool._allowance.credit(pool._committed()))
-            granted = 0
-            while (
-                granted < room
-                and pool.policy.index(tally, pending=granted, total=pool._drawn + granted) > price
-                and self._reserve(1)
-            ):
-                granted += 1
-            if granted:
-                pool._price.granted(granted, per_call=pool._allowance.per_call)
-            return granted
+        with self.pool._lock:
+            return self._grant(tally, room, pending=0)
 
     def pull(self) -> bool:
         """Known set: reserve one more sample regardless of price; False if the caps do not allow it."""
         with self.pool._lock:
-            return self._reserve(1)
+            return bool(self._reserve(1))
 
     def close(self) -> None:
         """The call is over: what was reserved and never started is free again. Closing twice does nothing."""
@@ -378,6 +371,21 @@ class Arm:
             target = allowance.close(self._drawn)
             if not self.known:  # a known set is not bought at the price, and must not move it
                 pool._price.closed(max(target - allowance.first, 0), per_call=allowance.per_call)
+
+    def _grant(self, tally: Tally, room: int, *, pending: int) -> int:
+        """Reserve what is worth the price; inside the pool's lock. Returns how many."""
+        pool = self.pool
+        room = min(room, pool._allowance.credit(pool._committed()))
+        granted = 0
+        while granted < room:
+            ahead = pending + granted
+            worth = pool.policy.index(tally, pending=ahead, total=pool._drawn + ahead)
+            if worth <= pool._price.value or not self._reserve(1):
+                break
+            granted += 1
+        if granted:
+            pool._price.granted(granted, per_call=pool._allowance.per_call)
+        return granted
 
     def _reserve(self, count: int) -> int:
         """Up to ``count`` more tickets; inside the pool's lock. Returns how many."""
@@ -439,9 +447,7 @@ class Ticket:
     def settle(self, *, tokens: int, dollars: float) -> Cost:
         """The sample is over, well or badly. Returns what it cost, nested calls on the same pool included."""
         with self.pool._lock:
-            used = Cost(
-                samples=1 if self._state == "started" else 0, calls=self._calls, tokens=tokens, dollars=dollars
-            )
+            used = Cost(samples=1 if self._state == "started" else 0, calls=self._calls, tokens=tokens, dollars=dollars)
             # Tokens and dollars of nested calls are in this sample's own usage already, and settled with them.
             used = Cost(
                 used.samples,
@@ -468,9 +474,7 @@ class Ticket:
             return
         self._state = "passed on"
         self.arm._passed_on()
-        ledger = self.pool._ledger
-        ledger.refund(self._reservation)
-        self._reservation = ledger.reserve(Cost(calls=self._calls))  # type: ignore[assignment]
+        self.pool._ledger.shrink(self._reservation, Cost(calls=self._calls))
 
 
 def _rebuild(samples: int | None, settings: dict[str, Any]) -> BudgetPool:

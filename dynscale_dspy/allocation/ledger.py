@@ -90,6 +90,12 @@ class Ledger:
         reservation.amount += amount
         return True
 
+    def shrink(self, reservation: Reservation, amount: Cost) -> None:
+        """Keep only ``amount`` of an open reservation; the rest is free again."""
+        self._require_open(reservation)
+        self.reserved -= reservation.amount - amount
+        reservation.amount = amount
+
     def settle(self, reservation: Reservation, used: Cost) -> None:
         """Close a reservation: what was used is spent, the rest is free again.
 

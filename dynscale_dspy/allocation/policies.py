@@ -122,8 +122,7 @@ class UCB(Policy):
             raise ValueError(f"exploration must be at least 0, got {self.exploration!r}")
         if self.uncertainty not in ("normalized_entropy", "disagreement", "entropy"):
             raise ValueError(
-                "uncertainty must be 'normalized_entropy', 'disagreement' or 'entropy', "
-                f"got {self.uncertainty!r}"
+                f"uncertainty must be 'normalized_entropy', 'disagreement' or 'entropy', got {self.uncertainty!r}"
             )
 
     def index(self, tally: Tally, *, pending: int = 0, total: int = 0) -> float:

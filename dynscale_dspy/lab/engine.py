@@ -178,7 +178,9 @@ class Engine:
                 newcomers = self._admit()
             try:
                 self._step(newcomers)
-            except Exception as error:  # a fault must reach the callers rather than leave them waiting for a dead thread
+            except (
+                Exception
+            ) as error:  # a fault must reach the callers rather than leave them waiting for a dead thread
                 with self._changed:
                     self._fail_all(error)
 
@@ -244,7 +246,9 @@ class Engine:
         logprobs -= np.log(np.exp(logprobs).sum(axis=1, keepdims=True))
         tokens = _sample(logprobs, self._running)
         chosen = logprobs[np.arange(len(tokens)), tokens]
-        for sequence, token, logprob, row in zip(self._running, tokens.tolist(), chosen.tolist(), logprobs, strict=True):
+        for sequence, token, logprob, row in zip(
+            self._running, tokens.tolist(), chosen.tolist(), logprobs, strict=True
+        ):
             self._take(sequence, token, logprob, row)
 
     def _take(self, sequence: _Sequence, token: int, logprob: float, row: NDArray[np.float64]) -> None:

@@ -28,6 +28,9 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]
 
+CHECKPOINT = Path(__file__).parent / "checkpoint"
+"""The folder of the checkpoint in the box."""
+
 BLOCK = 8
 _TILE = 2**18 // BLOCK  # OpenBLAS starts threads above rows * inner * columns = 4 * 65536.
 _SMALLEST_WINDOW = 64

@@ -9,7 +9,6 @@ import socket
 import threading
 import time
 import uuid
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -21,10 +20,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from dynscale_dspy.lab.engine import Completion, Engine, EngineClosedError, Sampling
-from dynscale_dspy.lab.model import Llama
+from dynscale_dspy.lab.model import CHECKPOINT, Llama
 from dynscale_dspy.lab.tokenizer import ROLES, ChatTokenizer
 
-CHECKPOINT = Path(__file__).parent / "checkpoint"
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 MAX_CHOICES = 128
 MAX_STOPS = 4

@@ -42,9 +42,7 @@ def build_chain(samples: Sequence[Sample], *, max_tokens: int, predictors: Liter
         for predictor_id, texts in entries.items():
             attempts.setdefault(predictor_id, []).append("\n".join(texts))
     bound = max_tokens * _CHARACTERS_PER_TOKEN
-    return {
-        predictor_id: _bounded(attempts[predictor_id], bound) for predictor_id in order if predictor_id in attempts
-    }
+    return {predictor_id: _bounded(attempts[predictor_id], bound) for predictor_id in order if predictor_id in attempts}
 
 
 def _outputs(prediction: Any) -> str:

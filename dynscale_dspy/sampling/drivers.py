@@ -38,10 +38,7 @@ def drive(steps: Generator[Step, Any, T], run: Callable[[Job], Sample]) -> T:
     try:
         step = next(steps)
         while True:
-            if isinstance(step, Round):
-                step = steps.send(_run_together(step.jobs, run))
-            else:
-                step = steps.send(_wait(step))
+            step = steps.send(_run_together(step.jobs, run) if isinstance(step, Round) else _wait(step))
     except StopIteration as stop:
         return stop.value
     finally:
@@ -53,10 +50,7 @@ async def adrive(steps: Generator[Step, Any, T], run: Callable[[Job], Awaitable[
     try:
         step = next(steps)
         while True:
-            if isinstance(step, Round):
-                step = steps.send(await _gather(step.jobs, run))
-            else:
-                step = steps.send(await _await(step))
+            step = steps.send(await _gather(step.jobs, run) if isinstance(step, Round) else await _await(step))
     except StopIteration as stop:
         return stop.value
     finally:

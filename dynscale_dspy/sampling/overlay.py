@@ -68,9 +68,11 @@ class SampleAdapter:
         return getattr(self.__dict__["inner"], name)
 
     def __call__(self, lm: Any, lm_kwargs: dict, signature: Any, demos: list, inputs: dict) -> list[dict]:
+        """Format, call and parse as the user's adapter does, with this sample's settings."""
         return self.inner(lm, *self._overlay(lm, lm_kwargs, signature, demos, inputs))
 
     async def acall(self, lm: Any, lm_kwargs: dict, signature: Any, demos: list, inputs: dict) -> list[dict]:
+        """The same from a task."""
         return await self.inner.acall(lm, *self._overlay(lm, lm_kwargs, signature, demos, inputs))
 
     def _overlay(

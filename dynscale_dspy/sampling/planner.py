@@ -191,7 +191,7 @@ def conduct(
 
 
 def _play(pool: BudgetPool, plan: Plan, outer: Ticket | None) -> Generator[Step, Any, Sample]:
-    arm = pool.open(outer=outer)
+    arm = pool.open(plan.room, outer=outer)
     if arm is None:
         if pool.on_empty == "raise":
             raise BudgetExhausted(f"nothing is left for a first sample: {pool!r}")
@@ -309,5 +309,3 @@ class _Ranking:
         index = self._policy.index(plan.tally, pending=plan.pending, total=self._total)
         # Equal worth: the call with fewer samples, then the earlier one.
         return (-index, len(plan.samples) + plan.pending, call, self._version[call])
-
-

@@ -56,4 +56,4 @@ class Sample:
     error: BaseException | None = None
     trace: tuple[Any, ...] = ()
     usage: Mapping[str, list[dict[str, Any]]] = field(default_factory=dict)
-    cost: Cost = Cost()
+    cost: Cost = field(default_factory=Cost)

@@ -1,0 +1,91 @@
+"""How often the model in the box is right: one sample, and the majority of 4 and 8, by kind of question.
+
+The model is asked without HTTP in between, with the very prompts of `dspy.ChainOfThought("question -> answer")`, and
+its replies are read by DSPy's own ChatAdapter, so that each reply that cannot be read is counted.
+
+    python examples/lab/accuracy.py [--quick] [--level hard] [--seed 1] [--json OUT]
+"""
+
+import argparse
+import json
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import dspy
+import numpy as np
+
+from dynscale_dspy import lab
+from dynscale_dspy.lab.engine import Engine, Sampling
+from dynscale_dspy.lab.model import CHECKPOINT, Llama
+from dynscale_dspy.lab.tokenizer import ChatTokenizer
+
+SIGNATURE = dspy.ChainOfThought("question -> answer").predict.signature
+ADAPTER = dspy.ChatAdapter()
+
+
+def read(text: str) -> str | None:
+    """Return the answer of a reply, None where the adapter cannot read it."""
+    try:
+        return ADAPTER.parse(SIGNATURE, text)["answer"]
+    except Exception:  # the adapter's error type differs between versions of DSPy
+        return None
+
+
+def majority(answers: list[str | None]) -> str | None:
+    """Return the commonest answer, the first one among equals."""
+    votes = Counter(answer for answer in answers if answer is not None)
+    return votes.most_common(1)[0][0] if votes else None
+
+
+def sample(examples: list[dspy.Example], samples: int, seed: int) -> list[list[str | None]]:
+    """Return the answers of `samples` replies to each question."""
+    tokenizer = ChatTokenizer(CHECKPOINT / "tokenizer.json")
+    engine = Engine(Llama.load(CHECKPOINT), tokenizer)
+    futures = []
+    for i, example in enumerate(examples):
+        messages = ADAPTER.format(SIGNATURE, demos=[], inputs={"question": example.question})
+        prompt = tokenizer.encode_chat([(message["role"], message["content"]) for message in messages])
+        futures.append(engine.submit(prompt, Sampling(max_tokens=200, seed=seed * 1_000_003 + i), samples))
+    answers = [[read(completion.text) for completion in future.result()] for future in futures]
+    engine.close()
+    return answers
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="40 questions, 8 samples")
+    parser.add_argument("--level", choices=("hard", "mixed"), default="hard")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--json", type=Path, metavar="OUT", help="also write the rows there")
+    arguments = parser.parse_args()
+    count, samples = (40, 8) if arguments.quick else (200, 16)
+
+    examples = lab.questions(count, arguments.seed, arguments.level)
+    answers = sample(examples, samples, arguments.seed)
+    by_kind = defaultdict(list)
+    for example, given in zip(examples, answers, strict=True):
+        by_kind[example.kind].append((example.answer, given))
+
+    rows = []
+    for kind, group in [*sorted(by_kind.items()), ("all", [pair for pairs in by_kind.values() for pair in pairs])]:
+        single = [np.mean([answer == right for answer in given]) for right, given in group]
+        row = {"kind": kind, "questions": len(group), "samples": samples, "pass@1": float(np.mean(single))}
+        row["standard_error"] = float(np.std(single) / max(1, len(group) - 1) ** 0.5)
+        for votes in (4, 8):
+            starts = range(0, samples, votes)  # disjoint groups of votes
+            hits = [majority(given[i : i + votes]) == right for right, given in group for i in starts]
+            row[f"majority@{votes}"] = float(np.mean(hits))
+        row["unreadable"] = sum(answer is None for _, given in group for answer in given)
+        rows.append(row)
+
+    print(f"{'kind':15} {'questions':>9} {'pass@1':>15} {'majority@4':>10} {'majority@8':>10} {'unreadable':>10}")
+    for row in rows:
+        single = f"{row['pass@1']:.3f} +- {row['standard_error']:.3f}"
+        votes = f"{row['majority@4']:10.3f} {row['majority@8']:10.3f}"
+        print(f"{row['kind']:15} {row['questions']:9} {single:>15} {votes} {row['unreadable']:10}")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(rows, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
