@@ -315,6 +315,7 @@ class Arm:
         self.outer = outer
         self.known = known
         self._waiting: list[Ticket] = []
+        self._unstarted: set[Ticket] = set()
         self._drawn = 0
         self._open = True
 
@@ -350,14 +351,18 @@ class Arm:
             return bool(self._reserve(1))
 
     def close(self) -> None:
-        """The call is over: what was reserved and never started is free again. Closing twice does nothing."""
+        """The call is over: samples that were reserved and not started are free again, and will not start.
+
+        Closing twice does nothing.
+        """
         pool = self.pool
         with pool._lock:
             if not self._open:
                 return
             self._open = False
-            for ticket in self._waiting:
+            for ticket in self._unstarted:
                 ticket._void()
+            self._unstarted.clear()
             self._waiting.clear()
             pool._open_calls -= 1
             pool._closed_calls += 1
@@ -395,11 +400,14 @@ class Arm:
             reservation = self.pool._ledger.reserve(Cost(samples=1, calls=1))
             if reservation is None:
                 break
-            self._waiting.append(Ticket(self, reservation))
+            ticket = Ticket(self, reservation)
+            self._waiting.append(ticket)
+            self._unstarted.add(ticket)
             reserved += 1
         return reserved
 
-    def _started(self) -> None:
+    def _started(self, ticket: Ticket) -> None:
+        self._unstarted.discard(ticket)
         self._drawn += 1
         self.pool._drawn += 1
 
@@ -429,7 +437,7 @@ class Ticket:
             if self._state != "reserved":
                 return False
             self._state = "started"
-            self.arm._started()
+            self.arm._started(self)
             return True
 
     def call(self) -> bool:

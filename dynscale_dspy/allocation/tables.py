@@ -135,7 +135,7 @@ def stopping_index(a: int, b: int) -> float:
 
     Example:
         >>> [round(stopping_index(a, b), 3) for a, b in ((1, 0), (1, 1), (2, 0))]
-        [0.046, 0.171, 0.016]
+        [0.047, 0.188, 0.016]
     """
     if a + b > _STOPPING_VOTES:
         return knowledge_gradient(a, b)

@@ -79,7 +79,8 @@ def serve(
 
 def _server_class() -> type[LabServer]:
     try:
-        import safetensors  # noqa: F401  # the model needs it; asked for here so that the message below covers it
+        import safetensors  # noqa: F401  # these two are imported late; asking for them here gives the message below
+        import tokenizers  # noqa: F401
 
         from dynscale_dspy.lab.server import LabServer
     except ModuleNotFoundError as error:

@@ -177,17 +177,17 @@ class Engine:
                     return
                 newcomers = self._admit()
             try:
-                self._step(newcomers)
-            except (
-                Exception
-            ) as error:  # a fault must reach the callers rather than leave them waiting for a dead thread
+                if self._running:  # all may have been cancelled
+                    self._step(newcomers)
+            except Exception as error:  # must reach the callers, who would wait for a dead thread
                 with self._changed:
                     self._fail_all(error)
 
     def _fail_all(self, error: Exception) -> None:
         for sequence in (*self._running, *self._waiting):
-            if not sequence.request.future.done():
-                sequence.request.future.set_exception(error)
+            future = sequence.request.future
+            if not future.done() and future.set_running_or_notify_cancel():
+                future.set_exception(error)
         self._running.clear()
         self._waiting.clear()
 
@@ -244,23 +244,22 @@ class Engine:
         logprobs[:, self._banned] = -np.inf
         logprobs -= logprobs.max(axis=1, keepdims=True)
         logprobs -= np.log(np.exp(logprobs).sum(axis=1, keepdims=True))
-        tokens = _sample(logprobs, self._running)
-        chosen = logprobs[np.arange(len(tokens)), tokens]
-        for sequence, token, logprob, row in zip(
-            self._running, tokens.tolist(), chosen.tolist(), logprobs, strict=True
-        ):
-            self._take(sequence, token, logprob, row)
+        tokens = _sample(logprobs, self._running).tolist()
+        for sequence, token, row in zip(self._running, tokens, logprobs, strict=True):
+            self._take(sequence, token, row)
 
-    def _take(self, sequence: _Sequence, token: int, logprob: float, row: NDArray[np.float64]) -> None:
+    def _take(self, sequence: _Sequence, token: int, row: NDArray[np.float64]) -> None:
         """Add a token to a reply, and finish the reply if that was its last one."""
         request = sequence.request
         if token == self._tokenizer.end:
             self._finish(sequence, "stop", len(sequence.text))
             return
+
         count = request.sampling.top_logprobs
         likeliest = np.argsort(-row, kind="stable")[:count].tolist() if count else []
         top = tuple((other, float(row[other])) for other in likeliest)
-        sequence.logprobs.append(TokenLogprob(token, logprob, top))
+        sequence.logprobs.append(TokenLogprob(token, float(row[token]), top))
+
         before = len(sequence.text)
         sequence.text += self._tokenizer.bytes_of(token)
         sequence.ends.append(len(sequence.text))

@@ -18,7 +18,7 @@ time), and its thread count could be set for the whole process only, which is no
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -139,7 +139,7 @@ class Llama:
         angles = np.arange(config.max_position_embeddings, dtype=np.float32)[:, None] * frequencies
         self._turns = np.exp(np.complex64(1j) * angles)  # (context, head size / 2)
 
-    def _read_layer(self, read, prefix: str) -> _Layer:
+    def _read_layer(self, read: Callable[[str], Floats], prefix: str) -> _Layer:
         config = self.config
         query, key, value = (read(f"{prefix}self_attn.{name}_proj.weight") for name in ("q", "k", "v"))
         query *= np.float32(config.head_dim**-0.5)  # scales the attention scores

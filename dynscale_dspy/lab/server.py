@@ -187,6 +187,9 @@ class _Fields:
     def __init__(self, body: bytes) -> None:
         try:
             fields = json.loads(body)
+            json.dumps(fields, ensure_ascii=False).encode()  # JSON can spell half of a surrogate pair
+        except UnicodeEncodeError:
+            raise RequestError("the body holds a string that is not valid Unicode") from None
         except (ValueError, RecursionError) as error:
             raise RequestError(f"the body is not valid JSON: {error}") from None
         if not isinstance(fields, dict):
@@ -274,12 +277,7 @@ def _message(message: Any, where: str) -> tuple[str, str]:
     parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
     if not isinstance(parts, list) or not all(_is_text_part(part) for part in parts):
         raise RequestError(f"{where}.content must be a string or a list of text parts", f"{where}.content")
-    text = "".join(part["text"] for part in parts)
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # JSON can spell half a surrogate pair
-        raise RequestError(f"{where}.content is not valid Unicode", f"{where}.content") from None
-    return role, text
+    return role, "".join(part["text"] for part in parts)
 
 
 def _is_text_part(part: Any) -> bool:
@@ -362,12 +360,17 @@ class _Running:
         self._engine = Engine(Llama.load(CHECKPOINT), tokenizer, batch_size)
         app = ChatApp(self._engine, tokenizer, model_name).build()
         config = uvicorn.Config(
-            app, log_config=None, access_log=False, lifespan="off", backlog=1024, timeout_graceful_shutdown=5
+            app,
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            lifespan="off",
+            ws="none",
+            timeout_keep_alive=600,  # longer than clients pool idle connections: none is closed as it is being reused
+            timeout_graceful_shutdown=5,
         )
         self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(
-            target=self._server.run, kwargs={"sockets": [self._socket]}, name="dynscale-lab-server", daemon=True
-        )
+        self._thread = threading.Thread(target=self._serve, name="dynscale-lab-server", daemon=True)
         self._thread.start()
         while not self._server.started:
             if not self._thread.is_alive():
@@ -375,8 +378,11 @@ class _Running:
                 raise RuntimeError("the lab server did not start")
             time.sleep(0.005)
 
+    def _serve(self) -> None:
+        asyncio.run(self._server.serve(sockets=[self._socket]))
+
     def close(self) -> None:
-        self._engine.close()
+        self._engine.close()  # first, so that the requests under way are answered
         self._server.should_exit = True
         self._thread.join()
         self._socket.close()

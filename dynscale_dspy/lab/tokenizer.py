@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -26,7 +27,7 @@ class ChatTokenizer:
     def __init__(self, path: Path) -> None:
         from tokenizers import Tokenizer
 
-        self._tokenizer = Tokenizer.from_file(str(path))
+        self._tokenizer: Any = Tokenizer.from_file(str(path))
         self._tokenizer.encode_special_tokens = True
         self.size: int = self._tokenizer.get_vocab_size()
         added = self._tokenizer.get_added_tokens_decoder()

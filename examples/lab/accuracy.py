@@ -10,6 +10,7 @@ import argparse
 import json
 from collections import Counter, defaultdict
 from pathlib import Path
+from typing import Any
 
 import dspy
 import numpy as np
@@ -19,7 +20,7 @@ from dynscale_dspy.lab.engine import Engine, Sampling
 from dynscale_dspy.lab.model import CHECKPOINT, Llama
 from dynscale_dspy.lab.tokenizer import ChatTokenizer
 
-SIGNATURE = dspy.ChainOfThought("question -> answer").predict.signature
+SIGNATURE: Any = dspy.ChainOfThought("question -> answer").predict.signature
 ADAPTER = dspy.ChatAdapter()
 
 

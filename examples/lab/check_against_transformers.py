@@ -2,20 +2,21 @@
 
 Needs `pip install torch transformers` besides this library. For each prompt, transformers computes the next-token
 log-probabilities at every position of the reply in one uncached pass, in float32 and again in float64; the NumPy model
-reads the prompt and then the reply token by token through its cache, all prompts side by side. transformers loads the shipped float16
-checkpoint; give `--original FOLDER` to load the bfloat16 checkpoint it was converted from instead.
+reads the prompt and then the reply token by token through its cache, all prompts side by side. transformers loads the
+shipped float16 checkpoint; give `--original FOLDER` to load the bfloat16 checkpoint it was converted from instead.
 
     python examples/lab/check_against_transformers.py [--original FOLDER]
 """
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import dspy
 import numpy as np
-import torch
-from transformers import LlamaForCausalLM
-from transformers.utils import logging
+import torch  # pyright: ignore[reportMissingImports]
+from transformers import LlamaForCausalLM  # pyright: ignore[reportMissingImports]
+from transformers.utils import logging  # pyright: ignore[reportMissingImports]
 
 from dynscale_dspy import lab
 from dynscale_dspy.lab.model import CHECKPOINT, Cache, Llama
@@ -28,7 +29,7 @@ REPLY = 40
 
 def prompts() -> list[list[dict[str, str]]]:
     """Return forty conversations: the trained prompts of both forms, and others the model was not trained for."""
-    plain = dspy.ChainOfThought("question -> answer").predict.signature
+    plain: Any = dspy.ChainOfThought("question -> answer").predict.signature
     revising = plain.append("earlier_attempts", dspy.InputField(desc=lab.EARLIER_ATTEMPTS), type_=str)
     adapter = dspy.ChatAdapter()
     conversations = []

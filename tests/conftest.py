@@ -1,0 +1,40 @@
+import os
+
+# Before anything imports LiteLLM: it would fetch a price list over the network.
+os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
+
+import copy
+import importlib
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import dspy
+import pytest
+
+from dynscale_dspy.testing import FakeServer
+
+# The package of this name exports the settings object, which hides the module.
+dspy_settings = importlib.import_module("dspy.dsp.utils.settings")
+
+
+@pytest.fixture(autouse=True)
+def fresh_dspy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test begins with DSPy's default settings and an empty cache in memory, and no test leaves any behind."""
+    for name in [name for name in os.environ if name.endswith(("_API_BASE", "_BASE_URL", "_API_KEY"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(dspy_settings, "main_thread_config", copy.deepcopy(dspy_settings.DEFAULT_CONFIG))
+    monkeypatch.setattr(dspy_settings, "config_owner_thread_id", None)
+    monkeypatch.setattr(dspy_settings, "config_owner_async_task", None)
+    dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=True)
+
+
+@pytest.fixture
+def server() -> Iterator[Callable[..., FakeServer]]:
+    """Starts fake servers, fast ones unless told otherwise, and stops them after the test."""
+    with ExitStack() as running:
+
+        def start(*args: Any, **options: Any) -> FakeServer:
+            return running.enter_context(FakeServer(*args, **{"median_latency": 0.003, "sigma": 0.3, **options}))
+
+        yield start
