@@ -1,0 +1,125 @@
+"""``dynscale replay``: replays policies over recorded pools from a shell."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from dynscale_dspy.allocation.policies import POLICIES
+from dynscale_dspy.replay.online import ARRIVALS
+from dynscale_dspy.replay.pools import PoolError
+from dynscale_dspy.replay.table import BUDGETS, GROUPINGS, Replay, replay
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this command's options to a parser."""
+    parser.description = "Replay allocation policies over recorded pools of samples (.jsonl or .jsonl.gz)."
+    parser.add_argument("pools", nargs="+", metavar="POOL", help="recorded samples, one question a line")
+    parser.add_argument(
+        "--policies",
+        metavar="NAME,...",
+        help=f"with settings as in ucb:exploration=0.1; all by default: {', '.join(POLICIES)}",
+    )
+    parser.add_argument(
+        "--budgets",
+        type=_numbers,
+        default=list(BUDGETS),
+        metavar="N,...",
+        help="average budgets a query (default: %s)" % ",".join(f"{budget:g}" for budget in BUDGETS),
+    )
+    parser.add_argument("--unit", choices=("samples", "tokens"), default="samples", help="what budgets count")
+    parser.add_argument("--mode", choices=("batch", "online"), default="batch", help="queries known, or one by one")
+    parser.add_argument("--rounds", type=int, metavar="N", help="batch: at most so many rounds of parallel samples")
+    parser.add_argument("--replicates", type=int, default=50, metavar="N", help="random orders of samples (default: 50)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="fixes these orders")
+    parser.add_argument("--group-by", choices=GROUPINGS, default="dataset", help="what pools are summed up by")
+    parser.add_argument("--json", metavar="OUT", help="write all records and summaries here")
+    parser.add_argument("--plot", metavar="OUT.png", help="draw accuracy against budget, and where the samples went")
+    parser.add_argument("--announced", action="store_true", help="online: the number of queries is known in advance")
+    parser.add_argument("--concurrency", type=int, default=1, metavar="N", help="online: queries in flight at a time")
+    parser.add_argument("--arrivals", choices=ARRIVALS, default="shuffled", help="online: order of arrival")
+    parser.add_argument("--no-bounds", action="store_true", help='leave out the bounds marked "not a policy"')
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes (default: 1)")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Run the command; returns the exit status."""
+    if arguments.plot:
+        try:
+            import matplotlib  # noqa: F401  # before minutes of work, not after
+        except ImportError:
+            return _fail("--plot needs Matplotlib: pip install 'dynscale-dspy[plots]'")
+    try:
+        result = replay(
+            arguments.pools,
+            arguments.policies.split(",") if arguments.policies else None,
+            budgets=arguments.budgets,
+            unit=arguments.unit,
+            mode=arguments.mode,
+            rounds=arguments.rounds,
+            replicates=arguments.replicates,
+            seed=arguments.seed,
+            group_by=arguments.group_by,
+            announced=arguments.announced,
+            concurrency=arguments.concurrency,
+            arrivals=arguments.arrivals,
+            with_bounds=not arguments.no_bounds,
+            jobs=arguments.jobs,
+            progress=lambda pool: sys.stderr.write(f"{pool}\n"),
+        )
+    except (PoolError, ValueError, OSError) as error:
+        return _fail(str(error))
+    sys.stdout.write(render(result))
+    if arguments.json:
+        result.save(arguments.json)
+    if arguments.plot:
+        from dynscale_dspy.replay.plots import plot
+
+        plot(result, arguments.plot)
+    return 0
+
+
+def render(result: Replay) -> str:
+    """The result as text: for each group a table of accuracies in percent by policy and budget, then what was skipped."""
+    lines = []
+    members: dict[str, int] = {}
+    for group in result.groups.values():
+        members[group] = members.get(group, 0) + 1
+    for group, count in members.items():
+        summaries = [summary for summary in result.summaries if summary.group == group]
+        owned = [r for r in result.records if result.groups.get(r.pool, r.pool) == group]
+        budgets = sorted({record.budget for record in owned})
+        width = max(len(summary.policy) for summary in summaries)
+        lines.append(f"{group}: {count} pool{'s' if count > 1 else ''}, accuracy in % by average budget a query")
+        head = "".join(f"{budget:>6g}" for budget in budgets)
+        lines.append(f"  {'':{width}}{head}   area  reach@u32  vs uniform at 4")
+        for summary in summaries:
+            cells = []
+            for budget in budgets:
+                values = [r.accuracy for r in owned if r.policy == summary.policy and r.budget == budget]
+                cells.append(f"{100 * sum(values) / len(values):6.1f}" if values else "     –")
+            area = "     –" if summary.area is None else f"{100 * summary.area:6.2f}"
+            reached = "never" if summary.reach_uniform32 is None else f"{summary.reach_uniform32:.1f}"
+            difference = ""
+            if summary.diff_vs_uniform4 is not None:
+                difference = f"{100 * summary.diff_vs_uniform4:+.2f}"
+                if summary.diff_se is not None:
+                    difference += f" ± {100 * summary.diff_se:.2f}"
+            lines.append(f"  {summary.policy:{width}}{''.join(cells)} {area} {reached:>10}  {difference}")
+        lines.append("")
+    for skip in result.skipped:
+        lines.append(f"skipped: {skip.pool}: {skip.what}: {skip.why}")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _numbers(text: str) -> Sequence[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected numbers separated by commas, got {text!r}") from None
+
+
+def _fail(message: str) -> int:
+    sys.stderr.write(f"dynscale replay: {message}\n")
+    return 2

@@ -1,0 +1,111 @@
+"""Pictures of a replay: accuracy against budget, and where the samples went. Needs Matplotlib."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dynscale_dspy.replay.bounds import HINDSIGHT, LAGRANGIAN, STATIC
+from dynscale_dspy.replay.table import Replay
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+BOUNDS = (HINDSIGHT, STATIC, LAGRANGIAN)
+
+
+def plot(result: Replay, path: str | Path | None = None, *, policies: Sequence[str] | None = None) -> Figure:
+    """Draw accuracy against budget with bands of one standard error, one panel a group, and where the samples went.
+
+    Args:
+        result: From :func:`dynscale_dspy.replay.replay`.
+        path: Where to write the picture; its suffix says the format.
+        policies: Which to draw; all by default.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ImportError: If Matplotlib is not installed.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("pictures need Matplotlib: pip install 'dynscale-dspy[plots]'") from error
+    groups = list(dict.fromkeys(result.groups.values()))
+    names = [name for name in dict.fromkeys(record.policy for record in result.records) if name not in BOUNDS]
+    names = [name for name in names if policies is None or name in policies]
+    columns = min(4, len(groups))
+    rows = -(-len(groups) // columns)
+    figure = Figure(figsize=(4.2 * columns, 3.4 * (rows + 1) + 0.9), layout="constrained")
+    FigureCanvasAgg(figure)
+    upper, lower = figure.subfigures(2, 1, height_ratios=(rows, 1.15))
+    panels = upper.subplots(rows, columns, squeeze=False)
+    colours = {name: f"C{i % 10}" for i, name in enumerate(names)}
+    styles = {name: ("-", "--", ":")[i // 10 % 3] for i, name in enumerate(names)}
+    unit = result.records[0].unit if result.records else "samples"
+    for panel in panels.ravel()[len(groups) :]:
+        panel.set_visible(False)
+    for panel, group in zip(panels.ravel(), groups, strict=False):
+        for name in names:
+            budgets, accuracy, error = _curve(result, group, name)
+            emphasis = 2.2 if name == "knowledge_gradient" else 1.2
+            panel.plot(budgets, accuracy, styles[name], color=colours[name], label=name, linewidth=emphasis)
+            panel.fill_between(budgets, accuracy - error, accuracy + error, color=colours[name], alpha=0.08, linewidth=0)
+        if any(record.policy == LAGRANGIAN for record in result.records):
+            budgets, accuracy, _ = _curve(result, group, LAGRANGIAN)
+            panel.plot(budgets, accuracy, color="0.4", linewidth=1, linestyle=(0, (1, 1)), label=LAGRANGIAN)
+        panel.set_xscale("log", base=2)
+        ticks = sorted({record.budget for record in result.records})
+        panel.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        panel.set_title(group)
+        panel.set_xlabel("samples a query" if unit == "samples" else "mean samples' worth of tokens a query")
+        panel.set_ylabel("accuracy, %")
+        panel.grid(alpha=0.25)
+    if groups:
+        handles, labels = panels[0, 0].get_legend_handles_labels()
+        upper.legend(handles, labels, loc="outside lower center", ncols=min(5, max(len(labels), 1)), fontsize=8)
+    _draw_whereabouts(lower, result, names, colours, styles)
+    if path is not None:
+        figure.savefig(path, dpi=150)
+    return figure
+
+
+def _curve(result: Replay, group: str, policy: str) -> tuple[Any, Any, Any]:
+    pools = [group] if policy == LAGRANGIAN else [pool for pool, its in result.groups.items() if its == group]
+    at: dict[float, list[tuple[float, float]]] = {}
+    for record in result.records:
+        if record.policy == policy and record.pool in pools:
+            at.setdefault(record.budget, []).append((record.accuracy, record.se or 0.0))
+    budgets = sorted(budget for budget, values in at.items() if len(values) == len(pools))
+    mean = np.array([np.mean([value for value, _ in at[budget]]) for budget in budgets])
+    # Pools of one group share questions, so their errors do not average out: show a pool's typical one.
+    error = np.array([np.mean([se for _, se in at[budget]]) for budget in budgets])
+    return budgets, 100 * mean, 100 * error
+
+
+def _draw_whereabouts(
+    figure: Any, result: Replay, names: Sequence[str], colours: dict[str, str], styles: dict[str, str]
+) -> None:
+    panel = figure.subplots()
+    edges = np.linspace(0, 1, 11)
+    budget = None
+    for name in names:
+        parts = [where for where in result.whereabouts if where.policy == name]
+        if not parts:
+            continue
+        budget = parts[0].budget
+        agreement = np.concatenate([where.agreement for where in parts])
+        samples = np.concatenate([where.samples for where in parts])
+        bins = np.clip(np.digitize(agreement, edges) - 1, 0, 9)
+        filled = [b for b in range(10) if (bins == b).any()]
+        means = [samples[bins == b].mean() for b in filled]
+        panel.plot((edges[filled] + 0.05), means, styles[name], marker=".", color=colours[name], label=name)
+    panel.set_xlabel("how far a question's samples agree (share of its most frequent answer)")
+    panel.set_ylabel("mean samples drawn")
+    panel.set_title("Where the samples went" + ("" if budget is None else f", {budget:g} a query on average"))
+    panel.grid(alpha=0.25)

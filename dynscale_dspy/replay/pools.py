@@ -1,0 +1,277 @@
+"""Pools of recorded samples: from files, or from a wrapped program's own predictions."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+class PoolError(ValueError):
+    """A pool cannot be read; the message says which file and line."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question and its recorded samples, in any order.
+
+    Args:
+        id: Names the question; pools of different models over the same questions share these names.
+        answers: The answer of each sample, equal strings being one answer; None for a sample without one.
+        right: The answers that are right.
+        tokens: What each sample cost, or None if not recorded.
+    """
+
+    id: str
+    answers: tuple[str | None, ...]
+    right: frozenset[str]
+    tokens: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.answers:
+            raise PoolError(f"question {self.id!r} has no samples")
+        if self.tokens is not None and len(self.tokens) != len(self.answers):
+            raise PoolError(
+                f"question {self.id!r} has {len(self.answers)} answers but {len(self.tokens)} token counts"
+            )
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Recorded samples of some questions by one model.
+
+    Args:
+        name: ``source__model__dataset`` by convention; the parts serve to group pools.
+        questions: At least one.
+        skipped: What was left out on loading, and why, one sentence each.
+    """
+
+    name: str
+    questions: tuple[Question, ...]
+    skipped: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.questions:
+            raise PoolError(f"pool {self.name!r} has no questions")
+        seen: set[str] = set()
+        for question in self.questions:
+            if question.id in seen:
+                raise PoolError(f"pool {self.name!r} has question {question.id!r} twice")
+            seen.add(question.id)
+
+    @property
+    def source(self) -> str:
+        """Where the pool comes from: the name's first part."""
+        return self.name.split("__")[0]
+
+    @property
+    def model(self) -> str:
+        """The model: what is between the name's first and last part, or the whole name."""
+        parts = self.name.split("__")
+        return "__".join(parts[1:-1]) if len(parts) > 2 else self.name
+
+    @property
+    def dataset(self) -> str:
+        """The data set: the name's last part without a trailing year or size, so that its editions group together."""
+        last = self.name.split("__")[-1]
+        return last.rstrip("0123456789").rstrip("-_") or last
+
+    @property
+    def has_tokens(self) -> bool:
+        """Whether every sample's cost in tokens is known."""
+        return all(question.tokens is not None for question in self.questions)
+
+    @property
+    def tokens_per_sample(self) -> float:
+        """Mean tokens of a sample.
+
+        Raises:
+            PoolError: If some are not recorded.
+        """
+        counts: list[int] = []
+        for question in self.questions:
+            if question.tokens is None:
+                raise PoolError(f"pool {self.name!r}: question {question.id!r} has no token counts")
+            counts.extend(question.tokens)
+        return sum(counts) / len(counts)
+
+    @classmethod
+    def from_predictions(
+        cls,
+        predictions: Iterable[Any],
+        examples: Sequence[Any],
+        metric: Callable[[Any, Any], Any],
+        *,
+        name: str = "live",
+    ) -> Pool:
+        """A pool of what a ``DynScaling`` module drew while it answered: what would another budget have given?
+
+        Samples are those behind each prediction, see :func:`dynscale_dspy.explain`. An adaptive run draws few samples
+        where it is sure; a replay can only use half of what a question has, so record with a generous, uniform budget
+        (``policy=Uniform()``). Samples that saw earlier ones are not independent and cannot be replayed; they are left
+        out and counted in ``skipped``.
+
+        Args:
+            predictions: As the module returned them; None (a call that failed) is left out and named in ``skipped``.
+            examples: The labelled example of each prediction.
+            metric: ``metric(example, prediction)``, true if the prediction is right. Asked once for each answer.
+            name: The pool's name.
+
+        Raises:
+            ValueError: If numbers of predictions and examples differ, or a prediction is not from a wrapped module.
+            PoolError: If no samples are left.
+        """
+        from dynscale_dspy.report import explain  # all contact with DSPy is there
+
+        predictions = list(predictions)
+        if len(predictions) != len(examples):
+            raise ValueError(f"got {len(predictions)} predictions but {len(examples)} examples")
+        questions, skipped = [], []
+        for number, (prediction, example) in enumerate(zip(predictions, examples, strict=True)):
+            if prediction is None:
+                skipped.append(f"call {number} failed and has no samples")
+                continue
+            samples = explain(prediction).samples
+            independent = [sample for sample in samples if not sample.shown]
+            if len(independent) < len(samples):
+                skipped.append(f"call {number}: {len(samples) - len(independent)} samples saw earlier ones")
+            if not independent:
+                skipped.append(f"call {number} has no independent samples")
+                continue
+            names: dict[str, bool] = {}
+            answers: list[str | None] = []
+            for sample in independent:
+                if sample.problem:
+                    answers.append(None)
+                    continue
+                key = str(sample.answer)
+                if key not in names:
+                    names[key] = bool(metric(example, sample.prediction))
+                answers.append(key)
+            questions.append(
+                Question(
+                    id=str(number),
+                    answers=tuple(answers),
+                    right=frozenset(key for key, good in names.items() if good),
+                    tokens=tuple(sample.cost.tokens for sample in independent),
+                )
+            )
+        return cls(name, tuple(questions), tuple(skipped))
+
+    def save(self, path: str | Path) -> None:
+        """Write the pool as JSON lines, compressed if the name ends in ``.gz``."""
+        path = Path(path)
+        with gzip.open(path, "wt", encoding="utf-8") if path.suffix == ".gz" else path.open("w", encoding="utf-8") as out:
+            for question in self.questions:
+                row = {
+                    "id": question.id,
+                    "gold": next(iter(question.right)) if len(question.right) == 1 else None,
+                    "answers": question.answers,
+                    "correct": [answer in question.right for answer in question.answers],
+                    "tokens": question.tokens or [None] * len(question.answers),
+                }
+                out.write(json.dumps(row) + "\n")
+
+
+def load_pool(path: str | Path) -> Pool:
+    """Read a pool from ``.jsonl`` or ``.jsonl.gz``, one question a line.
+
+    A line is an object with ``"id"``, ``"answers"`` (a list of strings, null for a sample without an answer) and
+    ``"gold"`` (the right answer, spelled like the answers) or ``"correct"`` (a list of booleans, one an answer);
+    ``"tokens"`` (a list of numbers) is needed to replay in tokens. Other fields are ignored.
+
+    Args:
+        path: The file; its name without suffixes is the pool's name.
+
+    Returns:
+        The pool. A question without samples is left out, and its line is named in ``skipped``.
+
+    Raises:
+        PoolError: If a line is malformed; the message names file and line.
+        FileNotFoundError: If there is no such file.
+    """
+    path = Path(path)
+    name = path.name.removesuffix(".gz").removesuffix(".jsonl")
+    opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
+    questions: list[Question] = []
+    skipped: list[str] = []
+    lines: dict[str, int] = {}
+    with opened as file:
+        try:
+            for number, line in enumerate(file, 1):
+                if not line.strip():
+                    continue
+                where = f"{path}:{number}"
+                question = _question(line, where)
+                if question is None:
+                    skipped.append(f"{where}: no samples")
+                    continue
+                if question.id in lines:
+                    raise PoolError(f"{where}: question {question.id!r} is on line {lines[question.id]} already")
+                lines[question.id] = number
+                questions.append(question)
+        except (OSError, EOFError, UnicodeDecodeError) as error:
+            raise PoolError(f"{path}: cannot be read after line {len(lines) + len(skipped)}: {error}") from error
+    if not questions:
+        raise PoolError(f"{path}: no question with samples")
+    return Pool(name, tuple(questions), tuple(skipped))
+
+
+def _question(line: str, where: str) -> Question | None:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise PoolError(f"{where}: not JSON: {error}") from None
+    if not isinstance(row, dict):
+        raise PoolError(f"{where}: expected an object, got {type(row).__name__}")
+    for key in ("id", "answers"):
+        if key not in row:
+            raise PoolError(f"{where}: no {key!r}")
+    if not isinstance(row["id"], (str, int)):
+        raise PoolError(f"{where}: 'id' must be a string, got {row['id']!r}")
+    answers = _list(row, "answers", where, lambda answer: answer is None or isinstance(answer, str), "strings or null")
+    if not answers:
+        return None
+    gold, correct = row.get("gold"), row.get("correct")
+    if gold is not None and not isinstance(gold, str):
+        raise PoolError(f"{where}: 'gold' must be a string, got {gold!r}")
+    if gold is None and correct is None:
+        raise PoolError(f"{where}: no 'gold', and no 'correct' in its place")
+    right = {gold} if gold is not None else set()
+    if correct is not None:
+        flags = _list(row, "correct", where, lambda flag: isinstance(flag, bool), "booleans", len(answers))
+        verdicts: dict[str, bool] = {}
+        for answer, flag in zip(answers, flags, strict=True):
+            if answer is not None and verdicts.setdefault(answer, flag) != flag:
+                raise PoolError(f"{where}: answer {answer!r} is both correct and not")
+        if gold is not None:
+            for answer, flag in verdicts.items():
+                if flag != (answer == gold):
+                    raise PoolError(f"{where}: 'correct' and 'gold' disagree about answer {answer!r}")
+        right |= {answer for answer, flag in verdicts.items() if flag}
+    tokens: tuple[int, ...] | None = None
+    if row.get("tokens") is not None:
+        counts = _list(row, "tokens", where, _is_count, "numbers or null", len(answers))
+        tokens = None if None in counts else tuple(int(count) for count in counts)
+    return Question(str(row["id"]), tuple(answers), frozenset(right), tokens)
+
+
+def _list(
+    row: dict[str, Any], key: str, where: str, good: Callable[[Any], bool], what: str, length: int | None = None
+) -> list[Any]:
+    values = row[key]
+    if not isinstance(values, list):
+        raise PoolError(f"{where}: {key!r} must be a list, got {type(values).__name__}")
+    for value in values:
+        if not good(value):
+            raise PoolError(f"{where}: {key!r} must hold {what}, got {value!r}")
+    if length is not None and len(values) != length:
+        raise PoolError(f"{where}: {length} answers but {len(values)} {key!r}")
+    return values
+
+
+def _is_count(value: Any) -> bool:
+    return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0)

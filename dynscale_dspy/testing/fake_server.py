@@ -1,0 +1,599 @@
+"""An OpenAI-compatible chat server on loopback with a fake model behind it: light, deterministic, and faulty on demand.
+
+Standard library only, one thread, no tasks: a request is answered by a timer, so that hundreds wait at no cost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import inspect
+import json
+import math
+import socket
+import struct
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import NormalDist
+from types import MappingProxyType, TracebackType
+from typing import Any
+
+import dspy
+
+from dynscale_dspy.testing.fake_model import FakeQuestion, Prompt, questions, uniform
+
+FAULTS = (
+    "429",  # refused, no Retry-After
+    "429_retry_after",  # refused, with one
+    "500",  # refused
+    "hang",  # nothing for a long time, then the connection is closed
+    "reset",  # the connection is reset instead of a reply
+    "truncated_body",  # half of the reply's JSON
+    "empty_choices",
+    "null_content",
+    "prose",  # an answer without the fields asked for
+    "length",  # cut off in the middle of the answer, finish_reason "length"
+)
+"""Kinds of fault. The first three are refusals, which cost no sample; the others generate one and lose it."""
+
+_REFUSALS = ("429", "429_retry_after", "500")
+_REASONS = {200: "OK", 400: "Bad Request", 401: "Unauthorized", 404: "Not Found", 411: "Length Required"}
+
+
+@dataclass(frozen=True)
+class FakeStatistics:
+    """What a server has counted since it started or was last reset.
+
+    Args:
+        requests: Chat requests received, whatever became of them.
+        samples: Choices generated; an ``n=3`` request makes three, a refused one none.
+        delivered: Choices sent to a client still there, in a reply without fault.
+        conditioned: Requests whose prompt showed earlier attempts.
+        unauthorized: Requests refused for their key.
+        faults: Faults by kind.
+        aborted: Requests whose client went away before the reply.
+        in_flight: Requests being answered now.
+        peak_in_flight: Most of them at once.
+        connections: Connections opened.
+        prompt_tokens: Tokens read.
+        completion_tokens: Tokens generated.
+        per_question: Samples by question text; ``""`` for prompts with none of the bank's questions.
+    """
+
+    requests: int = 0
+    samples: int = 0
+    delivered: int = 0
+    conditioned: int = 0
+    unauthorized: int = 0
+    faults: Mapping[str, int] = field(default_factory=dict)
+    aborted: int = 0
+    in_flight: int = 0
+    peak_in_flight: int = 0
+    connections: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    per_question: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Options:
+    seed: int = 0
+    median_latency: float = 0.05
+    sigma: float = 0.5
+    fault_rate: float = 0.0
+    faults: tuple[str, ...] = FAULTS
+    retry_after: float = 0.05
+    hang: float = 5.0
+    sharpen: float = 0.0
+    api_key: str | None = None
+    record: int = 10_000
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "faults", tuple(self.faults))
+        unknown = set(self.faults) - set(FAULTS)
+        if unknown:
+            raise ValueError(f"unknown faults {sorted(unknown)}; there are {list(FAULTS)}")
+        if not 0 <= self.fault_rate <= 1:
+            raise ValueError(f"fault_rate must be between 0 and 1, got {self.fault_rate!r}")
+        for name in ("median_latency", "sigma", "retry_after", "hang", "record"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)!r}")
+
+
+class FakeServer:
+    """A fake model of known answer distributions behind ``POST /v1/chat/completions``, on a free port of 127.0.0.1.
+
+    The k-th sample of a question depends on the seed, the question and k alone, and so do the delay and the fault of
+    its k-th request: whatever samples a question as often as another sampler sees the same answers, and a comparison
+    of the two is paired. Which concurrent request is the k-th is up to the order in which they arrive.
+
+    Replies are framed as the prompt asks: the fields of DSPy's chat, JSON or XML adapter, or a JSON schema; every
+    field that is not reasoning holds the answer. DSPy's ReAct gets one tool call and then an end. There is no
+    streaming.
+
+    Besides the OpenAI routes there are, for clients in other processes, ``GET /questions``, ``GET /stats`` and
+    ``POST /reset`` (options as JSON).
+
+    Args:
+        bank: The questions, or how many of :func:`questions` to make from the seed.
+        seed: Fixes answers, delays and faults.
+        median_latency: Median seconds to a reply.
+        sigma: Spread of the log-normal delay; 0 for the same every time.
+        fault_rate: Share of requests that go wrong.
+        faults: In which ways, with equal chances; see :data:`FAULTS`.
+        retry_after: Seconds that ``Retry-After`` asks for.
+        hang: Seconds before a hanging connection is closed.
+        sharpen: Answers of requests that show earlier attempts have chances raised to ``1 + sharpen``.
+        api_key: If given, requests with any other key are refused with status 401.
+        record: How many of the latest request bodies :attr:`bodies` keeps.
+
+    Raises:
+        ValueError: If an option is out of range.
+
+    Example:
+        ```python
+        with FakeServer([FakeQuestion("2 + 2?", {"4": 0.7, "5": 0.3}, "4")]) as server:
+            with dspy.context(lm=server.lm()):
+                DynScaling(dspy.Predict("question -> answer"), budget=5)(question="2 + 2?")
+            server.statistics().samples
+        ```
+    """
+
+    def __init__(
+        self,
+        bank: Sequence[FakeQuestion] | int = 200,
+        *,
+        seed: int = 0,
+        median_latency: float = 0.05,
+        sigma: float = 0.5,
+        fault_rate: float = 0.0,
+        faults: Sequence[str] = FAULTS,
+        retry_after: float = 0.05,
+        hang: float = 5.0,
+        sharpen: float = 0.0,
+        api_key: str | None = None,
+        record: int = 10_000,
+    ) -> None:
+        options = _Options(
+            seed=seed,
+            median_latency=median_latency,
+            sigma=sigma,
+            fault_rate=fault_rate,
+            faults=tuple(faults),
+            retry_after=retry_after,
+            hang=hang,
+            sharpen=sharpen,
+            api_key=api_key,
+            record=record,
+        )
+        self._world = _World(bank, options)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._port = 0
+
+    # ---- life
+
+    def start(self) -> FakeServer:
+        """Start serving; requests are answered from here on."""
+        if self._loop is not None:
+            raise RuntimeError("the fake server is already running")
+        loop = self._loop = asyncio.new_event_loop()
+        listening = loop.run_until_complete(
+            loop.create_server(lambda: _Connection(self._world, loop), "127.0.0.1", 0, backlog=1024)
+        )
+        self._port = listening.sockets[0].getsockname()[1]
+
+        def serve() -> None:
+            loop.run_forever()
+            listening.close()
+            for connection in list(self._world.connections):
+                connection.abort()
+            loop.run_until_complete(asyncio.sleep(0))  # lets the connections go
+            loop.close()
+
+        self._thread = threading.Thread(target=serve, name="dynscale-fake-server", daemon=True)
+        self._thread.start()
+        return self
+
+    def stop(self) -> None:
+        """Stop serving; requests under way are cut off. Stopping twice does nothing."""
+        loop, self._loop = self._loop, None
+        if loop is not None and self._thread is not None:
+            loop.call_soon_threadsafe(loop.stop)
+            self._thread.join()
+
+    def __enter__(self) -> FakeServer:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    # ---- for clients
+
+    @property
+    def address(self) -> str:
+        """Where it is, e.g. ``http://127.0.0.1:41327``."""
+        if self._loop is None:
+            raise RuntimeError("the fake server is not running: call start() or use it in a with statement")
+        return f"http://127.0.0.1:{self._port}"
+
+    @property
+    def url(self) -> str:
+        """The base URL to give to clients, which ends in /v1."""
+        return f"{self.address}/v1"
+
+    @property
+    def questions(self) -> list[FakeQuestion]:
+        """The bank."""
+        return list(self._world.bank)
+
+    def lm(self, engine: str = "auto", **options: Any) -> dspy.LM:
+        """A language model on this server: no cache, no retries, temperature 1, unless options say otherwise.
+
+        DSPy's cache does not look at addresses: with ``cache=True``, two servers in one process share it.
+
+        Args:
+            engine: DSPy's: ``"auto"`` for its native client, ``"litellm"``. Before 3.4 there is only the latter.
+            options: Anything :class:`dspy.LM` takes.
+        """
+        if "engine" in inspect.signature(dspy.LM.__init__).parameters:
+            options["engine"] = engine
+        defaults: dict[str, Any] = {"api_key": "local", "cache": False, "num_retries": 0, "temperature": 1.0}
+        return dspy.LM("openai/fake", api_base=self.url, **{**defaults, **options})
+
+    # ---- for tests
+
+    def statistics(self) -> FakeStatistics:
+        """A consistent snapshot of the counters."""
+        with self._world.changed:
+            return self._world.snapshot()
+
+    def wait_until(self, condition: Callable[[FakeStatistics], bool], timeout: float = 10.0) -> FakeStatistics:
+        """Wait for the counters to meet a condition, and return them.
+
+        Raises:
+            TimeoutError: If they do not in time.
+        """
+        with self._world.changed:
+            if not self._world.changed.wait_for(lambda: condition(self._world.snapshot()), timeout):
+                raise TimeoutError(f"not met within {timeout} s: {self._world.snapshot()}")
+            return self._world.snapshot()
+
+    @property
+    def bodies(self) -> list[dict[str, Any]]:
+        """The latest chat requests as they came over the wire, oldest first."""
+        with self._world.changed:
+            return list(self._world.bodies)
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep every reply back until the block ends, so that requests pile up for certain."""
+        if self._loop is None:
+            raise RuntimeError("the fake server is not running")
+        self._world.held = True
+        try:
+            yield
+        finally:
+            self._world.held = False
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(self._world.release)
+
+    def reset(self, **options: Any) -> None:
+        """Zero the counters and start every question again, with some options changed.
+
+        Raises:
+            TypeError: If an option is unknown.
+            ValueError: If one is out of range.
+        """
+        self._world.reset(options)
+
+
+@dataclass(frozen=True)
+class _Reply:
+    """What a request is to get, fixed when it arrives."""
+
+    counts: _Counts
+    delay: float = 0.0
+    status: int = 200
+    payload: bytes = b""
+    headers: tuple[str, ...] = ()
+    ending: str = "send"  # or "close", "reset"
+    delivers: int = 0
+
+
+class _Counts:
+    """Counters of one epoch: requests begun before a reset go on counting in theirs."""
+
+    def __init__(self) -> None:
+        self.plain: Counter[str] = Counter()
+        self.faults: Counter[str] = Counter()
+        self.per_question: Counter[str] = Counter()
+        self.attempts: Counter[str] = Counter()
+
+
+class _World:
+    """Options, questions and counters, shared by all connections. Changes are told through :attr:`changed`."""
+
+    def __init__(self, bank: Sequence[FakeQuestion] | int, options: _Options) -> None:
+        self.changed = threading.Condition()
+        self.connections: set[asyncio.Transport] = set()
+        self.held = False
+        self._kept: list[Callable[[], None]] = []
+        self._given = bank
+        self._start(options)
+
+    def _start(self, options: _Options) -> None:
+        self.options = options
+        self.bank = questions(self._given, options.seed) if isinstance(self._given, int) else tuple(self._given)
+        self.counts = _Counts()
+        self.bodies: deque[dict[str, Any]] = deque(maxlen=options.record)
+
+    def reset(self, changes: Mapping[str, Any]) -> None:
+        options = dataclasses.replace(self.options, **changes)
+        with self.changed:
+            self._start(options)
+            self.changed.notify_all()
+
+    def snapshot(self) -> FakeStatistics:
+        counts = self.counts
+        return FakeStatistics(
+            faults=MappingProxyType(dict(counts.faults)),
+            per_question=MappingProxyType(dict(counts.per_question)),
+            **counts.plain,
+        )
+
+    def connected(self, transport: asyncio.Transport) -> None:
+        self.connections.add(transport)
+        with self.changed:
+            self.counts.plain["connections"] += 1
+
+    def keep(self, finish: Callable[[], None]) -> None:
+        self._kept.append(finish)
+
+    def release(self) -> None:
+        kept, self._kept = self._kept, []
+        for finish in kept:
+            finish()
+
+    def begin(self, request: dict[str, Any], key: str) -> _Reply:
+        """A chat request has arrived: count it and settle what it will get."""
+        options = self.options
+        prompt = Prompt(request)
+        question = prompt.question(self.bank)
+        name = question.text if question else ""
+        with self.changed:
+            counts = self.counts
+            plain = counts.plain
+            plain["requests"] += 1
+            plain["in_flight"] += 1
+            plain["peak_in_flight"] = max(plain["peak_in_flight"], plain["in_flight"])
+            plain["conditioned"] += prompt.conditioned
+            self.bodies.append(request)
+            attempt = counts.attempts[name]
+            counts.attempts[name] += 1
+            reply = self._reply(request, prompt, question, name, attempt, authorized=options.api_key in (None, key))
+            self.changed.notify_all()
+        return reply
+
+    def end(self, reply: _Reply, *, aborted: bool = False) -> None:
+        """A chat request is over."""
+        with self.changed:
+            plain = reply.counts.plain
+            plain["in_flight"] -= 1
+            plain["aborted"] += aborted
+            if not aborted:
+                plain["delivered"] += reply.delivers
+            self.changed.notify_all()
+
+    def _reply(
+        self,
+        request: Mapping[str, Any],
+        prompt: Prompt,
+        question: FakeQuestion | None,
+        name: str,
+        attempt: int,
+        *,
+        authorized: bool,
+    ) -> _Reply:
+        options, counts = self.options, self.counts
+        seed = options.seed
+        if not authorized:
+            counts.plain["unauthorized"] += 1
+            return _Reply(counts, status=401, payload=_error("Incorrect API key provided", "invalid_api_key"))
+        if request.get("stream"):
+            return _Reply(counts, status=400, payload=_error("this server does not stream", "invalid_request_error"))
+        normal = NormalDist().inv_cdf(uniform(seed, name, attempt, "delay"))
+        delay = options.median_latency * math.exp(options.sigma * normal)
+        fault = ""
+        if options.faults and uniform(seed, name, attempt, "fault") < options.fault_rate:
+            fault = options.faults[int(uniform(seed, name, attempt, "kind") * len(options.faults))]
+            counts.faults[fault] += 1
+        if fault in _REFUSALS:
+            headers = (f"retry-after: {options.retry_after:g}",) if fault == "429_retry_after" else ()
+            kind = "server_error" if fault == "500" else "rate_limit_error"
+            status = int(fault[:3])
+            return _Reply(counts, delay, status, _error(f"fault {fault}", kind), headers)
+
+        texts = []
+        answers = []
+        for _ in range(int(request.get("n") or 1)):
+            point = uniform(seed, name, counts.per_question[name], "answer")
+            counts.per_question[name] += 1
+            sharpen = options.sharpen if prompt.conditioned else 0.0
+            answers.append(question.draw(point, sharpen) if question else "unknown")
+            texts.append(prompt.prose(answers[-1]) if fault == "prose" else prompt.reply(answers[-1]))
+        prompt_tokens = sum(map(_tokens, prompt.messages))
+        completion_tokens = sum(map(_tokens, texts))
+        counts.plain["samples"] += len(texts)
+        counts.plain["prompt_tokens"] += prompt_tokens
+        counts.plain["completion_tokens"] += completion_tokens
+        contents: list[str | None] = list(texts)
+        if fault == "null_content":
+            contents = [None] * len(texts)
+        elif fault == "length":
+            contents = [_cut(text, answer) for text, answer in zip(texts, answers, strict=True)]
+        body = {
+            "id": f"chatcmpl-{attempt}",
+            "object": "chat.completion",
+            "created": 0,
+            "model": request.get("model", "fake"),
+            "choices": [
+                {
+                    "index": index,
+                    "message": {"role": "assistant", "content": content},
+                    "finish_reason": "length" if fault == "length" else "stop",
+                }
+                for index, content in enumerate(contents)
+                if fault != "empty_choices"
+            ],
+            "usage": {
+                "prompt_tokens": prompt_tokens,
+                "completion_tokens": completion_tokens,
+                "total_tokens": prompt_tokens + completion_tokens,
+            },
+        }
+        payload = json.dumps(body).encode()
+        if fault == "truncated_body":
+            payload = payload[: len(payload) // 2]
+        return _Reply(
+            counts,
+            options.hang if fault == "hang" else delay,
+            payload=payload,
+            ending={"hang": "close", "reset": "reset"}.get(fault, "send"),
+            delivers=0 if fault else len(texts),
+        )
+
+
+class _Connection(asyncio.Protocol):
+    """One HTTP/1.1 connection, kept alive; one request at a time."""
+
+    def __init__(self, world: _World, loop: asyncio.AbstractEventLoop) -> None:
+        self._world = world
+        self._loop = loop
+        self._buffer = bytearray()
+        self._reply: _Reply | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._world.connected(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._world.connections.discard(self._transport)
+        if self._timer is not None:
+            self._timer.cancel()
+        reply, self._reply = self._reply, None
+        if reply is not None:
+            self._world.end(reply, aborted=True)
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        while self._reply is None and not self._transport.is_closing():
+            head, separator, rest = self._buffer.partition(b"\r\n\r\n")
+            if not separator:
+                return
+            request, *lines = head.decode("latin-1").split("\r\n")
+            headers = {
+                name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)
+            }
+            if "transfer-encoding" in headers:
+                self._send(411, _error("send a Content-Length", "invalid_request_error"), close=True)
+                return
+            length = int(headers.get("content-length", 0))
+            if len(rest) < length:
+                return
+            self._buffer = rest[length:]
+            method, path, *_ = request.split(" ")
+            self._handle(method, path.partition("?")[0], headers, bytes(rest[:length]))
+
+    def _handle(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> None:
+        world = self._world
+        try:
+            if (method, path) == ("POST", "/v1/chat/completions"):
+                key = headers.get("authorization", "").removeprefix("Bearer ")
+                reply = self._reply = world.begin(json.loads(body), key)
+                self._timer = self._loop.call_later(reply.delay, self._due)
+            elif (method, path) == ("GET", "/v1/models"):
+                self._send_json({"object": "list", "data": [{"id": "fake", "object": "model", "owned_by": "fake"}]})
+            elif (method, path) == ("GET", "/questions"):
+                self._send_json([{"text": question.text, "answer": question.answer} for question in world.bank])
+            elif (method, path) == ("GET", "/stats"):
+                with world.changed:
+                    self._send_json(_wire(world.snapshot(), world.bank))
+            elif (method, path) == ("POST", "/reset"):
+                world.reset(json.loads(body or b"{}"))
+                self._send_json({})
+            else:
+                self._send(404, _error(f"no route {method} {path}", "invalid_request_error"))
+        except (TypeError, ValueError) as error:
+            self._send(400, _error(str(error), "invalid_request_error"))
+
+    def _due(self) -> None:
+        if self._world.held:
+            self._world.keep(self._finish)
+        else:
+            self._finish()
+
+    def _finish(self) -> None:
+        reply, self._reply = self._reply, None
+        if reply is None:
+            return  # the client went away while replies were held
+        # Counted before it is sent: whoever has the reply must find it counted.
+        self._world.end(reply)
+        if reply.ending == "send":
+            self._send(reply.status, reply.payload, reply.headers)
+            self.data_received(b"")  # a next request may be here already
+        elif reply.ending == "close":
+            self._transport.close()
+        else:
+            connection: socket.socket = self._transport.get_extra_info("socket")
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self._transport.abort()
+
+    def _send_json(self, value: Any) -> None:
+        self._send(200, json.dumps(value).encode())
+
+    def _send(self, status: int, payload: bytes, headers: Sequence[str] = (), *, close: bool = False) -> None:
+        head = [
+            f"HTTP/1.1 {status} {_REASONS.get(status, 'Error')}",
+            "content-type: application/json",
+            f"content-length: {len(payload)}",
+            *headers,
+            *(["connection: close"] if close else []),
+        ]
+        self._transport.write("\r\n".join([*head, "", ""]).encode("latin-1") + payload)
+        if close:
+            self._transport.close()
+
+
+def _wire(statistics: FakeStatistics, bank: Sequence[FakeQuestion]) -> dict[str, Any]:
+    """The counters under the names that the arena reads, questions by position."""
+    position = {question.text: str(number) for number, question in enumerate(bank)}
+    values = {**vars(statistics), "faults": dict(statistics.faults)}
+    del values["per_question"]
+    return {
+        **values,
+        "samples_delivered": statistics.delivered,
+        "inflight": statistics.in_flight,
+        "max_inflight": statistics.peak_in_flight,
+        "per_q": {position.get(text, text): samples for text, samples in statistics.per_question.items()},
+    }
+
+
+def _error(message: str, kind: str) -> bytes:
+    return json.dumps({"error": {"message": message, "type": kind, "param": None, "code": kind}}).encode()
+
+
+def _tokens(text: str) -> int:
+    return max(1, len(text) // 4)
+
+
+def _cut(text: str, answer: str) -> str:
+    """The text up to the middle of its last answer: what is left of that reads like another answer."""
+    return text[: text.rfind(answer) + max(1, len(answer) // 2)]

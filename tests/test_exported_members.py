@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import dynscale_dspy
+
+PUBLIC = {
+    "BudgetExhausted",
+    "BudgetPool",
+    "Cost",
+    "DynScaling",
+    "Integrated",
+    "KnowledgeGradient",
+    "Parallel",
+    "Policy",
+    "Sequential",
+    "Strategy",
+    "UCB",
+    "Uniform",
+    "explain",
+}
+
+
+def test_the_public_surface():
+    assert set(dynscale_dspy.__all__) == PUBLIC
+    for name in PUBLIC:
+        assert getattr(dynscale_dspy, name).__doc__
+
+
+def test_importing_is_light():
+    heavy = ["litellm", "scipy.special", "scipy.stats", "matplotlib", "starlette", "uvicorn", "tokenizers", "rich"]
+    code = f"import sys, dynscale_dspy, dynscale_dspy.lab; print([m for m in {heavy} if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_allocation_imports_nothing_of_dspy():
+    code = """
+import sys, types
+blocked = types.ModuleType("dspy")
+sys.modules["dspy"] = None  # importing it raises
+package = types.ModuleType("dynscale_dspy")
+package.__path__ = [sys.argv[1]]
+sys.modules["dynscale_dspy"] = package
+import importlib, pkgutil
+import dynscale_dspy.allocation as allocation
+for module in pkgutil.walk_packages(allocation.__path__, "dynscale_dspy.allocation."):
+    importlib.import_module(module.name)
+"""
+    subprocess.run([sys.executable, "-c", code, dynscale_dspy.__path__[0]], check=True)
