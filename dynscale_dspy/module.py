@@ -167,7 +167,7 @@ class DynScaling(dspy.Module):
         calls = [_Call(self, (), kwargs) for kwargs in inputs]
         plans = [call.plan for call in calls]
         pool = self.pool
-        arms, limit = pool.open_known(len(calls))
+        arms, limit = pool.open_known(len(calls), program=self, calls=calls[0].calls_guessed)
         failures: list[BaseException] = []
         succeeded = False
 
@@ -256,7 +256,9 @@ class _Call:
         self._pool = owner.pool
         inputs = _inputs_key((args, kwargs))
         vary = owner.max_samples > 1 and self._pool.varies
-        _check_ready(owner.module, kwargs, owner.temperature, vary)
+        predictors = list(_predictors(owner.module))
+        _check_ready(predictors, owner.module, kwargs, owner.temperature, vary)
+        self.calls_guessed = max(1, len(predictors))
         self._settings = SampleSettings(owner.module, owner._reader, owner.temperature, vary)
         self.plan = Plan(owner.sampling, seed=self._pool.seed, key=inputs, max_samples=owner.max_samples)
         # The same call is the same program with the same inputs under the same language model and enclosing sample
@@ -266,7 +268,14 @@ class _Call:
     def steps(self) -> Any:
         """The plan's generator."""
         meter = current_meter()
-        return conduct(self._pool, self.plan, key=self._key, outer=meter.ticket if meter else None)
+        return conduct(
+            self._pool,
+            self.plan,
+            key=self._key,
+            outer=meter.ticket if meter else None,
+            program=self._owner,
+            calls=self.calls_guessed,
+        )
 
     def run(self, job: Job) -> Sample:
         """Draw one sample in this thread."""
@@ -337,9 +346,15 @@ def _as_pool(budget: Any, policy: Policy | None, seed: int) -> BudgetPool | None
     return BudgetPool(per_call=budget, policy=policy, seed=seed)
 
 
-def _check_ready(module: dspy.Module, kwargs: Mapping[str, Any], temperature: float | None, vary: bool) -> None:
+def _check_ready(
+    predictors: Sequence[dspy.Predict],
+    module: dspy.Module,
+    kwargs: Mapping[str, Any],
+    temperature: float | None,
+    vary: bool,
+) -> None:
     """Find, before anything is spent, what would make every sample fail or be the same."""
-    for predictor in _predictors(module):
+    for predictor in predictors:
         lm = (kwargs.get("lm") if predictor is module else None) or predictor.lm or dspy.settings.lm
         if lm is None:
             raise ValueError(

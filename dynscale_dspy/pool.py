@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+import weakref
 from collections import Counter
 from collections.abc import Hashable, Mapping
 from concurrent.futures import Future
@@ -118,6 +119,8 @@ class BudgetPool:
         self._unscaled_runs = 0
         self._drawn = 0
         self._samples_per_call: Counter[int] = Counter()
+        # The most calls a finished sample of each program has made.
+        self._calls_each: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
         self._pace()
 
     # ---- what users call
@@ -133,7 +136,7 @@ class BudgetPool:
         """
         _check_count("calls", calls)
         with self._lock:
-            left = self._samples_left()
+            left = min(self._ledger.remaining("samples"), self._ledger.remaining("calls"))
             if left < calls:
                 raise ValueError(
                     f"{left:g} samples are left, which cannot give each of the {calls} expected calls one: "
@@ -195,7 +198,9 @@ class BudgetPool:
 
     # ---- what plans call
 
-    def open(self, room: int, *, outer: Ticket | None = None) -> Arm | None:
+    def open(
+        self, room: int, *, outer: Ticket | None = None, program: object | None = None, calls: int = 1
+    ) -> Arm | None:
         """Open an arm with its first samples reserved, or return None if not one can be.
 
         First come the guaranteed ones, then those that are worth the price whatever the first ones say.
@@ -204,43 +209,47 @@ class BudgetPool:
             room: The most samples the call can use now.
             outer: The ticket of the sample this call is made in, if any. On the same pool that sample's reservation
                 passes to this call: what is nested is charged once, at the leaf.
+            program: Whose samples these are; the pool learns how many calls one makes.
+            calls: A guess of that number, until one has finished.
         """
         with self._lock:
             nested = outer is not None and outer.pool is self
             if nested:
                 outer._pass_on()  # type: ignore[union-attr]
-            arm = Arm(self, outer)
-            first = arm._reserve(min(self._allowance.first, room))
+            arm = Arm(self, outer, program=program, calls=calls)
+            first = arm._reserve(min(self._first(arm), room))
             if not first:
                 return None
             self._open_calls += 1
             if not nested:
-                self._allowance.open()
+                for allowance in self._allowances.values():
+                    allowance.open()
             arm._grant(Tally(), room - first, pending=first)
             return arm
 
-    def open_known(self, count: int) -> tuple[list[Arm], float]:
+    def open_known(self, count: int, *, program: object | None = None, calls: int = 1) -> tuple[list[Arm], float]:
         """Open the arms of a known set of calls and say how many samples they may draw together.
 
         Raises:
             BudgetExhausted: If there is not one sample for each; nothing is opened then.
         """
         with self._lock:
+            arms = [Arm(self, None, program=program, calls=calls, known=True) for _ in range(count)]
             limit = self._ledger.remaining("samples")
             if self._paced:
-                limit = min(limit, self._allowance.credit(self._committed(), opening=count))
-            left = min(limit, self._samples_left())
+                limit = min(limit, self._credit(arms[0], opening=count))
+            left = min(limit, self._ledger.remaining("calls") // arms[0].calls_each)
             if left < count:
                 raise BudgetExhausted(
                     f"{left:g} samples are left, which cannot give each of the {count} calls one: raise the budget "
                     "or pass fewer examples"
                 )
             first = self.policy.first if left >= count * self.policy.first else 1
-            arms = [Arm(self, None, known=True) for _ in range(count)]
             for arm in arms:
                 arm._reserve(first)
                 if self._paced:
-                    self._allowance.open()
+                    for allowance in self._allowances.values():
+                        allowance.open()
             self._open_calls += count
             return arms, limit
 
@@ -279,29 +288,38 @@ class BudgetPool:
         return self._per_call is not None or self._expected is not None
 
     def _pace(self) -> None:
-        per_call = self._per_call
+        """Set allowances and price anew, from what is left now."""
+        spent = {"samples": 0, "calls": 0}
+        for unit in spent:
+            spent[unit] = getattr(self._ledger.spent, unit) + getattr(self._ledger.reserved, unit)
+        each: dict[str, float] = {}
         if self._expected is not None:
-            left = self._samples_left()
-            per_call = left / self._expected if math.isfinite(left) else (per_call or DEFAULT_PER_CALL)
-        per_call = per_call or DEFAULT_PER_CALL
-        self._allowance = Allowance(
-            per_call,
-            first=min(self.policy.first, int(per_call)),
-            expected=self._expected,
-            committed=self._committed(),
-        )
+            left = {unit: self._ledger.remaining(unit) for unit in spent}
+            each = {unit: amount / self._expected for unit, amount in left.items() if amount < math.inf}
+        each = each or {"samples": self._per_call or DEFAULT_PER_CALL}
+        self._allowances = {
+            unit: Allowance(amount, first=self.policy.first, expected=self._expected, committed=spent[unit])
+            for unit, amount in each.items()
+        }
         rate = ShadowPrice.RATE if self.policy.adaptive else 0.0
-        self._price = ShadowPrice(self.policy.opening_price(per_call), rate)
+        self._price = ShadowPrice(self.policy.opening_price(min(each.values())), rate)
 
-    def _committed(self) -> int:
-        return self._ledger.spent.samples + self._ledger.reserved.samples
+    def _first(self, arm: Arm) -> int:
+        """Guaranteed samples of a call: never more than its average."""
+        return max(1, min(self.policy.first, int(self._per_call_of(arm))))
 
-    def _samples_left(self) -> float:
-        """Samples the caps leave, taking a sample to make as many calls as it has so far."""
-        spent = self._ledger.spent
-        calls_each = max(spent.calls / spent.samples, 1.0) if spent.samples else 1.0
-        calls_left = self._ledger.remaining("calls")
-        return min(self._ledger.remaining("samples"), calls_left // calls_each if calls_left < math.inf else math.inf)
+    def _per_call_of(self, arm: Arm) -> float:
+        """Samples a call of this program may draw on average, by the tightest unit."""
+        return min(allowance.per_call / arm.each(unit) for unit, allowance in self._allowances.items())
+
+    def _credit(self, arm: Arm, *, opening: int = 0) -> int:
+        """Samples of this program that may be drawn now, by the tightest unit."""
+        credits = []
+        for unit, allowance in self._allowances.items():
+            committed = getattr(self._ledger.spent, unit) + getattr(self._ledger.reserved, unit)
+            allowance.first = max(allowance.first, self.policy.first * arm.each(unit))
+            credits.append(allowance.credit(committed, opening=opening) // arm.each(unit))
+        return min(credits)
 
 
 class Arm:
@@ -310,14 +328,27 @@ class Arm:
     Every method is safe from any thread. Each reserved sample is a :class:`Ticket`.
     """
 
-    def __init__(self, pool: BudgetPool, outer: Ticket | None, *, known: bool = False) -> None:
+    def __init__(
+        self, pool: BudgetPool, outer: Ticket | None, *, program: object | None, calls: int, known: bool = False
+    ) -> None:
         self.pool = pool
         self.outer = outer
         self.known = known
+        self._program = program
+        self._calls_guessed = calls
         self._waiting: list[Ticket] = []
         self._unstarted: set[Ticket] = set()
-        self._drawn = 0
+        self._drawn = Cost()
         self._open = True
+
+    @property
+    def calls_each(self) -> int:
+        """Calls to set aside for one sample: the most one has made, or the guess before any has finished."""
+        return self.pool._calls_each.get(self._program, self._calls_guessed) if self._program else self._calls_guessed
+
+    def each(self, unit: str) -> int:
+        """What one sample takes of a unit."""
+        return self.calls_each if unit == "calls" else 1
 
     @property
     def waiting(self) -> int:
@@ -346,9 +377,14 @@ class Arm:
             return self._grant(tally, room, pending=0)
 
     def pull(self) -> bool:
-        """Known set: reserve one more sample regardless of price; False if the caps do not allow it."""
+        """Known set: reserve one more sample regardless of price; False if the caps do not allow it now."""
         with self.pool._lock:
-            return bool(self._reserve(1))
+            return self._measured() and bool(self._reserve(1))
+
+    def affordable(self) -> float:
+        """How many more samples the cap on calls allows; infinite without one."""
+        with self.pool._lock:
+            return self.pool._ledger.remaining("calls") // self.calls_each
 
     def close(self) -> None:
         """The call is over: samples that were reserved and not started are free again, and will not start.
@@ -366,21 +402,24 @@ class Arm:
             self._waiting.clear()
             pool._open_calls -= 1
             pool._closed_calls += 1
-            pool._samples_per_call[self._drawn] += 1
-            allowance = pool._allowance
+            pool._samples_per_call[self._drawn.samples] += 1
             if self.outer is not None and self.outer.pool is pool:
                 return  # the enclosing call answers for it
-            if self.known and not pool._paced:
-                allowance.excuse(self._drawn)
-                return
-            target = allowance.close(self._drawn)
+            targets = []
+            for unit, allowance in pool._allowances.items():
+                used = getattr(self._drawn, unit)
+                if self.known and not pool._paced:
+                    allowance.excuse(used)
+                else:
+                    targets.append(allowance.close(used) / self.each(unit))
             if not self.known:  # a known set is not bought at the price, and must not move it
-                pool._price.closed(max(target - allowance.first, 0), per_call=allowance.per_call)
+                beyond_first = max(min(targets) - pool._first(self), 0)
+                pool._price.closed(beyond_first, per_call=pool._per_call_of(self))
 
     def _grant(self, tally: Tally, room: int, *, pending: int) -> int:
         """Reserve what is worth the price; inside the pool's lock. Returns how many."""
         pool = self.pool
-        room = min(room, pool._allowance.credit(pool._committed()))
+        room = min(room, pool._credit(self)) if self._measured() else 0
         granted = 0
         while granted < room:
             ahead = pending + granted
@@ -389,15 +428,29 @@ class Arm:
                 break
             granted += 1
         if granted:
-            pool._price.granted(granted, per_call=pool._allowance.per_call)
+            pool._price.granted(granted, per_call=pool._per_call_of(self))
         return granted
+
+    def _measured(self) -> bool:
+        """Whether it is known how many calls a sample makes, where calls are capped.
+
+        Until then only first samples are let in: many more at once could each spend the calls that another needs to
+        finish, and none would.
+        """
+        capped = self.pool._ledger.limits["calls"] is not None
+        return not capped or self._program is None or self._program in self.pool._calls_each
 
     def _reserve(self, count: int) -> int:
         """Up to ``count`` more tickets; inside the pool's lock. Returns how many."""
+        ledger = self.pool._ledger
         reserved = 0
         while reserved < count:
-            # A granted sample can always make its first call.
-            reservation = self.pool._ledger.reserve(Cost(samples=1, calls=1))
+            # As many calls as a sample is known to make, so that one that is let in can finish; a guess may be too
+            # high, and is no reason to refuse.
+            calls = self.calls_each
+            if self._program not in self.pool._calls_each:
+                calls = max(1, int(min(calls, ledger.remaining("calls"))))
+            reservation = ledger.reserve(Cost(samples=1, calls=calls))
             if reservation is None:
                 break
             ticket = Ticket(self, reservation)
@@ -408,16 +461,14 @@ class Arm:
 
     def _started(self, ticket: Ticket) -> None:
         self._unstarted.discard(ticket)
-        self._drawn += 1
         self.pool._drawn += 1
 
-    def _passed_on(self) -> None:
-        self._drawn -= 1
-        self.pool._drawn -= 1
-
-    def _nested(self, samples: int) -> None:
-        """Samples of a call nested in one of this arm's, on the same pool, count here too."""
-        self._drawn += samples
+    def _settled(self, cost: Cost, *, whole: bool) -> None:
+        """A sample of this call, or of one nested in it on the same pool, is over."""
+        self._drawn += cost
+        if whole and self._program is not None:
+            known = self.pool._calls_each
+            known[self._program] = max(known.get(self._program, 1), cost.calls)
 
 
 class Ticket:
@@ -429,6 +480,7 @@ class Ticket:
         self._reservation = reservation
         self._state: Literal["reserved", "started", "passed on", "settled"] = "reserved"
         self._calls = 0
+        self._refused = False
         self._nested = Cost()
 
     def start(self) -> bool:
@@ -445,31 +497,32 @@ class Ticket:
         with self.pool._lock:
             if self._state == "settled":
                 return False
-            if self._calls < self._reservation.amount.calls or self.pool._ledger.extend(
+            if self._calls >= self._reservation.amount.calls and not self.pool._ledger.extend(
                 self._reservation, Cost(calls=1)
             ):
-                self._calls += 1
-                return True
-            return False
+                self._refused = True
+                return False
+            self._calls += 1
+            return True
 
     def settle(self, *, tokens: int, dollars: float) -> Cost:
         """The sample is over, well or badly. Returns what it cost, nested calls on the same pool included."""
         with self.pool._lock:
-            used = Cost(samples=1 if self._state == "started" else 0, calls=self._calls, tokens=tokens, dollars=dollars)
-            # Tokens and dollars of nested calls are in this sample's own usage already, and settled with them.
             used = Cost(
-                used.samples,
-                used.calls,
-                max(used.tokens - self._nested.tokens, 0),
-                max(used.dollars - self._nested.dollars, 0.0),
+                samples=1 if self._state == "started" else 0,
+                calls=self._calls,
+                # This sample's own usage includes that of nested calls, which they have settled.
+                tokens=max(tokens - self._nested.tokens, 0),
+                dollars=max(dollars - self._nested.dollars, 0.0),
             )
             self._state = "settled"
             self.pool._ledger.settle(self._reservation, used)
             total = used + self._nested
+            self.arm._settled(used, whole=not self._refused)
             outer = self.arm.outer
             if outer is not None and outer.pool is self.pool:
                 outer._nested += total
-                outer.arm._nested(total.samples)
+                outer.arm._settled(total, whole=False)
             return total
 
     def _void(self) -> None:
@@ -478,11 +531,10 @@ class Ticket:
 
     def _pass_on(self) -> None:
         """This sample turned out to contain calls on the same pool: they are the leaves, and pay instead."""
-        if self._state != "started":
-            return
-        self._state = "passed on"
-        self.arm._passed_on()
-        self.pool._ledger.shrink(self._reservation, Cost(calls=self._calls))
+        if self._state == "started":
+            self._state = "passed on"
+            self.pool._drawn -= 1
+            self.pool._ledger.shrink(self._reservation, Cost(calls=self._calls))
 
 
 def _rebuild(samples: int | None, settings: dict[str, Any]) -> BudgetPool:

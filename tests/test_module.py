@@ -9,6 +9,7 @@ import dspy
 import pydantic
 import pytest
 from dspy.utils.callback import BaseCallback
+from dspy.utils.exceptions import AdapterParseError
 
 from dynscale_dspy import (
     UCB,
@@ -617,24 +618,47 @@ def test_a_wrapper_works_inside_other_modules():
 
 def test_an_adapters_fallback_is_a_call_too():
     model = ScriptedModel(lambda prompt, n: "no fields here")
-    pool = BudgetPool(calls=3, per_call=2, policy=Uniform())
+    pool = BudgetPool(calls=4, per_call=3, policy=Uniform())
     qa = DynScaling(dspy.Predict("question -> answer"), budget=pool)
     with dspy.context(lm=model.lm()):
-        with pytest.raises(Exception):  # noqa: B017: whatever the adapter raises
+        with pytest.raises(AdapterParseError):
             qa(question="q")
-    assert len(model.requests) == 3 == pool.statistics().spent.calls
+    assert len(model.requests) == 4 == pool.statistics().spent.calls
+    assert pool.statistics().spent.samples == 2  # two calls each, so a third sample was not let in
     assert pool.statistics().reserved == Cost()
 
 
-def test_a_sample_cut_off_in_the_middle_casts_no_vote():
-    model = ScriptedModel(two_stage_reply)
-    pool = BudgetPool(calls=3, per_call=2, policy=Uniform())
+def test_a_sample_that_needs_more_calls_than_are_left_is_cut_off_and_casts_no_vote():
+    class Growing(dspy.Module):
+        def __init__(self):
+            super().__init__()
+            self.predict = dspy.Predict("question -> answer")
+            self.runs = 0
+
+        def forward(self, question):
+            self.runs += 1
+            for _ in range(self.runs):
+                prediction = self.predict(question=question)
+            return prediction
+
+    model = in_order("A")
+    pool = BudgetPool(calls=5, per_call=3, policy=Uniform())
     with dspy.context(lm=model.lm()):
-        prediction = DynScaling(TwoStages(), budget=pool, sampling=Sequential())(question="q")
+        prediction = DynScaling(Growing(), budget=pool, sampling=Sequential())(question="q")
     why = explain(prediction)
-    assert [sample.problem for sample in why.samples] == ["", "failed"]
-    assert isinstance(why.samples[1].error, BudgetExhausted)
-    assert len(model.requests) == 3
+    assert [(sample.problem, sample.cost.calls) for sample in why.samples] == [("", 1), ("", 2), ("failed", 2)]
+    assert isinstance(why.samples[2].error, BudgetExhausted)
+    assert len(model.requests) == 5
+
+
+def test_programs_of_many_calls_finish_what_they_start():
+    model = ScriptedModel(two_stage_reply)
+    pool = BudgetPool(calls=41)
+    questions = [{"question": str(i)} for i in range(10)]
+    with dspy.context(lm=model.lm()):
+        predictions = DynScaling(TwoStages(), budget=pool).batch(questions, num_threads=16, disable_progress_bar=True)
+    assert all(sample.problem == "" for p in predictions for sample in explain(p).samples)
+    assert len(model.requests) == 40  # the odd call could not finish a sample
 
 
 def test_the_ambient_pool_pays_for_modules_without_their_own():

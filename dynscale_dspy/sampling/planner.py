@@ -148,7 +148,13 @@ class _Abandoned(Exception):
 
 
 def conduct(
-    pool: BudgetPool, plan: Plan, *, key: Hashable | None, outer: Ticket | None
+    pool: BudgetPool,
+    plan: Plan,
+    *,
+    key: Hashable | None,
+    outer: Ticket | None = None,
+    program: object | None = None,
+    calls: int = 1,
 ) -> Generator[Step, Any, tuple[Sample, bool]]:
     """One call, from its first samples to its winner.
 
@@ -158,6 +164,8 @@ def conduct(
         key: Names the call, inputs and all: while it runs, the same call made again waits for this one's winner.
             None for a call on its own.
         outer: The ticket of the sample this call is made in, if any.
+        program: Whose samples these are.
+        calls: A guess of the language-model calls a sample makes.
 
     Returns:
         The winning sample, and whether this call drew it itself (False if it came from the same call in flight).
@@ -178,7 +186,8 @@ def conduct(
         else:
             return future.result(), False
     try:
-        winner = yield from _play(pool, plan, outer)
+        arm = pool.open(plan.room, outer=outer, program=program, calls=calls)
+        winner = yield from _play(pool, plan, arm)
     except BaseException as error:
         if future is not None:
             pool.land(key)
@@ -190,8 +199,7 @@ def conduct(
     return winner, True
 
 
-def _play(pool: BudgetPool, plan: Plan, outer: Ticket | None) -> Generator[Step, Any, Sample]:
-    arm = pool.open(plan.room, outer=outer)
+def _play(pool: BudgetPool, plan: Plan, arm: Arm | None) -> Generator[Step, Any, Sample]:
     if arm is None:
         if pool.on_empty == "raise":
             raise BudgetExhausted(f"nothing is left for a first sample: {pool!r}")
@@ -240,7 +248,7 @@ def coordinate(
     issued = 0
     while True:
         jobs = []
-        while len(outstanding) < max(1, min(window, math.floor(min(limit - issued, 2 * window) / 2))):
+        while len(outstanding) < _narrowed(window, min(limit - issued, arms[0].affordable())):
             if issued >= limit:
                 break
             call = _next_first(first, plans, arms)
@@ -259,6 +267,10 @@ def coordinate(
         job = outstanding.popleft()
         plans[job.call].tell(sample)
         ranking.changed(job.call)
+
+
+def _narrowed(window: int, left: float) -> int:
+    return max(1, min(window, math.floor(min(left, 2 * window) / 2)))
 
 
 def _next_first(first: deque[int], plans: Sequence[Plan], arms: Sequence[Arm]) -> int | None:

@@ -117,7 +117,7 @@ def test_more_calls_than_threads_share_a_pool_without_waiting_for_each_other():
                 if not todo:
                     return
                 key = todo.pop()
-            drive(conduct(pool, plan(key), key=key, outer=None), sampler())
+            drive(conduct(pool, plan(key), key=key), sampler())
 
     threads = [threading.Thread(target=worker) for _ in range(3)]
     for thread in threads:
@@ -137,10 +137,10 @@ def test_an_error_of_the_driver_closes_the_call():
         raise ValueError("the answer names a field that is not there")
 
     with pytest.raises(ValueError, match="names a field"):
-        drive(conduct(pool, plan(), key="k", outer=None), run)
+        drive(conduct(pool, plan(), key="k"), run)
     now = pool.statistics()
     assert (now.open_calls, now.reserved) == (0, Cost())
-    winner, _ = drive(conduct(pool, plan(), key="k", outer=None), sampler())  # and the next such call is not stuck
+    winner, _ = drive(conduct(pool, plan(), key="k"), sampler())  # and the next such call is not stuck
     assert winner.key == "A"
 
 
@@ -161,7 +161,7 @@ async def test_a_cancelled_call_stops_its_samples_and_gives_back_its_budget():
             job.ticket.settle(tokens=0, dollars=0.0)
         return Sample(job.draw)
 
-    task = asyncio.create_task(adrive(conduct(pool, plan(), key="k", outer=None), run))
+    task = asyncio.create_task(adrive(conduct(pool, plan(), key="k"), run))
     await asyncio.wait_for(all_started.wait(), 10)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -181,7 +181,7 @@ async def test_the_same_call_in_two_tasks_is_one():
         await release.wait()
         return sampler()(job)
 
-    tasks = [asyncio.create_task(adrive(conduct(pool, plan(), key="k", outer=None), run)) for _ in range(3)]
+    tasks = [asyncio.create_task(adrive(conduct(pool, plan(), key="k"), run)) for _ in range(3)]
     while len(ran) < 3:
         await asyncio.sleep(0)
     release.set()
@@ -201,9 +201,9 @@ async def test_a_synchronous_call_inside_a_loop_does_not_wait_for_a_task_of_that
         await release.wait()
         return sampler()(job)
 
-    task = asyncio.create_task(adrive(conduct(pool, plan(), key="k", outer=None), run))
+    task = asyncio.create_task(adrive(conduct(pool, plan(), key="k"), run))
     await running.wait()
-    winner, own = drive(conduct(pool, plan(), key="k", outer=None), sampler("B"))
+    winner, own = drive(conduct(pool, plan(), key="k"), sampler("B"))
     assert own and winner.key == "B"
     release.set()
     assert (await task)[0].key == "A"

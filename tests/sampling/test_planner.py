@@ -32,7 +32,7 @@ def finish(job, key, error=None):
 
 def play(pool, plan, answer, key=None):
     """Drive one call; ``answer(index)`` is the index-th sample's key, or an exception."""
-    steps = conduct(pool, plan, key=key, outer=None)
+    steps = conduct(pool, plan, key=key)
     try:
         step = next(steps)
         while True:
@@ -156,9 +156,9 @@ def test_an_empty_pool_raises_or_runs_once():
 
 def test_the_same_call_in_flight_twice_is_paid_once():
     pool = BudgetPool(per_call=4, policy=Uniform())
-    first = conduct(pool, make_plan(), key="same", outer=None)
+    first = conduct(pool, make_plan(), key="same")
     step = next(first)
-    second = conduct(pool, make_plan(), key="same", outer=None)
+    second = conduct(pool, make_plan(), key="same")
     wait = next(second)
     assert isinstance(wait, Wait) and not wait.future.done()
     with pytest.raises(StopIteration) as stopped:
@@ -169,23 +169,23 @@ def test_the_same_call_in_flight_twice_is_paid_once():
         second.send(True)
     assert joined.value.value == (winner, False)
     assert pool.statistics().spent.samples == 4
-    assert next(conduct(pool, make_plan(), key="same", outer=None)).jobs  # afterwards it is a call like any other
+    assert next(conduct(pool, make_plan(), key="same")).jobs  # afterwards it is a call like any other
 
 
 def test_a_call_that_cannot_wait_goes_alone():
     pool = BudgetPool(per_call=2, policy=Uniform())
-    first = conduct(pool, make_plan(), key="same", outer=None)
+    first = conduct(pool, make_plan(), key="same")
     next(first)
-    second = conduct(pool, make_plan(), key="same", outer=None)
+    second = conduct(pool, make_plan(), key="same")
     next(second)
     assert isinstance(second.send(False), Round)
 
 
 def test_if_the_first_of_two_is_interrupted_the_second_takes_over():
     pool = BudgetPool(per_call=2, policy=Uniform())
-    first = conduct(pool, make_plan(), key="same", outer=None)
+    first = conduct(pool, make_plan(), key="same")
     next(first)
-    second = conduct(pool, make_plan(), key="same", outer=None)
+    second = conduct(pool, make_plan(), key="same")
     next(second)
     first.close()
     assert isinstance(second.send(True), Round)
@@ -193,9 +193,9 @@ def test_if_the_first_of_two_is_interrupted_the_second_takes_over():
 
 def test_an_error_of_the_first_reaches_the_second():
     pool = BudgetPool(per_call=1)
-    first = conduct(pool, make_plan(), key="same", outer=None)
+    first = conduct(pool, make_plan(), key="same")
     step = next(first)
-    second = conduct(pool, make_plan(), key="same", outer=None)
+    second = conduct(pool, make_plan(), key="same")
     next(second)
     with pytest.raises(ZeroDivisionError):
         first.send([finish(job, None, ZeroDivisionError()) for job in step.jobs])
@@ -206,7 +206,7 @@ def test_an_error_of_the_first_reaches_the_second():
 def test_an_interrupted_call_gives_back_what_it_did_not_start():
     pool = BudgetPool(per_call=4, policy=Uniform())
     plan = make_plan(strategy=Integrated(width=1, independent=1))
-    steps = conduct(pool, plan, key=None, outer=None)
+    steps = conduct(pool, plan, key=None)
     step = next(steps)
     finish(step.jobs[0], "A")
     steps.close()
