@@ -260,7 +260,13 @@ class _Call:
         _check_ready(predictors, owner.module, kwargs, owner.temperature, vary)
         self.calls_guessed = max(1, len(predictors))
         self._settings = SampleSettings(owner.module, owner._reader, owner.temperature, vary)
-        self.plan = Plan(owner.sampling, seed=self._pool.seed, key=inputs, max_samples=owner.max_samples)
+        self.plan = Plan(
+            owner.sampling,
+            seed=self._pool.seed,
+            key=inputs,
+            max_samples=owner.max_samples,
+            tally=self._pool.policy.tally(),
+        )
         # The same call is the same program with the same inputs under the same language model and enclosing sample
         # (whose adapter overlay is its own object).
         self._key: Hashable = (id(owner), inputs, id(dspy.settings.lm), id(dspy.settings.adapter))

@@ -224,7 +224,7 @@ class BudgetPool:
             if not nested:
                 for allowance in self._allowances.values():
                     allowance.open()
-            arm._grant(Tally(), room - first, pending=first)
+            arm._grant(self.policy.tally(), room - first, pending=first)
             return arm
 
     def open_known(self, count: int, *, program: object | None = None, calls: int = 1) -> tuple[list[Arm], float]:

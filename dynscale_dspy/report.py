@@ -83,7 +83,8 @@ class Explanation:
 
     def __str__(self) -> str:
         lines = [
-            f"{len(self.samples)} samples in {self.rounds} rounds, {len(self.votes)} answers, "
+            f"{_count(len(self.samples), 'sample')} in {_count(self.rounds, 'round')}, "
+            f"{_count(len(self.votes), 'answer')}, "
             f"{self.agreement:.0%} agree, confidence {self.confidence:.2f}"
         ]
         for votes in self.votes:
@@ -92,12 +93,17 @@ class Explanation:
         problems = [sample.problem for sample in self.samples if sample.problem]
         if problems:
             lines.append(f"  {len(problems):3d}  cast no vote: {', '.join(sorted(set(problems)))}")
-        lines.append(f"  cost: {self.cost.calls} LM calls, {self.cost.tokens} tokens, ${self.cost.dollars:.4f}")
+        dollars = f", ${self.cost.dollars:.4f}" if self.cost.dollars else ""
+        lines.append(f"  cost: {_count(self.cost.calls, 'LM call')}, {_count(self.cost.tokens, 'token')}{dollars}")
         return "\n".join(lines)
 
     # Predictions are copied deep by optimizers; this is immutable and may be shared.
     def __deepcopy__(self, memo: dict[int, Any]) -> Explanation:
         return self
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def explain(prediction: dspy.Prediction) -> Explanation:

@@ -11,8 +11,13 @@ from typing import Any
 
 import dspy
 import pytest
+from hypothesis import settings as hypothesis_settings
 
 from dynscale_dspy.testing import FakeServer
+
+hypothesis_settings.register_profile("default", max_examples=100, deadline=None)
+hypothesis_settings.register_profile("nightly", max_examples=1000, deadline=None)
+hypothesis_settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 # The package of this name exports the settings object, which hides the module.
 dspy_settings = importlib.import_module("dspy.dsp.utils.settings")

@@ -88,7 +88,7 @@ def lagrangian(pools: Sequence[Streams], budgets: Sequence[float]) -> list[float
     samples = distinct // width**2
     start = mass * (samples == 1)
     start = start / start.sum()
-    prices = np.concatenate(([0.0], np.geomspace(1e-5, 0.5, 120)))
+    prices = np.concatenate(([0.0], np.geomspace(1e-5, 1.0, 120)))
     value = np.zeros((len(distinct), len(prices)))
     for n in range(cap, 0, -1):
         here = np.flatnonzero(samples == n)

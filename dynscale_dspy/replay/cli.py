@@ -31,7 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--unit", choices=("samples", "tokens"), default="samples", help="what budgets count")
     parser.add_argument("--mode", choices=("batch", "online"), default="batch", help="queries known, or one by one")
     parser.add_argument("--rounds", type=int, metavar="N", help="batch: at most so many rounds of parallel samples")
-    parser.add_argument("--replicates", type=int, default=50, metavar="N", help="random orders of samples (default: 50)")
+    parser.add_argument(
+        "--replicates", type=int, default=50, metavar="N", help="random orders of samples (default: 50)"
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="fixes these orders")
     parser.add_argument("--group-by", choices=GROUPINGS, default="dataset", help="what pools are summed up by")
     parser.add_argument("--json", metavar="OUT", help="write all records and summaries here")

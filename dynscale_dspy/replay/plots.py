@@ -18,7 +18,10 @@ BOUNDS = (HINDSIGHT, STATIC, LAGRANGIAN)
 
 
 def plot(result: Replay, path: str | Path | None = None, *, policies: Sequence[str] | None = None) -> Figure:
-    """Draw accuracy against budget with bands of one standard error, one panel a group, and where the samples went.
+    """Draw accuracy against budget, one panel a group, and where the samples went.
+
+    Bands are one standard error of the difference from uniform sampling: with few questions a curve's own error is far
+    larger, but common to all curves.
 
     Args:
         result: From :func:`dynscale_dspy.replay.replay`.
@@ -55,9 +58,13 @@ def plot(result: Replay, path: str | Path | None = None, *, policies: Sequence[s
             budgets, accuracy, error = _curve(result, group, name)
             emphasis = 2.2 if name == "knowledge_gradient" else 1.2
             panel.plot(budgets, accuracy, styles[name], color=colours[name], label=name, linewidth=emphasis)
-            panel.fill_between(budgets, accuracy - error, accuracy + error, color=colours[name], alpha=0.08, linewidth=0)
+            panel.fill_between(
+                budgets, accuracy - error, accuracy + error, color=colours[name], alpha=0.12, linewidth=0
+            )
         if any(record.policy == LAGRANGIAN for record in result.records):
+            bottom, top = panel.get_ylim()
             budgets, accuracy, _ = _curve(result, group, LAGRANGIAN)
+            panel.set_ylim(bottom, top + 0.15 * (top - bottom))
             panel.plot(budgets, accuracy, color="0.4", linewidth=1, linestyle=(0, (1, 1)), label=LAGRANGIAN)
         panel.set_xscale("log", base=2)
         ticks = sorted({record.budget for record in result.records})
@@ -77,14 +84,13 @@ def plot(result: Replay, path: str | Path | None = None, *, policies: Sequence[s
 
 def _curve(result: Replay, group: str, policy: str) -> tuple[Any, Any, Any]:
     pools = [group] if policy == LAGRANGIAN else [pool for pool, its in result.groups.items() if its == group]
-    at: dict[float, list[tuple[float, float]]] = {}
+    at: dict[float, list[float]] = {}
     for record in result.records:
         if record.policy == policy and record.pool in pools:
-            at.setdefault(record.budget, []).append((record.accuracy, record.se or 0.0))
+            at.setdefault(record.budget, []).append(record.accuracy)
     budgets = sorted(budget for budget, values in at.items() if len(values) == len(pools))
-    mean = np.array([np.mean([value for value, _ in at[budget]]) for budget in budgets])
-    # Pools of one group share questions, so their errors do not average out: show a pool's typical one.
-    error = np.array([np.mean([se for _, se in at[budget]]) for budget in budgets])
+    mean = np.array([np.mean(at[budget]) for budget in budgets])
+    error = np.array([result.bands.get((group, policy, budget), 0.0) for budget in budgets])
     return budgets, 100 * mean, 100 * error
 
 

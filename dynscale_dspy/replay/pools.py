@@ -34,9 +34,7 @@ class Question:
         if not self.answers:
             raise PoolError(f"question {self.id!r} has no samples")
         if self.tokens is not None and len(self.tokens) != len(self.answers):
-            raise PoolError(
-                f"question {self.id!r} has {len(self.answers)} answers but {len(self.tokens)} token counts"
-            )
+            raise PoolError(f"question {self.id!r} has {len(self.answers)} answers but {len(self.tokens)} token counts")
 
 
 @dataclass(frozen=True)
@@ -164,7 +162,9 @@ class Pool:
     def save(self, path: str | Path) -> None:
         """Write the pool as JSON lines, compressed if the name ends in ``.gz``."""
         path = Path(path)
-        with gzip.open(path, "wt", encoding="utf-8") if path.suffix == ".gz" else path.open("w", encoding="utf-8") as out:
+        with (
+            gzip.open(path, "wt", encoding="utf-8") if path.suffix == ".gz" else path.open("w", encoding="utf-8") as out
+        ):
             for question in self.questions:
                 row = {
                     "id": question.id,

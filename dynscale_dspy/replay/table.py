@@ -110,6 +110,7 @@ class Replay:
         groups: The group of each pool.
         settings: How it was made.
         whereabouts: Where the samples went at 8 a query, or the nearest budget.
+        bands: For each group, policy and budget, the standard error of the accuracy's difference from uniform's.
     """
 
     records: tuple[Record, ...]
@@ -118,6 +119,7 @@ class Replay:
     groups: Mapping[str, str]
     settings: Mapping[str, Any] = field(default_factory=dict)
     whereabouts: tuple[Whereabouts, ...] = ()
+    bands: Mapping[tuple[str, str, float], float] = field(default_factory=dict)
 
     def accuracy(self, policy: str, budget: float, *, group: str | None = None) -> float:
         """Mean accuracy over the pools of a group, or over all.
@@ -248,6 +250,7 @@ def replay(
         whereabouts=tuple(
             Whereabouts(result.pool, groups[result.pool], *rest) for result in results for rest in result.whereabouts
         ),
+        bands=_bands(results, groups),
     )
 
 
@@ -317,9 +320,7 @@ def _name_of(policy: Policy) -> str:
     return next((name for name, kind in POLICIES.items() if type(policy) is kind and policy == kind()), repr(policy))
 
 
-def _each(
-    pools: Sequence[Pool], policies: dict[str, Policy], settings: _Settings, jobs: int
-) -> Iterable[_PoolResult]:
+def _each(pools: Sequence[Pool], policies: dict[str, Policy], settings: _Settings, jobs: int) -> Iterable[_PoolResult]:
     if jobs <= 1 or len(pools) == 1:
         for pool in pools:
             yield _replay_pool(pool, policies, settings)
@@ -336,6 +337,9 @@ def _replay_pool(pool: Pool, policies: dict[str, Policy], settings: _Settings) -
     skipped = [Skip(pool.name, "question", why) for why in pool.skipped]
     if settings.unit == "tokens":
         pool.tokens_per_sample  # raises where some are missing
+    for question in pool.questions:
+        if len(question.answers) < 2:
+            raise PoolError(f"pool {pool.name!r}: question {question.id!r} has one sample, and half of it is none")
     streams = Streams(pool, replicates=settings.replicates, seed=settings.seed)
     most = float(streams.room.mean())
     budgets = [budget for budget in settings.budgets if budget <= most]
@@ -344,9 +348,6 @@ def _replay_pool(pool: Pool, policies: dict[str, Policy], settings: _Settings) -
         for budget in settings.budgets
         if budget > most
     ]
-    for question in pool.questions:
-        if len(question.answers) < 2:
-            raise PoolError(f"pool {pool.name!r}: question {question.id!r} has one sample, and half of it is none")
     records: list[Record] = []
     credits: dict[tuple[str, float], NDArray[Any]] = {}
     whereabouts = []
@@ -421,6 +422,22 @@ def _group_bounds(pools: Sequence[Pool], groups: Mapping[str, str], settings: _S
     return records
 
 
+def _bands(results: Sequence[_PoolResult], groups: Mapping[str, str]) -> dict[tuple[str, str, float], float]:
+    bands = {}
+    for group in dict.fromkeys(groups.values()):
+        members = [result for result in results if groups[result.pool] == group]
+        for name, budget in members[0].bootstrap:
+            if all((name, budget) in result.bootstrap for result in members):
+                bands[group, name, budget] = _paired_error(members, name, budget)
+    return bands
+
+
+def _paired_error(members: Sequence[_PoolResult], policy: str, budget: float) -> float:
+    """Standard error of the mean difference from uniform over some pools, whose draws are of the same questions."""
+    paired = [result.bootstrap[policy, budget] - result.bootstrap["uniform", budget] for result in members]
+    return float(np.std(np.mean(paired, axis=0), ddof=1))
+
+
 def _summaries(
     results: Sequence[_PoolResult], records: Sequence[Record], groups: Mapping[str, str], settings: _Settings
 ) -> Iterable[Summary]:
@@ -449,8 +466,7 @@ def _summaries(
             if at_four is not None and 4.0 in shared:
                 difference = accuracy[shared.index(4.0)] - at_four
                 if name != bounds.LAGRANGIAN:
-                    paired = [result.bootstrap[name, 4.0] - result.bootstrap["uniform", 4.0] for result in members]
-                    error = float(np.std(np.mean(paired, axis=0), ddof=1))
+                    error = _paired_error(members, name, 4.0)
             yield Summary(
                 group,
                 name,

@@ -50,13 +50,16 @@ class Plan:
         seed: The pool's seed.
         key: A stable name of the call; with the seed and a sample's index it fixes every random choice.
         max_samples: Most samples this call may draw.
+        tally: An empty tally of the kind the policy reads; a plain one by default.
     """
 
-    def __init__(self, strategy: Strategy, *, seed: int, key: Hashable, max_samples: int) -> None:
+    def __init__(
+        self, strategy: Strategy, *, seed: int, key: Hashable, max_samples: int, tally: Tally | None = None
+    ) -> None:
         self.strategy = strategy
         self.max_samples = max_samples
         self.samples: list[Sample] = []
-        self.tally = Tally()
+        self.tally = tally or Tally()
         self._entropy = hashlib.blake2b(f"{seed}/{key!r}".encode(), digest_size=16).digest()
         self._drawn = 0
 

@@ -30,6 +30,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dynscale_dspy import BudgetPool, DynScaling, KnowledgeGradient, Policy, Uniform
+from dynscale_dspy.testing import FakeServer
 
 COLUMNS = (
     "method", "engine", "mode", "in_flight", "faults", "runs", "accuracy", "se", "budget", "billed", "overspend",
@@ -177,10 +178,8 @@ def _server(address: str | None) -> Iterator[str]:
     if address:
         yield address.rstrip("/")
         return
-    from stand_in import serve
-
-    with serve() as started:
-        yield started
+    with FakeServer(200, median_latency=0.05) as server:
+        yield server.address
 
 
 if __name__ == "__main__":

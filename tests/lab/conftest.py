@@ -1,10 +1,5 @@
-import os
 from collections.abc import Iterator
 
-# LiteLLM would otherwise fetch its price map from the network when it is imported.
-os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
-
-import dspy
 import pytest
 
 from dynscale_dspy.lab.engine import Engine
@@ -31,12 +26,6 @@ def engine(model: Llama, tokenizer: ChatTokenizer) -> Iterator[Engine]:
 
 
 @pytest.fixture(scope="session")
-def server() -> Iterator[LabServer]:
+def lab_server() -> Iterator[LabServer]:
     with LabServer() as server:
         yield server
-
-
-def chat(question: str, **fields: str) -> list[dict[str, str]]:
-    """The messages of the program the model was trained in."""
-    signature = dspy.ChainOfThought("question -> answer").predict.signature
-    return dspy.ChatAdapter().format(signature, demos=[], inputs={"question": question})

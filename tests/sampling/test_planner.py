@@ -4,7 +4,7 @@ import random
 from collections import deque
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dynscale_dspy import UCB, BudgetExhausted, BudgetPool, Cost, Integrated, KnowledgeGradient, Parallel, Uniform
@@ -51,7 +51,6 @@ def play(pool, plan, answer, key=None):
 
 
 @given(policies, st.lists(st.one_of(st.none(), st.sampled_from("ABC")), min_size=64, max_size=64), st.integers(1, 12))
-@settings(deadline=None)
 def test_a_call_stays_within_its_budget_and_leaves_nothing_reserved(policy, answers, per_call):
     pool = BudgetPool(per_call=per_call, policy=policy)
     plan = make_plan()
@@ -248,7 +247,6 @@ def run_known(pool, streams, window, *, shuffle=None, fail=lambda call, index: F
     st.integers(1, 20),
     st.integers(0, 2**16),
 )
-@settings(deadline=None)
 def test_a_known_set_spends_its_budget_exactly_and_serves_everyone(policy, calls, extra, window, seed):
     random_ = random.Random(seed)
     streams = [[random_.choice("ABC") for _ in range(64)] for _ in range(calls)]
@@ -312,3 +310,19 @@ def test_samples_are_numbered_and_rounds_follow_what_was_known():
     plan.tell(Sample(draws[0], key="A", prediction="A"))
     assert plan.draw().round == 1
     assert plan.pending == 2
+
+
+def test_every_policy_works_online_and_on_a_known_set():
+    from dynscale_dspy.allocation.policies.registry import POLICIES
+
+    random_ = random.Random(3)
+    streams = [[random_.choice(["A", "B", "C", None]) for _ in range(64)] for _ in range(6)]
+    for make in POLICIES.values():
+        pool = BudgetPool(samples=40, policy=make())
+        plans, _ = run_known(pool, streams, 4)
+        assert 6 <= pool.statistics().spent.samples <= 40
+        assert all(plan.samples for plan in plans)
+        online = BudgetPool(samples=40, policy=make()).expect(6)
+        for call, stream in enumerate(streams):
+            play(online, make_plan(call), stream.__getitem__)
+        assert online.statistics().closed_calls == 6

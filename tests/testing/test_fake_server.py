@@ -13,9 +13,12 @@ from dynscale_dspy.testing import FAULTS, FakeQuestion, FakeServer, questions
 OPEN = FakeQuestion("Heads or tails?", {"heads": 0.5, "tails": 0.5}, "heads")
 
 
+CLIENT = httpx.Client(limits=httpx.Limits(max_connections=None))
+
+
 def ask(fake: FakeServer, text: str = OPEN.text, **fields: Any) -> httpx.Response:
     body = {"model": "fake", "messages": [{"role": "user", "content": text}], **fields}
-    return httpx.post(f"{fake.url}/chat/completions", json=body, headers={"authorization": "Bearer local"})
+    return CLIENT.post(f"{fake.url}/chat/completions", json=body, headers={"authorization": "Bearer local"})
 
 
 def content(response: httpx.Response) -> str:
@@ -144,7 +147,7 @@ def test_an_agent_calls_a_tool_and_finishes(server: Any) -> None:
 
     fake = server([OPEN])
     with dspy.context(lm=fake.lm()):
-        prediction = dspy.ReAct("question -> answer", tools=[look_up])(question=OPEN.text)
+        prediction = dspy.ReAct("question -> answer", tools=[look_up])(question=OPEN.text)  # type: ignore[arg-type]
     assert prediction.trajectory["observation_0"].startswith("found ")
     assert "observation_2" not in prediction.trajectory
     assert prediction.answer in OPEN.answers

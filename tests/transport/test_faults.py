@@ -83,7 +83,7 @@ class CallCounter(BaseCallback):
     def __init__(self) -> None:
         self.ended: list[str] = []
 
-    def on_lm_end(self, call_id: str, outputs: Any, exception: Exception | None = None) -> None:
+    def on_lm_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
         self.ended.append(call_id)
 
 

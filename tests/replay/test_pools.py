@@ -1,0 +1,101 @@
+import gzip
+import json
+
+import pytest
+
+from dynscale_dspy.replay import Pool, PoolError, Question, load_pool
+
+
+def write(path, *rows):
+    path.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows))
+    return path
+
+
+GOOD = {"id": "q", "gold": "A", "answers": ["A", "B", None], "correct": [True, False, False], "tokens": [3, 4, 5]}
+
+
+class TestLoading:
+    def test_plain_and_compressed_files_read_alike(self, tmp_path):
+        plain = write(tmp_path / "mine__model__aime2024.jsonl", GOOD)
+        packed = tmp_path / "mine__model__aime2024.jsonl.gz"
+        packed.write_bytes(gzip.compress(plain.read_bytes()))
+        assert load_pool(plain) == load_pool(packed)
+        question = load_pool(plain).questions[0]
+        assert question == Question("q", ("A", "B", None), frozenset("A"), (3, 4, 5))
+
+    def test_name_tells_source_model_and_dataset(self, tmp_path):
+        pool = load_pool(write(tmp_path / "lab__tiny-7b__aime2025.jsonl", GOOD))
+        assert (pool.source, pool.model, pool.dataset) == ("lab", "tiny-7b", "aime")
+
+    def test_blank_lines_are_nothing(self, tmp_path):
+        assert len(load_pool(write(tmp_path / "p.jsonl", GOOD, "", {**GOOD, "id": "r"})).questions) == 2
+
+    def test_verdicts_stand_in_for_gold(self, tmp_path):
+        row = {"id": "q", "gold": None, "answers": ["1+2", "2+1", "3"], "correct": [True, True, False]}
+        assert load_pool(write(tmp_path / "p.jsonl", row)).questions[0].right == {"1+2", "2+1"}
+
+    def test_question_without_samples_is_skipped_and_named(self, tmp_path):
+        path = write(tmp_path / "p.jsonl", {**GOOD, "id": "empty", "answers": []}, GOOD)
+        assert load_pool(path).skipped == (f"{path}:1: no samples",)
+
+    def test_missing_token_counts_are_no_counts(self, tmp_path):
+        pool = load_pool(write(tmp_path / "p.jsonl", {**GOOD, "tokens": [3, None, 5]}))
+        assert not pool.has_tokens
+        with pytest.raises(PoolError, match=r"^pool 'p': question 'q' has no token counts$"):
+            pool.tokens_per_sample
+
+    def test_saved_pool_reads_back(self, tmp_path):
+        pool = load_pool(write(tmp_path / "p.jsonl", GOOD))
+        (tmp_path / "copy").mkdir()
+        pool.save(tmp_path / "copy" / "p.jsonl.gz")
+        assert load_pool(tmp_path / "copy" / "p.jsonl.gz") == pool
+
+
+class TestBadInput:
+    @pytest.mark.parametrize(
+        ("row", "message"),
+        [
+            ("{", r"not JSON: Expecting property name enclosed in double quotes.*"),
+            ("[1]", "expected an object, got list"),
+            ({"gold": "A", "answers": ["A"]}, "no 'id'"),
+            ({"id": "q", "gold": "A"}, "no 'answers'"),
+            ({"id": ["q"], "gold": "A", "answers": ["A"]}, r"'id' must be a string, got \['q'\]"),
+            ({"id": "q", "answers": ["A"]}, "no 'gold', and no 'correct' in its place"),
+            ({"id": "q", "gold": 3, "answers": ["A"]}, "'gold' must be a string, got 3"),
+            ({**GOOD, "answers": "ABC"}, "'answers' must be a list, got str"),
+            ({**GOOD, "answers": ["A", 2, None]}, "'answers' must hold strings or null, got 2"),
+            ({**GOOD, "correct": [True]}, "3 answers but 1 'correct'"),
+            ({**GOOD, "tokens": [1, 2]}, "3 answers but 2 'tokens'"),
+            ({**GOOD, "tokens": [1, -2, 3]}, "'tokens' must hold numbers or null, got -2"),
+            ({**GOOD, "correct": [False, False, False]}, "'correct' and 'gold' disagree about answer 'A'"),
+            ({**GOOD, "answers": ["A", "A", None]}, "answer 'A' is both correct and not"),
+        ],
+    )
+    def test_error_names_file_and_line(self, tmp_path, row, message):
+        path = write(tmp_path / "p.jsonl", {**GOOD, "id": "first"}, row)
+        with pytest.raises(PoolError, match=rf"p\.jsonl:2: {message}$"):
+            load_pool(path)
+
+    def test_same_question_twice(self, tmp_path):
+        with pytest.raises(PoolError, match=r"p\.jsonl:2: question 'q' is on line 1 already$"):
+            load_pool(write(tmp_path / "p.jsonl", GOOD, GOOD))
+
+    def test_nothing_to_replay(self, tmp_path):
+        with pytest.raises(PoolError, match=r"p\.jsonl: no question with samples$"):
+            load_pool(write(tmp_path / "p.jsonl", ""))
+
+    def test_truncated_archive(self, tmp_path):
+        path = tmp_path / "p.jsonl.gz"
+        path.write_bytes(gzip.compress(json.dumps(GOOD).encode())[:-9])
+        with pytest.raises(PoolError, match=r"p\.jsonl\.gz: cannot be read after line 0: "):
+            load_pool(path)
+
+    def test_no_such_file(self, tmp_path):
+        with pytest.raises(FileNotFoundError):
+            load_pool(tmp_path / "none.jsonl")
+
+    def test_questions_are_checked_in_python_too(self):
+        with pytest.raises(PoolError, match=r"^question 'q' has 2 answers but 1 token counts$"):
+            Question("q", ("A", "B"), frozenset("A"), (1,))
+        with pytest.raises(PoolError, match=r"^pool 'p' has no questions$"):
+            Pool("p", ())
