@@ -1,4 +1,4 @@
-"""The command line: ``dynscale demo`` and ``dynscale lab serve``."""
+"""The command line: ``dynscale demo``, ``dynscale replay`` and ``dynscale lab serve``."""
 
 from __future__ import annotations
 
@@ -44,6 +44,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     demo.add_argument("--api-key", default="local", metavar="KEY", help="for --api-base; local servers take any")
     demo.add_argument("--json", type=Path, metavar="OUT", help="write the table's rows here")
     demo.set_defaults(run=_demo)
+
+    from dynscale_dspy.replay import cli as replay
+
+    replaying = commands.add_parser("replay", help="replay allocation policies over recorded samples")
+    replay.add_arguments(replaying)
+    replaying.set_defaults(run=replay.main)
 
     lab = commands.add_parser("lab", help="the small language model in the box")
     lab_commands = lab.add_subparsers(required=True, metavar="COMMAND")

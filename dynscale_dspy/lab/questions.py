@@ -32,9 +32,16 @@ def questions(count: int, seed: int, level: Level = "hard") -> list[dspy.Example
     Returns:
         Examples with the input `question`, the `answer` as a string and the `kind`, such as "chain_sum 3x2" for a
         sum of three terms of two digits.
+
+    Raises:
+        ValueError: `count` is negative or there is no such level.
     """
     import dspy
 
+    if level not in _MIXES:
+        raise ValueError(f"level must be one of {', '.join(_MIXES)}, not {level!r}")
+    if count < 0:
+        raise ValueError(f"count must not be negative, not {count}")
     draws, weights = zip(*_MIXES[level], strict=True)
     random = np.random.default_rng(seed)
     found: dict[str, dspy.Example] = {}

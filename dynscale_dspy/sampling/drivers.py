@@ -18,11 +18,16 @@ T = TypeVar("T")
 
 LONGEST_WAIT = 600.0
 """Seconds a call waits for the same call in flight before it goes alone."""
-HELPERS = 64
-"""Threads that help callers with their samples, over the whole process. A caller never depends on them."""
+HELPERS = 16
+"""Samples in flight, over the whole process, up to which helper threads join in.
 
+One call alone draws its samples side by side. Where many threads make calls at once they fill the wire themselves, and
+helpers would only multiply the concurrency that was asked for. A caller never depends on a helper.
+"""
+
+_lock = threading.Lock()
 _helpers: ThreadPoolExecutor | None = None
-_helpers_lock = threading.Lock()
+_in_flight = 0
 
 
 def drive(steps: Generator[Step, Any, T], run: Callable[[Job], Sample]) -> T:
@@ -95,8 +100,6 @@ async def in_thread(run: Callable[[], T]) -> T:
 
 def _run_together(jobs: Sequence[Job], run: Callable[[Job], Sample]) -> list[Sample]:
     """Run jobs side by side. The calling thread works too, so that full or nested thread pools cannot deadlock."""
-    if len(jobs) == 1:
-        return [run(jobs[0])]
     results: list[Any] = [None] * len(jobs)
     # Each job in its own copy of the caller's context: DSPy's settings and tracing parents travel with it.
     todo = deque((position, contextvars.copy_context(), job) for position, job in enumerate(jobs))
@@ -105,19 +108,22 @@ def _run_together(jobs: Sequence[Job], run: Callable[[Job], Sample]) -> list[Sam
 
     def work() -> None:
         nonlocal left
-        while True:
+        helping = threading.current_thread() is not caller
+        while todo and _join_in(helping):
             try:
                 position, context, job = todo.popleft()
-            except IndexError:
+            except IndexError:  # another thread was faster
+                _drop_out()
                 return
             try:
                 results[position] = context.run(run, job)
             except BaseException as error:
                 results[position] = error
-                if threading.current_thread() is caller:
+                if not helping:
                     todo.clear()  # an interruption: nothing more is to start
                     raise
             finally:
+                _drop_out()
                 with changed:
                     left -= 1
                     changed.notify_all()
@@ -171,9 +177,25 @@ async def _await(step: Wait) -> bool:
     return step.future.done()
 
 
+def _join_in(helping: bool) -> bool:
+    """Count one more sample in flight; False if that is more than a helper should start."""
+    global _in_flight
+    with _lock:
+        if helping and _in_flight >= HELPERS:
+            return False
+        _in_flight += 1
+        return True
+
+
+def _drop_out() -> None:
+    global _in_flight
+    with _lock:
+        _in_flight -= 1
+
+
 def _executor() -> ThreadPoolExecutor:
     global _helpers
-    with _helpers_lock:
+    with _lock:
         if _helpers is None:
             _helpers = ThreadPoolExecutor(max_workers=HELPERS, thread_name_prefix="dynscale")
         return _helpers

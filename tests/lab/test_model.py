@@ -64,9 +64,8 @@ def test_a_sequence_does_not_feel_its_neighbours(model: Llama) -> None:
     alone = []
     for prompt in prompts:
         cache = Cache(model.config, 1)
-        alone.append(
-            np.concatenate([model.forward(cache, [0], [prompt]), decode_one_by_one(model, cache, 0, follow_up)])
-        )
+        logits = [model.forward(cache, [0], [prompt]), decode_one_by_one(model, cache, 0, follow_up)]
+        alone.append(np.concatenate(logits))
 
     order = random.permutation(len(prompts)).tolist()  # row r of the cache holds prompt order[r]
     cache = Cache(model.config, len(prompts))

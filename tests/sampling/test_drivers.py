@@ -128,6 +128,30 @@ def test_more_calls_than_threads_share_a_pool_without_waiting_for_each_other():
     assert (now.closed_calls, now.open_calls, now.reserved) == (50, 0, Cost())
 
 
+def test_many_callers_are_not_multiplied_by_helpers():
+    callers = 2 * drivers.HELPERS
+    running, most, lock = 0, 0, threading.Lock()
+    everyone = threading.Barrier(callers, timeout=20)
+
+    def run(job):
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        if job.draw.index == 0:
+            everyone.wait()  # every caller has begun its first sample, and has three more to do
+        with lock:
+            running -= 1
+        return Sample(job.draw)
+
+    threads = [threading.Thread(target=lambda: drive(one_round(4), run)) for _ in range(callers)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert most < callers + drivers.HELPERS  # helpers that joined before the callers were many
+
+
 def test_an_error_of_the_driver_closes_the_call():
     pool = uniform(4)
 

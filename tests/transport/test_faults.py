@@ -40,7 +40,7 @@ MODES: dict[str, Callable[[DynScaling], list[Any]]] = {"batch": batch, "Evaluate
 @pytest.mark.parametrize("fault", FAULTS)
 def test_one_kind_of_fault(fault: str, engine: str, server: Any, assert_exact: Any) -> None:
     fake = server(BANK, fault_rate=0.05, faults=[fault], hang=0.5)
-    pool = BudgetPool(samples=80)
+    pool = BudgetPool(samples=60)
     qa = DynScaling(dspy.Predict("question -> answer"), budget=pool)
     with dspy.context(lm=fake.lm(engine), adapter=NO_FALLBACK):
         predictions = batch(qa)

@@ -1,0 +1,76 @@
+import inspect
+import subprocess
+import sys
+from typing import Any
+
+import dspy
+import pytest
+
+from dynscale_dspy import lab
+from tests.lab.support import QUESTION
+
+ENGINES = ["litellm"] + ["auto"] * ("engine" in inspect.signature(dspy.LM.__init__).parameters)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_unmodified_program_gets_answers_it_can_read(engine: str) -> None:
+    examples = lab.questions(40, seed=11, level="mixed")
+    program = dspy.ChainOfThought("question -> answer")
+    right = read = 0
+    with lab.serve(engine=engine, cache=False) as lm:
+        program.set_lm(lm)
+        pairs: list[Any] = [(program, example) for example in examples]
+        run = dspy.Parallel(num_threads=8, max_errors=40, disable_progress_bar=True)
+        for example, prediction in zip(examples, run(pairs), strict=True):
+            if prediction is not None and prediction.answer:
+                read += 1
+                right += prediction.answer == example.answer
+        # A reply that ChatAdapter cannot read is asked for again with JSONAdapter: no more than two were.
+        assert len(lm.history) <= 42
+    assert read >= 38
+    assert right >= 18  # .70 of 40 is expected; this is four standard deviations below
+
+
+def test_a_program_with_earlier_attempts_follows_their_majority() -> None:
+    program = dspy.ChainOfThought("question -> answer")
+    signature: Any = program.predict.signature
+    field = dspy.InputField(desc=lab.EARLIER_ATTEMPTS)
+    program.predict.signature = signature.append("earlier_attempts", field, type_=str)
+    attempts = "\n\n".join(f"Attempt {i}:\n41+27=68;68-13=65\nanswer: 65" for i in (1, 2, 3))
+    with lab.serve(cache=False, temperature=0) as lm:
+        program.set_lm(lm)
+        prediction = program(question=QUESTION, earlier_attempts=attempts)
+    assert (prediction.reasoning, prediction.answer) == ("votes a65b65c65=65", "65")
+
+
+def test_the_language_model_takes_its_options_from_serve() -> None:
+    with lab.serve(temperature=0.5, max_tokens=7, cache=False, num_retries=0) as lm:
+        assert (lm.kwargs["temperature"], lm.kwargs["max_tokens"]) == (0.5, 7)
+        assert (lm.cache, lm.num_retries) == (False, 0)
+        assert lm.kwargs["api_base"].startswith("http://127.0.0.1:")
+        assert len(lm("hi", n=3)) == 3
+
+
+def test_importing_the_lab_imports_no_server() -> None:
+    code = (
+        "import sys, dynscale_dspy.lab;"
+        "assert not {'litellm', 'starlette', 'uvicorn', 'tokenizers', 'safetensors'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.parametrize("missing", ["uvicorn", "starlette", "tokenizers", "safetensors"])
+def test_a_missing_dependency_is_named(missing: str) -> None:
+    code = f"""
+import sys
+sys.modules[{missing!r}] = None
+from dynscale_dspy import lab
+try:
+    with lab.serve():
+        pass
+except ImportError as error:
+    assert 'pip install "dynscale-dspy[lab]"' in str(error) and {missing!r} in str(error), error
+else:
+    raise SystemExit("no error")
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
