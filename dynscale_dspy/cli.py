@@ -72,7 +72,8 @@ def _demo(options: argparse.Namespace) -> int:
 
     from dynscale_dspy import BudgetPool, DynScaling, KnowledgeGradient, Uniform, lab
 
-    logging.getLogger("dspy").setLevel(logging.ERROR)
+    for name in ("dspy", "dynscale_dspy"):  # a sample that fails shows in the table
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     console = Console()
     questions = lab.questions(options.questions, seed=options.seed)
     methods = {

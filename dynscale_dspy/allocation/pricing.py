@@ -3,6 +3,62 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
+
+import numpy as np
+
+from dynscale_dspy.allocation.policies import Policy
+
+
+class DemandCurve:
+    r"""How many samples a call would draw at a price, under a policy, on questions of all kinds.
+
+    .. math:: D(\lambda) = \mathbb{E}\, \#\{n \ge n_0 : \min_{m \le n} \mathrm{index}_m > \lambda\}
+
+    estimated on simulated calls whose answers follow a sparse Dirichlet law: from unanimous to hopelessly scattered.
+    It knows what a straight line does not: that easy calls take one more sample only for a price ten times lower.
+    Real traffic is easier or harder by a factor, which :class:`ShadowPrice` learns.
+
+    Args:
+        policy: What a sample is worth; its index must not depend on other calls.
+
+    Example:
+        >>> from dynscale_dspy.allocation.policies import KnowledgeGradient
+        >>> curve = DemandCurve.of(KnowledgeGradient())
+        >>> curve.demand(0.001) > curve.demand(0.01) > curve.demand(0.1) > 0
+        True
+    """
+
+    CALLS, SAMPLES = 128, 64
+    ANSWERS, CONCENTRATION = 5, 0.3
+
+    def __init__(self, policy: Policy) -> None:
+        generator = np.random.default_rng(0)  # the same curve in every process
+        levels = []
+        for _ in range(self.CALLS):
+            shares = generator.dirichlet(np.full(self.ANSWERS, self.CONCENTRATION))
+            tally, level = policy.tally(), math.inf
+            for answer in generator.choice(self.ANSWERS, size=self.SAMPLES, p=shares).tolist():
+                tally = tally.add(answer)
+                if tally.samples >= policy.first:
+                    level = min(level, policy.index(tally))
+                    levels.append(level)
+        self._levels = np.sort(np.array(levels))[::-1]
+
+    @staticmethod
+    @lru_cache(maxsize=32)
+    def of(policy: Policy) -> DemandCurve:
+        """The curve of a policy, computed once for equal policies."""
+        return DemandCurve(policy)
+
+    def demand(self, price: float) -> float:
+        """Samples beyond the first ones that a call draws at this price, on average."""
+        return float(np.searchsorted(-self._levels, -price, side="left")) / self.CALLS
+
+    def price(self, demand: float) -> float:
+        """The price at which a call draws so many samples beyond the first ones."""
+        position = int(demand * self.CALLS)
+        return float(self._levels[position]) if position < len(self._levels) else 0.0
 
 
 class ShadowPrice:
@@ -10,17 +66,22 @@ class ShadowPrice:
 
     Each granted sample raises the price, each call that ends lowers it by what that call was allowed:
 
-    .. math:: \lambda \leftarrow \lambda \, e^{\eta k / B} \text{ for a grant of } k, \qquad
-              \lambda \leftarrow \lambda \, e^{-\eta m / B} \text{ for a call allowed } m,
+    .. math:: \lambda = \lambda_0\, e^{\eta (\mathrm{granted} - \mathrm{allowed}) / B}
 
-    with B the allowance a call. Over a call that drew what it was allowed the two cancel. This is multiplicative dual
-    descent on the budget constraint, as in online linear programming and bandits with knapsacks: at the best fixed
-    price one more sample is worth the same everywhere. Counting grants as they are made, not when calls end, keeps a
-    burst of concurrent calls from all buying at a stale price.
+    with B the allowance a call. This is multiplicative dual descent on the budget constraint, as in online linear
+    programming and bandits with knapsacks: at the best fixed price one more sample is worth the same everywhere.
+    Counting grants as they are made, not when calls end, keeps a burst of concurrent calls from all buying at a stale
+    price.
+
+    With a :class:`DemandCurve` the base :math:`\lambda_0` is no constant: whenever a call ends, it becomes the price at
+    which the calls to come, as hungry as those so far, would draw what is left for them. That finds its way from hard
+    traffic to easy in a few calls, where steps alone would take hundreds.
 
     Args:
         value: The opening price; see :meth:`Policy.opening_price`.
         rate: The step η; 0 fixes the price.
+        curve: How demand depends on the price, or None to move by steps alone.
+        fair: With a curve: samples beyond its first ones that a call is allowed on average.
 
     Example:
         >>> price = ShadowPrice(0.01)
@@ -30,24 +91,74 @@ class ShadowPrice:
     """
 
     LOWEST, HIGHEST = 1e-9, 10.0
-    # Chosen on simulated questions of mixed difficulty, in shuffled and sorted orders, 1 to 64 calls at a time: steps
-    # from 0.05 to 0.1 were alike there, smaller ones left budget unspent when hard calls came first.
-    RATE = 0.07
+    # Chosen on simulated questions of mixed difficulty and recorded GPQA and AIME samples, in shuffled and sorted
+    # orders, 1 to 64 calls at a time: steps from 0.05 to 0.15 were alike there.
+    RATE = 0.1
+    MEMORY = 100
+    """About how many calls the learned factor of demand remembers."""
+    PRIOR = 300
+    """Calls' worth of belief that real calls are as hungry as simulated ones."""
 
-    def __init__(self, value: float, rate: float = RATE) -> None:
+    def __init__(
+        self, value: float, rate: float = RATE, *, curve: DemandCurve | None = None, fair: float = 0.0
+    ) -> None:
         self.value = value
         self.rate = rate
+        self._base = value
+        self._curve = curve if rate else None
+        self._fair = fair
+        self._excess = 0.0
+        self._drawn = self._foreseen = 0.0
+
+    @classmethod
+    def opening(cls, policy: Policy, per_call: float, *, first: int) -> ShadowPrice:
+        """The price with which a pool opens.
+
+        Args:
+            policy: What a sample is worth.
+            per_call: Average samples a call.
+            first: Samples every call is guaranteed.
+        """
+        if not policy.adaptive:
+            return cls(policy.opening_price(per_call), 0.0)
+        if policy.depends_on_total:
+            return cls(policy.opening_price(per_call))
+        curve, fair = DemandCurve.of(policy), max(per_call - first, 0.0)
+        return cls(max(curve.price(fair), cls.LOWEST), curve=curve, fair=fair)
 
     def granted(self, samples: int, *, per_call: float) -> None:
         """Samples beyond a call's first ones were granted."""
-        self._move(samples / per_call)
+        self._excess += samples / per_call
+        self._settle()
 
-    def closed(self, allowed: float, *, per_call: float) -> None:
-        """A call has ended that was allowed so many samples beyond its first ones."""
-        self._move(-allowed / per_call)
+    def closed(self, allowed: float, *, per_call: float, used: float | None = None) -> None:
+        """A call has ended.
 
-    def _move(self, step: float) -> None:
-        self.value = min(max(self.value * math.exp(self.rate * step), self.LOWEST), self.HIGHEST)
+        Args:
+            allowed: Samples beyond the first ones that each call to come may draw for the allowance to be met.
+            per_call: Average samples a call.
+            used: Samples beyond the first ones that this call drew; without it the curve does not learn.
+        """
+        if self._curve is None:
+            self._excess -= allowed / per_call
+            self._settle()
+            return
+        self._excess -= self._fair / per_call
+        if used is not None:
+            fading = 1 - 1 / self.MEMORY
+            self._foreseen = fading * self._foreseen + self._curve.demand(self.value)
+            self._drawn = fading * self._drawn + used
+        prior = self.PRIOR * max(self._fair, 0.25)
+        hunger = (self._drawn + prior) / (self._foreseen + prior)
+        self._base = self._curve.price(allowed / hunger)
+        self._settle()
+
+    def _settle(self) -> None:
+        # The exponent stays where a price can be: a million idle calls must not take a million calls to undo.
+        low, high = (math.log(bound / max(self._base, self.LOWEST)) for bound in (self.LOWEST, self.HIGHEST))
+        if self.rate:
+            self._excess = min(max(self._excess, low / self.rate), high / self.rate)
+        self.value = max(self._base, self.LOWEST) * math.exp(self.rate * self._excess)
 
 
 class Allowance:
@@ -69,10 +180,12 @@ class Allowance:
         3
     """
 
-    OVERDRAFT = 4
+    OVERDRAFT = 8
     """Calls' worth of credit an announced horizon may lend."""
     PATIENCE = 20
     """Without a horizon, unspent credit is offered to about this many coming calls."""
+    RESERVE = 1.5
+    """Without a horizon, calls' worth of credit to keep for a hard call, once it is under 1% of the allowance."""
 
     def __init__(self, per_call: float, *, first: int, expected: int | None = None, committed: int = 0) -> None:
         self.per_call = per_call
@@ -103,13 +216,15 @@ class Allowance:
         return max(0, math.floor(accrued + 1e-9) - (committed - self._excused))
 
     def close(self, used: int) -> float:
-        """A call has ended with ``used`` samples; returns what it should have used for the allowance to be met."""
-        backlog = self.per_call * self._closed - self._used_by_closed
-        coming = self.PATIENCE
-        if self.expected is not None:
-            coming = max(1, self.expected - self._closed)
+        """A call has ended with ``used`` samples; returns what each call to come may use for the allowance to be met."""
         self._closed += 1
         self._used_by_closed += used
+        backlog = self.per_call * self._closed - self._used_by_closed
+        if self.expected is not None:
+            coming = max(1, self.expected - self._closed)
+        else:
+            coming = self.PATIENCE
+            backlog -= min(self.RESERVE, 0.008 * self._closed) * self.per_call
         return max(self.per_call + backlog / coming, min(1.0, self.per_call))
 
     def excuse(self, used: int) -> None:

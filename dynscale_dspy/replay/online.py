@@ -129,7 +129,7 @@ class _Run:
             first=min(policy.first, int(budget)),
             expected=streams.questions if announced else None,
         )
-        self.price = ShadowPrice(policy.opening_price(budget), ShadowPrice.RATE if policy.adaptive else 0.0)
+        self.price = ShadowPrice.opening(policy, budget, first=self.allowance.first)
         self.committed = 0
         self.total = 0
 
@@ -178,4 +178,8 @@ class _Run:
 
     def _close(self, drawn: int) -> None:
         target = self.allowance.close(drawn)
-        self.price.closed(max(target - self.allowance.first, 0), per_call=self.allowance.per_call)
+        self.price.closed(
+            max(target - self.allowance.first, 0),
+            per_call=self.allowance.per_call,
+            used=drawn - self.allowance.first,
+        )

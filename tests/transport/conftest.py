@@ -1,3 +1,4 @@
+import asyncio
 import contextlib
 import threading
 from collections.abc import Callable, Iterator
@@ -14,6 +15,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "transport" in item.path.parts and item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(60))
+
+
+@pytest.fixture(scope="session")
+def litellm_is_warm() -> None:
+    """Importing LiteLLM takes seconds, and more of it is imported by the first call: not while a test counts time."""
+    with FakeServer(1, median_latency=0) as fake:
+        lm = fake.lm("litellm")
+        lm("warm up")
+        asyncio.run(lm.acall("warm up"))
+
+
+@pytest.fixture(autouse=True)
+def warmed_up(request: pytest.FixtureRequest) -> None:
+    if "litellm" in request.node.name:
+        request.getfixturevalue("litellm_is_warm")
 
 
 @pytest.fixture

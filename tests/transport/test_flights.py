@@ -131,7 +131,7 @@ def test_stragglers_submitted_again_are_charged_once(server: Any, asked: Any) ->
 
 async def until(fake: FakeServer, condition: Callable[[Any], bool]) -> None:
     # In a thread of its own: DSPy's language models need the loop's few default threads.
-    await asyncio.wrap_future(_waiters.submit(fake.wait_until, condition, 10))
+    await asyncio.wrap_future(_waiters.submit(fake.wait_until, condition, 20))
 
 
 async def settled(pool: BudgetPool) -> None:
