@@ -34,7 +34,7 @@ class PoolStatistics:
         open_calls: Calls being answered now.
         closed_calls: Calls answered, or failed.
         unscaled_runs: Calls answered by one run outside the budget (``on_empty="run_once"``).
-        price: The online shadow price: a sample worth less is refused.
+        price: The online shadow price: a sample worth less is refused. None before the first call asks for it.
         samples_per_call: How many closed calls drew how many samples.
     """
 
@@ -44,7 +44,7 @@ class PoolStatistics:
     open_calls: int
     closed_calls: int
     unscaled_runs: int
-    price: float
+    price: float | None
     samples_per_call: Mapping[int, int]
 
 
@@ -156,7 +156,7 @@ class BudgetPool:
                 open_calls=self._open_calls,
                 closed_calls=self._closed_calls,
                 unscaled_runs=self._unscaled_runs,
-                price=self._price.value,
+                price=self._price.value if self._price else None,
                 samples_per_call=MappingProxyType(dict(sorted(self._samples_per_call.items()))),
             )
 
@@ -301,8 +301,13 @@ class BudgetPool:
             unit: Allowance(amount, first=self.policy.first, expected=self._expected, committed=spent[unit])
             for unit, amount in each.items()
         }
-        rate = ShadowPrice.RATE if self.policy.adaptive else 0.0
-        self._price = ShadowPrice(self.policy.opening_price(min(each.values())), rate)
+        self._price: ShadowPrice | None = None
+
+    def _price_for(self, arm: Arm) -> ShadowPrice:
+        """The online price, opened when the first call asks for it: a known set needs none."""
+        if self._price is None:
+            self._price = ShadowPrice.opening(self.policy, self._per_call_of(arm), first=self._first(arm))
+        return self._price
 
     def _first(self, arm: Arm) -> int:
         """Guaranteed samples of a call: never more than its average."""
@@ -413,22 +418,27 @@ class Arm:
                 else:
                     targets.append(allowance.close(used) / self.each(unit))
             if not self.known:  # a known set is not bought at the price, and must not move it
-                beyond_first = max(min(targets) - pool._first(self), 0)
-                pool._price.closed(beyond_first, per_call=pool._per_call_of(self))
+                first = pool._first(self)
+                pool._price_for(self).closed(
+                    max(min(targets) - first, 0),
+                    per_call=pool._per_call_of(self),
+                    used=max(self._drawn.samples - first, 0),
+                )
 
     def _grant(self, tally: Tally, room: int, *, pending: int) -> int:
         """Reserve what is worth the price; inside the pool's lock. Returns how many."""
         pool = self.pool
+        price = pool._price_for(self)
         room = min(room, pool._credit(self)) if self._measured() else 0
         granted = 0
         while granted < room:
             ahead = pending + granted
             worth = pool.policy.index(tally, pending=ahead, total=pool._drawn + ahead)
-            if worth <= pool._price.value or not self._reserve(1):
+            if worth <= price.value or not self._reserve(1):
                 break
             granted += 1
         if granted:
-            pool._price.granted(granted, per_call=pool._per_call_of(self))
+            price.granted(granted, per_call=pool._per_call_of(self))
         return granted
 
     def _measured(self) -> bool:

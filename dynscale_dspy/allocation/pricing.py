@@ -94,9 +94,9 @@ class ShadowPrice:
     # Chosen on simulated questions of mixed difficulty and recorded GPQA and AIME samples, in shuffled and sorted
     # orders, 1 to 64 calls at a time: steps from 0.05 to 0.15 were alike there.
     RATE = 0.1
-    MEMORY = 100
+    MEMORY = 40
     """About how many calls the learned factor of demand remembers."""
-    PRIOR = 300
+    PRIOR = 40
     """Calls' worth of belief that real calls are as hungry as simulated ones."""
 
     def __init__(
@@ -216,7 +216,7 @@ class Allowance:
         return max(0, math.floor(accrued + 1e-9) - (committed - self._excused))
 
     def close(self, used: int) -> float:
-        """A call has ended with ``used`` samples; returns what each call to come may use for the allowance to be met."""
+        """A call has ended with ``used`` samples; returns what each to come may use for the allowance to be met."""
         self._closed += 1
         self._used_by_closed += used
         backlog = self.per_call * self._closed - self._used_by_closed

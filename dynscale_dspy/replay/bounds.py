@@ -5,6 +5,7 @@ Each gives, for some average budgets, an accuracy to hold others against. See th
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -113,7 +114,7 @@ def _greedy_on_hulls(curves: Floats, budgets: Sequence[float]) -> list[NDArray[n
     steps: list[tuple[float, int, int, int]] = []
     for q, curve in enumerate(curves):
         hull = _hull(curve)
-        for left, right in zip(hull, hull[1:], strict=False):
+        for left, right in itertools.pairwise(hull):
             gain = (curve[right] - curve[left]) / (right - left)
             if gain > 1e-12:
                 steps.append((-gain, q, right, right - left))

@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_numbers,
         default=list(BUDGETS),
         metavar="N,...",
-        help="average budgets a query (default: %s)" % ",".join(f"{budget:g}" for budget in BUDGETS),
+        help=f"average budgets a query (default: {','.join(f'{budget:g}' for budget in BUDGETS)})",
     )
     parser.add_argument("--unit", choices=("samples", "tokens"), default="samples", help="what budgets count")
     parser.add_argument("--mode", choices=("batch", "online"), default="batch", help="queries known, or one by one")
@@ -83,7 +83,7 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def render(result: Replay) -> str:
-    """The result as text: for each group a table of accuracies in percent by policy and budget, then what was skipped."""
+    """The result as text: a table of accuracies by policy and budget for each group, then what was skipped."""
     lines = []
     members: dict[str, int] = {}
     for group in result.groups.values():

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Literal, cast
 
 
 class PoolError(ValueError):
@@ -161,10 +161,7 @@ class Pool:
 
     def save(self, path: str | Path) -> None:
         """Write the pool as JSON lines, compressed if the name ends in ``.gz``."""
-        path = Path(path)
-        with (
-            gzip.open(path, "wt", encoding="utf-8") if path.suffix == ".gz" else path.open("w", encoding="utf-8") as out
-        ):
+        with _open(Path(path), "w") as out:
             for question in self.questions:
                 row = {
                     "id": question.id,
@@ -195,11 +192,10 @@ def load_pool(path: str | Path) -> Pool:
     """
     path = Path(path)
     name = path.name.removesuffix(".gz").removesuffix(".jsonl")
-    opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
     questions: list[Question] = []
     skipped: list[str] = []
     lines: dict[str, int] = {}
-    with opened as file:
+    with _open(path, "r") as file:
         try:
             for number, line in enumerate(file, 1):
                 if not line.strip():
@@ -218,6 +214,12 @@ def load_pool(path: str | Path) -> Pool:
     if not questions:
         raise PoolError(f"{path}: no question with samples")
     return Pool(name, tuple(questions), tuple(skipped))
+
+
+def _open(path: Path, mode: Literal["r", "w"]) -> IO[str]:
+    if path.suffix == ".gz":
+        return cast(IO[str], gzip.open(path, f"{mode}t", encoding="utf-8"))
+    return path.open(mode, encoding="utf-8")
 
 
 def _question(line: str, where: str) -> Question | None:

@@ -126,7 +126,7 @@ class Streams:
         width = self.cap + 1
         n = np.broadcast_to(np.arange(width), self.leader.shape)
         keys = (n * width + self.leader) * width + self.runner_up
-        keys, first, ids = _unique(keys)
+        keys, _, ids = _unique(keys)
         n, a, b = keys // width**2, keys // width % width, keys % width
         tallies = [_top_two_tally(*state) for state in zip(n.tolist(), a.tolist(), b.tolist(), strict=True)]
         return Views(ids, tallies)

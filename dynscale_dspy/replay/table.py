@@ -6,9 +6,10 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -227,7 +228,7 @@ def replay(
     groups = {pool.name: pool.name if group_by == "pool" else getattr(pool, group_by) for pool in loaded}
     if len(groups) < len(loaded):
         names = sorted(pool.name for pool in loaded)
-        raise ValueError(f"two pools are called {next(a for a, b in zip(names, names[1:], strict=False) if a == b)!r}")
+        raise ValueError(f"two pools are called {next(a for a, b in pairwise(names) if a == b)!r}")
     results = []
     for result in _each(loaded, named, settings, jobs):
         results.append(result)
@@ -311,9 +312,7 @@ def _named(policies: Policies) -> dict[str, Policy]:
         if len(set(names)) < len(names):
             raise ValueError(f"two policies share a name among {names}: pass a dict of names and policies")
         policies = dict(pairs)
-    named = {"uniform": make_policy("uniform")}
-    named.update(policies)
-    return named
+    return {"uniform": make_policy("uniform"), **cast(Mapping[str, Policy], policies)}
 
 
 def _name_of(policy: Policy) -> str:
@@ -336,7 +335,7 @@ def _each(pools: Sequence[Pool], policies: dict[str, Policy], settings: _Setting
 def _replay_pool(pool: Pool, policies: dict[str, Policy], settings: _Settings) -> _PoolResult:
     skipped = [Skip(pool.name, "question", why) for why in pool.skipped]
     if settings.unit == "tokens":
-        pool.tokens_per_sample  # raises where some are missing
+        assert pool.tokens_per_sample  # raises where some are missing
     for question in pool.questions:
         if len(question.answers) < 2:
             raise PoolError(f"pool {pool.name!r}: question {question.id!r} has one sample, and half of it is none")

@@ -129,7 +129,7 @@ class TestPublishedValues:
 
     def test_entropy_of_an_even_split_is_one_or_ln_two(self):
         for uncertainty, value in (("normalized_entropy", 1.0), ("entropy", math.log(2)), ("disagreement", 0.5)):
-            score, _ = UCB(uncertainty=uncertainty).terms(Tally.of("AB"))
+            score, _ = UCB(uncertainty=uncertainty).terms(Tally.of("AB"))  # type: ignore[arg-type]
             assert score == pytest.approx(value)
 
     def test_samples_without_an_answer_are_uncertainty_for_ucb(self):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dynscale_dspy.allocation.policies import OrderedTally, UCB, KnowledgeGradient, Uniform, make_policy
+from dynscale_dspy.allocation.policies import UCB, KnowledgeGradient, OrderedTally, Uniform, make_policy
 from dynscale_dspy.allocation.tally import Tally
 from dynscale_dspy.replay import Pool, Question
 from dynscale_dspy.replay.batch import allocate, expected_cost
@@ -115,6 +115,7 @@ class TestTokens:
             for budget, allocation in zip(
                 (2, 5), allocate(streams, make_policy(spec), [2, 5], unit="tokens"), strict=True
             ):
+                assert streams.tokens is not None
                 used = np.take_along_axis(streams.tokens, allocation.samples[:, :, None], axis=2)[:, :, 0].sum(axis=1)
                 assert (used <= budget * pool.tokens_per_sample * 12 + 1e-6).all()
                 assert (allocation.spent <= budget + 1e-9).all()

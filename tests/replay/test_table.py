@@ -38,8 +38,8 @@ class TestReplay:
         assert ours.diff_vs_uniform4 == pytest.approx(
             result.accuracy("knowledge_gradient", 4) - result.accuracy("uniform", 4)
         )
-        assert ours.diff_se > 0 and ours.area > uniform.area
-        assert uniform.reach_uniform32 <= 32
+        assert ours.diff_se > 0 and ours.area > uniform.area  # type: ignore[operator]
+        assert uniform.reach_uniform32 <= 32  # type: ignore[operator]
 
     def test_policies_can_be_named_by_the_caller(self):
         result = replay(simulated(), {"mine": KnowledgeGradient(kappa=5)}, budgets=[2], replicates=2, with_bounds=False)
@@ -94,7 +94,7 @@ class TestOnline:
             simulated(60), ["knowledge_gradient", "uniform"], budgets=(1, 2, 5), replicates=3, mode="online",
             arrivals=arrivals, announced=announced, concurrency=4,
         )  # fmt: skip
-        assert all(record.spent <= record.budget + 1e-9 for record in result.records)
+        assert all(record.spent is not None and record.spent <= record.budget + 1e-9 for record in result.records)
 
     def test_decides_as_a_live_pool_does(self):
         """The same price and allowance, moved in the same steps as BudgetPool moves them."""
@@ -109,6 +109,7 @@ class TestOnline:
         for q in streams.arrival[0]:
             codes = streams._codes[0, q].tolist()
             arm = pool.open(int(streams.room[q]))
+            assert arm is not None
             taken = 0
             while arm.waiting:
                 while arm.waiting:
