@@ -67,8 +67,9 @@ def canonical(value: Any) -> Hashable | None:
         return ("list", tuple(canonical(item) for item in value))
     if isinstance(value, (set, frozenset)):
         return ("set", frozenset(canonical(item) for item in value))
-    if hasattr(value, "tolist"):  # a NumPy scalar or array
-        return canonical(value.tolist())
+    to_list = getattr(value, "tolist", None)
+    if callable(to_list):  # a NumPy scalar or array
+        return canonical(to_list())
     try:
         hash(value)
     except TypeError:

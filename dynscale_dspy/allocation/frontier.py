@@ -6,7 +6,7 @@ import heapq
 from array import array
 
 from dynscale_dspy.allocation.policies import Policy
-from dynscale_dspy.allocation.tally import Tally
+from dynscale_dspy.allocation.tally import AnswerKey, Tally
 
 
 class Frontier:
@@ -81,7 +81,7 @@ class Frontier:
 
     def _new_state(self, key: tuple[int, int, int, int]) -> int:
         leader, runner_up, samples, pending = key
-        votes = {name: count for name, count in ((0, leader), (1, runner_up)) if count}
+        votes: dict[AnswerKey, int] = {name: count for name, count in ((0, leader), (1, runner_up)) if count}
         index = self._policy.index(Tally(votes, samples - leader - runner_up), pending=pending)
         state = len(self._ids)
         self._ids[key] = state

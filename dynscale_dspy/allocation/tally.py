@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Any
 
 from dynscale_dspy.allocation.tables import leader_confidence
 
@@ -27,7 +28,7 @@ class Tally:
         0.6666666666666666
     """
 
-    votes: Mapping[AnswerKey, int] = field(default_factory=lambda: MappingProxyType({}))
+    votes: Mapping[Any, int] = field(default_factory=lambda: MappingProxyType({}))
     empty: int = 0
 
     def __post_init__(self) -> None:

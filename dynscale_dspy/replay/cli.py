@@ -68,7 +68,7 @@ def main(arguments: argparse.Namespace) -> int:
             arrivals=arguments.arrivals,
             with_bounds=not arguments.no_bounds,
             jobs=arguments.jobs,
-            progress=lambda pool: sys.stderr.write(f"{pool}\n"),
+            progress=_tell,
         )
     except (PoolError, ValueError, OSError) as error:
         return _fail(str(error))
@@ -120,6 +120,10 @@ def _numbers(text: str) -> Sequence[float]:
         return [float(part) for part in text.split(",")]
     except ValueError:
         raise argparse.ArgumentTypeError(f"expected numbers separated by commas, got {text!r}") from None
+
+
+def _tell(pool: str) -> None:
+    sys.stderr.write(f"{pool}\n")
 
 
 def _fail(message: str) -> int:

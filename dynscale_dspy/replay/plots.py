@@ -46,7 +46,8 @@ def plot(result: Replay, path: str | Path | None = None, *, policies: Sequence[s
     rows = -(-len(groups) // columns)
     figure = Figure(figsize=(4.2 * columns, 3.4 * (rows + 1) + 0.9), layout="constrained")
     FigureCanvasAgg(figure)
-    upper, lower = figure.subfigures(2, 1, height_ratios=(rows, 1.15))
+    parts: Any = figure.subfigures(2, 1, height_ratios=(rows, 1.15))
+    upper, lower = parts
     panels = upper.subplots(rows, columns, squeeze=False)
     colours = {name: f"C{i % 10}" for i, name in enumerate(names)}
     styles = {name: ("-", "--", ":")[i // 10 % 3] for i, name in enumerate(names)}

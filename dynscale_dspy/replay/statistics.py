@@ -33,7 +33,7 @@ def bootstrap_weights(pool: Pool, replicates: int, seed: int) -> NDArray[np.floa
         rows = own.integers(replicates, size=(replicates, questions))
         flat = rows * questions + picked[draw]
         weights[draw] = np.bincount(flat.ravel(), minlength=weights.shape[1])
-    return weights / (replicates * questions)
+    return (weights / (replicates * questions)).astype(np.float32)
 
 
 def area(budgets: Sequence[float], accuracies: Sequence[float], *, low: float = 1, high: float = 32) -> float | None:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dynscale_dspy.allocation.policies import OrderedTally, Policy
-from dynscale_dspy.allocation.tally import Tally
+from dynscale_dspy.allocation.tally import AnswerKey, Tally
 from dynscale_dspy.replay.pools import Pool
 
 Floats = NDArray[np.float64]
@@ -150,9 +150,9 @@ class Streams:
             tallies.append(OrderedTally(votes, empty, None if latest < 0 else latest, int(streaks[position])))
         return Views(ids, tallies)
 
-    def _counts(self, position: int) -> tuple[dict[int, int], int]:
+    def _counts(self, position: int) -> tuple[dict[AnswerKey, int], int]:
         row, n = divmod(position, self.cap + 1)
-        votes: dict[int, int] = {}
+        votes: dict[AnswerKey, int] = {}
         for code in self._codes.reshape(-1, self.cap)[row, :n].tolist():
             votes[code] = votes.get(code, 0) + 1
         return votes, votes.pop(-1, 0)
