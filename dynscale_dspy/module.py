@@ -302,14 +302,20 @@ class _Call:
         return run.sample
 
     def finish(self, winner: Sample, own: bool) -> Any:
-        """Hand the winner over to DSPy: its trace to the caller's, all samples' usage to the caller's tracker."""
+        """Hand the winner over to DSPy: its trace to the caller's, all samples' usage to the caller's tracker.
+
+        Raises:
+            BaseException: The winner's error, if every sample failed.
+        """
         settings = dspy.settings
+        if own and settings.usage_tracker is not None:
+            for model, entries in self._entries().items():
+                settings.usage_tracker.usage_data[model].extend(entries)
+        if winner.error is not None:
+            raise winner.error
         if settings.trace is not None:
             settings.trace.extend(winner.trace)
         if own:
-            if settings.usage_tracker is not None:
-                for model, entries in self._entries().items():
-                    settings.usage_tracker.usage_data[model].extend(entries)
             report.attach(winner.prediction, self.plan, winner)
         return winner.prediction
 

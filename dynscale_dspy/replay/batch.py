@@ -250,18 +250,22 @@ def _by_tokens(streams: Streams, policy: Policy, budgets: Sequence[float], cost_
     assert tokens is not None
     mean = streams.pool.tokens_per_sample
     limits = [budget * mean * streams.questions for budget in budgets]
-    first = 1
-    opening = _opening(streams, first)
-    opened = np.take_along_axis(tokens, opening[:, :, None], axis=2)[:, :, 0].sum(axis=1)
-    if policy.depends_on_total:
-        found = _explore_tokens(streams, policy, limits, opening, opened)
-    else:
-        found = _nested_tokens(streams, policy, limits, opening, opened, cost_exponent)
-    results = []
-    for drawn, spent in found:
-        waits = 1.0 if not policy.adaptive else max(1.0, 1.0 + float((drawn - opening).sum(axis=1).mean()))
-        results.append(Allocation(drawn, spent / (mean * streams.questions), waits))
-    return results
+    results: dict[float, Allocation] = {}
+    # A policy's first samples are drawn for all where the budget has them in every replicate, else one each.
+    left = sorted(set(limits))
+    for first in sorted({policy.first, 1}, reverse=True):
+        opening = _opening(streams, first)
+        opened = np.take_along_axis(tokens, opening[:, :, None], axis=2)[:, :, 0].sum(axis=1)
+        chosen = [limit for limit in left if first == 1 or opened.max() <= limit]
+        left = [limit for limit in left if limit not in chosen]
+        if policy.depends_on_total:
+            found = _explore_tokens(streams, policy, chosen, opening, opened)
+        else:
+            found = _nested_tokens(streams, policy, chosen, opening, opened, cost_exponent)
+        for limit, (drawn, spent) in zip(chosen, found, strict=True):
+            waits = 1.0 if not policy.adaptive else max(1.0, 1.0 + float((drawn - opening).sum(axis=1).mean()))
+            results[limit] = Allocation(drawn, spent / (mean * streams.questions), waits)
+    return [results[limit] for limit in limits]
 
 
 def _nested_tokens(
@@ -270,15 +274,16 @@ def _nested_tokens(
     tokens = streams.tokens
     assert tokens is not None
     views = streams.views(policy)
-    index = views.table(lambda tally: policy.index(tally, total=0))[views.ids[:, :, 1 : streams.cap]]
+    first = int(opening.max())
+    index = views.table(lambda tally: policy.index(tally, total=0))[views.ids[:, :, first : streams.cap]]
     if policy.is_gain and cost_exponent:
-        index = index / expected_cost(streams)[:, :, 1 : streams.cap] ** cost_exponent
-    index[:, _closed(streams)[:, 1:]] = 0.0
+        index = index / expected_cost(streams)[:, :, first : streams.cap] ** cost_exponent
+    index[:, _closed(streams)[:, first:]] = 0.0
     level = np.minimum.accumulate(index, axis=2)
-    n = np.arange(1, streams.cap)
+    n = np.arange(first, streams.cap)
     since = np.maximum.accumulate(np.where(index == level, n, 0), axis=2)
     position = np.broadcast_to(_tie_order(streams)[:, :, None], level.shape)
-    price = np.diff(tokens[:, :, 1:], axis=2)
+    price = np.diff(tokens[:, :, first:], axis=2)
     results = [(opening.copy(), opened.copy()) for _ in limits]
     columns = np.broadcast_to(np.arange(streams.questions)[:, None], level.shape[1:]).ravel()
     for r in range(streams.replicates):

@@ -40,24 +40,28 @@ def drive(steps: Generator[Step, Any, T], run: Callable[[Job], Sample]) -> T:
     Returns:
         What the plan returns.
     """
+    reply: Any = None
     try:
-        step = next(steps)
         while True:
-            step = steps.send(_run_together(step.jobs, run) if isinstance(step, Round) else _wait(step))
-    except StopIteration as stop:
-        return stop.value
+            try:
+                step = steps.send(reply)
+            except StopIteration as stop:
+                return stop.value
+            reply = _run_together(step.jobs, run) if isinstance(step, Round) else _wait(step)
     finally:
         steps.close()
 
 
 async def adrive(steps: Generator[Step, Any, T], run: Callable[[Job], Awaitable[Sample]]) -> T:
     """Run a plan from this task; see :func:`drive`."""
+    reply: Any = None
     try:
-        step = next(steps)
         while True:
-            step = steps.send(await _gather(step.jobs, run) if isinstance(step, Round) else await _await(step))
-    except StopIteration as stop:
-        return stop.value
+            try:
+                step = steps.send(reply)
+            except StopIteration as stop:
+                return stop.value
+            reply = await _gather(step.jobs, run) if isinstance(step, Round) else await _await(step)
     finally:
         steps.close()
 
@@ -72,18 +76,18 @@ def drive_known(
     """Run a known set's plan with ``num_threads`` samples at a time, handing back samples in the order of issue."""
     outstanding: deque[tuple[Job, Future[Sample]]] = deque()
     executor = ThreadPoolExecutor(max_workers=num_threads, thread_name_prefix="dynscale-batch")
+    sample: Any = None
     try:
-        jobs = next(steps)
         while True:
+            try:
+                jobs = steps.send(sample)
+            except StopIteration:
+                return
             for job in jobs:
                 outstanding.append((job, executor.submit(contextvars.copy_context().run, run, job)))
-            job, future = outstanding[0]
+            job, future = outstanding.popleft()
             sample = future.result()
-            outstanding.popleft()
             done(job, sample)
-            jobs = steps.send(sample)
-    except StopIteration:
-        pass
     finally:
         steps.close()
         executor.shutdown(wait=True, cancel_futures=True)

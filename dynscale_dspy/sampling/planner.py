@@ -101,10 +101,7 @@ class Plan:
 
         The answer with most votes wins; ties go to the one with more independent votes, then to the one sampled
         first. Among its samples the first independent one speaks. A call without votes falls back on its first
-        finished sample.
-
-        Raises:
-            BaseException: The first sample's error, unchanged, if every sample failed.
+        finished sample, and if every sample failed, on the first one, whose error is the call's.
         """
         samples = sorted(self.samples, key=lambda sample: sample.draw.index)
         votes = self.tally.votes
@@ -113,12 +110,7 @@ class Plan:
         if voters:
             best = max(voters, key=lambda s: (votes[s.key], independent.get(s.key, 0), -s.draw.index)).key
             return min((s for s in voters if s.key == best), key=lambda s: (s.draw.conditioned, s.draw.index))
-        for sample in samples:
-            if sample.error is None:
-                return sample
-        error = samples[0].error
-        assert error is not None
-        raise error
+        return next((sample for sample in samples if sample.error is None), samples[0])
 
     @property
     def cost(self) -> Cost:
@@ -171,11 +163,12 @@ def conduct(
         calls: A guess of the language-model calls a sample makes.
 
     Returns:
-        The winning sample, and whether this call drew it itself (False if it came from the same call in flight).
+        The winning sample, and whether this call drew it itself (False if it came from the same call in flight). If
+        every sample failed it is a failed one: its error is not raised here, since a generator cannot raise all of
+        them unchanged.
 
     Raises:
         BudgetExhausted: If there is no budget for a first sample and the pool is to raise.
-        BaseException: The first sample's error, unchanged, if all failed.
     """
     future: Future[Sample] | None = None
     while key is not None:

@@ -1,6 +1,6 @@
 """How scheduling scales: pulls a second and bytes an arm, from a thousand to a million open arms.
 
-    python examples/benchmarks/scale.py [--pulls 1000000] [--largest 1000000]
+    python examples/benchmarks/scale.py [--pulls 1000000] [--largest 1000000] [--quick] [--json OUT]
 
 Each arm has its own law over six answers. Every pull takes the arm whose next sample is worth most, draws an answer,
 counts it and puts the arm back; nothing is batched. No model is asked: this is the scheduler's own cost.
@@ -9,13 +9,17 @@ counts it and puts the arm back; nothing is batched. No model is asked: this is 
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import random
 import time
 import tracemalloc
 from array import array
+from pathlib import Path
 
 import numpy as np
+from rich.console import Console
+from rich.table import Table
 
 from dynscale_dspy.allocation.frontier import Frontier
 from dynscale_dspy.allocation.policies import make_policy
@@ -65,12 +69,14 @@ def main() -> None:
     parser.add_argument("--pulls", type=int, default=1_000_000)
     parser.add_argument("--largest", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--quick", action="store_true", help="up to 10,000 arms")
+    parser.add_argument("--json", metavar="OUT", help="write the rows here")
     arguments = parser.parse_args()
+    largest = 10_000 if arguments.quick else arguments.largest
     Simulation(1000, arguments.policy, arguments.seed).run(1000)  # tables are built once
-    print("     arms     pulls   pulls/s  us/pull x of first log n ratio bytes/arm")
-    baseline, size_of_last = None, math.nan
+    rows = []
     arms = 1000
-    while arms <= arguments.largest:
+    while arms <= largest:
         pulls = min(arguments.pulls, 8 * arms)
         simulation = Simulation(arms, arguments.policy, arguments.seed)
         done, seconds = 0, 0.0
@@ -79,14 +85,25 @@ def main() -> None:
             done += simulation.run(min(50_000, pulls - done))
             seconds += time.perf_counter() - started
         each = seconds / done
-        baseline = baseline or each
-        size = _bytes_per_arm(arms, arguments.policy, arguments.seed) if arms <= 100_000 else size_of_last
-        size_of_last = size
-        print(
-            f"{arms:9d} {done:9d} {done / seconds:9.0f} {1e6 * each:8.2f} {each / baseline:10.2f} "
-            f"{math.log(arms) / math.log(1000):11.2f} {size:9.0f}"
+        rows.append(
+            {
+                "arms": arms,
+                "pulls": done,
+                "pulls_per_second": round(done / seconds),
+                "microseconds_per_pull": round(1e6 * each, 2),
+                "times_first": round(1e6 * each / rows[0]["microseconds_per_pull"], 2) if rows else 1.0,
+                "log_n_ratio": round(math.log(arms) / math.log(1000), 2),
+                # Measuring memory slows a run a lot; past this size it no longer changes.
+                "bytes_per_arm": round(_bytes_per_arm(min(arms, 100_000), arguments.policy, arguments.seed)),
+            }
         )
         arms *= 10
+    table = Table(*rows[0])
+    for row in rows:
+        table.add_row(*(f"{value:,}" for value in row.values()))
+    Console().print(table)
+    if arguments.json:
+        Path(arguments.json).write_text(json.dumps(rows, indent=1))
 
 
 def _bytes_per_arm(arms: int, policy: str, seed: int) -> float:

@@ -14,7 +14,7 @@ from dynscale_dspy.testing import FakeServer, FakeStatistics
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "transport" in item.path.parts and item.get_closest_marker("timeout") is None:
-            item.add_marker(pytest.mark.timeout(60))
+            item.add_marker(pytest.mark.timeout(60, func_only=True))
 
 
 @pytest.fixture(scope="session")

@@ -135,6 +135,17 @@ def test_if_all_fail_the_first_error_comes_out_unchanged(failure: str, engine: s
         assert qa.pool.statistics().open_calls == 0
 
 
+def test_even_a_stop_iteration_comes_out_unchanged() -> None:
+    class Careless(dspy.Module):
+        def forward(self, question: str) -> dspy.Prediction:
+            return dspy.Prediction(answer=next(answer for answer in () if answer == question))
+
+    pool = BudgetPool(samples=3)
+    with pytest.raises(StopIteration):
+        DynScaling(Careless(), budget=pool)(question="?")
+    assert pool.statistics().reserved == Cost()
+
+
 def test_batch_reports_the_calls_that_failed_and_keeps_the_rest(server: Any) -> None:
     class Picky(dspy.Module):
         def __init__(self) -> None:
