@@ -8,7 +8,7 @@ from typing import Any
 import dspy
 
 from dynscale_dspy.allocation.ledger import Cost
-from dynscale_dspy.allocation.tally import Tally
+from dynscale_dspy.allocation.tally import AnswerKey, Tally
 from dynscale_dspy.sampling.planner import Plan
 from dynscale_dspy.sampling.sample import Sample
 
@@ -45,6 +45,7 @@ class SampleReport:
         shown: Indices of the samples it saw.
         prediction: What the program returned, None if it failed.
         answer: Its answer.
+        key: The canonical form of its answer, under which it votes; None if it casts no vote.
         problem: Why it casts no vote (``"failed"``, ``"truncated"``, ``"no answer"``); empty if it does.
         error: The exception, if it failed.
         cost: What it cost.
@@ -55,6 +56,7 @@ class SampleReport:
     shown: tuple[int, ...]
     prediction: Any
     answer: Any
+    key: AnswerKey | None
     problem: str
     error: BaseException | None
     cost: Cost
@@ -147,6 +149,7 @@ def _explanation(plan: Plan, winner: Sample) -> Explanation:
                 shown=sample.draw.shown,
                 prediction=sample.prediction,
                 answer=sample.answer,
+                key=sample.key,
                 problem=sample.problem,
                 error=sample.error,
                 cost=sample.cost,

@@ -25,7 +25,7 @@ class DemandCurve:
     Example:
         >>> from dynscale_dspy.allocation.policies import KnowledgeGradient
         >>> curve = DemandCurve.of(KnowledgeGradient())
-        >>> curve.demand(0.001) > curve.demand(0.01) > curve.demand(0.1) > 0
+        >>> curve.demand(0.001) > curve.demand(0.01) > curve.demand(0.1)
         True
     """
 

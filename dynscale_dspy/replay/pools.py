@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal, cast
@@ -139,16 +139,18 @@ class Pool:
             if not independent:
                 skipped.append(f"call {number} has no independent samples")
                 continue
+            # One answer, one name: as the first sample that gave it wrote it.
+            written: dict[Hashable, str] = {}
             names: dict[str, bool] = {}
             answers: list[str | None] = []
             for sample in independent:
-                if sample.problem:
+                if sample.key is None:
                     answers.append(None)
                     continue
-                key = str(sample.answer)
-                if key not in names:
-                    names[key] = bool(metric(example, sample.prediction))
-                answers.append(key)
+                name_of_answer = written.setdefault(sample.key, str(sample.answer))
+                if name_of_answer not in names:
+                    names[name_of_answer] = bool(metric(example, sample.prediction))
+                answers.append(name_of_answer)
             questions.append(
                 Question(
                     id=str(number),

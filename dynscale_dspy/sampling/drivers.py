@@ -177,7 +177,10 @@ def _wait(step: Wait) -> bool:
 
 
 async def _await(step: Wait) -> bool:
-    await asyncio.wait([asyncio.wrap_future(step.future)], timeout=LONGEST_WAIT)
+    waited_for = asyncio.wrap_future(step.future)
+    # The plan looks at the outcome; asyncio need not report an error there as forgotten.
+    waited_for.add_done_callback(lambda future: future.cancelled() or future.exception())
+    await asyncio.wait([waited_for], timeout=LONGEST_WAIT)
     return step.future.done()
 
 

@@ -110,7 +110,7 @@ class OptimisticKnowledgeGradient(Policy):
         return gain if self.kappa is None else gain * relevance(tally, pending, self.kappa)
 
     def opening_price(self, per_call: float) -> float:
-        """Half of the index of a lone vote, over the square of the allowance: its indices fall fast."""
+        """``0.15 / per_call``: about the index of a lone vote at an allowance of one."""
         return 0.15 / per_call
 
 
