@@ -41,8 +41,8 @@ class KnowledgeGradient(Policy):
     scattered answers from swallowing the budget. Samples in flight are taken to vote for the leader (the "constant
     liar" of Ginsbourger, Le Riche and Carraro, 2010), so that a busy scheduler spreads its bets.
 
-    On recorded samples of reasoning models (24 pools of the Best-of-Infinity release, arXiv 2509.21091) this rule
-    was within 0.1 to 0.7 points of a Lagrangian bound at up to four samples a query.
+    On recorded samples of reasoning models (22 pools of the Best-of-Infinity release, arXiv 2509.21091; 50 replays) it
+    reached uniform voting's accuracy at 32 samples a query with 11.4 on AIME, 10.9 on GPQA-Diamond and 6.1 on MATH-500.
 
     Args:
         first: Samples every call gets before its index counts.
