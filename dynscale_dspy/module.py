@@ -139,8 +139,9 @@ class DynScaling(dspy.Module):
         """Answer a known set of calls: the exact bandit, comparing all of them for every sample.
 
         The allocation depends on answers, the seed and ``num_threads``, never on timing: with DSPy's cache warm, a
-        second run draws the same samples and makes no request. Nothing that was answered is lost to a failure
-        elsewhere: a call whose samples all failed is None in the results.
+        second run draws the same samples and makes no request. (Under a cap on calls, a sample that needs more of them
+        than any before it may find them taken by others.) Nothing that was answered is lost to a failure elsewhere: a
+        call whose samples all failed is None in the results.
 
         Args:
             examples: ``dspy.Example`` objects with inputs set, or dicts of inputs.
@@ -167,7 +168,7 @@ class DynScaling(dspy.Module):
         calls = [_Call(self, (), kwargs) for kwargs in inputs]
         plans = [call.plan for call in calls]
         pool = self.pool
-        arms, limit = pool.open_known(len(calls), program=self, calls=calls[0].calls_guessed)
+        arms, limit, calls_left = pool.open_known(len(calls), program=self, calls=calls[0].calls_guessed)
         failures: list[BaseException] = []
         succeeded = False
 
@@ -186,7 +187,7 @@ class DynScaling(dspy.Module):
             with dspy.context(caller_modules=[*(dspy.settings.caller_modules or []), self]):
                 drive_known(
                     # Twice as many outstanding as run at once, so that one slow answer does not idle the rest.
-                    coordinate(plans, arms, pool.policy, limit=limit, window=2 * num_threads),
+                    coordinate(plans, arms, pool.policy, limit=limit, window=2 * num_threads, calls=calls_left),
                     lambda job: calls[job.call].run(job),
                     num_threads=num_threads,
                     done=done,

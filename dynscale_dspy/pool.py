@@ -227,8 +227,10 @@ class BudgetPool:
             arm._grant(self.policy.tally(), room - first, pending=first)
             return arm
 
-    def open_known(self, count: int, *, program: object | None = None, calls: int = 1) -> tuple[list[Arm], float]:
-        """Open the arms of a known set of calls and say how many samples they may draw together.
+    def open_known(
+        self, count: int, *, program: object | None = None, calls: int = 1
+    ) -> tuple[list[Arm], float, float]:
+        """Open the arms of a known set of calls; also returns the samples and the calls they may take together.
 
         Raises:
             BudgetExhausted: If there is not one sample for each; nothing is opened then.
@@ -238,7 +240,8 @@ class BudgetPool:
             limit = self._ledger.remaining("samples")
             if self._paced:
                 limit = min(limit, self._credit(arms[0], opening=count))
-            left = min(limit, self._ledger.remaining("calls") // arms[0].calls_each)
+            calls_left = self._ledger.remaining("calls")
+            left = limit if calls_left == math.inf else min(limit, calls_left // arms[0].calls_each)
             if left < count:
                 raise BudgetExhausted(
                     f"{left:g} samples are left, which cannot give each of the {count} calls one: raise the budget "
@@ -251,7 +254,7 @@ class BudgetPool:
                     for allowance in self._allowances.values():
                         allowance.open()
             self._open_calls += count
-            return arms, limit
+            return arms, limit, calls_left
 
     def flight(self, key: Hashable) -> tuple[Future[Any], bool]:
         """The outcome of a call in flight, and whether the asker is to bring it about.
@@ -381,15 +384,15 @@ class Arm:
         with self.pool._lock:
             return self._grant(tally, room, pending=0)
 
-    def pull(self) -> bool:
-        """Known set: reserve one more sample regardless of price; False if the caps do not allow it now."""
-        with self.pool._lock:
-            return self._measured() and bool(self._reserve(1))
+    @property
+    def measured(self) -> bool:
+        """Whether a sample of this program has finished, so that it is known how many calls one makes."""
+        return self._program in self.pool._calls_each
 
-    def affordable(self) -> float:
-        """How many more samples the cap on calls allows; infinite without one."""
+    def pull(self, calls: int) -> bool:
+        """Known set: reserve one more sample of so many calls, whatever the price; False if the caps forbid it now."""
         with self.pool._lock:
-            return self.pool._ledger.remaining("calls") // self.calls_each
+            return bool(self._reserve(1, calls=calls))
 
     def close(self) -> None:
         """The call is over: samples that were reserved and not started are free again, and will not start.
@@ -429,7 +432,11 @@ class Arm:
         """Reserve what is worth the price; inside the pool's lock. Returns how many."""
         pool = self.pool
         price = pool._price_for(self)
-        room = min(room, pool._credit(self)) if self._measured() else 0
+        if pool._ledger.limits["calls"] is not None and self._program is not None and not self.measured:
+            # Until one has finished only first samples are let in: many more at once could each spend the calls that
+            # another needs to finish, and none would.
+            return 0
+        room = min(room, pool._credit(self))
         granted = 0
         while granted < room:
             ahead = pending + granted
@@ -441,26 +448,18 @@ class Arm:
             price.granted(granted, per_call=pool._per_call_of(self))
         return granted
 
-    def _measured(self) -> bool:
-        """Whether it is known how many calls a sample makes, where calls are capped.
-
-        Until then only first samples are let in: many more at once could each spend the calls that another needs to
-        finish, and none would.
-        """
-        capped = self.pool._ledger.limits["calls"] is not None
-        return not capped or self._program is None or self._program in self.pool._calls_each
-
-    def _reserve(self, count: int) -> int:
+    def _reserve(self, count: int, calls: int | None = None) -> int:
         """Up to ``count`` more tickets; inside the pool's lock. Returns how many."""
         ledger = self.pool._ledger
         reserved = 0
         while reserved < count:
             # As many calls as a sample is known to make, so that one that is let in can finish; a guess may be too
             # high, and is no reason to refuse.
-            calls = self.calls_each
-            if self._program not in self.pool._calls_each:
-                calls = max(1, int(min(calls, ledger.remaining("calls"))))
-            reservation = ledger.reserve(Cost(samples=1, calls=calls))
+            if calls is not None or self.measured:
+                aside = calls or self.calls_each
+            else:
+                aside = max(1, int(min(self.calls_each, ledger.remaining("calls"))))
+            reservation = ledger.reserve(Cost(samples=1, calls=aside))
             if reservation is None:
                 break
             ticket = Ticket(self, reservation)

@@ -220,7 +220,7 @@ def _play(pool: BudgetPool, plan: Plan, arm: Arm | None) -> Generator[Step, Any,
 
 
 def coordinate(
-    plans: Sequence[Plan], arms: Sequence[Arm], policy: Policy, *, limit: float, window: int
+    plans: Sequence[Plan], arms: Sequence[Arm], policy: Policy, *, limit: float, window: int, calls: float = math.inf
 ) -> Generator[list[Job], Sample, None]:
     """A known set of calls: every call's first samples, then always the largest index, until the budget ends.
 
@@ -237,20 +237,24 @@ def coordinate(
         policy: Gives the indices.
         limit: Samples the set may draw in all; may be infinite.
         window: Most samples outstanding.
+        calls: Language-model calls the set may make in all; may be infinite.
     """
     first = deque(call for round_ in range(max(arm.waiting for arm in arms)) for call in range(len(arms)))
     ranking = _Ranking(plans, policy)
     outstanding: deque[Job] = deque()
     issued = 0
+    # What a sample takes is learned from samples handed back, not from those that happen to have finished.
+    each, measured = arms[0].calls_each, arms[0].measured or calls == math.inf
     while True:
         jobs = []
-        while len(outstanding) < _narrowed(window, min(limit - issued, arms[0].affordable())):
-            if issued >= limit:
+        while True:
+            affordable = calls if calls == math.inf else calls // each - len(outstanding)
+            if issued >= limit or len(outstanding) >= _narrowed(window, min(limit - issued, affordable)):
                 break
             call = _next_first(first, plans, arms)
             if call is None:
-                call = ranking.best(issued)
-                if call is None or not (arms[call].waiting or arms[call].pull()):
+                call = ranking.best(issued) if measured and affordable >= 1 else None
+                if call is None or not (arms[call].waiting or arms[call].pull(each)):
                     break
             job = Job(plans[call].draw(), arms[call].take(), call)
             jobs.append(job)
@@ -261,6 +265,10 @@ def coordinate(
             return
         sample = yield jobs
         job = outstanding.popleft()
+        calls -= sample.cost.calls
+        if not isinstance(sample.error, BudgetExhausted):  # one that was cut off does not say what it needed
+            each = max(sample.cost.calls, each if measured else 1)
+            measured = True
         plans[job.call].tell(sample)
         ranking.changed(job.call)
 

@@ -235,7 +235,7 @@ async def test_a_synchronous_call_inside_a_loop_does_not_wait_for_a_task_of_that
 
 def test_a_known_set_runs_as_many_samples_at_once_as_asked():
     pool = BudgetPool(samples=40)
-    arms, limit = pool.open_known(8)
+    arms, limit, _ = pool.open_known(8)
     plans = [plan(i) for i in range(8)]
     running, most, lock = 0, 0, threading.Lock()
     together = threading.Barrier(4)

@@ -219,8 +219,8 @@ def test_an_interrupted_call_gives_back_what_it_did_not_start():
 def run_known(pool, streams, window, *, shuffle=None, fail=lambda call, index: False):
     """Drive a known set. With ``shuffle``, outstanding samples finish in a random order before they are handed back."""
     plans = [make_plan(i) for i in range(len(streams))]
-    arms, limit = pool.open_known(len(streams))
-    steps = coordinate(plans, arms, pool.policy, limit=limit, window=window)
+    arms, limit, calls = pool.open_known(len(streams))
+    steps = coordinate(plans, arms, pool.policy, limit=limit, window=window, calls=calls)
     outstanding: deque = deque()
     trail = []
     try:
@@ -294,7 +294,7 @@ def test_a_private_pool_gives_a_known_set_its_average():
 def test_no_call_passes_its_own_maximum():
     plans = [make_plan(i, max_samples=3) for i in range(3)]
     pool = BudgetPool(samples=100)
-    arms, limit = pool.open_known(3)
+    arms, limit, _ = pool.open_known(3)
     steps = coordinate(plans, arms, pool.policy, limit=limit, window=4)
     outstanding = deque(next(steps))
     with pytest.raises(StopIteration):
@@ -326,3 +326,40 @@ def test_every_policy_works_online_and_on_a_known_set():
         for call, stream in enumerate(streams):
             play(online, make_plan(call), stream.__getitem__)
         assert online.statistics().closed_calls == 6
+
+
+@given(st.integers(0, 2**16))
+def test_under_a_cap_on_calls_a_known_set_does_not_depend_on_when_samples_finish(seed):
+    streams = [[random.Random(call).choice("ABC") for _ in range(64)] for call in range(5)]
+
+    def trail(order: random.Random):
+        pool = BudgetPool(calls=90)
+        plans = [make_plan(i) for i in range(5)]
+        program = make_plan  # anything that can be referred to weakly
+        arms, limit, calls = pool.open_known(5, program=program, calls=1)
+        steps = coordinate(plans, arms, pool.policy, limit=limit, window=12, calls=calls)
+        outstanding, finished, seen = deque(next(steps)), {}, []
+        while outstanding:
+            # Any number of those outstanding finish, the oldest among them, with one to three calls.
+            waiting = [job for job in outstanding if (job.call, job.draw.index) not in finished]
+            if waiting and waiting[0] is outstanding[0]:
+                finishing = [waiting[0], *order.sample(waiting[1:], order.randint(0, len(waiting) - 1))]
+            else:
+                finishing = []
+            for job in finishing:
+                assert job.ticket.start()
+                assert all(job.ticket.call() for _ in range(1 + (job.call + job.draw.index) % 3))
+                cost = job.ticket.settle(tokens=0, dollars=0.0)
+                key = streams[job.call][job.draw.index]
+                sample = Sample(job.draw, prediction=key, answer=key, key=key, cost=cost)
+                finished[job.call, job.draw.index] = sample
+            job = outstanding.popleft()
+            seen.append((job.call, job.draw.index))
+            try:
+                outstanding.extend(steps.send(finished[job.call, job.draw.index]))
+            except StopIteration:
+                break
+        assert pool.statistics().spent.calls <= 90
+        return seen
+
+    assert trail(random.Random(seed)) == trail(random.Random(seed + 1))
