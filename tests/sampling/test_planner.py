@@ -354,11 +354,12 @@ def test_under_a_cap_on_calls_a_known_set_does_not_depend_on_when_samples_finish
                 sample = Sample(job.draw, prediction=key, answer=key, key=key, cost=cost)
                 finished[job.call, job.draw.index] = sample
             job = outstanding.popleft()
-            seen.append((job.call, job.draw.index))
             try:
-                outstanding.extend(steps.send(finished[job.call, job.draw.index]))
+                jobs = steps.send(finished[job.call, job.draw.index])
             except StopIteration:
                 break
+            outstanding.extend(jobs)
+            seen.append([(job.call, job.draw.index) for job in jobs])  # what is decided on each completion
         assert pool.statistics().spent.calls <= 90
         return seen
 
