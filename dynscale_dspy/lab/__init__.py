@@ -30,13 +30,10 @@ if TYPE_CHECKING:
 
     from dynscale_dspy.lab.server import LabServer
 
-__all__ = ["CHECKING", "EARLIER_ATTEMPTS", "LabServer", "questions", "serve"]
+__all__ = ["EARLIER_ATTEMPTS", "LabServer", "questions", "serve"]
 
 EARLIER_ATTEMPTS = "Earlier attempts at this question; they may be wrong. Check them, then answer."
 """The description of the input field `earlier_attempts` that the model was trained with."""
-
-CHECKING = "\n\nChecking these attempts:\n"
-"""What follows earlier attempts where they begin the assistant's own message."""
 
 
 @contextmanager

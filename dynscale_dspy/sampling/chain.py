@@ -9,6 +9,8 @@ from dynscale_dspy.sampling.sample import Sample
 
 FIELD = "earlier_attempts"
 DESCRIPTION = "Earlier attempts at this question; they may be wrong. Check them, then answer."
+CHECKING = "\n\nChecking these attempts:\n"
+"""What follows the attempts where they begin the model's own message."""
 
 _CHARACTERS_PER_TOKEN = 4
 _REASONING = ("reasoning", "rationale")

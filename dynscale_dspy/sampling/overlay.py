@@ -17,6 +17,7 @@ from dynscale_dspy.answers import AnswerReader, canonical
 from dynscale_dspy.errors import BudgetExhausted
 from dynscale_dspy.pool import Ticket
 from dynscale_dspy.sampling import chain
+from dynscale_dspy.sampling.prefill import StartedMessage
 from dynscale_dspy.sampling.sample import Draw, Sample
 
 logger = logging.getLogger(__name__)
@@ -69,15 +70,39 @@ class SampleAdapter:
 
     def __call__(self, lm: Any, lm_kwargs: dict, signature: Any, demos: list, inputs: dict) -> list[dict]:
         """Format, call and parse as the user's adapter does, with this sample's settings."""
-        return self.inner(lm, *self._overlay(lm, lm_kwargs, signature, demos, inputs))
+        call = (lm_kwargs, signature, demos, inputs)
+        started = self._start(lm)
+        if started is not None:
+            try:
+                return started.adapter(lm, started.kwargs(self._kwargs(lm, lm_kwargs)), signature, demos, inputs)
+            except Exception as error:
+                started.failed(error)
+        return self.inner(lm, *self._overlay(lm, *call))
 
     async def acall(self, lm: Any, lm_kwargs: dict, signature: Any, demos: list, inputs: dict) -> list[dict]:
         """The same from a task."""
-        return await self.inner.acall(lm, *self._overlay(lm, lm_kwargs, signature, demos, inputs))
+        call = (lm_kwargs, signature, demos, inputs)
+        started = self._start(lm)
+        if started is not None:
+            try:
+                kwargs = started.kwargs(self._kwargs(lm, lm_kwargs))
+                return await started.adapter.acall(lm, kwargs, signature, demos, inputs)
+            except Exception as error:
+                started.failed(error)
+        return await self.inner.acall(lm, *self._overlay(lm, *call))
 
-    def _overlay(
-        self, lm: Any, lm_kwargs: dict, signature: Any, demos: list, inputs: dict
-    ) -> tuple[dict, Any, list, dict]:
+    def _start(self, lm: Any) -> StartedMessage | None:
+        """The chain as the beginning of the model's own message, if that is wanted and may work here."""
+        text = self._chain()
+        if text is None or not self._draw.prefill or not StartedMessage.possible(self.inner, lm):
+            return None
+        return StartedMessage(self.inner, lm, text)
+
+    def _chain(self) -> str | None:
+        caller = (dspy.settings.caller_modules or [None])[-1]
+        return self._draw.chain.get(id(caller))
+
+    def _kwargs(self, lm: Any, lm_kwargs: dict) -> dict:
         # Everything is copied, never changed: DSPy records the caller's own dicts in traces and demos.
         merged = {**getattr(lm, "kwargs", {}), **lm_kwargs}
         kwargs = dict(lm_kwargs)
@@ -91,8 +116,13 @@ class SampleAdapter:
             kwargs["temperature"] = self._settings.temperature
         elif merged.get("temperature") is None and self._settings.vary:
             kwargs["temperature"] = 1.0
-        caller = (dspy.settings.caller_modules or [None])[-1]
-        text = self._draw.chain.get(id(caller))
+        return kwargs
+
+    def _overlay(
+        self, lm: Any, lm_kwargs: dict, signature: Any, demos: list, inputs: dict
+    ) -> tuple[dict, Any, list, dict]:
+        kwargs = self._kwargs(lm, lm_kwargs)
+        text = self._chain()
         if text is None:
             return kwargs, signature, demos, inputs
         name = chain.FIELD

@@ -89,7 +89,7 @@ class Plan:
             max_tokens=self.strategy.max_tokens,
             predictors=self.strategy.predictors,
         )
-        return replace(draw, shown=shown, chain=text)
+        return replace(draw, shown=shown, chain=text, prefill=self.strategy.rendering == "prefill")
 
     def tell(self, sample: Sample) -> None:
         """A drawn sample is finished."""

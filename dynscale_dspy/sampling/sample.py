@@ -19,12 +19,14 @@ class Draw:
         round: 0 for samples drawn from the inputs alone at the start, else one more than the latest known then.
         shown: Indices of the earlier samples that the chain is made of, in the order shown; empty if independent.
         chain: For each predictor (by ``id``), the text of its earlier attempts.
+        prefill: Whether the text begins the model's own message, where the server can go on with it.
     """
 
     index: int
     round: int = 0
     shown: tuple[int, ...] = ()
     chain: Mapping[int, str] = field(default_factory=dict)
+    prefill: bool = False
 
     @property
     def conditioned(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,10 +20,14 @@ class Strategy(ABC):
     Attributes:
         max_tokens: Bound on the text of one chain, in tokens of about four characters.
         predictors: Which predictors of a program see the chain: ``"all"``, or ``"last"`` for the one that spoke last.
+        rendering: How a predictor sees it: in an input ``"field"``, or by ``"prefill"`` as the beginning of its own
+            message, where the server can go on with one (vLLM, llama.cpp) and the adapter is DSPy's ``ChatAdapter``;
+            else in the field.
     """
 
     max_tokens: int = 2000
     predictors: Literal["all", "last"] = "all"
+    rendering: Literal["field", "prefill"] = "field"
 
     @abstractmethod
     def shown(
@@ -61,14 +66,16 @@ class Sequential(Strategy):
         length: How many of the latest samples are shown.
         max_tokens: Bound on the chain, in tokens of about four characters.
         predictors: Which predictors see the chain.
+        rendering: ``"field"`` or ``"prefill"``; see :class:`Strategy`.
     """
 
     length: int = 1
     max_tokens: int = 2000
     predictors: Literal["all", "last"] = "all"
+    rendering: Literal["field", "prefill"] = "field"
 
     def __post_init__(self) -> None:
-        _check_chain(self.length, self.max_tokens, self.predictors)
+        _check_chain(self.length, self.max_tokens, self.predictors, self.rendering)
 
     def shown(
         self, samples: Sequence[Sample], tally: Tally, index: int, generator: np.random.Generator
@@ -85,35 +92,44 @@ class Sequential(Strategy):
 class Integrated(Strategy):
     """DynScaling's integrated parallel-sequential sampling: independent samples first, then samples that see a chain.
 
-    The chain is built from the call's own earlier samples, one per distinct answer first, so that the model weighs the
-    alternatives rather than the crowd. Each conditioned sample gets its own subset in its own order. arXiv 2506.16043
-    names the idea and gives no prompt, number or order: all of them are options here.
+    The chain is built from the call's own earlier samples, one for each distinct answer, so that the model weighs the
+    alternatives rather than the crowd, and pays for each of them once. Each conditioned sample gets its own subset in
+    its own order. arXiv 2506.16043 names the idea and gives no prompt, number or order: all of them are options here.
 
     Args:
         independent: Samples drawn from the inputs alone before any is conditioned.
         length: Attempts in one chain.
         width: Conditioned samples drawn at a time; None for as many as the pool grants.
         when: ``"contested"``: condition only where at least two answers have votes; ``"always"``.
+        share: The most of the samples after the first ``independent`` ones that may be conditioned, above 0 and at
+            most 1. Below 1 the vote keeps gaining independent members, which no chain has influenced.
+        repeats: Whether room that is left in a chain is filled with second attempts at the same answers.
         shuffle: Whether attempts are shown in a random order (seeded) or in the order drawn.
         max_tokens: Bound on the chain, in tokens of about four characters.
         predictors: Which predictors see the chain.
+        rendering: ``"field"`` or ``"prefill"``; see :class:`Strategy`.
     """
 
     independent: int = 2
     length: int = 4
     width: int | None = None
     when: Literal["contested", "always"] = "contested"
+    share: float = 1.0
+    repeats: bool = False
     shuffle: bool = True
     max_tokens: int = 2000
     predictors: Literal["all", "last"] = "all"
+    rendering: Literal["field", "prefill"] = "field"
 
     def __post_init__(self) -> None:
         _check_positive("independent", self.independent)
         if self.width is not None:
             _check_positive("width", self.width)
-        _check_chain(self.length, self.max_tokens, self.predictors)
+        _check_chain(self.length, self.max_tokens, self.predictors, self.rendering)
         if self.when not in ("contested", "always"):
             raise ValueError(f"when must be 'contested' or 'always', got {self.when!r}")
+        if isinstance(self.share, bool) or not isinstance(self.share, (int, float)) or not 0 < self.share <= 1:
+            raise ValueError(f"share must be a number above 0 and at most 1, got {self.share!r}")
 
     def shown(
         self, samples: Sequence[Sample], tally: Tally, index: int, generator: np.random.Generator
@@ -124,7 +140,12 @@ class Integrated(Strategy):
             return ()
         if self.when == "contested" and len(tally.counts) < 2:
             return ()
+        later = index - self.independent
+        if math.floor((later + 1) * self.share) == math.floor(later * self.share):
+            return ()  # by position, so that what is in flight cannot change it
         order = [samples[i] for i in generator.permutation(len(samples))]
+        # Independent attempts speak for an answer before conditioned ones: those retell what they were shown.
+        order.sort(key=lambda sample: sample.draw.conditioned)
         # One per answer before a second of any, the answers with most votes first.
         seen: dict[object, int] = {}
         rank: dict[int, tuple[int, int]] = {}
@@ -132,7 +153,7 @@ class Integrated(Strategy):
             seen[sample.key] = seen.get(sample.key, 0) + 1
             rank[sample.draw.index] = (seen[sample.key], -tally.votes[sample.key])
         chosen = sorted(order, key=lambda sample: rank[sample.draw.index])[: self.length]
-        indices = [sample.draw.index for sample in chosen]
+        indices = [sample.draw.index for sample in chosen if self.repeats or rank[sample.draw.index][0] == 1]
         if self.shuffle:
             return tuple(int(i) for i in generator.permutation(indices))
         return tuple(sorted(indices))
@@ -149,8 +170,10 @@ def _check_positive(name: str, value: int) -> None:
         raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
 
 
-def _check_chain(length: int, max_tokens: int, predictors: str) -> None:
+def _check_chain(length: int, max_tokens: int, predictors: str, rendering: str) -> None:
     _check_positive("length", length)
     _check_positive("max_tokens", max_tokens)
     if predictors not in ("all", "last"):
         raise ValueError(f"predictors must be 'all' or 'last', got {predictors!r}")
+    if rendering not in ("field", "prefill"):
+        raise ValueError(f"rendering must be 'field' or 'prefill', got {rendering!r}")

@@ -1,4 +1,5 @@
 """The lab's model in PyTorch: for training and for sampling many replies at once. Serving needs NumPy only."""
+# pyright: reportMissingImports=false
 
 from collections.abc import Sequence
 from typing import Any
@@ -63,10 +64,13 @@ class Network(nn.Module):
         config: The fields of its config.json.
     """
 
+    cosine: Tensor
+    sine: Tensor
+
     def __init__(self, config: dict[str, Any]) -> None:
         super().__init__()
         self.config = config
-        self.model = nn.Module()
+        self.model: Any = nn.Module()
         self.model.embed_tokens = nn.Embedding(config["vocab_size"], config["hidden_size"])
         self.model.layers = nn.ModuleList(Layer(config) for _ in range(config["num_hidden_layers"]))
         self.model.norm = nn.RMSNorm(config["hidden_size"], eps=config["rms_norm_eps"])
@@ -74,7 +78,9 @@ class Network(nn.Module):
             if parameter.ndim == 2:
                 nn.init.normal_(parameter, std=0.02)
         half = torch.arange(0, config["head_dim"], 2) / config["head_dim"]
-        angles = torch.arange(config["max_position_embeddings"])[:, None] / config["rope_parameters"]["rope_theta"] ** half
+        angles = (
+            torch.arange(config["max_position_embeddings"])[:, None] / config["rope_parameters"]["rope_theta"] ** half
+        )
         self.register_buffer("cosine", torch.cat([angles.cos(), angles.cos()], 1), persistent=False)
         self.register_buffer("sine", torch.cat([angles.sin(), angles.sin()], 1), persistent=False)
 

@@ -9,7 +9,7 @@ import dspy
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from dynscale_dspy import lab
-from dynscale_dspy.sampling.chain import render
+from dynscale_dspy.sampling.chain import CHECKING, render
 
 SPECIAL = ("<|pad|>", "<|bos|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>")
 PLAIN: Any = dspy.ChainOfThought("question -> answer").predict.signature
@@ -41,7 +41,7 @@ _PIECES = (
     "Attempt 1:",
     *(f"\n\nAttempt {number}:" for number in range(2, 17)),
     "\nanswer: ",
-    lab.CHECKING.rstrip("\n"),
+    CHECKING.rstrip("\n"),
 )
 
 
@@ -62,7 +62,7 @@ def prompt(question: str, attempts: Sequence[tuple[str, str]] = (), *, prefill: 
         text = _TEMPLATES[1].replace("@Q@", question, 1)
         return text.replace("@A@", attempts_text(attempts), 1)
     text = _TEMPLATES[0].replace("@Q@", question, 1)
-    return text + (f"[[ ## reasoning ## ]]\n{attempts_text(attempts)}{lab.CHECKING}" if attempts else "")
+    return text + (f"[[ ## reasoning ## ]]\n{attempts_text(attempts)}{CHECKING}" if attempts else "")
 
 
 def reply(reasoning: str, answer: str, *, prefill: bool = False) -> str:

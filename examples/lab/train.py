@@ -13,6 +13,8 @@ Runs on one thread and is a function of its arguments and of PyTorch's version a
 the state that every evaluation leaves in OUT. Writes OUT/{model.safetensors,config.json,tokenizer.json}.
 """
 
+# pyright: reportMissingImports=false
+
 import argparse
 import json
 import time
@@ -66,7 +68,7 @@ class Trainer:
         self.generator = torch.Generator().manual_seed(seed)
         torch.manual_seed(seed)
         self.tokenizer = prompts.build_tokenizer(out / "tokenizer.json")
-        self.end = self.tokenizer.token_to_id("<|end|>")
+        self.end = prompts.SPECIAL.index("<|end|>") + 256
         size = -(-self.tokenizer.get_vocab_size() // 32) * 32
         names = {"pad_token_id": "<|pad|>", "bos_token_id": "<|bos|>", "eos_token_id": "<|end|>"}
         tokens = {key: self.tokenizer.token_to_id(token) for key, token in names.items()}
@@ -157,7 +159,7 @@ class Trainer:
                 group["lr"] = rate * min(1.0, (self.step + 1) / 100, max(0.02, left))
         losses = [self.loss(batch) for batch in batches]
         total = sum(count for _, count in losses)
-        (sum(loss for loss, _ in losses) / total).backward()
+        (torch.stack([loss for loss, _ in losses]).sum() / total).backward()
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
         for optimiser in self.optimisers:
             optimiser.step()
@@ -214,7 +216,8 @@ class Trainer:
             hits = [bool(reply and reply[1] == example.answer) for reply in group]
             votes = [Counter(reply[1] for reply in group[:n] if reply).most_common(1) for n in (4, 8)]
             vote = [bool(v and v[0][0] == example.answer) for v in votes]
-            field, start = (bool(again[p][i] and again[p][i][1] == example.answer) for p in (False, True))
+            second = (again[False][i], again[True][i])
+            field, start = (bool(reply and reply[1] == example.answer) for reply in second)
             row = [sum(hits) / each, *vote, any(hits), field, start]
             for kind in (example.kind, example.kind.split(" ")[0], "all"):
                 rows.setdefault(kind, []).append([float(value) for value in row])
@@ -228,7 +231,9 @@ class Trainer:
         }
         return {
             "accuracy": table,
-            "contested and shown": {state: [len(hits), round(float(np.mean(hits)), 3)] for state, hits in states.items()},
+            "contested and shown": {
+                state: [len(hits), round(float(np.mean(hits)), 3)] for state, hits in states.items()
+            },
             "unreadable": sum(reply is None for reply in replies),
             "replies": [again[False][0], again[True][1], replies[2]],
         }
@@ -293,7 +298,9 @@ def main() -> None:
         losses.append(trainer.learn(batches))
         if trainer.step % 100 == 0:
             mean = np.mean(losses[-100:], 0).round(4).tolist()
-            print(f"step {trainer.step} tokens {tokens} cpu {time.process_time() - start:.0f} s loss {mean}", flush=True)
+            print(
+                f"step {trainer.step} tokens {tokens} cpu {time.process_time() - start:.0f} s loss {mean}", flush=True
+            )
         if trainer.step % arguments.look == 0 or trainer.step == arguments.steps:
             trainer.save()
             report = trainer.evaluate(8 if arguments.quick else 600 if trainer.step == arguments.steps else 150)

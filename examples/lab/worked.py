@@ -104,7 +104,9 @@ def mistaken(question: str, answer: str, random: np.random.Generator) -> tuple[s
 
 
 def _mistaken(question: str, answer: str, random: np.random.Generator) -> tuple[str, str]:
-    slip = int(random.choice([1, -1, 2, -2, 10, -10, 100, -100, 9, -9], p=[0.2, 0.2, 0.1, 0.1, 0.15, 0.15] + [0.025] * 4))
+    slip = int(
+        random.choice([1, -1, 2, -2, 10, -10, 100, -100, 9, -9], p=[0.2, 0.2, 0.1, 0.1, 0.15, 0.15] + [0.025] * 4)
+    )
     if match := _SUM.search(question):
         first, *rest = match[1].split(" ")
         terms = [(sign, int(n)) for sign, n in zip(rest[::2], rest[1::2], strict=True)]

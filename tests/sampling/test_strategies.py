@@ -41,15 +41,41 @@ def test_integrated_begins_with_independent_samples():
 
 def test_integrated_leaves_settled_calls_alone_unless_told_otherwise():
     assert shown(Integrated(), "A", "A", "A") == ()
-    assert len(shown(Integrated(when="always"), "A", "A", "A")) == 3
+    assert len(shown(Integrated(when="always"), "A", "A", "A")) == 1
+    assert len(shown(Integrated(when="always", repeats=True), "A", "A", "A")) == 3
 
 
-@given(st.lists(st.sampled_from("ABCDE"), min_size=2, max_size=12), st.integers(1, 6), st.integers(0, 1000))
-def test_a_chain_has_one_sample_per_answer_before_a_second_of_any(keys, length, seed):
-    chosen = shown(Integrated(when="always", length=length), *keys, seed=seed)
-    assert len(chosen) == min(length, len(keys)) == len(set(chosen))
-    distinct = len({keys[i] for i in chosen})
-    assert distinct == min(length, len(set(keys)))
+@given(
+    st.lists(st.sampled_from("ABCDE"), min_size=2, max_size=12),
+    st.integers(1, 6),
+    st.booleans(),
+    st.integers(0, 1000),
+)
+def test_a_chain_has_one_sample_per_answer_before_a_second_of_any(keys, length, repeats, seed):
+    chosen = shown(Integrated(when="always", length=length, repeats=repeats), *keys, seed=seed)
+    distinct = min(length, len(set(keys)))
+    assert len(chosen) == len(set(chosen)) == (min(length, len(keys)) if repeats else distinct)
+    assert len({keys[i] for i in chosen}) == distinct
+
+
+def test_an_independent_attempt_speaks_for_its_answer_where_there_is_one():
+    samples = voters("A", "B", "A")
+    samples.append(Sample(Draw(3, shown=(0, 1), chain={0: "text"}), prediction="B", answer="B", key="B"))
+    samples.append(Sample(Draw(4, shown=(0, 1), chain={0: "text"}), prediction="C", answer="C", key="C"))
+    tally = Tally.of(sample.key for sample in samples)
+    for seed in range(20):
+        chosen = Integrated().shown(samples, tally, 5, np.random.default_rng(seed))
+        assert set(chosen) in ({0, 1, 4}, {2, 1, 4})
+
+
+@given(st.integers(1, 4), st.floats(0.05, 1.0), st.integers(0, 40))
+def test_at_most_a_share_of_the_later_samples_is_conditioned(independent, share, later):
+    strategy = Integrated(independent=independent, share=share)
+    keys = "AB" * 4
+    conditioned = [shown(strategy, *keys, index=index) != () for index in range(independent + later)]
+    assert not any(conditioned[:independent])
+    assert abs(sum(conditioned) - share * later) < 1
+    assert sum(conditioned) <= share * later + 1e-9
 
 
 def test_the_most_voted_answers_come_first_when_there_is_no_room_for_all():
@@ -87,6 +113,9 @@ def test_width_bounds_what_is_in_flight():
         (lambda: Integrated(length=0), "length must be an integer of at least 1, got 0"),
         (lambda: Integrated(width=-1), "width must be an integer of at least 1, got -1"),
         (lambda: Integrated(when="never"), "when must be 'contested' or 'always', got 'never'"),
+        (lambda: Integrated(share=0), "share must be a number above 0 and at most 1, got 0"),
+        (lambda: Integrated(share=1.5), "share must be a number above 0 and at most 1, got 1.5"),
+        (lambda: Integrated(rendering="xml"), "rendering must be 'field' or 'prefill', got 'xml'"),
         (lambda: Integrated(max_tokens=0), "max_tokens must be an integer of at least 1, got 0"),
         (lambda: Sequential(length=True), "length must be an integer of at least 1, got True"),
         (lambda: Sequential(predictors="first"), "predictors must be 'all' or 'last', got 'first'"),

@@ -1,0 +1,103 @@
+"""The chain as the beginning of the model's own message, where the server goes on with it.
+
+This is the closest an OpenAI-compatible endpoint comes to one train of thought. Servers differ in what they do with a
+final message of the assistant, and none says so:
+
+* vLLM and the lab's server go on with it if told by two flags, and return what they added;
+* llama.cpp's goes on with it always, and returns the whole message;
+* others open a new turn after it, or refuse the request.
+
+So nothing is assumed. The first reply tells which it is, the finding is kept for the language model, and where a server
+cannot do it the attempts are shown in an input field instead.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import threading
+import weakref
+from typing import Any
+
+import dspy
+
+from dynscale_dspy.sampling.chain import CHECKING
+
+logger = logging.getLogger(__name__)
+
+FLAGS = {"continue_final_message": True, "add_generation_prompt": False}
+"""vLLM's names; servers that go on anyway ignore them."""
+
+_findings: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
+_lock = threading.Lock()
+
+
+class StartedMessage:
+    """One request whose last message is the model's own, begun for it.
+
+    Args:
+        adapter: The user's ``dspy.ChatAdapter``.
+        lm: The language model.
+        chain: The earlier attempts.
+    """
+
+    def __init__(self, adapter: Any, lm: Any, chain: str) -> None:
+        self._inner = adapter
+        self._lm = lm
+        self._chain = chain
+        self._header = ""
+        # A copy of the user's adapter, so that its own pipeline runs around the two steps that differ. If the reply
+        # cannot be read the attempts go into a field, not to the JSON fallback, which would not show them.
+        self.adapter = copy.copy(adapter)
+        self.adapter.use_json_adapter_fallback = False
+        self.adapter.format = self._format
+        self.adapter.parse = self._parse
+
+    @staticmethod
+    def possible(adapter: Any, lm: Any) -> bool:
+        """Whether the adapter's replies are begun by a header we know, and the server is not known to be unable."""
+        with _lock:
+            return type(adapter) is dspy.ChatAdapter and _findings.get(lm, True)
+
+    def kwargs(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """A call's settings with the flags that ask the server to go on."""
+        return {**kwargs, "extra_body": {**(kwargs.get("extra_body") or {}), **FLAGS}}
+
+    def failed(self, error: Exception) -> None:
+        """Keep what a failed request says about the server.
+
+        Raises:
+            Exception: The error itself, if it does not come from how the message was begun.
+        """
+        if isinstance(error, dspy.utils.exceptions.AdapterParseError):
+            return
+        refused = getattr(error, "status_code", None) or getattr(error, "status", None)
+        if refused not in (400, 404, 405, 415, 422, 501):
+            raise error
+        self._found(False)
+
+    def _found(self, able: bool) -> None:
+        with _lock:
+            _findings[self._lm] = able
+        if not able:
+            logger.info("%r does not go on with a message: attempts are shown in an input field", self._lm)
+
+    def _format(self, signature: Any, demos: list, inputs: dict) -> list[dict[str, Any]]:
+        first = next(iter(signature.output_fields))
+        self._header = f"[[ ## {first} ## ]]"
+        messages = self._inner.format(signature, demos, inputs)
+        return [*messages, {"role": "assistant", "content": f"{self._header}\n{self._chain}{CHECKING}"}]
+
+    def _parse(self, signature: Any, completion: str) -> dict[str, Any]:
+        """The fields of a reply; its first field without the chain, which is not this sample's own."""
+        start = f"{self._header}\n{self._chain}{CHECKING}".rstrip()
+        if completion.startswith(start):
+            self._found(True)
+            completion = completion[len(start) :]
+        elif completion.lstrip().startswith(self._header):
+            # A new turn, which saw the attempts all the same.
+            self._found(False)
+            return self._inner.parse(signature, completion)
+        else:
+            self._found(True)
+        return self._inner.parse(signature, f"{self._header}\n{completion}")
