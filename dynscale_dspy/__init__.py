@@ -2,6 +2,7 @@
 
 from dynscale_dspy.allocation.ledger import Cost
 from dynscale_dspy.allocation.policies import UCB, KnowledgeGradient, Policy, Uniform
+from dynscale_dspy.calibrate import Calibrate
 from dynscale_dspy.errors import BudgetExhausted
 from dynscale_dspy.module import DynScaling
 from dynscale_dspy.pool import BudgetPool
@@ -14,6 +15,7 @@ __all__ = [
     "UCB",
     "BudgetExhausted",
     "BudgetPool",
+    "Calibrate",
     "Cost",
     "DynScaling",
     "Integrated",

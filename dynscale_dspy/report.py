@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +50,7 @@ class SampleReport:
         problem: Why it casts no vote (``"failed"``, ``"truncated"``, ``"no answer"``); empty if it does.
         error: The exception, if it failed.
         cost: What it cost.
+        usage: Tokens by language model as DSPy's usage tracker reports them; empty where DSPy's cache answered.
     """
 
     index: int
@@ -60,6 +62,7 @@ class SampleReport:
     problem: str
     error: BaseException | None
     cost: Cost
+    usage: Mapping[str, list[dict[str, Any]]]
 
 
 @dataclass(frozen=True)
@@ -153,6 +156,7 @@ def _explanation(plan: Plan, winner: Sample) -> Explanation:
                 problem=sample.problem,
                 error=sample.error,
                 cost=sample.cost,
+                usage=sample.usage,
             )
             for sample in samples
         ),

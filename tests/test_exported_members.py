@@ -8,6 +8,7 @@ import dynscale_dspy
 PUBLIC = {
     "BudgetExhausted",
     "BudgetPool",
+    "Calibrate",
     "Cost",
     "DynScaling",
     "Integrated",

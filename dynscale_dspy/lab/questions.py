@@ -20,7 +20,7 @@ import numpy as np
 if TYPE_CHECKING:
     import dspy
 
-Level = Literal["hard", "mixed"]
+Level = Literal["hard", "mixed", "wide"]
 
 _Draw = Callable[[np.random.Generator], tuple[str, str, str]]  # returns a question, its answer and its kind
 
@@ -36,7 +36,8 @@ def questions(count: int, seed: int, level: Level = "hard") -> list[dspy.Example
         count: How many.
         seed: Any non-negative integer.
         level: "hard" is a mix which the model in the box gets right about half of the time in one sample at
-            temperature 1. "mixed" spans easy to hard as the model's training questions did.
+            temperature 1. "mixed" spans easy to hard as the model's training questions did. "wide" has the same
+            kinds with larger numbers, mostly beyond the model.
 
     Returns:
         Examples with the input `question`, the `answer` as a string and the `kind`, such as "chain_sum 3x2" for a
@@ -62,9 +63,9 @@ def questions(count: int, seed: int, level: Level = "hard") -> list[dspy.Example
     return list(found.values())
 
 
-def training_question(random: np.random.Generator) -> tuple[str, str, str]:
-    """Draw a question that is not held out, from the "mixed" level: the question, its answer and its kind."""
-    draws, weights = zip(*_MIXES["mixed"], strict=True)
+def training_question(random: np.random.Generator, level: Level = "mixed") -> tuple[str, str, str]:
+    """Draw a question that is not held out: the question, its answer and its kind."""
+    draws, weights = zip(*_MIXES[level], strict=True)
     while True:
         drawn = draws[random.choice(len(draws), p=weights)](random)
         if not held_out(drawn[0]):
@@ -90,19 +91,19 @@ def _chain_sum(terms: int, digits: int) -> _Draw:
     return draw
 
 
-def _product(first: int, second: int) -> _Draw:
+def _product(first: int, second: int, largest: int = 99) -> _Draw:
     def draw(random: np.random.Generator) -> tuple[str, str, str]:
-        a, b = _numbers(random, 1, first)[0], _numbers(random, 1, second)[0]
+        a, b = _numbers(random, 1, first)[0], _numbers(random, 1, second, largest)[0]
         question = f"Solve the following multiplication: {a} * {b}. Give only the result as your final answer."
         return question, str(a * b), f"product {first}x{second}"
 
     return draw
 
 
-def _signs(count: int) -> _Draw:
+def _signs(count: int, largest: int = 15) -> _Draw:
     def draw(random: np.random.Generator) -> tuple[str, str, str]:
         while True:
-            numbers = random.integers(1, 21, count).tolist()
+            numbers = random.integers(1, largest + 1, count).tolist()
             choice = [1, *random.choice([1, -1], count - 1).tolist()]
             result = sum(map(math.prod, zip(numbers, choice, strict=True)))
             ways = product([1, -1], repeat=count - 1)
@@ -119,10 +120,10 @@ def _signs(count: int) -> _Draw:
     return draw
 
 
-def _subset(picked: int, count: int) -> _Draw:
+def _subset(picked: int, count: int, largest: int = 30) -> _Draw:
     def draw(random: np.random.Generator) -> tuple[str, str, str]:
         while True:
-            numbers = random.choice(np.arange(1, 41), count, replace=False).tolist()
+            numbers = random.choice(np.arange(1, largest + 1), count, replace=False).tolist()
             choice = sorted(random.choice(count, picked, replace=False).tolist())
             chosen = [numbers[i] for i in choice]
             if sum(sum(other) == sum(chosen) for other in combinations(numbers, picked)) == 1:
@@ -134,37 +135,54 @@ def _subset(picked: int, count: int) -> _Draw:
     return draw
 
 
-def _factors(first: int, second: int) -> _Draw:
-    """The smaller factor in 2..9 or 11..29, the larger in 11..59."""
+def _factors(low: int, high: int, largest: int) -> _Draw:
+    """The smaller factor from low to high, the larger from 11 to largest."""
 
     def draw(random: np.random.Generator) -> tuple[str, str, str]:
-        low, high = ((2, 10), (11, 30))[first - 1]
-        a, b = sorted((int(random.integers(low, high)), int(random.integers(11, 60))))
+        a, b = sorted((int(random.integers(low, high + 1)), int(random.integers(11, largest + 1))))
         question = f"Find two numbers whose sum is {a + b} and whose product is {a * b}."
-        return question, f"{a}, {b}", f"factors {first}x{second}"
+        return question, f"{a}, {b}", f"factors {len(str(low))}x2"
 
     return draw
 
 
-def _numbers(random: np.random.Generator, count: int, digits: int) -> list[int]:
+def _numbers(random: np.random.Generator, count: int, digits: int, largest: int = 99) -> list[int]:
     low = 0 if digits == 1 else 10 ** (digits - 1)
-    return random.integers(low, 10**digits, count).tolist()
+    return random.integers(low, min(10**digits, largest + 1), count).tolist()
 
 
 _MIXES: dict[Level, list[tuple[_Draw, float]]] = {
     "hard": [
-        (_chain_sum(4, 2), 0.14),
-        (_chain_sum(5, 2), 0.14),
-        (_product(2, 2), 0.12),
-        (_signs(4), 0.10),
-        (_signs(5), 0.10),
+        (_chain_sum(3, 2), 0.12),
+        (_chain_sum(4, 2), 0.12),
+        (_product(2, 1), 0.08),
+        (_product(2, 2, 19), 0.08),
+        (_signs(4), 0.12),
+        (_signs(5), 0.12),
         (_subset(2, 5), 0.06),
-        (_subset(3, 5), 0.07),
-        (_subset(3, 6), 0.07),
-        (_factors(1, 2), 0.08),
-        (_factors(2, 2), 0.12),
+        (_subset(3, 5), 0.09),
+        (_subset(3, 6), 0.09),
+        (_factors(2, 9, 79), 0.12),
     ],
     "mixed": [
+        (_chain_sum(3, 1), 0.04),
+        (_chain_sum(5, 1), 0.06),
+        (_chain_sum(2, 2), 0.06),
+        (_chain_sum(3, 2), 0.08),
+        (_chain_sum(4, 2), 0.06),
+        (_product(1, 1), 0.02),
+        (_product(2, 1), 0.10),
+        (_product(2, 2, 19), 0.06),
+        (_signs(3), 0.06),
+        (_signs(4), 0.08),
+        (_signs(5), 0.08),
+        (_subset(2, 4), 0.05),
+        (_subset(2, 5), 0.05),
+        (_subset(3, 5), 0.05),
+        (_subset(3, 6), 0.05),
+        (_factors(2, 9, 79), 0.10),
+    ],
+    "wide": [
         (_chain_sum(2, 1), 0.01),
         (_chain_sum(3, 1), 0.02),
         (_chain_sum(2, 2), 0.06),
@@ -174,14 +192,14 @@ _MIXES: dict[Level, list[tuple[_Draw, float]]] = {
         (_product(1, 1), 0.01),
         (_product(2, 1), 0.09),
         (_product(2, 2), 0.14),
-        (_signs(3), 0.05),
-        (_signs(4), 0.06),
-        (_signs(5), 0.05),
-        (_subset(2, 4), 0.05),
-        (_subset(2, 5), 0.05),
-        (_subset(3, 5), 0.04),
-        (_subset(3, 6), 0.04),
-        (_factors(1, 2), 0.05),
-        (_factors(2, 2), 0.06),
+        (_signs(3, 20), 0.05),
+        (_signs(4, 20), 0.06),
+        (_signs(5, 20), 0.05),
+        (_subset(2, 4, 40), 0.05),
+        (_subset(2, 5, 40), 0.05),
+        (_subset(3, 5, 40), 0.04),
+        (_subset(3, 6, 40), 0.04),
+        (_factors(2, 9, 59), 0.05),
+        (_factors(11, 29, 59), 0.06),
     ],
 }

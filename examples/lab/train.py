@@ -3,7 +3,8 @@
     python examples/lab/train.py OUT                  # about 25 million tokens
     python examples/lab/train.py OUT --quick          # a few steps, to see that it runs
 
-Two skills are learned side by side: to work a question, and to reconsider it given earlier attempts. The attempts are
+Two skills are learned side by side: to work a question, and to reconsider it given earlier attempts; and for a while,
+densely packed, the single steps of both. The attempts are
 made up at first (`worked.mistaken`); from `--first-refresh` on they are the model's own, drawn anew every `--refresh`
 steps, right and wrong as they come, and conditioned ones among them. Whatever they say and however many say it, the
 target checks each distinct answer by worked steps, adopts the first that holds, and works the question afresh where
@@ -17,6 +18,7 @@ the state that every evaluation leaves in OUT. Writes OUT/{model.safetensors,con
 
 import argparse
 import json
+import re
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
@@ -32,9 +34,9 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from dynscale_dspy import lab
-from dynscale_dspy.lab.questions import training_question
+from dynscale_dspy.lab.questions import Level, training_question
 
-Example = tuple[list[int], int]  # tokens, and how many of them are prompt
+Example = tuple[list[int], list[bool]]  # tokens, and which of them are to be predicted
 Asked = tuple[str, str, list[tuple[str, str]]]  # a question, its answer and the model's own attempts at it
 
 CONFIG: dict[str, Any] = {
@@ -55,7 +57,14 @@ CONFIG: dict[str, Any] = {
     "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
     "dtype": "float16",
 }
-FRESH, REVISED = 26, 14  # examples of each skill in a step
+# Up to which step, the level of the questions, and how many examples of single steps, of working and of reconsidering a
+# step of training has. The first stage is kept as it was run: its numbers are too large, and sums were not learned.
+STAGES: tuple[tuple[int, Level, tuple[int, int, int]], ...] = (
+    (1000, "wide", (0, 26, 14)),
+    (2500, "mixed", (12, 26, 4)),
+    (10**9, "mixed", (3, 24, 16)),
+)
+DRILLS = 16  # worked steps in an example of single ones
 SHOWN = (0.15, 0.3, 0.3, 0.2, 0.05)  # how often 1 to 5 attempts are shown
 
 
@@ -68,6 +77,7 @@ class Trainer:
         self.generator = torch.Generator().manual_seed(seed)
         torch.manual_seed(seed)
         self.tokenizer = prompts.build_tokenizer(out / "tokenizer.json")
+        self.opening = prompts.SPECIAL.index("<|assistant|>") + 256
         self.end = prompts.SPECIAL.index("<|end|>") + 256
         size = -(-self.tokenizer.get_vocab_size() // 32) * 32
         names = {"pad_token_id": "<|pad|>", "bos_token_id": "<|bos|>", "eos_token_id": "<|end|>"}
@@ -80,6 +90,7 @@ class Trainer:
             torch.optim.AdamW(others, lr=2e-3, betas=(0.9, 0.98), weight_decay=0.0),
         ]
         self.rates = [optimiser.param_groups[0]["lr"] for optimiser in self.optimisers]
+        self.level: Level = "mixed"
         self.asked: deque[Asked] = deque(maxlen=12_000)
 
     # --- examples ---
@@ -88,19 +99,36 @@ class Trainer:
         return self.tokenizer.encode(text, add_special_tokens=False).ids
 
     def example(self, prompt: str, reply: str) -> Example:
-        given = self.encode(prompt)
-        return [*given, *self.encode(reply), self.end], len(given)
+        given, said = self.encode(prompt), [*self.encode(reply), self.end]
+        return given + said, [False] * len(given) + [True] * len(said)
 
     def fresh(self) -> Example:
-        question, answer, _ = training_question(self.random)
+        question, answer, _ = training_question(self.random, self.level)
         return self.example(prompts.prompt(question), prompts.reply(worked.solve(question, answer), answer))
+
+    def drill(self) -> Example:
+        """Single steps without their question; only their results are to be predicted."""
+        steps: list[str] = []
+        while len(steps) < DRILLS:
+            question, answer, _ = training_question(self.random, self.level)
+            candidate = answer if self.random.random() < 0.5 else worked.mistaken(question, answer, self.random)[1]
+            both = f"{worked.solve(question, answer)};{worked.check(question, candidate)[0]}"
+            steps += re.findall(r"-?\d+[-+*]\d+=-?\d+", both)
+        steps = [steps[i] for i in self.random.permutation(len(steps))[:DRILLS]]
+        tokens, said = [self.opening], [False]
+        for step in steps:
+            left, right = step.split("=")
+            given, result = self.encode(f"{left}="), self.encode(f"{right};")
+            tokens += given + result
+            said += [False] * len(given) + [True] * len(result)
+        return tokens, said
 
     def revised(self) -> Example:
         if self.asked and self.random.random() < 0.85:
             question, answer, own = self.asked[int(self.random.integers(len(self.asked)))]
             attempts = self.shown(own, answer)
         else:
-            question, answer, _ = training_question(self.random)
+            question, answer, _ = training_question(self.random, self.level)
             attempts = self.made_up(question, answer)
         prefill = self.random.random() < 0.15
         reasoning, adopted = worked.reconsider(question, answer, attempts)
@@ -144,9 +172,9 @@ class Trainer:
         longest = max(len(tokens) for tokens, _ in batch)
         ids = torch.full((len(batch), longest), self.end)
         said = torch.zeros((len(batch), longest), dtype=torch.bool)
-        for row, (tokens, given) in enumerate(batch):
+        for row, (tokens, predicted) in enumerate(batch):
             ids[row, : len(tokens)] = torch.tensor(tokens)
-            said[row, given : len(tokens)] = True
+            said[row, : len(tokens)] = torch.tensor(predicted)
         hidden, _ = self.network(ids[:, :-1])
         targets = ids[:, 1:][said[:, 1:]]
         return F.cross_entropy(self.network.logits(hidden[said[:, 1:]]), targets, reduction="sum"), len(targets)
@@ -177,7 +205,7 @@ class Trainer:
 
     def refresh(self, questions: int, each: int = 6) -> None:
         """Ask the model new questions, several times each, and half of them once more with attempts shown."""
-        drawn = [training_question(self.random)[:2] for _ in range(questions)]
+        drawn = [training_question(self.random, self.level)[:2] for _ in range(questions)]
         replies = self.answer([prompts.prompt(question) for question, _ in drawn for _ in range(each)])
         asked = [
             (question, answer, [reply for reply in replies[i * each : (i + 1) * each] if reply and len(reply[1]) < 24])
@@ -268,10 +296,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--quick", action="store_true", help="a few steps of everything")
-    parser.add_argument("--steps", type=int, default=5500)
+    parser.add_argument("--steps", type=int, default=5000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--first-refresh", type=int, default=1500, help="the step of the first own attempts")
+    parser.add_argument("--first-refresh", type=int, default=2500, help="the step of the first own attempts")
     parser.add_argument("--refresh", type=int, default=750, help="steps between later ones")
     parser.add_argument("--questions", type=int, default=1500, help="questions asked at each refresh")
     parser.add_argument("--look", type=int, default=500, help="steps between evaluations")
@@ -286,18 +314,27 @@ def main() -> None:
     trainer = Trainer(arguments.out, arguments.seed, arguments.steps)
     if arguments.resume:
         trainer.resume()
-    fresh = trainer.batches(trainer.fresh, FRESH)
-    revised = trainer.batches(trainer.revised, REVISED)
+    draws = (trainer.drill, trainer.fresh, trainer.revised)
+    sources: list[Iterator[list[Example]]] = []
+    stage = -1
     start, tokens, losses = time.process_time(), 0, []
     while trainer.step < arguments.steps:
         later = trainer.step - arguments.first_refresh
         if later >= 0 and later % arguments.refresh == 0:
             trainer.refresh(arguments.questions)
-        batches = [next(fresh), next(revised)]
+        current = next(i for i, (until, _, _) in enumerate(STAGES) if trainer.step < until)
+        if current != stage:
+            stage, (_, trainer.level, sizes) = current, STAGES[current]
+            sources = [trainer.batches(draw, size) for draw, size in zip(draws, sizes, strict=True) if size]
+        batches = [next(source) for source in sources]
         tokens += sum(len(ids) for batch in batches for ids, _ in batch)
         losses.append(trainer.learn(batches))
         if trainer.step % 100 == 0:
-            mean = np.mean(losses[-100:], 0).round(4).tolist()
+            mean = (
+                np.round(losses[-1], 4).tolist()
+                if len({len(loss) for loss in losses[-100:]}) > 1
+                else (np.mean(losses[-100:], 0).round(4).tolist())
+            )
             print(
                 f"step {trainer.step} tokens {tokens} cpu {time.process_time() - start:.0f} s loss {mean}", flush=True
             )

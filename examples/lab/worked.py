@@ -53,12 +53,7 @@ def _check(question: str, candidate: str) -> tuple[str, bool]:
         return steps, start == int(first)
     if match := _PRODUCT.search(question):
         a, b = int(match[1]), int(match[2])
-        if a > 9 and b < 10:  # the other way here: digit by digit
-            steps = [f"{a // 10 * 10}*{b}={a // 10 * 10 * b}", f"{a % 10}*{b}={a % 10 * b}"]
-            steps.append(f"{a // 10 * 10 * b}+{a % 10 * b}={a * b}")
-        else:
-            steps = _product(b, a)
-        return ";".join(steps), candidate == str(a * b)
+        return ";".join(_other_product(a, b)), candidate == str(a * b)
     if match := _FACTORS.search(question):
         if not re.fullmatch(r"\d{1,3}, \d{1,3}", candidate):
             return "", False
@@ -66,7 +61,7 @@ def _check(question: str, candidate: str) -> tuple[str, bool]:
         steps = f"{a}+{b}={a + b}"
         if a + b != int(match[1]):
             return steps, False
-        return ";".join([steps, *_product(b, a)]), a * b == int(match[2]) and a <= b
+        return ";".join([steps, *_other_product(b, a)]), a * b == int(match[2]) and a <= b
     if not re.fullmatch(r"\d{1,3}([+-]\d{1,3})*", candidate):
         return "", False
     first, terms = _terms(candidate)
@@ -197,3 +192,11 @@ def _product(a: int, b: int) -> list[str]:
         return [f"{a}*{b}={a * b}"]
     tens, ones = a * (b // 10 * 10), a * (b % 10)
     return [f"{a}*{b // 10 * 10}={tens}", f"{a}*{b % 10}={ones}", f"{tens}+{ones}={tens + ones}"]
+
+
+def _other_product(a: int, b: int) -> list[str]:
+    """The same by other steps: factors swapped, or digit by digit where solving does it at once."""
+    if a > 9 and b < 10 and a % 10:
+        tens, ones = a // 10 * 10 * b, a % 10 * b
+        return [f"{a // 10 * 10}*{b}={tens}", f"{a % 10}*{b}={ones}", f"{tens}+{ones}={tens + ones}"]
+    return _product(b, a)

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import hashlib
+
+import dspy
+import pytest
+
+from dynscale_dspy import BudgetPool, Calibrate, DynScaling, Integrated, KnowledgeGradient, Parallel, Uniform
+from tests.support import ScriptedModel
+
+EXAMPLES = [dspy.Example(question=f"number {i}", answer=f"right {i}").with_inputs("question") for i in range(30)]
+
+
+def metric(example, prediction, trace=None):
+    return prediction.answer == example.answer
+
+
+def question_of(prompt):
+    return prompt.rpartition("[[ ## question ## ]]\nnumber ")[2].split("\n")[0]
+
+
+def model(shown_right):
+    """Right in two of five samples, wrong in ever other ways; with attempts shown, right or wrong for certain."""
+
+    def reply(prompt, number):
+        question = question_of(prompt)
+        if "Attempt 1:" in prompt:
+            return {"reasoning": "checked", "answer": f"right {question}" if shown_right else "misled"}
+        luck = int(hashlib.blake2b(f"{question}/{number}".encode(), digest_size=4).hexdigest(), 16) % 5
+        return {"reasoning": "guess", "answer": f"right {question}" if luck < 2 else f"wrong {luck}"}
+
+    return ScriptedModel(reply)
+
+
+def compiled(lm, **options):
+    student = DynScaling(dspy.ChainOfThought("question -> answer"), 4, answer="answer", max_samples=16)
+    with dspy.context(lm=lm):
+        calibrate = Calibrate(metric=metric, budget=6, num_threads=1, **options)
+        return student, calibrate.compile(student, trainset=EXAMPLES)
+
+
+def test_what_answers_best_at_equal_cost_is_taken():
+    student, tuned = compiled(model(shown_right=True).lm(temperature=1.0))
+    assert isinstance(tuned.sampling, Integrated)
+    assert tuned.module is student.module and isinstance(student.sampling, Parallel)
+    assert tuned.max_samples == 16
+    chosen = tuned.calibration.chosen
+    assert chosen.score > 0.8
+    first = [point for point in tuned.calibration.points if isinstance(point.sampling, Parallel)]
+    assert [point.samples for point in first] == pytest.approx([2, 4, 6])  # the curve, doubling up to the budget
+    for point in tuned.calibration.points:
+        assert point.cost <= 6.5
+    assert f"* {chosen.samples:8.2f}" in str(tuned.calibration)
+    assert len(str(tuned.calibration).splitlines()) == 1 + len(tuned.calibration.points)
+
+
+def test_the_first_setting_stays_unless_another_is_better_beyond_noise():
+    _, tuned = compiled(model(shown_right=False).lm(temperature=1.0))
+    assert tuned.sampling == Parallel()
+    _, tuned = compiled(
+        model(shown_right=False).lm(temperature=1.0),
+        sampling=[Parallel()],
+        policies=[Uniform(), KnowledgeGradient()],
+        temperatures=[0.7, 1.0],
+    )
+    assert {(type(p.policy), p.temperature) for p in tuned.calibration.points} == {
+        (policy, temperature) for policy in (Uniform, KnowledgeGradient) for temperature in (0.7, 1.0)
+    }
+    assert tuned.temperature in (0.7, 1.0)
+
+
+def test_dearer_samples_get_fewer():
+    class Thrifty(ScriptedModel):
+        """Charges ten times as much for a prompt with attempts in it."""
+
+        def complete(self, request):
+            from dataclasses import replace
+
+            response = super().complete(request)
+            dear = 10 if "Attempt 1:" in self.text(request) else 1
+            usage = replace(response.usage, input_tokens=40 * dear, output_tokens=10 * dear, total_tokens=50 * dear)
+            return replace(response, usage=usage)
+
+    dear = Thrifty(model(shown_right=True).reply)
+    _, tuned = compiled(dear.lm(temperature=1.0), sampling=[Parallel(), Integrated()])
+    last = {}
+    for point in tuned.calibration.points:
+        last[type(point.sampling)] = point
+    assert last[Parallel].samples == pytest.approx(6)
+    assert last[Integrated].samples < 4
+    assert last[Integrated].cost == pytest.approx(6, rel=0.35)
+
+
+def test_a_plain_program_is_wrapped():
+    with dspy.context(lm=model(shown_right=True).lm(temperature=1.0)):
+        program = dspy.ChainOfThought("question -> answer")
+        tuned = Calibrate(metric, budget=2, sampling=[Parallel()], num_threads=1).compile(program, trainset=EXAMPLES)
+        assert tuned.module is program
+        assert tuned(question="number 3").answer
+        assert isinstance(tuned.pool, BudgetPool)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: Calibrate("accuracy"), TypeError, "metric must be a function"),
+        (lambda: Calibrate(metric, budget=1), ValueError, "budget must be at least 2 samples a call"),
+        (lambda: Calibrate(metric, price=-1), ValueError, "price must not be negative, got -1"),
+        (lambda: Calibrate(metric, sampling=[]), ValueError, "there is nothing to compare"),
+        (
+            lambda: Calibrate(metric).compile(dspy.Predict("question -> answer"), trainset=EXAMPLES[:1]),
+            ValueError,
+            "at least two labelled examples are needed, got 1",
+        ),
+    ],
+)
+def test_bad_settings(make, error, message):
+    with pytest.raises(error, match=message):
+        make()
