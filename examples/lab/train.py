@@ -61,7 +61,7 @@ CONFIG: dict[str, Any] = {
 # step of training has. The first stage is kept as it was run: its numbers are too large, and sums were not learned.
 STAGES: tuple[tuple[int, Level, tuple[int, int, int]], ...] = (
     (1000, "wide", (0, 26, 14)),
-    (2500, "mixed", (12, 26, 4)),
+    (2000, "mixed", (12, 26, 4)),
     (10**9, "mixed", (3, 24, 16)),
 )
 DRILLS = 16  # worked steps in an example of single ones
@@ -124,7 +124,7 @@ class Trainer:
         return tokens, said
 
     def revised(self) -> Example:
-        if self.asked and self.random.random() < 0.85:
+        if self.asked and self.random.random() < 0.7:
             question, answer, own = self.asked[int(self.random.integers(len(self.asked)))]
             attempts = self.shown(own, answer)
         else:
@@ -296,12 +296,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--quick", action="store_true", help="a few steps of everything")
-    parser.add_argument("--steps", type=int, default=5000)
+    parser.add_argument("--steps", type=int, default=4200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--first-refresh", type=int, default=2500, help="the step of the first own attempts")
-    parser.add_argument("--refresh", type=int, default=750, help="steps between later ones")
-    parser.add_argument("--questions", type=int, default=1500, help="questions asked at each refresh")
+    parser.add_argument("--first-refresh", type=int, default=2000, help="the step of the first own attempts")
+    parser.add_argument("--refresh", type=int, default=700, help="steps between later ones")
+    parser.add_argument("--questions", type=int, default=500, help="questions asked at each refresh")
     parser.add_argument("--look", type=int, default=500, help="steps between evaluations")
     parser.add_argument("--resume", action="store_true", help="go on from OUT/state.pt")
     arguments = parser.parse_args()
