@@ -7,11 +7,12 @@
         program.set_lm(lm)
         program(question=lab.questions(1, seed=0)[0].question)
 
-The model has 0.84 million parameters and does arithmetic, with mistakes. It was trained from scratch for this project
-on procedurally generated questions in reasoning-gym's wording (chain sums, products, greatest common divisors) with
-worked steps of our own, inside the prompts that DSPy's ChatAdapter writes for
-`dspy.ChainOfThought("question -> answer")`, with or without a further input field `earlier_attempts`. On anything else
-it babbles. Its weights are shipped as float16 in `checkpoint`; README.md in this folder has the figures.
+The model has one million parameters and works sums, products and small puzzles, with mistakes. It was trained from
+scratch for this project (`examples/lab/train.py`) on procedurally generated questions with worked steps, inside the
+prompts that DSPy's ChatAdapter writes for `dspy.ChainOfThought("question -> answer")`. Given a further input field
+`earlier_attempts`, it checks each attempt's answer by worked steps, adopts the first that holds, and starts afresh
+where none does. On anything else it babbles. Its weights are shipped as float16 in `checkpoint`; README.md in this
+folder has the figures.
 
 Serving needs the extra dependencies of `pip install "dynscale-dspy[lab]"`.
 """

@@ -45,7 +45,7 @@ def test_the_log_probabilities_are_those_of_transformers(model: Llama, tokenizer
 
 
 def test_decoding_through_the_cache_equals_reading_everything_at_once(model: Llama) -> None:
-    tokens = np.random.default_rng(0).integers(0, 366, 300).tolist()
+    tokens = np.random.default_rng(0).integers(0, 256, 300).tolist()
     cache = Cache(model.config, 1)
     model.forward(cache, [0], [tokens[:60]])
     step_by_step = decode_one_by_one(model, cache, 0, tokens[60:])  # crosses the windows of 64, 128 and 256 tokens
@@ -58,8 +58,8 @@ def test_decoding_through_the_cache_equals_reading_everything_at_once(model: Lla
 def test_a_sequence_does_not_feel_its_neighbours(model: Llama) -> None:
     """Bit for bit where each product's rows are independent, which holds for OpenBLAS; elsewhere up to rounding."""
     random = np.random.default_rng(1)
-    prompts = [random.integers(0, 366, length).tolist() for length in (5, 23, 24, 24, 60, 70, 130, 1, 23, 24, 300)]
-    follow_up = random.integers(0, 366, 12).tolist()
+    prompts = [random.integers(0, 256, length).tolist() for length in (5, 23, 24, 24, 60, 70, 130, 1, 23, 24, 300)]
+    follow_up = random.integers(0, 256, 12).tolist()
 
     alone = []
     for prompt in prompts:
@@ -78,7 +78,7 @@ def test_a_sequence_does_not_feel_its_neighbours(model: Llama) -> None:
 
 def test_prompts_and_single_tokens_can_share_a_step(model: Llama) -> None:
     random = np.random.default_rng(2)
-    old, new = random.integers(0, 366, 40).tolist(), random.integers(0, 366, 33).tolist()
+    old, new = random.integers(0, 256, 40).tolist(), random.integers(0, 256, 33).tolist()
     cache = Cache(model.config, 5)
     model.forward(cache, [3], [old])
     mixed = model.forward(cache, [3, 1], [[7], new])
