@@ -153,15 +153,16 @@ def _numbers(random: np.random.Generator, count: int, digits: int, largest: int 
 
 _MIXES: dict[Level, list[tuple[_Draw, float]]] = {
     "hard": [
-        (_chain_sum(3, 2), 0.12),
-        (_chain_sum(4, 2), 0.12),
-        (_product(2, 1), 0.08),
-        (_product(2, 2, 19), 0.08),
+        (_chain_sum(3, 2), 0.14),
+        (_chain_sum(4, 2), 0.14),
+        (_product(2, 1), 0.10),
+        (_product(2, 2, 19), 0.12),
+        (_signs(3), 0.10),
         (_signs(4), 0.12),
-        (_signs(5), 0.12),
-        (_subset(2, 5), 0.06),
-        (_subset(3, 5), 0.09),
-        (_subset(3, 6), 0.09),
+        (_signs(5), 0.06),
+        (_subset(2, 4), 0.04),
+        (_subset(2, 5), 0.04),
+        (_subset(3, 5), 0.02),
         (_factors(2, 9, 79), 0.12),
     ],
     "mixed": [

@@ -1,14 +1,14 @@
 """Train the model in the box, from nothing, on questions that are drawn afresh for every batch.
 
-    python examples/lab/train.py OUT                  # about 25 million tokens
+    python examples/lab/train.py OUT                  # 3550 steps, about 14 million tokens
     python examples/lab/train.py OUT --quick          # a few steps, to see that it runs
 
-Two skills are learned side by side: to work a question, and to reconsider it given earlier attempts; and for a while,
-densely packed, the single steps of both. The attempts are
-made up at first (`worked.mistaken`); from `--first-refresh` on they are the model's own, drawn anew every `--refresh`
-steps, right and wrong as they come, and conditioned ones among them. Whatever they say and however many say it, the
-target checks each distinct answer by worked steps, adopts the first that holds, and works the question afresh where
-none does: the model is never taught that a majority is right.
+Needs `pip install torch` besides this library. Two skills are learned side by side: to work a question, and to
+reconsider it given earlier attempts; and for a while, densely packed, the single steps of both. The attempts are made
+up at first (`worked.mistaken`); then most are the model's own, drawn anew as it improves, right and wrong as they come,
+conditioned ones among them. Whatever they say and however many say it, the target checks each distinct answer by worked
+steps, adopts the first that holds, and works the question afresh where none does: the model is never taught that a
+majority is right.
 
 Runs on one thread and is a function of its arguments and of PyTorch's version and hardware. `--resume` goes on from
 the state that every evaluation leaves in OUT. Writes OUT/{model.safetensors,config.json,tokenizer.json}.
@@ -62,8 +62,12 @@ CONFIG: dict[str, Any] = {
 STAGES: tuple[tuple[int, Level, tuple[int, int, int]], ...] = (
     (1000, "wide", (0, 26, 14)),
     (2000, "mixed", (12, 26, 4)),
-    (10**9, "mixed", (3, 24, 16)),
+    (3150, "mixed", (2, 18, 18)),
+    (10**9, "mixed", (0, 14, 24)),
 )
+# The learning rate at some steps, as a share of its peak, linear in between: it falls to almost nothing twice.
+RATES = ((0, 0.01), (100, 1.0), (2275, 1.0), (2799, 0.57), (2800, 0.32), (3150, 0.02), (3151, 0.35), (3550, 0.01))
+REFRESHES = (2000, 2700, 3150)  # steps at which the model is asked anew for attempts of its own
 DRILLS = 16  # worked steps in an example of single ones
 SHOWN = (0.15, 0.3, 0.3, 0.2, 0.05)  # how often 1 to 5 attempts are shown
 
@@ -71,8 +75,8 @@ SHOWN = (0.15, 0.3, 0.3, 0.2, 0.05)  # how often 1 to 5 attempts are shown
 class Trainer:
     """The data, the model and its optimisers."""
 
-    def __init__(self, out: Path, seed: int, steps: int) -> None:
-        self.out, self.steps, self.step = out, steps, 0
+    def __init__(self, out: Path, seed: int) -> None:
+        self.out, self.step = out, 0
         self.random = np.random.default_rng(seed)
         self.generator = torch.Generator().manual_seed(seed)
         torch.manual_seed(seed)
@@ -91,7 +95,7 @@ class Trainer:
         ]
         self.rates = [optimiser.param_groups[0]["lr"] for optimiser in self.optimisers]
         self.level: Level = "mixed"
-        self.asked: deque[Asked] = deque(maxlen=12_000)
+        self.asked: deque[Asked] = deque(maxlen=1000)
 
     # --- examples ---
 
@@ -181,10 +185,10 @@ class Trainer:
 
     def learn(self, batches: list[list[Example]]) -> list[float]:
         """One step. Returns the mean loss a token of each batch."""
-        left = (self.steps - self.step) / (0.35 * self.steps)
+        share = float(np.interp(self.step, *zip(*RATES, strict=True)))
         for optimiser, rate in zip(self.optimisers, self.rates, strict=True):
             for group in optimiser.param_groups:
-                group["lr"] = rate * min(1.0, (self.step + 1) / 100, max(0.02, left))
+                group["lr"] = rate * share
         losses = [self.loss(batch) for batch in batches]
         total = sum(count for _, count in losses)
         (torch.stack([loss for loss, _ in losses]).sum() / total).backward()
@@ -296,22 +300,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--quick", action="store_true", help="a few steps of everything")
-    parser.add_argument("--steps", type=int, default=3400)
+    parser.add_argument("--steps", type=int, default=3550)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--first-refresh", type=int, default=2000, help="the step of the first own attempts")
-    parser.add_argument("--refresh", type=int, default=700, help="steps between later ones")
     parser.add_argument("--questions", type=int, default=500, help="questions asked at each refresh")
     parser.add_argument("--look", type=int, default=700, help="steps between evaluations")
     parser.add_argument("--resume", action="store_true", help="go on from OUT/state.pt")
     arguments = parser.parse_args()
     if arguments.quick:
-        arguments.steps, arguments.first_refresh, arguments.refresh = 20, 10, 5
-        arguments.questions, arguments.look = 8, 10
+        arguments.steps, arguments.questions, arguments.look = 20, 8, 10
 
     torch.set_num_threads(arguments.threads)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    trainer = Trainer(arguments.out, arguments.seed, arguments.steps)
+    trainer = Trainer(arguments.out, arguments.seed)
     if arguments.resume:
         trainer.resume()
     draws = (trainer.drill, trainer.fresh, trainer.revised)
@@ -319,8 +320,7 @@ def main() -> None:
     stage = -1
     start, tokens, losses = time.process_time(), 0, []
     while trainer.step < arguments.steps:
-        later = trainer.step - arguments.first_refresh
-        if later >= 0 and later % arguments.refresh == 0:
+        if trainer.step in REFRESHES or (arguments.quick and trainer.step == 10):
             trainer.refresh(arguments.questions)
         current = next(i for i, (until, _, _) in enumerate(STAGES) if trainer.step < until)
         if current != stage:

@@ -35,9 +35,9 @@ def solve(question: str, answer: str) -> str:
 
 
 def check(question: str, candidate: str) -> tuple[str, bool]:
-    """The steps that check a candidate, closed by the verdict " ok" or " no", and whether it is right.
+    """The steps that check a candidate, and whether it is right.
 
-    They end at the first thing that is wrong.
+    They end at the first thing that is wrong, or with what came out, a slash and what should have: ``6/7 no``.
     """
     steps, right = _check(question, candidate)
     return steps + (OK if right else NO), right
@@ -50,18 +50,18 @@ def _check(question: str, candidate: str) -> tuple[str, bool]:
         if not re.fullmatch(r"-?\d{1,5}", candidate):
             return "", False
         steps, start = _chain(int(candidate), back[::-1])
-        return steps, start == int(first)
+        return f"{steps}/{first}", start == int(first)
     if match := _PRODUCT.search(question):
         a, b = int(match[1]), int(match[2])
-        return ";".join(_other_product(a, b)), candidate == str(a * b)
+        return f"{';'.join(_other_product(a, b))}/{candidate}", candidate == str(a * b)
     if match := _FACTORS.search(question):
         if not re.fullmatch(r"\d{1,3}, \d{1,3}", candidate):
             return "", False
         a, b = map(int, candidate.split(", "))
         steps = f"{a}+{b}={a + b}"
         if a + b != int(match[1]):
-            return steps, False
-        return ";".join([steps, *_other_product(b, a)]), a * b == int(match[2]) and a <= b
+            return f"{steps}/{match[1]}", False
+        return f"{';'.join([steps, *_other_product(b, a)])}/{match[2]}", a * b == int(match[2]) and a <= b
     if not re.fullmatch(r"\d{1,3}([+-]\d{1,3})*", candidate):
         return "", False
     first, terms = _terms(candidate)
@@ -87,7 +87,7 @@ def _check(question: str, candidate: str) -> tuple[str, bool]:
         sign, number = terms[kept - 1] if kept else ("", numbers[0])
         return f"{steps};{total}{sign}{number}" if steps else f"{total if kept else ''}{sign}{number}", False
     steps, total = _chain(first, terms)
-    return steps, complete and total == result
+    return f"{steps}/{result}", complete and total == result
 
 
 def mistaken(question: str, answer: str, random: np.random.Generator) -> tuple[str, str]:
@@ -156,7 +156,7 @@ def reconsider(question: str, answer: str, attempts: Sequence[tuple[str, str]]) 
     Where none does, the question is worked afresh.
 
     Returns:
-        The reasoning, such as ``1:8-5=3;3+3=6 no;2:8+5=13;13-3=10 ok``, and the answer.
+        The reasoning, such as ``1:8-5=3;3+3=6/10 no;2:8+5=13;13-3=10/10 ok``, and the answer.
     """
     said: list[str] = []
     seen: set[str] = set()

@@ -13,18 +13,18 @@ GOLDEN = {
     "a reply with a wrong step": (
         chat(),
         "[[ ## reasoning ## ]]\n41+27=69;69-13=56\n\n[[ ## answer ## ]]\n55",
-        "0 0 0 -.0001 0 0 -.0001 0 -.0775 -15.0153 0 0 0 0 -.0001 -.0023 0 -.0104 -.0007 0 0 0 -14.7031",
+        "0 0 0 -.0001 -.0001 0 -.0002 0 -.0045 -16.7952 0 0 0 -.0001 0 -.0010 0 -.0187 -.0006 0 0 0 -15.9493",
     ),
     "a reply that looks at earlier attempts": (
         chat(earlier_attempts=ATTEMPTS),
-        "[[ ## reasoning ## ]]\nvotes a55b45;41+27=68;68-13=55",
-        "0 0 0 -.0002 -.0018 -.0012 -.0001 -.0001 -.0025 -.3889 -.0001 -.0001 -.0001 -.0001 -.0002 0 -.0445 -.0004 "
-        "-.0001 0 0 -.0001 -.0001 -.0008 0 -.0011 -.0002",
+        "[[ ## reasoning ## ]]\n1:55+13=68;68-27=41/41 ok\n\n[[ ## answer ## ]]\n55",
+        "0 0 0 0 0 0 -.0008 -.0002 -.0002 -.0005 -.0024 -.0002 -.0001 0 0 -.0558 -.0001 -.0008 -.0003 -.0474 -.0062 "
+        "0 0 -.0004 -.0304 -.0001 0 -.0004 -.0001",
     ),
     "text it was not trained on": (
         [{"role": "user", "content": "Grüße, 世界 🙂"}],
         "Hallo, Welt!",
-        "-24.7072 -23.71 -24.1986 -12.5634 -13.6422 -27.4717 -28.078 -28.302 -28.1273",
+        "-21.2929 -23.6340 -24.8437 -24.4586 -23.7671 -12.7130 -20.6892 -23.5803 -24.4932 -24.8428 -24.6558",
     ),
 }
 
@@ -124,8 +124,8 @@ def test_messages_are_encoded_as_their_rendering_is(tokenizer: ChatTokenizer) ->
 
 def test_the_trained_prompts_are_short(tokenizer: ChatTokenizer) -> None:
     """DSPy's boilerplate is a few tokens. Should DSPy change a word of it, this test tells."""
-    assert len(encode(tokenizer, chat())) == 24
-    assert len(encode(tokenizer, chat(earlier_attempts=ATTEMPTS))) == 70
+    assert len(encode(tokenizer, chat())) == 19
+    assert len(encode(tokenizer, chat(earlier_attempts=ATTEMPTS))) == 65
 
 
 def test_a_message_cannot_forge_a_turn(tokenizer: ChatTokenizer) -> None:
