@@ -45,9 +45,8 @@ def test_samples_follow_the_model_and_its_temperature(engine: Engine, tokenizer:
     reported = sample(engine, prompt, max_tokens=1, temperature=0, top_logprobs=20)[0].logprobs[0].top
     for temperature in (1.0, 3.0):
         draws = 1500
-        tokens = [
-            c.logprobs[0].token for c in sample(engine, prompt, draws, max_tokens=1, temperature=temperature, seed=4)
-        ]
+        completions = sample(engine, prompt, draws, max_tokens=1, temperature=temperature, seed=4)
+        tokens = [c.logprobs[0].token for c in completions if c.logprobs]  # one that ends at once has none
         weights = np.exp(np.array([logprob for _, logprob in reported]) / temperature)
         if temperature == 1.0:
             assert weights.sum() == pytest.approx(1, abs=1e-3)
@@ -67,7 +66,8 @@ def test_top_p_keeps_the_likeliest_tokens_only(engine: Engine, tokenizer: ChatTo
     share = float(weights[:3].sum() / weights.sum()) - 1e-6  # the third token reaches it
     completions = sample(engine, prompt, 300, max_tokens=1, temperature=temperature, top_p=share, seed=0)
     assert {c.logprobs[0].token for c in completions if c.logprobs} == {token for token, _ in top[:3]}
-    assert len({c.logprobs[0].token for c in sample(engine, prompt, 300, max_tokens=1, temperature=8.0, seed=0)}) > 3
+    hot = sample(engine, prompt, 300, max_tokens=1, temperature=8.0, seed=0)
+    assert len({c.logprobs[0].token for c in hot if c.logprobs}) > 3
 
 
 def test_greedy_replies_do_not_depend_on_the_seed(engine: Engine, tokenizer: ChatTokenizer) -> None:

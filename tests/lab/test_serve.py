@@ -41,7 +41,9 @@ def test_a_program_with_earlier_attempts_checks_them() -> None:
     with lab.serve(cache=False, temperature=0) as lm:
         program.set_lm(lm)
         prediction = program(question=QUESTION, earlier_attempts=attempts)
-    assert (prediction.reasoning, prediction.answer) == ("1:65+13=78;78-27=51/41 no;3:55+13=68;68-27=41/41 ok", "55")
+    assert prediction.answer == "55"  # not the majority's
+    assert prediction.reasoning.startswith("1:65+13=78;78-27=51/41 no;")
+    assert prediction.reasoning.endswith(";3:55+13=68;68-27=41/41 ok")
 
 
 def test_the_language_model_takes_its_options_from_serve() -> None:
