@@ -66,6 +66,7 @@ STRATEGIES: dict[str, Callable[[], Any]] = {
     "half": lambda: Integrated(share=0.5),
     "late": lambda: Integrated(independent=4),
     "late half": lambda: Integrated(independent=4, share=0.5),
+    "contested": lambda: Integrated(when="contested"),
     "always": lambda: Integrated(when="always"),
     "repeats": lambda: Integrated(repeats=True),
 }
@@ -283,14 +284,14 @@ def _curve(bench: Bench, runs: list[list[dict[str, Any]]], price: float, cost: f
     curves = []
     for done in runs:
         costs = [bench.cost(run, price) for run in done]
-        above = next((i for i, c in enumerate(costs) if c >= cost * 0.999), None)
+        above = next((i for i, c in enumerate(costs) if c >= cost * 0.97), None)
         if above is None:
             return None
         right = np.array(done[above]["right"], float)
         if above and costs[above] > cost:
             share = (cost - costs[above - 1]) / (costs[above] - costs[above - 1])
             right = share * right + (1 - share) * np.array(done[above - 1]["right"], float)
-        elif costs[above] > cost * 1.001:
+        elif costs[above] > cost * 1.03:
             return None  # not even one sample
         curves.append(right)
     return np.mean(curves, 0)

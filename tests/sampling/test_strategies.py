@@ -45,6 +45,12 @@ def test_integrated_leaves_settled_calls_alone_unless_told_otherwise():
     assert len(shown(Integrated(when="always", repeats=True), "A", "A", "A")) == 3
 
 
+def test_integrated_leaves_a_clear_lead_to_independent_votes():
+    assert len(shown(Integrated(), "A", "A", "B")) == 2
+    assert shown(Integrated(), "A", "A", "A", "B") == ()
+    assert len(shown(Integrated(when="contested"), "A", "A", "A", "B")) == 2
+
+
 @given(
     st.lists(st.sampled_from("ABCDE"), min_size=2, max_size=12),
     st.integers(1, 6),
@@ -112,7 +118,7 @@ def test_width_bounds_what_is_in_flight():
         (lambda: Integrated(independent=0), "independent must be an integer of at least 1, got 0"),
         (lambda: Integrated(length=0), "length must be an integer of at least 1, got 0"),
         (lambda: Integrated(width=-1), "width must be an integer of at least 1, got -1"),
-        (lambda: Integrated(when="never"), "when must be 'contested' or 'always', got 'never'"),
+        (lambda: Integrated(when="never"), "when must be 'close', 'contested' or 'always', got 'never'"),
         (lambda: Integrated(share=0), "share must be a number above 0 and at most 1, got 0"),
         (lambda: Integrated(share=1.5), "share must be a number above 0 and at most 1, got 1.5"),
         (lambda: Integrated(rendering="xml"), "rendering must be 'field' or 'prefill', got 'xml'"),
