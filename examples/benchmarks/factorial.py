@@ -394,9 +394,9 @@ def transitions(bench: Bench, seeds: Sequence[int], options: argparse.Namespace)
             )
             for state in run["states"]:
                 if state is not None:
-                    found[count, state[0]].append(state[1])
+                    found[count, _state(state[0])].append(state[1])
     rows = []
-    for (count, state), hits in sorted(found.items(), key=lambda item: (item[0][0], -len(item[1]))):
+    for (count, state), hits in sorted(found.items()):
         leader, conditioned, independent = np.array(hits, bool).T
         row = {"votes": count, "state": state, "calls": len(hits), "leader right": leader.mean()}
         for name, sample in (("conditioned", conditioned), ("independent", independent)):
@@ -409,6 +409,15 @@ def transitions(bench: Bench, seeds: Sequence[int], options: argparse.Namespace)
         table.add_row(*(f"{value:.3f}" if isinstance(value, float) else str(value) for value in row.values()))
     Console(width=160).print(table)
     return rows
+
+
+def _state(pattern: str) -> str:
+    """The state of a tally, such as "2-1-1": how far the leading answer is ahead."""
+    votes = list(map(int, pattern.split("-")))
+    if len(votes) == 1:
+        return "one answer"
+    lead = votes[0] - votes[1]
+    return f"lead of {lead}" if lead < 3 else "lead of 3 or more"
 
 
 def _transition(bench: Bench, example: dspy.Example, count: int) -> tuple[str, list[bool]] | None:
