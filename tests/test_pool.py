@@ -84,7 +84,7 @@ class PoolMachine(RuleBasedStateMachine):
     @rule(ticket=consumes(tickets), tokens=st.integers(0, 100))
     def finish_sample(self, ticket, tokens):
         self.running.discard(ticket)
-        ticket.settle(tokens=tokens, dollars=0.0)
+        ticket.settle()
 
     @rule(arm=arms, tally=tallies, room=st.integers(0, 5))
     def request(self, arm, tally, room):
@@ -122,7 +122,7 @@ class PoolMachine(RuleBasedStateMachine):
         if not hasattr(self, "pool"):
             return
         for ticket in self.running:
-            ticket.settle(tokens=0, dollars=0.0)
+            ticket.settle()
         for arm in self.open_arms:
             arm.close()
         now = self.pool.statistics()
@@ -153,7 +153,7 @@ def test_threads_cannot_overspend_or_leak(threads):
                 now = pool.statistics()
                 if now.spent.samples + now.reserved.samples > 300 or now.spent.calls + now.reserved.calls > 500:
                     seen_over.append(now)
-                ticket.settle(tokens=5, dollars=0.01)
+                ticket.settle()
                 if interrupted:
                     break
                 arm.request(Tally.of("AB"), 2)
@@ -175,7 +175,7 @@ def draw_one(arm):
     ticket = arm.take()
     assert ticket.start()
     ticket.call()
-    ticket.settle(tokens=1, dollars=0.0)
+    ticket.settle()
 
 
 def test_early_calls_cannot_drain_a_pool_that_knows_how_many_come():
@@ -265,7 +265,7 @@ def test_a_nested_call_is_charged_once_at_the_leaf():
     inner = pool.open(1, outer=sample)
     draw_one(inner)
     inner.close()
-    cost = sample.settle(tokens=1, dollars=0.0)
+    cost = sample.settle()
     outer.close()
     assert pool.statistics().spent.samples == 1
     assert cost.samples == 1  # and it is seen from outside
@@ -280,9 +280,9 @@ def test_a_nested_call_can_use_its_enclosing_samples_own_reservation():
     assert inner is not None
     draw_one(inner)
     inner.close()
-    sample.settle(tokens=0, dollars=0.0)
+    sample.settle()
     outer.close()
-    assert pool.statistics().spent == Cost(samples=1, calls=1, tokens=1)
+    assert pool.statistics().spent == Cost(samples=1, calls=1)
 
 
 def test_a_known_set_needs_a_sample_for_each_call():
