@@ -19,9 +19,12 @@ PER_REQUEST = 128
 BYTES_PER_TOKEN = 7
 """Several choices together are longer than their reported tokens only if a token is longer than this on average."""
 
+LARGEST = 10_000_000
+"""Tokens that no request can have: no context window is as large."""
+
 _OPENAI = ("gpt-", "chatgpt-", "o1", "o3", "o4")
 _REFUSALS = ("LMAuthError", "LMBillingError", "LMRateLimitError", "LMInvalidRequestError", "LMUnsupportedModelError")
-_NO_REQUEST = ("LMConfigurationError", "LMNotConfiguredError", "LMUnsupportedFeatureError")
+_NO_REQUEST = ("LMConfigurationError", "LMNotConfiguredError")
 _PERMANENT = (
     "LMAuthError",
     "LMBillingError",
@@ -212,7 +215,7 @@ def _sum(reports: Sequence[Mapping[str, Any]]) -> Cost | None:
         details = details if isinstance(details, Mapping) else vars_of(details)
         cached = details.get("cached_tokens") or 0
         counts = (prompt, completion, whole, cached)
-        if any(isinstance(n, bool) or not isinstance(n, int) or not 0 <= n < 10**12 for n in counts):
+        if any(isinstance(n, bool) or not isinstance(n, int) or not 0 <= n <= LARGEST for n in counts):
             return None
         completion = max(completion, whole - prompt)  # hidden reasoning is in the total of some providers alone
         total += Cost(prompt_tokens=prompt, completion_tokens=completion, cached_tokens=min(cached, prompt))
