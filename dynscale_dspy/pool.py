@@ -888,6 +888,9 @@ class _Pacing:
         for unit, allowance, each in self._priced(arm):
             allowance.first = max(allowance.first, math.ceil(self._pool.policy.first * each))
             committed = math.ceil(self._committed(unit))
+            if self._expected is not None and unit in METERED:
+                # The last of the expected calls must find the upper bound of a sample, not just what one costs.
+                committed += max(0, math.ceil(getattr(arm._metered(), unit) - each))
             credits.append(int(allowance.credit(committed, opening=opening) // each))
         return min(credits)
 
