@@ -104,7 +104,10 @@ def test_what_has_no_bound_is_refused_by_a_strict_pool(server: Any) -> None:
     with dspy.context(lm=fake.lm()), pytest.raises(UnboundedCost, match="openai/fake .*: it has no max_tokens"):
         qa(question=BANK[0].text)
     qa = DynScaling(dspy.Predict("question -> answer"), budget=BudgetPool(dollars=1, strict=True))
-    with dspy.context(lm=fake.lm(max_tokens=40)), pytest.raises(UnboundedCost, match="price of openai/fake is not known"):
+    with (
+        dspy.context(lm=fake.lm(max_tokens=40)),
+        pytest.raises(UnboundedCost, match="price of openai/fake is not"),
+    ):
         qa(question=BANK[0].text)
     assert fake.statistics().requests == 0
     assert qa.pool.statistics().spent.tokens == 0
