@@ -53,6 +53,7 @@ class Arm:
         self.outer = outer
         self.known = known
         self.key = key
+        self.hopeless = False
         self.record = CostRecord()
         self.ledger: Ledger = pool._ledger_for(program)
         self._program = program
@@ -273,7 +274,7 @@ class Ticket:
     def start(self) -> bool:
         """Begin the sample; False if its call was closed or the pool stopped meanwhile, and then it must not run."""
         with self.pool._locked():
-            if self._state != "reserved" or self.pool._halted():
+            if self._state != "reserved" or self.arm.hopeless or self.pool._halted():
                 return False
             self._state = "started"
             self.arm._started(self)
@@ -321,7 +322,7 @@ class Ticket:
             if self._beyond:
                 self._hold(self._used)  # if it does not fit, it is spent all the same when the sample ends
 
-    def settle(self, failure: BaseException | None = None) -> Cost:
+    def settle(self, failure: BaseException | None = None, *, permanent: bool = False) -> Cost:
         """The sample is over, well or badly. Returns what it cost, nested calls on the same pool included.
 
         Requests without an outcome, as after a cancellation, are charged at their bound: nobody knows what the provider
@@ -329,12 +330,14 @@ class Ticket:
 
         Args:
             failure: The error of the program, if it had one; so many in a row stop the pool.
+            permanent: Whether the call's other samples would fail alike: those that have not begun will not.
         """
         pool = self.pool
         with pool._locked():
             if self._state == "settled":
                 return Cost()
             whole = self._state == "started"
+            self.arm.hopeless = self.arm.hopeless or permanent
             used = sum((charge.bound for charge in self._unanswered), self._used)
             self._unanswered.clear()
             self.free = self.redo and used == Cost()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
@@ -324,8 +325,17 @@ class _Call:
             return await in_thread(lambda: self.run(job))
         if job.ticket is not None and not job.ticket.start():
             return _never_ran(job)
-        with SampleRun(job.draw, job.ticket, self._settings) as run:
-            run.prediction = await self._owner.module.acall(*self._args, **self._kwargs)
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+        with self._pool.cancellable(lambda: loop.call_soon_threadsafe(task.cancel)):
+            try:
+                with SampleRun(job.draw, job.ticket, self._settings) as run:
+                    run.prediction = await self._owner.module.acall(*self._args, **self._kwargs)
+            except asyncio.CancelledError:
+                if not self._pool.stopped:
+                    raise
+                # Cut off by stop(cancel=True): an empty vote, and the call answers with what else it has.
+                return Sample(job.draw, problem="failed", error=self._pool.exhausted())
         return run.sample
 
     def finish(self, winner: Sample, own: bool) -> Any:

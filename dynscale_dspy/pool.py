@@ -242,6 +242,7 @@ class BudgetPool:
         )
         self._shares: weakref.WeakKeyDictionary[Any, tuple[Store, dict[str, int | None]]] = weakref.WeakKeyDictionary()
         self._flights: dict[Hashable, Future[Any]] = {}
+        self._running: set[Callable[[], object]] = set()
         self._open_calls = 0
         self._closed_calls = 0
         self._unscaled_runs = 0
@@ -372,11 +373,36 @@ class BudgetPool:
             self._state, self._cause, self._failures = "open", None, 0
             self._freed()
 
-    def stop(self) -> None:
-        """Let no further sample begin. Samples under way finish, and calls answer with what they have."""
+    def stop(self, *, cancel: bool = False) -> None:
+        """Let no further sample begin. Samples under way finish, and calls answer with what they have.
+
+        Args:
+            cancel: Also cut off samples that run as asyncio tasks: their connections are closed at once, and what was
+                asked is charged at its bound. Threads cannot be cut off.
+        """
         with self._locked():
             self._state = "stopped"
             self._freed()
+            if cancel:
+                self._root._todo.extend(self._running)
+
+    @contextlib.contextmanager
+    def cancellable(self, cancel: Callable[[], object]) -> Iterator[None]:
+        """While the block runs, ``stop(cancel=True)`` on this pool or one around it calls this function."""
+        with self._locked():
+            for node in self._chain:
+                node._running.add(cancel)
+        try:
+            yield
+        finally:
+            with self._locked():
+                for node in self._chain:
+                    node._running.discard(cancel)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether this pool or one around it was stopped."""
+        return any(pool._state == "stopped" for pool in self._chain)
 
     def available(self, unit: Literal["samples", "calls", "tokens", "dollars"]) -> float:
         """What may still be reserved of a unit, here and in every pool around; infinite without a cap."""

@@ -19,7 +19,14 @@ from dynscale_dspy.allocation.ledger import Cost
 from dynscale_dspy.answers import AnswerReader, canonical
 from dynscale_dspy.pool import Charge, Ticket
 from dynscale_dspy.sampling import chain
-from dynscale_dspy.sampling.metering import Bound, answered_by_cache, is_context_overflow, reading, request_bound
+from dynscale_dspy.sampling.metering import (
+    Bound,
+    answered_by_cache,
+    is_context_overflow,
+    is_permanent,
+    reading,
+    request_bound,
+)
 from dynscale_dspy.sampling.sample import Draw, Sample
 
 logger = logging.getLogger(__name__)
@@ -354,7 +361,7 @@ class SampleRun(AbstractContextManager):
         self._context.__exit__(None, None, None)
         usage = {model: list(entries) for model, entries in self._meter.tracker.usage_data.items()}
         failure = error if isinstance(error, Exception) else None
-        cost = self._ticket.settle(failure) if self._ticket else None
+        cost = self._ticket.settle(failure, permanent=is_permanent(failure)) if self._ticket else None
         if isinstance(error, CallRefused):
             error = error.error
         elif error is not None and not isinstance(error, Exception):

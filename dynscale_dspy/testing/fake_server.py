@@ -121,6 +121,7 @@ class _Options:
     hang: float = 5.0
     sharpen: float = 0.0
     api_key: str | None = None
+    context: int | None = None
     record: int = 10_000
 
     def __post_init__(self) -> None:
@@ -160,6 +161,7 @@ class FakeServer:
         hang: Seconds before a hanging connection is closed.
         sharpen: Answers of requests that show earlier attempts have chances raised to ``1 + sharpen``.
         api_key: If given, requests with any other key are refused with status 401.
+        context: If given, tokens a prompt may have; longer ones are refused.
         record: How many of the latest request bodies :attr:`bodies` keeps.
 
     Raises:
@@ -187,6 +189,7 @@ class FakeServer:
         hang: float = 5.0,
         sharpen: float = 0.0,
         api_key: str | None = None,
+        context: int | None = None,
         record: int = 10_000,
     ) -> None:
         options = _Options(
@@ -199,6 +202,7 @@ class FakeServer:
             hang=hang,
             sharpen=sharpen,
             api_key=api_key,
+            context=context,
             record=record,
         )
         self._world = _World(bank, options)
@@ -445,6 +449,8 @@ class _World:
         if options.faults and uniform(seed, name, attempt, "fault") < options.fault_rate:
             fault = options.faults[int(uniform(seed, name, attempt, "kind") * len(options.faults))]
             counts.faults[fault] += 1
+        if options.context is not None and sum(map(_tokens, prompt.messages)) > options.context:
+            fault = "context_length"
         if fault in _REFUSALS:
             headers = (f"retry-after: {options.retry_after:g}",) if fault == "429_retry_after" else ()
             status, kind, code = _REFUSALS[fault]
