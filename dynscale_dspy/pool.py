@@ -208,6 +208,7 @@ class BudgetPool:
             raise ValueError("on_warning needs warn_at=, the share of a cap at which to call it, such as 0.8")
         nanodollars = None if dollars is None else _nanodollars(dollars)
         self._period = _period_of(period)
+        self._period_begun: int | None = None
         self.policy = policy or KnowledgeGradient()
         self.on_empty = on_empty
         self.strict = strict
@@ -237,9 +238,11 @@ class BudgetPool:
             calls=calls,
             tokens=tokens,
             nanodollars=nanodollars,
-            parent=_parent._ledger if _parent is not None else None,
+            parent=_parent._local if _parent is not None else None,
             store=None if _parent is not None else self._store,
         )
+        # Several processes may spend from one file; each paces its own calls by what they alone have drawn.
+        self._local = Ledger(parent=self._ledger) if path is not None else self._ledger
         self._shares: weakref.WeakKeyDictionary[Any, tuple[Store, dict[str, int | None]]] = weakref.WeakKeyDictionary()
         self._flights: dict[Hashable, Future[Any]] = {}
         self._running: set[Callable[[], object]] = set()
@@ -253,6 +256,7 @@ class BudgetPool:
         self._failures = 0
         self._cause: BaseException | None = None
         self._state: Literal["open", "paused", "stopped"] = "open"
+        self._begin_period()
         self._record = CostRecord()
         self._profiles: weakref.WeakKeyDictionary[Any, Profile] = weakref.WeakKeyDictionary()
         self._per_call = per_call
@@ -751,14 +755,21 @@ class BudgetPool:
             act()
 
     def _begin_period(self) -> None:
-        if self._period is not None and self._store.roll(int(self._clock() // self._period)):
-            self._warned.clear()
-            self._own_pacing = _Pacing(self, self._per_call, expected=None)
-            self._freed()
+        if self._period is None:
+            return
+        number = int(self._clock() // self._period)
+        if number != self._period_begun:
+            first, self._period_begun = self._period_begun is None, number
+            self._store.roll(number)
+            if not first:
+                self._local.store.roll(number)
+                self._warned.clear()
+                self._own_pacing = _Pacing(self, self._per_call, expected=None)
+                self._freed()
 
     def _ledger_for(self, program: object | None) -> Ledger:
         """The ledger that a program's samples are charged to: its share's, where it has one."""
-        ledger = self._ledger
+        ledger = self._local
         if program is None:
             return ledger
         for node in self._chain:
@@ -946,7 +957,7 @@ class _Pacing:
 
     def _committed(self, unit: str) -> float:
         """What is spent or will be: samples in flight count what they usually cost, not what they may cost at most."""
-        spent, reserved = self._ledger.store.totals()
+        spent, reserved = self._pool._local.store.totals()
         if unit in METERED:
             return getattr(spent, unit) + reserved.samples * self._pool._record.mean(unit)
         return getattr(spent, unit) + getattr(reserved, unit)

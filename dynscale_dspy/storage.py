@@ -117,20 +117,14 @@ class SQLiteStore:
         rows = self._connect().execute("SELECT sample FROM paid WHERE call = ?", (call,))
         return frozenset(sample for (sample,) in rows)
 
-    def roll(self, period: int) -> bool:
+    def roll(self, period: int) -> None:
         """Begin a period, unless it has begun."""
-        if self._begun == period:
-            return False
         with self._transaction() as connection:
             (begun,) = connection.execute("SELECT number FROM period").fetchone()
-            self._begun = period
-            if begun is not None and begun >= period:
-                return False
-            connection.execute("UPDATE period SET number = ?", (period,))
-            if begun is None:
-                return False
-            self._write(connection, "spent", Cost())
-            return True
+            if begun is None or begun < period:
+                connection.execute("UPDATE period SET number = ?", (period,))
+                if begun is not None:  # what was spent before there were periods counts in the first
+                    self._write(connection, "spent", Cost())
 
     # ---- for people
 
@@ -165,7 +159,6 @@ class SQLiteStore:
             self._connection = _opened(self._path)
             self._pid = os.getpid()
             self._owner = uuid.uuid4().hex
-            self._begun: int | None = None
             with self._transaction() as connection:
                 connection.execute("INSERT INTO owners VALUES (?, ?, ?)", (self._owner, self._pid, _born(self._pid)))
         return self._connection

@@ -97,8 +97,8 @@ class Store(Protocol):
         """The samples of a call that are paid already."""
         ...
 
-    def roll(self, period: int) -> bool:
-        """Begin a period, unless it has begun: nothing is spent then, what is reserved stays so. Tells if it did."""
+    def roll(self, period: int) -> None:
+        """Begin a period, unless it has begun: nothing is spent then, and what is reserved stays so."""
         ...
 
 
@@ -143,13 +143,11 @@ class MemoryStore:
         """None: a pool in memory has no earlier run to resume."""
         return frozenset()
 
-    def roll(self, period: int) -> bool:
+    def roll(self, period: int) -> None:
         """Begin a period."""
         begun, self._period = self._period, period
-        if begun is None or begun == period:
-            return False
-        self._spent = Cost()
-        return True
+        if begun != period:
+            self._spent = Cost()
 
 
 def fits(change: Cost, limits: Limits, spent: Cost, reserved: Cost) -> bool:

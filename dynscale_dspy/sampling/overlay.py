@@ -126,7 +126,7 @@ class SampleAdapter:
         name = chain.FIELD
         while name in signature.fields:
             name += "_"
-        signature = signature.append(name, dspy.InputField(desc=chain.DESCRIPTION), type_=str)
+        signature = signature.append(name, dspy.InputField(desc=chain.describe(text)), type_=str)
         # Demos without the new field would be shown as incomplete examples.
         demos = [{**dict(demo), name: "N/A"} for demo in demos]
         return kwargs, signature, demos, {**inputs, name: text}

@@ -366,6 +366,7 @@ class _World:
     def _start(self, options: _Options) -> None:
         self.options = options
         self.bank = questions(self._given, options.seed) if isinstance(self._given, int) else tuple(self._given)
+        self.by_text = {question.text: question for question in self.bank}
         self.counts = _Counts()
         self.bodies: deque[dict[str, Any]] = deque(maxlen=options.record)
 
@@ -400,7 +401,7 @@ class _World:
         """A chat request has arrived: count it and settle what it will get."""
         options = self.options
         prompt = Prompt(request)
-        question = prompt.question(self.bank)
+        question = prompt.question(self.bank, self.by_text)
         name = question.text if question else ""
         with self.changed:
             counts = self.counts
