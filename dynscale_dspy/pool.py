@@ -570,7 +570,7 @@ class BudgetPool:
             for node in self._chain:
                 node._open_calls += 1
             if not nested:
-                pacing.opened()
+                pacing.opened(arm)
             arm._grant(self.policy.tally(), room - first, pending=first)
             return arm
 
@@ -616,7 +616,7 @@ class BudgetPool:
                         arm._reserve(1, metered=False)
             for arm in arms:
                 if pacing.paced:
-                    pacing.opened()
+                    pacing.opened(arm)
                 arm._profile.pilots += 1
                 for node in self._chain:
                     node._open_calls += 1
@@ -931,10 +931,13 @@ class _Pacing:
             credits.append(int(allowance.credit(committed, opening=opening) // each))
         return min(credits)
 
-    def opened(self) -> None:
-        """A call has arrived."""
+    def opened(self, arm: Arm) -> None:
+        """A call has arrived. What an earlier run has paid for of it comes out of its allowance."""
         for allowance in self._allowances.values():
             allowance.open()
+        if arm.paid:
+            for _, allowance, each in self._priced(arm):
+                allowance.excuse(-math.ceil(len(arm.paid) * each))
 
     def closed(self, arm: Arm, used: Cost) -> None:
         """A call has ended."""
@@ -943,7 +946,7 @@ class _Pacing:
             if arm.known and not self.paced:
                 allowance.excuse(getattr(used, unit))
             else:
-                targets.append(allowance.close(getattr(used, unit)) / each)
+                targets.append(allowance.close(getattr(used, unit) + math.ceil(len(arm.paid) * each)) / each)
         if not arm.known:  # a known set is not bought at the price, and must not move it
             first = self.first(arm)
             self.price_for(arm).closed(
