@@ -21,7 +21,7 @@ _MADE_HARMLESS = re.compile(r"\[\[##|< (?=earlier_attempts|\|)|^\s*> (?=Attempt)
 _MARKERS = (
     (re.compile(r"\[\[ *##"), "[[##"),  # a field of DSPy's chat adapter
     (re.compile(r"</?(?=earlier_attempts)", re.IGNORECASE), "< "),  # of its XML adapter
-    (re.compile(r"^(\s*)(?=Attempt\s+\d+\s*:)", re.MULTILINE | re.IGNORECASE), r"\1> "),
+    (re.compile(r"^([^\S\n]*)(?=Attempt\s+\d+\s*:)", re.MULTILINE | re.IGNORECASE), r"\1> "),
     (re.compile(r"<(?=\|)"), "< "),  # <|im_start|> and the like, which some servers read as turns
 )
 _REASONING = ("reasoning", "rationale")
