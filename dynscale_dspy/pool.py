@@ -313,6 +313,8 @@ class BudgetPool:
             ...     step.statistics().limits["samples"], step.available("samples")
             (5, 5)
         """
+        if max_per_call is not None:
+            _check_count("max_per_call", max_per_call)
         inner = self.active()
         scope = BudgetPool(
             samples,
@@ -1021,4 +1023,6 @@ def _period_of(period: Any) -> float | None:
             raise ValueError(f"period must be 'hour', 'day' or a number of seconds, got {period!r}")
         return PERIODS[period]
     _check_seconds("period", period)
+    if period < 1:
+        raise ValueError(f"period must be at least 1 second, got {period!r}")
     return float(period)
