@@ -142,9 +142,7 @@ def reading(
         used = _sum(reports or ())
         if used is not None and used.tokens:
             return _priced(lm, inputs, used + Cost(calls=most.calls), None, prices, most.nanodollars > 0), ""
-        status = getattr(error, "status", None) or getattr(error, "status_code", None)
-        refused = isinstance(status, int) and 400 <= status < 600 and status not in (408, 504, 524)
-        if refused or any(name in kind for name in _REFUSALS):
+        if _was_refused(error) or any(name in kind for name in _REFUSALS):
             return Cost(calls=most.calls), ""  # turned away: nothing was generated
         return most, ""  # whether anything was generated nobody knows
     calls = _requests(entry, most.calls)
@@ -192,6 +190,22 @@ def vars_of(value: Any) -> dict[str, Any]:
 
 def _names(error: BaseException) -> set[str]:
     return {kind.__name__ for kind in type(error).__mro__}
+
+
+def _was_refused(error: BaseException) -> bool:
+    """Whether a server answered that it would not: then nothing was generated."""
+    status = getattr(error, "status", None) or getattr(error, "status_code", None)
+    if not isinstance(status, int) or not 400 <= status < 600 or status in (408, 504, 524):
+        return False
+    causes: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and len(causes) < 16:
+        causes.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    if status >= 500 and any(type(cause).__module__.startswith("litellm") for cause in causes):
+        # LiteLLM calls a broken connection or an unreadable reply a 500 too.
+        return any(type(cause).__name__ == "HTTPStatusError" for cause in causes)
+    return True
 
 
 def _beyond(used: Cost, most: Cost) -> bool:

@@ -44,11 +44,13 @@ MODES: dict[str, Callable[[DynScaling], list[Any]]] = {"batch": batch, "Evaluate
 @pytest.mark.parametrize("fault", COUNTED)
 def test_one_kind_of_fault(fault: str, engine: str, server: Any, assert_exact: Any) -> None:
     fake = server(BANK, fault_rate=0.05, faults=[fault], hang=0.5)
-    pool = BudgetPool(samples=60)
+    pool = BudgetPool(samples=60, tokens=10**6, strict=True)
     qa = DynScaling(dspy.Predict("question -> answer"), budget=pool)
-    with dspy.context(lm=fake.lm(engine), adapter=NO_FALLBACK):
+    with dspy.context(lm=fake.lm(engine, max_tokens=40), adapter=NO_FALLBACK):
         predictions = batch(qa)
-    assert fake.statistics().faults[fault] > 0
+    counted = fake.statistics()
+    assert counted.faults[fault] > 0
+    assert pool.statistics().spent.tokens >= counted.prompt_tokens + counted.completion_tokens
     for question, prediction in zip(BANK, predictions, strict=True):
         assert prediction.answer in question.answers
     assert_exact(pool, fake, predictions)
