@@ -232,6 +232,7 @@ class BudgetPool:
         self._lock: threading.Lock = _parent._lock if _parent is not None else threading.Lock()
         self._todo: list[Callable[[], object]] = []
         self._waiters: list[Future[None]] = []
+        self._looking_again = False
         self._store: Store = self._root._store if _parent is not None else _open_store(path, clock)
         self._ledger = Ledger(
             samples=samples,
@@ -622,7 +623,7 @@ class BudgetPool:
                 arm._profile.pilots += 1
                 for node in self._chain:
                     node._open_calls += 1
-            return arms, limit + paid, calls_left
+            return arms, limit + paid, calls_left + paid * arms[0].calls_each
 
     def gate(self) -> Future[None] | None:
         """What to wait for while the pool is paused; None if it is not."""
@@ -764,7 +765,8 @@ class BudgetPool:
             first, self._period_begun = self._period_begun is None, number
             self._store.roll(number)
             if not first:
-                self._local.store.roll(number)
+                for store in (self._local.store, *(store for store, _ in self._shares.values())):
+                    store.roll(number)
                 self._warned.clear()
                 self._own_pacing = _Pacing(self, self._per_call, expected=None)
                 self._freed()
@@ -876,12 +878,18 @@ class BudgetPool:
     def _wait_for_change(self) -> Future[None]:
         future: Future[None] = Future()
         self._root._waiters.append(future)
-        if self._root._path is not None:
+        if self._root._path is not None and not self._root._looking_again:
             # What another process frees it does not tell us.
-            timer = threading.Timer(0.1, _resolve, [future])
+            self._root._looking_again = True
+            timer = threading.Timer(0.1, self._root._look_again)
             timer.daemon = True
             timer.start()
         return future
+
+    def _look_again(self) -> None:
+        with self._locked():
+            self._looking_again = False
+            self._freed()
 
 
 class _Pacing:
@@ -949,11 +957,19 @@ class _Pacing:
                 allowance.excuse(getattr(used, unit))
             else:
                 targets.append(allowance.close(getattr(used, unit) + math.ceil(len(arm.paid) * each)) / each)
+        for around in self._pool._chain[1:]:
+            if around._own_pacing is not None:  # this pool paces its own calls: no allowance around is to pay for them
+                around._own_pacing.excuse(used)
         if not arm.known:  # a known set is not bought at the price, and must not move it
             first = self.first(arm)
             self.price_for(arm).closed(
                 max(min(targets) - first, 0), per_call=self.per_call_of(arm), used=max(used.samples - first, 0)
             )
+
+    def excuse(self, used: Cost) -> None:
+        """Something was spent that no call of this pool's own pace is to answer for."""
+        for unit, allowance in self._allowances.items():
+            allowance.excuse(getattr(used, unit))
 
     def _priced(self, arm: Arm) -> list[tuple[str, Allowance, float]]:
         """The allowances, and what a sample takes of each; without those of which that is not known yet."""

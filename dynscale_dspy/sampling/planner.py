@@ -316,8 +316,7 @@ def coordinate(
             return
         sample = yield jobs
         job = outstanding.popleft()
-        if job.ticket is None or not job.ticket.free:
-            calls -= sample.cost.calls
+        calls -= sample.cost.calls
         costs.tell(job.call, sample.cost)
         if is_permanent(sample.error):
             hopeless.add(job.call)

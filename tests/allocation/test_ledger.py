@@ -115,7 +115,8 @@ class LedgerMachine(RuleBasedStateMachine):
             assert ledger.reserved == sum((held for depth, held in self.held.values() if depth >= level), Cost())
 
 
-TestLedger = LedgerMachine.TestCase
+# Longer than others where many more examples are asked for.
+TestLedger = pytest.mark.timeout(1800)(LedgerMachine.TestCase)
 
 
 def test_cost_adds_and_subtracts_unit_by_unit():
