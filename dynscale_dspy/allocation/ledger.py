@@ -50,10 +50,27 @@ class Cost:
         return self.nanodollars / NANO
 
     def __add__(self, other: Cost) -> Cost:
-        return Cost(*(getattr(self, name) + getattr(other, name) for name in _FIELDS))
+        # Written out: this runs a dozen times a sample.
+        return Cost(
+            self.samples + other.samples,
+            self.calls + other.calls,
+            self.prompt_tokens + other.prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+            self.cached_tokens + other.cached_tokens,
+            self.nanodollars + other.nanodollars,
+            self.cached_calls + other.cached_calls,
+        )
 
     def __sub__(self, other: Cost) -> Cost:
-        return Cost(*(getattr(self, name) - getattr(other, name) for name in _FIELDS))
+        return Cost(
+            self.samples - other.samples,
+            self.calls - other.calls,
+            self.prompt_tokens - other.prompt_tokens,
+            self.completion_tokens - other.completion_tokens,
+            self.cached_tokens - other.cached_tokens,
+            self.nanodollars - other.nanodollars,
+            self.cached_calls - other.cached_calls,
+        )
 
     def at_least(self, other: Cost) -> Cost:
         """The larger amount, unit by unit."""
