@@ -25,6 +25,7 @@ LARGEST = 10_000_000
 _OPENAI = ("gpt-", "chatgpt-", "o1", "o3", "o4")
 _REFUSALS = ("LMAuthError", "LMBillingError", "LMRateLimitError", "LMInvalidRequestError", "LMUnsupportedModelError")
 _NO_REQUEST = ("LMConfigurationError", "LMNotConfiguredError")
+_UNCONNECTED = ("ConnectError", "ConnectTimeout", "PoolTimeout", "ConnectionRefusedError", "gaierror")
 _PERMANENT = (
     "LMAuthError",
     "LMBillingError",
@@ -137,7 +138,7 @@ def reading(
     most = bound.cost
     if error is not None:
         kind = _names(error)
-        if any(name in kind for name in _NO_REQUEST):
+        if any(name in kind for name in _NO_REQUEST) or _was_never_sent(error):
             return Cost(), ""
         used = _sum(reports or ())
         if used is not None and used.tokens:
@@ -192,16 +193,31 @@ def _names(error: BaseException) -> set[str]:
     return {kind.__name__ for kind in type(error).__mro__}
 
 
-def _was_refused(error: BaseException) -> bool:
-    """Whether a server answered that it would not: then nothing was generated."""
-    status = getattr(error, "status", None) or getattr(error, "status_code", None)
-    if not isinstance(status, int) or not 400 <= status < 600 or status in (408, 504, 524):
-        return False
+def _causes(error: BaseException) -> list[BaseException]:
     causes: list[BaseException] = []
     cause: BaseException | None = error
     while cause is not None and len(causes) < 16:
         causes.append(cause)
         cause = cause.__cause__ or cause.__context__
+    return causes
+
+
+def _was_never_sent(error: BaseException) -> bool:
+    """Whether there was no connection to send the request over: refused, or none free in time."""
+    kinds = [(type(cause).__module__, type(cause).__name__) for cause in _causes(error)]
+    # DSPy's native transport has an error of no particular kind for "none free in time" and for "closed".
+    return any(
+        name in _UNCONNECTED or (name == "TransportError" and module.endswith("lm15.transports._exceptions"))
+        for module, name in kinds
+    )
+
+
+def _was_refused(error: BaseException) -> bool:
+    """Whether a server answered that it would not: then nothing was generated."""
+    status = getattr(error, "status", None) or getattr(error, "status_code", None)
+    if not isinstance(status, int) or not 400 <= status < 600 or status in (408, 504, 524):
+        return False
+    causes = _causes(error)
     if status >= 500 and any(type(cause).__module__.startswith("litellm") for cause in causes):
         # LiteLLM calls a broken connection or an unreadable reply a 500 too.
         return any(type(cause).__name__ == "HTTPStatusError" for cause in causes)

@@ -96,6 +96,20 @@ def test_a_choice_too_many_costs_what_it_costs(engine: str, server: Any) -> None
     assert pool.statistics().reserved == Cost()
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("mode", ["call", "acall"])
+def test_a_request_that_found_no_connection_costs_nothing(mode: str, engine: str, server: Any) -> None:
+    fake = server(BANK)
+    lm = fake.lm(engine, max_tokens=40)
+    fake.stop()
+    pool = BudgetPool(tokens=9_000, samples=3)
+    qa = DynScaling(dspy.Predict("question -> answer"), budget=pool, max_samples=1)
+    with dspy.context(lm=lm), pytest.raises(dspy.utils.exceptions.LMError):
+        qa(question=BANK[0].text) if mode == "call" else asyncio.run(qa.acall(question=BANK[0].text))
+    assert pool.statistics().spent == Cost(samples=1)
+    assert pool.statistics().reserved == Cost()
+
+
 class CallCounter(BaseCallback):
     """Language-model calls as DSPy makes them, whatever the transport retries within one."""
 
