@@ -1,4 +1,4 @@
-"""The ambient pool: carried in DSPy's own settings, so that it reaches whatever threads DSPy starts."""
+"""The ambient pools: carried in DSPy's own settings, so that they reach whatever threads DSPy starts."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 
 import dspy
 
-_SETTING = "dynscale_pool"
+_SETTING = "dynscale_pools"
 # Entered and left in one thread or task, like any context manager; a pool may be entered several times over.
 _entered: ContextVar[tuple[AbstractContextManager[Any], ...]] = ContextVar("dynscale_entered", default=())
 
 
 def enter(pool: Any) -> None:
     """Make a pool the ambient one until the matching :func:`leave`."""
-    context = dspy.context(**{_SETTING: pool})
+    context = dspy.context(**{_SETTING: (*entered(), pool)})
     context.__enter__()
     _entered.set((*_entered.get(), context))
 
@@ -27,6 +27,11 @@ def leave() -> None:
     context.__exit__(None, None, None)
 
 
+def entered() -> tuple[Any, ...]:
+    """The pools and scopes around this code, the innermost last."""
+    return dspy.settings.get(_SETTING) or ()
+
+
 def current() -> Any:
     """The ambient pool, or None."""
-    return dspy.settings.get(_SETTING)
+    return entered()[-1] if entered() else None
