@@ -640,7 +640,7 @@ def test_a_warning_that_fails_or_asks_the_pool_does_no_harm(caplog):
         raise KeyError("secret prompt")
 
     pool = BudgetPool(samples=2, warn_at=0.5, on_warning=careless)
-    with caplog.at_level(logging.ERROR):
+    with caplog.at_level(logging.ERROR, "dynscale_dspy"):
         draw_one(pool.open(1))
     assert "KeyError" in caplog.text and "secret" not in caplog.text
     assert pool.statistics().spent.samples == 1

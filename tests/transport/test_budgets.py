@@ -3,12 +3,13 @@
 import asyncio
 import logging
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import dspy
 import pytest
 
-from dynscale_dspy import BudgetExhausted, BudgetPool, Cost, DynScaling, Price, UnboundedCost, explain
+from dynscale_dspy import BudgetExhausted, BudgetPool, Cost, DynScaling, Price, UnboundedCost, Uniform, explain
 from dynscale_dspy.testing import FakeQuestion, questions
 
 BANK = questions(20)
@@ -230,3 +231,55 @@ def test_samples_that_cost_more_are_worth_less_under_a_cap_on_tokens(server: Any
         qa.batch(examples, num_threads=1, disable_progress_bar=True)
     drawn = fake.statistics().per_question
     assert sum(drawn[q.text] for q in short) > 1.5 * sum(drawn[q.text] for q in long)
+
+
+@pytest.mark.parametrize("mode", ["threads", "tasks"])
+def test_every_request_handler_has_a_ceiling_of_its_own(mode: str, server: Any) -> None:
+    fake = server(BANK)
+    pool = BudgetPool(samples=45, policy=Uniform(first=4), per_call=4)
+    qa = DynScaling(dspy.Predict("question -> answer"), budget=pool)
+    scopes: list[BudgetPool] = []
+
+    def handle(question: str) -> Any:
+        with pool.scope(samples=3) as scope:
+            scopes.append(scope)
+            return qa(question=question)
+
+    async def ahandle(question: str) -> Any:
+        with pool.scope(samples=3) as scope:
+            scopes.append(scope)
+            return await qa.acall(question=question)
+
+    async def main() -> list[Any]:
+        return await asyncio.gather(*(ahandle(q.text) for q in BANK), return_exceptions=True)
+
+    lm = fake.lm()
+    if mode == "tasks":
+        with dspy.context(lm=lm):
+            results = asyncio.run(main())
+    else:
+        with ThreadPoolExecutor(16) as threads:
+
+            def work(question: FakeQuestion) -> Any:
+                with dspy.context(lm=lm):
+                    return handle(question.text)
+
+            futures = [threads.submit(work, question) for question in BANK]
+            results = [future.exception() or future.result() for future in futures]
+    answered = [result for result in results if not isinstance(result, BaseException)]
+    assert len(answered) == 15  # of 20: then the pool is empty
+    assert all(isinstance(result, BudgetExhausted) for result in results if isinstance(result, BaseException))
+    assert sorted(scope.statistics().spent.samples for scope in scopes) == [0] * 5 + [3] * 15
+    assert pool.statistics().spent.samples == fake.statistics().requests == 45
+
+
+def test_a_scope_reaches_the_threads_that_dspy_starts(server: Any) -> None:
+    fake = server(BANK)
+    pool = BudgetPool(samples=500)
+    qa = DynScaling(dspy.Predict("question -> answer"), budget=pool)
+    unbudgeted = DynScaling(dspy.Predict("question -> answer"))
+    with dspy.context(lm=fake.lm()), pool.scope(samples=80) as scope:
+        scope.expect(2 * len(BANK))
+        evaluate(qa)
+        evaluate(unbudgeted)
+    assert scope.statistics().spent.samples == pool.statistics().spent.samples == fake.statistics().requests <= 80
