@@ -1,5 +1,6 @@
 """Better answers from any DSPy program for a given budget, with no verifier."""
 
+from dynscale_dspy._ambient import unscaled
 from dynscale_dspy.allocation.ledger import Cost
 from dynscale_dspy.allocation.policies import UCB, KnowledgeGradient, Policy, Uniform
 from dynscale_dspy.errors import BudgetExhausted
@@ -7,6 +8,8 @@ from dynscale_dspy.module import DynScaling
 from dynscale_dspy.pool import BudgetPool
 from dynscale_dspy.report import explain
 from dynscale_dspy.sampling.strategies import Integrated, Parallel, Sequential, Strategy
+from dynscale_dspy.status import SamplingStatus
+from dynscale_dspy.wrap import unwrap, wrap
 
 __version__ = "0.1.0"
 
@@ -20,8 +23,12 @@ __all__ = [
     "KnowledgeGradient",
     "Parallel",
     "Policy",
+    "SamplingStatus",
     "Sequential",
     "Strategy",
     "Uniform",
     "explain",
+    "unscaled",
+    "unwrap",
+    "wrap",
 ]

@@ -1,14 +1,16 @@
-"""The ambient pool: carried in DSPy's own settings, so that it reaches whatever threads DSPy starts."""
+"""What holds inside a ``with`` block. DSPy's own settings carry it, so that it reaches whatever threads DSPy starts."""
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from typing import Any
 
 import dspy
 
 _SETTING = "dynscale_pool"
+_UNSCALED = "dynscale_unscaled"
 # Entered and left in one thread or task, like any context manager; a pool may be entered several times over.
 _entered: ContextVar[tuple[AbstractContextManager[Any], ...]] = ContextVar("dynscale_entered", default=())
 
@@ -30,3 +32,26 @@ def leave() -> None:
 def current() -> Any:
     """The ambient pool, or None."""
     return dspy.settings.get(_SETTING)
+
+
+@contextmanager
+def unscaled() -> Iterator[None]:
+    """Inside, every wrapped program runs once and plainly, as if it were not wrapped; no pool is asked or charged.
+
+    For cheap compilation: optimizers call a program hundreds of times, and demos and instructions are found as well
+    with one sample a call.
+
+    Example:
+        ```python
+        with unscaled():
+            compiled = dspy.BootstrapFewShot(metric=metric).compile(qa, trainset=trainset)
+        compiled(question="...")  # scaled again
+        ```
+    """
+    with dspy.context(**{_UNSCALED: True}):
+        yield
+
+
+def is_unscaled() -> bool:
+    """Whether this code runs inside ``with unscaled():``."""
+    return bool(dspy.settings.get(_UNSCALED))

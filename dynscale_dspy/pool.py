@@ -198,6 +198,11 @@ class BudgetPool:
 
     # ---- what plans call
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """How a private pool was made: per_call, policy and seed."""
+        return {"per_call": self._per_call, "policy": self.policy, "seed": self.seed}
+
     def open(
         self, room: int, *, outer: Ticket | None = None, program: object | None = None, calls: int = 1
     ) -> Arm | None:

@@ -14,11 +14,15 @@ PUBLIC = {
     "KnowledgeGradient",
     "Parallel",
     "Policy",
+    "SamplingStatus",
     "Sequential",
     "Strategy",
     "UCB",
     "Uniform",
     "explain",
+    "unscaled",
+    "unwrap",
+    "wrap",
 }
 
 

@@ -10,7 +10,7 @@ import hashlib
 import heapq
 import math
 from collections import deque
-from collections.abc import Generator, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Generator, Hashable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Any
@@ -135,7 +135,20 @@ class Wait:
     future: Future[Sample]
 
 
-Step = Round | Wait
+@dataclass(frozen=True)
+class Notice:
+    """A step: tell whoever watches how the call stands; nothing is sent back.
+
+    Args:
+        send: Sends the message from a thread.
+        asend: Sends it from a task.
+    """
+
+    send: Callable[[], None]
+    asend: Callable[[], Awaitable[None]]
+
+
+Step = Round | Wait | Notice
 
 
 class _Abandoned(Exception):
