@@ -61,10 +61,12 @@ class SampleAdapter:
     A plain object on purpose: subclasses of ``dspy.Adapter`` fire adapter callbacks twice.
     """
 
-    def __init__(self, inner: Any, draw: Draw, settings: SampleSettings) -> None:
-        self.inner = inner
-        self._draw = draw
-        self._settings = settings
+    def __init__(self, inner: Any = None, draw: Draw | None = None, settings: SampleSettings | None = None) -> None:
+        # `dspy.Refine` inside a sample makes a subclass of this and an instance without arguments, which calls the
+        # adapter around it: this sample's own.
+        self.inner = inner or dspy.settings.adapter
+        self._draw: Draw = draw  # type: ignore[assignment]
+        self._settings: SampleSettings = settings  # type: ignore[assignment]
 
     def __getattr__(self, name: str) -> Any:
         # DSPy's agents call the adapter's formatting methods directly.
@@ -95,7 +97,7 @@ class SampleAdapter:
         elif merged.get("temperature") is None and self._settings.vary:
             kwargs["temperature"] = 1.0
         caller = (dspy.settings.caller_modules or [None])[-1]
-        text = self._draw.chain.get(id(caller))
+        text = chain.text_for(caller, self._draw.chain)
         if text is None:
             return kwargs, signature, demos, inputs
         name = chain.FIELD
