@@ -31,8 +31,8 @@ def wrap(
 
     Where :class:`DynScaling` samples a whole program and votes on its result, this votes on each predictor's output
     before the program goes on. Predictors stay the objects they are, under their own names, with their demos and
-    state: only their class becomes a scaled one, as ``torch.nn.utils.parametrize`` does it with layers. Optimizers,
-    traces, ``save`` and ``load`` see what they saw before.
+    state: only their class becomes a scaled one, as ``torch.nn.utils.parametrize`` does it with layers, which has the
+    :class:`DynScaling` behind it as ``scaling``. Optimizers, traces, ``save`` and ``load`` see what they saw before.
 
     Args:
         program: The program. Predictors inside its :class:`DynScaling` modules are left to those.
@@ -93,9 +93,9 @@ def unwrap(program: Program) -> Program:
         program: The program.
 
     Example:
-        >>> program = wrap(dspy.Predict("question -> answer"), budget=8)
-        >>> type(program).__name__, type(unwrap(program)).__name__
-        ('ScaledPredict', 'Predict')
+        >>> program = wrap(dspy.ChainOfThought("question -> answer"), budget=8)
+        >>> type(unwrap(program).predict) is dspy.Predict
+        True
     """
     for _, predictor in named_predictors(program):
         if isinstance(predictor, _Scaled):
@@ -159,7 +159,9 @@ class _Scaled:
 
 @functools.cache
 def _scaled_class(plain: type[dspy.Predict]) -> type[dspy.Predict]:
-    return type(plain)(f"Scaled{plain.__name__}", (_Scaled, plain), {"__module__": plain.__module__, "plain": plain})
+    # Under the same name: optimizers that show a program's source to a model know `Predict` by it.
+    names = {"__module__": plain.__module__, "__qualname__": plain.__qualname__, "__doc__": plain.__doc__}
+    return type(plain)(plain.__name__, (_Scaled, plain), {**names, "plain": plain})
 
 
 def _rebuild(plain: type[dspy.Predict]) -> dspy.Predict:

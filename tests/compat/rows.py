@@ -129,7 +129,7 @@ class Row:
             "XML": dspy.XMLAdapter,
             "BAML": BAMLAdapter,
         }
-        return kinds[name](use_native_function_calling=self.native_tools)
+        return kinds[name](use_native_function_calling=True) if self.native_tools else kinds[name]()
 
 
 class Kind(enum.Enum):

@@ -43,7 +43,9 @@ def metric(example: Any, prediction: Any, trace: Any = None, pred_name: Any = No
     return float(example.answer == prediction.answer)
 
 
-def with_feedback(example: Any, prediction: Any, trace: Any = None, pred_name: Any = None, pred_trace: Any = None) -> Any:
+def with_feedback(
+    example: Any, prediction: Any, trace: Any = None, pred_name: Any = None, pred_trace: Any = None
+) -> Any:
     score = metric(example, prediction)
     return dspy.Prediction(score=score, feedback="right" if score else f"it is {example.answer}")
 
@@ -154,10 +156,11 @@ def compiled_state(optimize: Callable[[Any], Any], program: dspy.Module) -> tupl
     """What an optimizer makes of a program: the compiled one and the parameters in it."""
     random.seed(0)
     compiled = optimize(program)
+    for predictor in compiled.predictors():
+        predictor.lm = None  # set by BetterTogether; a model inside the process has no state to compare
     state = {name: predictor.dump_state() for name, predictor in compiled.named_predictors()}
     for predictor in state.values():
         predictor.pop("dynscale", None)
-        predictor["lm"] = predictor["lm"] and predictor["lm"]["model"]  # of its options, only the seed of a rollout
     return compiled, state
 
 
