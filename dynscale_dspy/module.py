@@ -326,6 +326,7 @@ class _Call:
         self.owner = owner
         self._args = args
         self._kwargs = kwargs
+        self._explanation: report.Explanation | None = None
         self._pool = owner.pool
         inputs = _inputs_key((args, kwargs))
         vary = owner.max_samples > 1 and self._pool.varies
@@ -354,6 +355,7 @@ class _Call:
             outer=meter.ticket if meter else None,
             program=self.owner,
             calls=self.calls_guessed,
+            decided=self._explain,
         )
         return status.with_notices(steps, self.plan)
 
@@ -390,10 +392,15 @@ class _Call:
         if settings.trace is not None:
             settings.trace.extend(winner.trace)
         if own:
-            explanation = report.attach(winner.prediction, self.plan, winner)
+            explanation = self._explanation or self._explain(winner)
             if tracing.is_on():
                 tracing.annotate(explanation.attributes)
         return winner.prediction
+
+    def _explain(self, winner: Sample) -> report.Explanation:
+        """Attach the explanation, before anyone has the prediction: the same call in flight twice returns it twice."""
+        self._explanation = report.attach(winner.prediction, self.plan, winner)
+        return self._explanation
 
     def _entries(self) -> dict[str, list[dict[str, Any]]]:
         entries: dict[str, list[dict[str, Any]]] = {}

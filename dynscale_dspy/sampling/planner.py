@@ -163,6 +163,7 @@ def conduct(
     outer: Ticket | None = None,
     program: object | None = None,
     calls: int = 1,
+    decided: Callable[[Sample], object] = lambda winner: None,
 ) -> Generator[Step, Any, tuple[Sample, bool]]:
     """One call, from its first samples to its winner.
 
@@ -174,6 +175,7 @@ def conduct(
         outer: The ticket of the sample this call is made in, if any.
         program: Whose samples these are.
         calls: A guess of the language-model calls a sample makes.
+        decided: Told the winner before any call that waits for it.
 
     Returns:
         The winning sample, and whether this call drew it itself (False if it came from the same call in flight). If
@@ -197,6 +199,7 @@ def conduct(
     try:
         arm = pool.open(plan.room, outer=outer, program=program, calls=calls)
         winner = yield from _play(pool, plan, arm)
+        decided(winner)
     except BaseException as error:
         if future is not None:
             pool.land(key)
