@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Iterable
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, cast
 
 import dspy
 
@@ -154,15 +154,16 @@ class _Scaled:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The class is made on demand, so it is saved by what it is made of.
-        return _rebuild, (self.plain,), self.__getstate__()  # type: ignore[attr-defined]
+        return _rebuild, (self.plain,), cast(dspy.Module, self).__getstate__()
 
 
 @functools.cache
 def _scaled_class(plain: type[dspy.Predict]) -> type[dspy.Predict]:
     # Under the same name: optimizers that show a program's source to a model know `Predict` by it.
     names = {"__module__": plain.__module__, "__qualname__": plain.__qualname__, "__doc__": plain.__doc__}
-    return type(plain)(plain.__name__, (_Scaled, plain), {**names, "plain": plain})
+    metaclass: Any = type(plain)
+    return metaclass(plain.__name__, (_Scaled, plain), {**names, "plain": plain})
 
 
 def _rebuild(plain: type[dspy.Predict]) -> dspy.Predict:
-    return object.__new__(_scaled_class(plain))  # type: ignore[call-arg]  # a method here would be called
+    return object.__new__(_scaled_class(plain))
