@@ -109,7 +109,7 @@ def infer_rules(program: Any) -> Any:
 
 def better_together(program: Any) -> Any:
     """A chain of optimizers, the second starting where the first ended."""
-    if DSPY < Version("3.2"):
+    if Version("3.2") > DSPY:
         pytest.skip("before DSPy 3.2 it chains a prompt optimizer with finetuning only")
     program.set_lm(dspy.settings.lm)
     optimizer = dspy.BetterTogether(metric=metric, b=dspy.BootstrapFewShot(metric=metric), c=dspy.LabeledFewShot(k=2))
