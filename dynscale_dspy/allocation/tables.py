@@ -90,10 +90,10 @@ def knowledge_gains(a: int, b: int) -> NDArray[np.float64]:
         >>> [round(float(g), 4) for g in knowledge_gains(1, 0)[:3]]
         [0.0, 0.0, 0.0625]
     """
-    return _gains_of_state(a, b)
+    return _gains_of_state(a, b, 1.0)
 
 
-def knowledge_gradient(a: int, b: int) -> float:
+def knowledge_gradient(a: int, b: int, prior: float = 1.0) -> float:
     r"""KG*: the largest expected gain per sample over all batch sizes.
 
     .. math:: \nu(a, b) = \max_{k \ge 1} G_k(a, b) / k
@@ -105,6 +105,8 @@ def knowledge_gradient(a: int, b: int) -> float:
     Args:
         a: Votes of the leader.
         b: Votes of the runner-up, at most ``a``.
+        prior: Votes that each of the two is taken to have had before: the leader's share is
+            :math:`\mathrm{Beta}(\mathrm{prior}, \mathrm{prior})` at first. 1 is uniform; more expects closer races.
 
     Returns:
         The index, in probability of a right vote per sample; 0 for a lead of :data:`HORIZON` or more.
@@ -114,8 +116,8 @@ def knowledge_gradient(a: int, b: int) -> float:
         (0.0312, 0.1562)
     """
     if a <= _TABLE:
-        return _knowledge_table()[a][b]
-    return _knowledge_of_state(a, b)
+        return _knowledge_table(prior)[a][b]
+    return _knowledge_of_state(a, b, prior)
 
 
 def stopping_index(a: int, b: int) -> float:
@@ -167,52 +169,55 @@ def mode_probability(alpha: tuple[float, ...]) -> float:
     return float(np.exp(log_product) @ weights)
 
 
-def _h(a: NDArray[np.float64] | np.float64, b: NDArray[np.float64] | np.float64) -> NDArray[np.float64]:
+def _h(
+    a: NDArray[np.float64] | np.float64, b: NDArray[np.float64] | np.float64, prior: float = 1.0
+) -> NDArray[np.float64]:
     from scipy.special import betainc  # loaded on first use: importing the package stays light
 
-    return betainc(b + 1, a + 1, 0.5)
+    return betainc(b + prior, a + prior, 0.5)
 
 
-def _regret(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+def _regret(a: NDArray[np.float64], b: NDArray[np.float64], prior: float = 1.0) -> NDArray[np.float64]:
     """``W(a, b) = (1 - 2 h)^+``, exactly 0 for ``a >= b``."""
-    return np.where(b > a, np.maximum(1 - 2 * _h(a, b), 0.0), 0.0)
+    return np.where(b > a, np.maximum(1 - 2 * _h(a, b, prior), 0.0), 0.0)
 
 
 @lru_cache(maxsize=4096)
-def _gains_of_state(a: int, b: int) -> NDArray[np.float64]:
+def _gains_of_state(a: int, b: int, prior: float) -> NDArray[np.float64]:
     # Forward over the votes to come: reach[j] is the chance that j of the first k are for the leader.
     gains = np.zeros(HORIZON + 1)
     reach = np.ones(1)
     for k in range(1, HORIZON + 1):
         j = np.arange(k, dtype=float)
-        up = (a + j + 1) / (a + b + k + 1)
+        up = (a + j + prior) / (a + b + k - 1 + 2 * prior)
         wider = np.zeros(k + 1)
         wider[1:] = reach * up
         wider[:-1] += reach * (1 - up)
         reach = wider
         if k > a - b:
             j = np.arange(k + 1, dtype=float)
-            gains[k] = reach @ _regret(a + j, b + k - j)
+            gains[k] = reach @ _regret(a + j, b + k - j, prior)
     if b > a:  # not a state of a leader and a runner-up, but well defined
-        gains = np.maximum(gains - float(_regret(np.float64(a), np.float64(b))), 0.0)  # type: ignore[arg-type]
+        already = float(_regret(np.float64(a), np.float64(b), prior))  # type: ignore[arg-type]
+        gains = np.maximum(gains - already, 0.0)
     gains = np.maximum.accumulate(gains)
     gains.setflags(write=False)
     return gains
 
 
 @lru_cache(maxsize=4096)
-def _knowledge_of_state(a: int, b: int) -> float:
-    return float(np.max(_gains_of_state(a, b)[1:] / np.arange(1, HORIZON + 1)))
+def _knowledge_of_state(a: int, b: int, prior: float) -> float:
+    return float(np.max(_gains_of_state(a, b, prior)[1:] / np.arange(1, HORIZON + 1)))
 
 
-@lru_cache(maxsize=1)
-def _knowledge_table() -> list[list[float]]:
+@lru_cache(maxsize=8)
+def _knowledge_table(prior: float) -> list[list[float]]:
     """KG* for all states up to the cap at once: one backward step is one array operation over all of them."""
     votes = np.arange(_TABLE + HORIZON + 1, dtype=float)
     a, b = votes[:, None], votes[None, :]
-    start = _regret(a, b)
+    start = _regret(a, b, prior)
     expected = start.copy()
-    up = (a + 1) / (a + b + 2)
+    up = (a + prior) / (a + b + 2 * prior)
     best = np.zeros((_TABLE + 1, _TABLE + 1))
     for k in range(1, HORIZON + 1):
         size = _TABLE + HORIZON + 1 - k
@@ -248,7 +253,7 @@ def _stopping_table() -> list[list[float]]:
             crossing = prices[above - 1] + np.clip(share, 0, 1) * (prices[below] - prices[above - 1])
             index[row, n - row] = np.where(surplus[:, 0] > 0, crossing, 0.0)
     size = min(_TABLE, _STOPPING_VOTES) + 1
-    index[:size, :size] = np.maximum(index[:size, :size], np.asarray(_knowledge_table())[:size, :size])
+    index[:size, :size] = np.maximum(index[:size, :size], np.asarray(_knowledge_table(1.0))[:size, :size])
     return index.tolist()
 
 

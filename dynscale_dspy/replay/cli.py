@@ -42,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--concurrency", type=int, default=1, metavar="N", help="online: queries in flight at a time")
     parser.add_argument("--arrivals", choices=ARRIVALS, default="shuffled", help="online: order of arrival")
     parser.add_argument("--no-bounds", action="store_true", help='leave out the bounds marked "not a policy"')
+    parser.add_argument("--share", action="store_true", help="one budget for all pools of a group")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes (default: 1)")
 
 
@@ -67,6 +68,7 @@ def main(arguments: argparse.Namespace) -> int:
             concurrency=arguments.concurrency,
             arrivals=arguments.arrivals,
             with_bounds=not arguments.no_bounds,
+            share=arguments.share,
             jobs=arguments.jobs,
             progress=_tell,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from dynscale_dspy.allocation.policies import POLICIES, Policy, make_policy
 from dynscale_dspy.replay import bounds
-from dynscale_dspy.replay.batch import allocate
+from dynscale_dspy.replay.batch import Allocation, allocate
 from dynscale_dspy.replay.online import ARRIVALS, allocate_online
 from dynscale_dspy.replay.pools import Pool, PoolError, load_pool
 from dynscale_dspy.replay.statistics import area, bootstrap_weights, reach
@@ -172,6 +172,7 @@ def replay(
     concurrency: int = 1,
     arrivals: str = "shuffled",
     with_bounds: bool = True,
+    share: bool = False,
     jobs: int = 1,
     progress: Callable[[str], None] | None = None,
 ) -> Replay:
@@ -194,6 +195,8 @@ def replay(
         concurrency: Online: queries in flight at a time.
         arrivals: Online: ``"shuffled"``, ``"easy_first"``, ``"hard_first"`` or ``"bursts"``.
         with_bounds: Whether to add bounds, marked "not a policy"; in batch mode and samples only.
+        share: Whether all pools of a group draw on one budget, as the modules of a program on one
+            :class:`~dynscale_dspy.BudgetPool`; each has its own otherwise.
         jobs: Processes to use.
         progress: Called with each pool's name when it is done.
 
@@ -229,8 +232,11 @@ def replay(
     if len(groups) < len(loaded):
         names = sorted(pool.name for pool in loaded)
         raise ValueError(f"two pools are called {next(a for a, b in pairwise(names) if a == b)!r}")
+    sets = [[pool] for pool in loaded]
+    if share:
+        sets = [[pool for pool in loaded if groups[pool.name] == group] for group in dict.fromkeys(groups.values())]
     results = []
-    for result in _each(loaded, named, settings, jobs):
+    for result in _each(sets, named, settings, jobs):
         results.append(result)
         if progress is not None:
             progress(result.pool)
@@ -246,6 +252,7 @@ def replay(
         settings={
             **asdict(settings),
             "group_by": group_by,
+            "share": share,
             "policies": {name: repr(policy) for name, policy in named.items()},
         },
         whereabouts=tuple(
@@ -319,39 +326,36 @@ def _name_of(policy: Policy) -> str:
     return next((name for name, kind in POLICIES.items() if type(policy) is kind and policy == kind()), repr(policy))
 
 
-def _each(pools: Sequence[Pool], policies: dict[str, Policy], settings: _Settings, jobs: int) -> Iterable[_PoolResult]:
-    if jobs <= 1 or len(pools) == 1:
-        for pool in pools:
-            yield _replay_pool(pool, policies, settings)
+def _each(
+    sets: Sequence[Sequence[Pool]], policies: dict[str, Policy], settings: _Settings, jobs: int
+) -> Iterable[_PoolResult]:
+    if jobs <= 1 or len(sets) == 1:
+        for pools in sets:
+            yield from _replay_pools(pools, policies, settings)
         return
     # The largest first, so that no process is left alone with it; results in the given order.
-    order = sorted(range(len(pools)), key=lambda i: -len(pools[i].questions))
+    order = sorted(range(len(sets)), key=lambda i: -sum(len(pool.questions) for pool in sets[i]))
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as executor:
-        futures = {i: executor.submit(_replay_pool, pools[i], policies, settings) for i in order}
-        for i in range(len(pools)):
-            yield futures[i].result()
+        futures = {i: executor.submit(_replay_pools, sets[i], policies, settings) for i in order}
+        for i in range(len(sets)):
+            yield from futures[i].result()
 
 
-def _replay_pool(pool: Pool, policies: dict[str, Policy], settings: _Settings) -> _PoolResult:
-    skipped = [Skip(pool.name, "question", why) for why in pool.skipped]
-    if settings.unit == "tokens":
-        assert pool.tokens_per_sample  # raises where some are missing
-    for question in pool.questions:
-        if len(question.answers) < 2:
-            raise PoolError(f"pool {pool.name!r}: question {question.id!r} has one sample, and half of it is none")
-    streams = Streams(pool, replicates=settings.replicates, seed=settings.seed)
+def _replay_pools(pools: Sequence[Pool], policies: dict[str, Policy], settings: _Settings) -> list[_PoolResult]:
+    """Replay one known set, or one stream, made of the questions of some pools under one budget."""
+    for pool in pools:
+        if settings.unit == "tokens":
+            assert pool.tokens_per_sample  # raises where some are missing
+        for question in pool.questions:
+            if len(question.answers) < 2:
+                raise PoolError(f"pool {pool.name!r}: question {question.id!r} has one sample, and half of it is none")
+    streams = Streams(_joined(pools), replicates=settings.replicates, seed=settings.seed)
     most = float(streams.room.mean())
     budgets = [budget for budget in settings.budgets if budget <= most]
-    skipped += [
-        Skip(pool.name, f"budget {budget:g}", f"above half of the pool, {most:g} samples a question")
-        for budget in settings.budgets
-        if budget > most
-    ]
-    records: list[Record] = []
-    credits: dict[tuple[str, float], NDArray[Any]] = {}
-    whereabouts = []
+    ends = np.cumsum([len(pool.questions) for pool in pools]).tolist()
+    members = [_Member(pool, slice(end - len(pool.questions), end)) for pool, end in zip(pools, ends, strict=True)]
     shown = min(budgets, key=lambda budget: abs(budget - SHOWN_BUDGET)) if budgets else None
-    agreement = streams.leader[:, np.arange(streams.questions), streams.room] / streams.room
+    agreement = (streams.leader[:, np.arange(streams.questions), streams.room] / streams.room).mean(axis=0)
     for name, policy in policies.items():
         if settings.mode == "online":
             found = allocate_online(
@@ -365,37 +369,82 @@ def _replay_pool(pool: Pool, policies: dict[str, Policy], settings: _Settings) -
             )  # fmt: skip
         for budget, allocation in zip(budgets, found, strict=True):
             credit = np.take_along_axis(streams.credit, allocation.samples[:, :, None], axis=2)[:, :, 0]
-            credits[name, budget] = credit
-            records.append(
-                _record(pool.name, name, settings, budget, credit, float(allocation.spent.mean()), allocation.rounds)
-            )
-            if budget == shown:
-                samples = allocation.samples.mean(axis=0)
-                whereabouts.append((name, budget, tuple(agreement.mean(axis=0).tolist()), tuple(samples.tolist())))
+            samples = allocation.samples.mean(axis=0)
+            for member in members:
+                spent = allocation.spent.mean() if len(members) == 1 else _spent(streams, member, allocation, settings)
+                member.add(name, settings, budget, credit, float(spent), allocation.rounds)
+                if budget == shown:
+                    part = member.questions
+                    where = (name, budget, tuple(agreement[part].tolist()), tuple(samples[part].tolist()))
+                    member.whereabouts.append(where)
     if settings.bounded and budgets:
         for name, bound in ((bounds.HINDSIGHT, bounds.hindsight), (bounds.STATIC, bounds.static_gold)):
             for budget, credit in zip(budgets, bound(streams, budgets), strict=True):
-                credits[name, budget] = credit
-                records.append(_record(pool.name, name, settings, budget, credit, None, None))
-    weights = bootstrap_weights(pool, settings.replicates, settings.seed)
-    draws = _bootstrap(credits, weights)
-    records = [
-        Record(**{**asdict(record), "se": float(np.std(draws[record.policy, record.budget], ddof=1))})
-        for record in records
-    ]
-    return _PoolResult(pool.name, records, skipped, draws, whereabouts)
+                for member in members:
+                    member.add(name, settings, budget, credit, None, None)
+    return [member.result(settings, most) for member in members]
 
 
-def _record(
-    pool: str,
-    policy: str,
-    settings: _Settings,
-    budget: float,
-    credit: NDArray[Any],
-    spent: float | None,
-    rounds: float | None,
-) -> Record:
-    return Record(pool, policy, settings.unit, budget, settings.mode, float(credit.mean()), None, spent, rounds)
+def _joined(pools: Sequence[Pool]) -> Pool:
+    if len(pools) == 1:
+        return pools[0]
+    return Pool(
+        "+".join(pool.name for pool in pools),
+        tuple(replace(question, id=f"{pool.name}/{question.id}") for pool in pools for question in pool.questions),
+    )
+
+
+def _spent(streams: Streams, member: _Member, allocation: Allocation, settings: _Settings) -> float:
+    """What one pool's questions took of a shared budget, a query, in the budget's unit."""
+    drawn = allocation.samples[:, member.questions]
+    if settings.unit == "samples":
+        return float(drawn.mean())
+    assert streams.tokens is not None
+    taken = np.take_along_axis(streams.tokens[:, member.questions], drawn[:, :, None], axis=2)
+    return float(taken.mean()) / streams.pool.tokens_per_sample
+
+
+class _Member:
+    """A pool's part in a replay: its questions are a slice of the stream's."""
+
+    def __init__(self, pool: Pool, questions: slice) -> None:
+        self.pool = pool
+        self.questions = questions
+        self.records: list[Record] = []
+        self.credits: dict[tuple[str, float], NDArray[Any]] = {}
+        self.whereabouts: list[tuple[str, float, tuple[float, ...], tuple[float, ...]]] = []
+
+    def add(
+        self,
+        policy: str,
+        settings: _Settings,
+        budget: float,
+        credit: NDArray[Any],
+        spent: float | None,
+        rounds: float | None,
+    ) -> None:
+        """Note what a policy scored at a budget; ``credit`` is that of the whole stream."""
+        credit = credit[:, self.questions]
+        self.credits[policy, budget] = credit
+        self.records.append(
+            Record(
+                self.pool.name, policy, settings.unit, budget, settings.mode, float(credit.mean()), None, spent, rounds
+            )
+        )
+
+    def result(self, settings: _Settings, most: float) -> _PoolResult:
+        """All of it, with standard errors, and what was left out."""
+        skipped = [Skip(self.pool.name, "question", why) for why in self.pool.skipped]
+        skipped += [
+            Skip(self.pool.name, f"budget {budget:g}", f"above half of the pool, {most:g} samples a question")
+            for budget in settings.budgets
+            if budget > most
+        ]
+        draws = _bootstrap(self.credits, bootstrap_weights(self.pool, settings.replicates, settings.seed))
+        records = [
+            replace(record, se=float(np.std(draws[record.policy, record.budget], ddof=1))) for record in self.records
+        ]
+        return _PoolResult(self.pool.name, records, skipped, draws, self.whereabouts)
 
 
 def _bootstrap(

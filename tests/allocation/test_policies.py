@@ -38,6 +38,7 @@ VARIANTS = [
     "early_stopping:window=3",
     "sprt:concentration=1e6:miss=0.94",
     "knowledge_gradient:first=4",
+    "knowledge_gradient:kappa=None:prior=3",
 ]
 
 
@@ -89,6 +90,7 @@ class TestArguments:
         ("make", "message"),
         [
             (lambda: KnowledgeGradient(kappa=0), "kappa must be positive, got 0"),
+            (lambda: KnowledgeGradient(prior=0), "prior must be positive, got 0"),
             (lambda: OptimalStopping(kappa=math.inf), "kappa must be positive, got inf"),
             (lambda: UCB(exploration=-1), "exploration must be at least 0, got -1"),
             (lambda: AdaptiveConsistency(threshold=1), "threshold must be between 0 and 1, got 1"),

@@ -1,3 +1,6 @@
+import math
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -18,8 +21,14 @@ class TestDemandCurve:
     def test_price_of_a_demand_is_where_it_is_met(self):
         curve = DemandCurve.of(OptimalStopping())
         for wanted in (0.5, 1, 3, 7, 20):
+            slack = math.exp(DemandCurve.SMOOTHING / 2) * 1.001
             price = curve.price(wanted)
-            assert curve.demand(price) <= wanted <= curve.demand(price * 0.999)
+            assert curve.demand(price * slack) <= wanted <= curve.demand(price / slack)
+
+    def test_price_falls_with_the_demand_also_where_many_states_are_alike(self):
+        curve = DemandCurve.of(KnowledgeGradient())
+        prices = [curve.price(wanted) for wanted in np.linspace(0, 40, 400)]
+        assert all(left > right for left, right in pairwise(prices))
 
     def test_uniform_draws_to_the_price_exactly(self):
         curve = DemandCurve.of(Uniform())
@@ -154,11 +163,14 @@ class TestSpending:
         for budget, allocation in zip((2, 4, 8), found, strict=True):
             assert 0.99 * budget <= allocation.spent.mean() <= budget
 
-    @pytest.mark.parametrize("arrivals", ["shuffled", "easy_first", "bursts"])
-    def test_allowance_of_an_unknown_horizon_is_spent_within_two_percent(self, calls, arrivals):
+    @pytest.mark.parametrize(
+        ("arrivals", "least"), [("shuffled", 0.985), ("easy_first", 0.985), ("bursts", 0.985), ("hard_first", 0.96)]
+    )
+    def test_allowance_of_an_unknown_horizon_is_nearly_spent(self, calls, arrivals, least):
+        # With the easy calls last, what the hard ones were not given is left for calls that hardly want it.
         found = allocate_online(calls, KnowledgeGradient(), [2, 4, 8], arrivals=arrivals)
         for budget, allocation in zip((2, 4, 8), found, strict=True):
-            assert 0.98 * budget <= allocation.spent.mean() <= budget
+            assert least * budget <= allocation.spent.mean() <= budget
 
     @pytest.mark.parametrize("concurrency", [1, 16, 64])
     def test_answers_nearly_as_well_as_with_all_calls_known(self, calls, concurrency):

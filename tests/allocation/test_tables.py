@@ -85,9 +85,16 @@ class TestKnowledgeGradient:
         assert not gains[: min(a - b, HORIZON) + 1].any()
         assert (np.diff(gains) >= 0).all()
 
+    @given(votes, st.sampled_from([0.5, 1.0, 3.0]))
+    def test_table_agrees_with_single_states(self, state, prior):
+        assert knowledge_gradient(*state, prior) == pytest.approx(
+            tables._knowledge_of_state(*state, prior), rel=1e-9, abs=1e-300
+        )
+
     @given(votes)
-    def test_table_agrees_with_single_states(self, state):
-        assert knowledge_gradient(*state) == pytest.approx(tables._knowledge_of_state(*state), rel=1e-9, abs=1e-300)
+    def test_votes_had_before_count_like_votes(self, state):
+        a, b = state
+        assert knowledge_gradient(a, b, prior=3.0) == pytest.approx(knowledge_gradient(a + 2, b + 2), rel=1e-9)
 
     def test_small_gains_keep_their_precision(self):
         # (20, 0) takes 21 votes to change: a gain of order 1e-14 that subtracting probabilities would drown

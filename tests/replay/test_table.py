@@ -55,6 +55,37 @@ class TestReplay:
         alone, together = (replay(pools, ["knowledge_gradient"], jobs=jobs, **options) for jobs in (1, 2))
         assert alone.to_json() == together.to_json()
 
+    def test_a_shared_budget_goes_where_it_is_needed(self):
+        """A pool of unanimous answers leaves what it does not need to one that is contested."""
+        easy = Pool("lab__easy__set", tuple(Question(str(i), ("A",) * 32, frozenset("A")) for i in range(40)))
+        hard = simulated(40, 80, name="lab__hard__set")
+        for mode in ("batch", "online"):
+            apart, shared = (
+                replay([easy, hard], ["knowledge_gradient"], budgets=(1, 4), replicates=4, mode=mode, share=share)
+                for share in (False, True)
+            )
+            spent = {
+                (record.pool, share): record.spent
+                for share, result in ((False, apart), (True, shared))
+                for record in result.records
+                if record.policy == "knowledge_gradient" and record.budget == 4
+            }
+            assert spent["lab__easy__set", True] < 4 < spent["lab__hard__set", True]  # type: ignore[operator]
+            both = spent["lab__easy__set", True] + spent["lab__hard__set", True]  # type: ignore[operator]
+            assert both <= 8 + 1e-9
+            assert shared.accuracy("knowledge_gradient", 4) > apart.accuracy("knowledge_gradient", 4)
+            assert shared.accuracy("knowledge_gradient", 1) == pytest.approx(
+                apart.accuracy("knowledge_gradient", 1), abs=0.1
+            )
+
+    def test_a_shared_budget_in_tokens_says_what_each_pool_took(self):
+        pools = [simulated(20, 40, name="lab__a__set"), simulated(20, 40, seed=1, name="lab__b__set")]
+        result = replay(
+            pools, ["knowledge_gradient"], budgets=[4], replicates=3, unit="tokens", share=True, with_bounds=False
+        )
+        taken = [record.spent for record in result.records if record.policy == "knowledge_gradient"]
+        assert 7 < sum(taken) <= 8 + 1e-9  # type: ignore[arg-type]
+
     @pytest.mark.parametrize(
         ("options", "message"),
         [

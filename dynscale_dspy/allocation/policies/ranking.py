@@ -46,7 +46,8 @@ class KnowledgeGradient(Policy):
 
     Args:
         first: Samples every call gets before its index counts.
-        kappa: Prior weight against the tail of other answers, in samples.
+        kappa: Prior weight against the tail of other answers, in samples; None leaves :math:`\rho` out.
+        prior: Votes that each of the two leaders is taken to have had before. On recorded samples 1 to 5 were alike.
 
     Example:
         >>> policy = KnowledgeGradient()
@@ -56,18 +57,21 @@ class KnowledgeGradient(Policy):
     """
 
     first: int = 1
-    kappa: float = 2.0
+    kappa: float | None = 2.0
+    prior: float = 1.0
     top_two: ClassVar[bool] = True
     is_gain: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_first(self.first)
-        check_positive(kappa=self.kappa)
+        check_positive(prior=self.prior)
+        if self.kappa is not None:
+            check_positive(kappa=self.kappa)
 
     def index(self, tally: Tally, *, pending: int = 0, total: int = 0) -> float:
         """KG* of the state, times the chance that the next vote concerns the leaders."""
-        a, b = tally.leader + pending, tally.runner_up
-        return knowledge_gradient(a, b) * relevance(tally, pending, self.kappa)
+        gain = knowledge_gradient(tally.leader + pending, tally.runner_up, self.prior)
+        return gain if self.kappa is None else gain * relevance(tally, pending, self.kappa)
 
     def opening_price(self, per_call: float) -> float:
         """``0.08 / per_call``, fitted by eye on recorded AIME samples of reasoning models."""
