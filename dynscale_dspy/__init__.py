@@ -1,5 +1,8 @@
 """Better answers from any DSPy program for a given budget, with no verifier."""
 
+# DSPy 3.3 leaves a stand-in for NumPy, which is only complete once it is asked for something, before any part of it is.
+from numpy import ndarray as _whole_numpy  # noqa: F401
+
 from dynscale_dspy._ambient import unscaled
 from dynscale_dspy.allocation.ledger import Cost
 from dynscale_dspy.allocation.policies import UCB, KnowledgeGradient, Policy, Uniform
