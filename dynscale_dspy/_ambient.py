@@ -13,6 +13,8 @@ _SETTING = "dynscale_pool"
 _UNSCALED = "dynscale_unscaled"
 # Entered and left in one thread or task, like any context manager; a pool may be entered several times over.
 _entered: ContextVar[tuple[AbstractContextManager[Any], ...]] = ContextVar("dynscale_entered", default=())
+known_call: ContextVar[Any] = ContextVar("dynscale_known_call", default=None)
+"""The call of a known set that is being begun here."""
 
 
 def enter(pool: Any) -> None:

@@ -127,7 +127,7 @@ class DynScaling(dspy.Module):
 
     async def aforward(self, *args: Any, **kwargs: Any) -> Any:
         """Answer one call from a task; see :meth:`forward`. A program without ``aforward`` runs in threads."""
-        known = _known_call.get()
+        known = _ambient.known_call.get()
         if known is not None and known.owner is self:
             return await known.wait()
         if _ambient.is_unscaled():
@@ -175,9 +175,10 @@ class DynScaling(dspy.Module):
         inputs = [_inputs_of(example) for example in examples]
         if not inputs:
             return ([], [], []) if return_failed_examples else []
-        if _ambient.is_unscaled():
+        # Optimizers may put a `forward` of their own into a program (`KNNFewShot`), which then is what a call means.
+        if _ambient.is_unscaled() or "forward" in vars(self):
             return super().batch(
-                [dspy.Example(**kwargs).with_inputs(*kwargs) for kwargs in inputs],
+                [e if isinstance(e, dspy.Example) else dspy.Example(**e).with_inputs(*e) for e in examples],
                 num_threads,
                 max_errors,
                 return_failed_examples,
@@ -410,9 +411,6 @@ class _Call:
         return entries
 
 
-_known_call: contextvars.ContextVar[_KnownCall | None] = contextvars.ContextVar("dynscale_known_call", default=None)
-
-
 class _KnownCall(_Call):
     """One call of a known set as DSPy sees it: a module call like any other, with its callbacks, callers and usage.
 
@@ -428,12 +426,12 @@ class _KnownCall(_Call):
     def begin(self) -> None:
         """DSPy's side of the call, up to where its samples are drawn."""
         self._coroutine = self.owner.acall(**self._kwargs)
-        self._context.run(_known_call.set, self)
+        self._context.run(_ambient.known_call.set, self)
         self._context.run(self._coroutine.send, None)
 
     async def wait(self) -> Any:
         """What the module does meanwhile: nothing, then hand over the winner."""
-        _known_call.set(None)  # its samples run in copies of this context, and may call the module again
+        _ambient.known_call.set(None)  # its samples run in copies of this context, and may call the module again
         await _Pause()
         return self.finish(self.plan.winner(), True)
 

@@ -772,6 +772,32 @@ def test_a_batch_of_nothing_and_of_the_wrong_thing():
         qa.batch(["q"])  # type: ignore[list-item]
 
 
+def test_a_batch_of_a_program_with_a_forward_of_another_calls_that():
+    qa = DynScaling(dspy.Predict("question -> answer"), budget=2)
+    qa.forward = lambda question: dspy.Prediction(answer=f"other {question}")
+    with dspy.context(lm=in_order("A").lm()):
+        assert qa(question="q1").answer == "other q1"
+        predictions = qa.batch(examples(2), disable_progress_bar=True)
+    assert [prediction.answer for prediction in predictions] == ["other q0", "other q1"]
+    assert "forward" not in vars(qa.module)
+
+
+def test_setting_an_attribute_of_the_programs_sets_it_there():
+    qa = DynScaling(dspy.Predict("question -> answer"), budget=2)
+    qa.demos = [dspy.Example(question="q", answer="a")]
+    assert qa.module.demos == qa.demos and "demos" not in vars(qa)
+    qa.module.temperature = "the program's own"
+    qa.temperature = 0.5
+    assert (qa.temperature, qa.module.temperature) == (0.5, "the program's own")
+    outer = dspy.Module()
+    outer.qa = DynScaling(dspy.ChainOfThought("question -> answer"), budget=2)
+    other = dspy.Predict("question -> answer")
+    outer.map_named_predictors(lambda predictor: other)
+    assert outer.qa.module.predict is other
+    qa.note = "mine"
+    assert vars(qa)["note"] == "mine" and not hasattr(qa.module, "note")
+
+
 def test_batches_and_single_calls_share_one_budget():
     model = in_order("A")
     pool = BudgetPool(samples=30)
