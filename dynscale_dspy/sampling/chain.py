@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from dynscale_dspy.sampling.sample import Sample
@@ -29,7 +29,9 @@ _REASONING = ("reasoning", "rationale")
 _SKIPPED = ("history", "logprobs")
 
 
-def build_chain(samples: Sequence[Sample], *, max_tokens: int, predictors: Literal["all", "last"]) -> dict[int, str]:
+def build_chain(
+    samples: Sequence[Sample], *, max_tokens: int, predictors: Literal["all", "last"]
+) -> dict[Hashable, str]:
     """The chain each predictor sees: ``Attempt 1:``, its reasoning, its other outputs, and so on.
 
     Args:
@@ -39,23 +41,42 @@ def build_chain(samples: Sequence[Sample], *, max_tokens: int, predictors: Liter
         predictors: ``"all"`` predictors that spoke, or only the ``"last"`` one.
 
     Returns:
-        Texts by ``id`` of the predictor; predictors without earlier outputs are absent.
+        Texts for :func:`text_for`; predictors without earlier outputs are absent.
     """
-    order: list[int] = []
-    attempts: dict[int, list[str]] = {}
+    order: list[Hashable] = []
+    attempts: dict[Hashable, list[str]] = {}
     for sample in samples:
-        entries: dict[int, list[str]] = {}
+        entries: dict[Hashable, list[str]] = {}
+        speakers = _speakers(sample)
         for predictor, _, prediction in sample.trace:
-            entries.setdefault(id(predictor), []).append(_outputs(prediction))
-            if id(predictor) not in order:
-                order.append(id(predictor))
+            speaker = speakers[id(predictor)]
+            entries.setdefault(speaker, []).append(_outputs(prediction))
+            if speaker not in order:
+                order.append(speaker)
         if predictors == "last" and sample.trace:
-            last = id(sample.trace[-1][0])
+            last = speakers[id(sample.trace[-1][0])]
             entries = {last: entries[last]}
         for predictor_id, texts in entries.items():
             attempts.setdefault(predictor_id, []).append("\n".join(texts))
     bound = max_tokens * _CHARACTERS_PER_TOKEN
     return {predictor_id: _bounded(attempts[predictor_id], bound) for predictor_id in order if predictor_id in attempts}
+
+
+def text_for(predictor: Any, chain: Mapping[Hashable, str]) -> str | None:
+    """What a predictor is to see of the earlier attempts, or None."""
+    return chain.get(id(predictor), chain.get(getattr(predictor, "stage", None)))
+
+
+def _speakers(sample: Sample) -> dict[int, Hashable]:
+    """The key of each predictor of a sample: what DSPy copies with it, or where that is no name of one, its ``id``.
+
+    ``BestOfN`` and ``Refine`` run a copy of their program each time, whose predictors must see what the last copy's
+    said. But a program may have copies side by side too, and these must not hear each other.
+    """
+    copies: dict[Hashable, set[int]] = {}
+    for predictor, _, _ in sample.trace:
+        copies.setdefault(getattr(predictor, "stage", None), set()).add(id(predictor))
+    return {one: stage if stage is not None and len(ids) == 1 else one for stage, ids in copies.items() for one in ids}
 
 
 def _outputs(prediction: Any) -> str:

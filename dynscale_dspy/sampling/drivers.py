@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any, TypeVar
 
-from dynscale_dspy.sampling.planner import Job, Round, Step, Wait
+from dynscale_dspy.sampling.planner import Job, Notice, Round, Step, Wait
 from dynscale_dspy.sampling.sample import Sample
 
 T = TypeVar("T")
@@ -47,7 +47,13 @@ def drive(steps: Generator[Step, Any, T], run: Callable[[Job], Sample]) -> T:
                 step = steps.send(reply)
             except StopIteration as stop:
                 return stop.value
-            reply = _run_together(step.jobs, run) if isinstance(step, Round) else _wait(step)
+            match step:
+                case Round(jobs):
+                    reply = _run_together(jobs, run)
+                case Wait():
+                    reply = _wait(step)
+                case Notice(send=send):
+                    reply = send()
     finally:
         steps.close()
 
@@ -61,7 +67,13 @@ async def adrive(steps: Generator[Step, Any, T], run: Callable[[Job], Awaitable[
                 step = steps.send(reply)
             except StopIteration as stop:
                 return stop.value
-            reply = await _gather(step.jobs, run) if isinstance(step, Round) else await _await(step)
+            match step:
+                case Round(jobs):
+                    reply = await _gather(jobs, run)
+                case Wait():
+                    reply = await _await(step)
+                case Notice(asend=asend):
+                    reply = await asend()
     finally:
         steps.close()
 

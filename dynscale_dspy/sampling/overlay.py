@@ -15,6 +15,7 @@ import dspy
 from dspy.utils.callback import ACTIVE_CALL_ID, BaseCallback
 from dspy.utils.usage_tracker import UsageTracker
 
+from dynscale_dspy import tracing
 from dynscale_dspy.allocation.ledger import Cost
 from dynscale_dspy.answers import AnswerReader, canonical
 from dynscale_dspy.pool import Charge, Ticket
@@ -41,12 +42,14 @@ class SampleSettings:
         reader: Reads its answers.
         temperature: Overrides the language model's temperature if not None.
         vary: Whether samples must differ, so that an unset temperature becomes 1.
+        owner: Whose samples these are.
     """
 
     module: dspy.Module
     reader: AnswerReader
     temperature: float | None
     vary: bool
+    owner: object = None
 
 
 def derive_rollout(base: int | None, index: int) -> int | None:
@@ -68,10 +71,12 @@ class SampleAdapter:
     A plain object on purpose: subclasses of ``dspy.Adapter`` fire adapter callbacks twice.
     """
 
-    def __init__(self, inner: Any, draw: Draw, settings: SampleSettings) -> None:
-        self.inner = inner
-        self._draw = draw
-        self._settings = settings
+    def __init__(self, inner: Any = None, draw: Draw | None = None, settings: SampleSettings | None = None) -> None:
+        # `dspy.Refine` inside a sample makes a subclass of this and an instance without arguments, which calls the
+        # adapter around it: this sample's own.
+        self.inner = inner or dspy.settings.adapter
+        self._draw: Draw = draw  # type: ignore[assignment]
+        self._settings: SampleSettings = settings  # type: ignore[assignment]
 
     def __getattr__(self, name: str) -> Any:
         # DSPy's agents call the adapter's formatting methods directly.
@@ -103,7 +108,7 @@ class SampleAdapter:
             await asyncio.sleep(pause)
 
     def _chain(self) -> str | None:
-        return self._draw.chain.get(id((dspy.settings.caller_modules or [None])[-1]))
+        return chain.text_for((dspy.settings.caller_modules or [None])[-1], self._draw.chain)
 
     def _overlay(
         self, lm: Any, lm_kwargs: dict, signature: Any, demos: list, inputs: dict, text: str | None
@@ -316,8 +321,15 @@ class _History(list):
 class _Recorder:
     """Stands among the calling modules, so that DSPy appends this sample's language-model entries to ``history``."""
 
-    def __init__(self, history: list[Any]) -> None:
+    def __init__(self, history: list[Any], owner: object) -> None:
         self.history = history
+        self.owner = owner
+
+
+def is_sample_of(owner: object) -> bool:
+    """Whether the module that is being called here was called by one of this owner's samples directly."""
+    callers = dspy.settings.caller_modules or []
+    return len(callers) > 1 and isinstance(callers[-2], _Recorder) and callers[-2].owner is owner
 
 
 class SampleRun(AbstractContextManager):
@@ -339,12 +351,19 @@ class SampleRun(AbstractContextManager):
         self._ticket = ticket
         self._settings = settings
         self._meter = Meter(ticket, current_meter())
-        self._recorder = _Recorder(self._meter.history)
+        self._recorder = _Recorder(self._meter.history, settings.owner)
         self._trace: list[Any] = []
+        self._vote: tuple[Any, Any, str] | None = None
 
     def __enter__(self) -> SampleRun:
         settings = dspy.settings
-        callbacks = [c for c in settings.get("callbacks") or [] if not isinstance(c, Meter)]
+        callbacks = [c for c in settings.get("callbacks") or [] if not isinstance(c, (Meter, tracing.SpanMark))]
+        if tracing.is_on():
+            callbacks = [
+                tracing.SpanMark(ended=self._vote_attributes),
+                *callbacks,
+                tracing.SpanMark(started=self._draw_attributes),
+            ]
         self._context = dspy.context(
             adapter=SampleAdapter(settings.adapter or dspy.ChatAdapter(), self.draw, self._settings),
             callbacks=[*callbacks, self._meter],
@@ -366,7 +385,7 @@ class SampleRun(AbstractContextManager):
             error = error.error
         elif error is not None and not isinstance(error, Exception):
             return False
-        answer, key, problem = self._read(error)
+        answer, key, problem = self._read(self.prediction, error)
         self.sample = Sample(
             draw=self.draw,
             prediction=self.prediction,
@@ -380,14 +399,26 @@ class SampleRun(AbstractContextManager):
         )
         return True
 
-    def _read(self, error: BaseException | None) -> tuple[Any, Any, str]:
+    def _read(self, prediction: Any, error: BaseException | None) -> tuple[Any, Any, str]:
+        """The answer, its key and why it casts no vote; read once, since the user's own function may do the reading."""
         if error is not None:
             return None, None, "failed"
-        answer = self._settings.reader.read(self._settings.module, self.prediction)
-        if self._recorder.history and _finish_reason(self._recorder.history[-1]) == "length":
-            return answer, None, "truncated"
-        key = canonical(answer)
-        return answer, key, "" if key is not None else "no answer"
+        if self._vote is None:
+            answer = self._settings.reader.read(self._settings.module, prediction)
+            if self._recorder.history and _finish_reason(self._recorder.history[-1]) == "length":
+                self._vote = answer, None, "truncated"
+            else:
+                key = canonical(answer)
+                self._vote = answer, key, "" if key is not None else "no answer"
+        return self._vote
+
+    def _draw_attributes(self) -> dict[str, Any]:
+        draw = self.draw
+        return {"sample": draw.index, "round": draw.round, "conditioned": draw.conditioned, "shown": draw.shown}
+
+    def _vote_attributes(self, prediction: Any, error: BaseException | None) -> dict[str, Any]:
+        answer, key, problem = self._read(prediction, error)
+        return {"vote": "" if key is None else answer, "problem": problem}
 
 
 def _finish_reason(entry: Mapping[str, Any]) -> str | None:

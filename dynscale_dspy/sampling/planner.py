@@ -10,7 +10,7 @@ import hashlib
 import heapq
 import math
 from collections import deque
-from collections.abc import Generator, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Generator, Hashable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Any
@@ -145,7 +145,20 @@ class Wait:
     future: Future[Any]
 
 
-Step = Round | Wait
+@dataclass(frozen=True)
+class Notice:
+    """A step: tell whoever watches how the call stands; nothing is sent back.
+
+    Args:
+        send: Sends the message from a thread.
+        asend: Sends it from a task.
+    """
+
+    send: Callable[[], None]
+    asend: Callable[[], Awaitable[None]]
+
+
+Step = Round | Wait | Notice
 
 
 class _Abandoned(Exception):
@@ -161,6 +174,7 @@ def conduct(
     program: object | None = None,
     calls: int = 1,
     name: bytes | None = None,
+    decided: Callable[[Sample], object] = lambda winner: None,
 ) -> Generator[Step, Any, tuple[Sample, bool]]:
     """One call, from its first samples to its winner.
 
@@ -173,6 +187,7 @@ def conduct(
         program: Whose samples these are.
         calls: A guess of the language-model calls a sample makes.
         name: A name of the call that outlives the process, for a pool kept in a file.
+        decided: Told the winner before any call that waits for it.
 
     Returns:
         The winning sample, and whether this call drew it itself (False if it came from the same call in flight). If
@@ -201,6 +216,7 @@ def conduct(
             if isinstance(arm, Future) and (again is None or (not again and pool.gate() is None)):
                 arm = None  # it cannot be waited for, or nothing came of it
         winner = yield from _play(pool, plan, arm)
+        decided(winner)
     except BaseException as error:
         if future is not None:
             pool.land(key)
