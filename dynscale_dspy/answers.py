@@ -21,7 +21,9 @@ Answer = str | Sequence[str] | Callable[[dspy.Prediction], Any]
 """How a user names the answer: one output field, several, or a function of the prediction."""
 
 # Output fields that tell how an answer came about, by the names DSPy's own modules give them.
-_NOT_ANSWERS = frozenset({"reasoning", "rationale", "trajectory", "history", "termination_reason", "logprobs"})
+_NOT_ANSWERS = frozenset(
+    {"reasoning", "rationale", "next_thought", "trajectory", "history", "termination_reason", "logprobs"}
+)
 
 _NUMBER = re.compile(r"[+-]?(?:(?:0|[1-9]\d{0,2}(?:,\d{3})+|[1-9]\d*)(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,3})?")
 _LONGEST_NUMBER = 60

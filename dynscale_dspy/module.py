@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextvars
+import hashlib
 import logging
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 import dspy
 import pydantic
 from tqdm.auto import tqdm
 
-from dynscale_dspy import _ambient, report
+from dynscale_dspy import _ambient, report, status, tracing
 from dynscale_dspy.allocation.policies import Policy
 from dynscale_dspy.answers import Answer, AnswerReader
 from dynscale_dspy.errors import BudgetExhausted
@@ -19,7 +22,8 @@ from dynscale_dspy.sampling.drivers import adrive, drive, drive_known, in_thread
 from dynscale_dspy.sampling.overlay import SampleRun, SampleSettings, current_meter
 from dynscale_dspy.sampling.planner import Job, Plan, conduct, coordinate
 from dynscale_dspy.sampling.sample import Sample
-from dynscale_dspy.sampling.strategies import Parallel, Strategy
+from dynscale_dspy.sampling.strategies import Integrated, Strategy
+from dynscale_dspy.settings import KEY, dump_settings, load_settings
 
 logger = logging.getLogger(__name__)
 
@@ -84,10 +88,11 @@ class DynScaling(dspy.Module):
             if temperature < 0:
                 raise ValueError(f"temperature must be at least 0, got {temperature!r}")
         self.module = module
-        self.sampling = sampling or Parallel()
+        self.sampling = sampling or Integrated()
         self.temperature = temperature
         self.max_samples = max_samples
         self._budget = _as_pool(budget, policy, seed)
+        self._private = self._budget is not budget
         self._reader = AnswerReader(module, answer)
         # A compiled program stays frozen inside an outer one, wrapped or not.
         self._compiled = getattr(module, "_compiled", False)
@@ -99,7 +104,7 @@ class DynScaling(dspy.Module):
         Raises:
             ValueError: If there is neither.
         """
-        pool = self._budget or _ambient.current()
+        pool = self._budget.active() if self._budget is not None else _ambient.current()
         if pool is None:
             raise ValueError(
                 "this module has no budget: pass budget=8 (samples a call) or budget=BudgetPool(...), "
@@ -117,11 +122,20 @@ class DynScaling(dspy.Module):
             ValueError: If no language model is configured, or temperature 0 would make all samples the same.
             Exception: The first sample's error, unchanged, if every sample failed.
         """
+        if _ambient.is_unscaled():
+            return self.module(*args, **kwargs)
         call = _Call(self, args, kwargs)
         return call.finish(*drive(call.steps(), call.run))
 
     async def aforward(self, *args: Any, **kwargs: Any) -> Any:
         """Answer one call from a task; see :meth:`forward`. A program without ``aforward`` runs in threads."""
+        known = _ambient.known_call.get()
+        if known is not None and known.owner is self:
+            return await known.wait()
+        if _ambient.is_unscaled():
+            if _has_aforward(self.module):
+                return await self.module.acall(*args, **kwargs)
+            return await in_thread(lambda: self.module(*args, **kwargs))
         call = _Call(self, args, kwargs)
         return call.finish(*await adrive(call.steps(), call.arun))
 
@@ -163,12 +177,25 @@ class DynScaling(dspy.Module):
         inputs = [_inputs_of(example) for example in examples]
         if not inputs:
             return ([], [], []) if return_failed_examples else []
+        # Optimizers may put a `forward` of their own into a program (`KNNFewShot`), which then is what a call means.
+        if _ambient.is_unscaled() or "forward" in vars(self):
+            return super().batch(
+                [e if isinstance(e, dspy.Example) else dspy.Example(**e).with_inputs(*e) for e in examples],
+                num_threads,
+                max_errors,
+                return_failed_examples,
+                provide_traceback,
+                disable_progress_bar,
+                timeout,
+                straggler_limit,
+            )
         num_threads = num_threads or dspy.settings.num_threads
         max_errors = dspy.settings.max_errors if max_errors is None else max_errors
-        calls = [_Call(self, (), kwargs) for kwargs in inputs]
+        calls = [_KnownCall(self, kwargs) for kwargs in inputs]
         plans = [call.plan for call in calls]
         pool = self.pool
-        arms, limit, calls_left = pool.open_known(len(calls), program=self, calls=calls[0].calls_guessed)
+        names = [call.name for call in calls] if pool.lasting else None
+        arms, limit, calls_left = pool.open_known(len(calls), program=self, calls=calls[0].calls_guessed, keys=names)
         failures: list[BaseException] = []
         succeeded = False
 
@@ -183,31 +210,37 @@ class DynScaling(dspy.Module):
 
         known = limit != float("inf")
         progress = tqdm(total=int(limit) if known else None, unit="sample", disable=disable_progress_bar)
+        results, failed, errors = [], [], []
         try:
-            with dspy.context(caller_modules=[*(dspy.settings.caller_modules or []), self]):
-                drive_known(
-                    # Twice as many outstanding as run at once, so that one slow answer does not idle the rest.
-                    coordinate(plans, arms, pool.policy, limit=limit, window=2 * num_threads, calls=calls_left),
-                    lambda job: calls[job.call].run(job),
-                    num_threads=num_threads,
-                    done=done,
-                )
+            for call in calls:
+                call.begin()
+            drive_known(
+                # Twice as many outstanding as run at once, so that one slow answer does not idle the rest.
+                coordinate(plans, arms, pool.policy, limit=limit, window=2 * num_threads, calls=calls_left),
+                lambda job: calls[job.call].run(job),
+                num_threads=num_threads,
+                done=done,
+            )
+            for position, (call, example) in enumerate(zip(calls, examples, strict=True)):
+                try:
+                    results.append(call.end())
+                except Exception as error:
+                    # Neither the example nor the error's words: both may hold what does not belong in a log.
+                    logger.error(
+                        "every sample of example %d failed, the first with %s",
+                        position,
+                        type(error).__name__,
+                        exc_info=bool(provide_traceback),
+                    )
+                    results.append(None)
+                    failed.append(example)
+                    errors.append(error)
         finally:
             progress.close()
             for arm in arms:
                 arm.close()
-        results, failed, errors = [], [], []
-        for call, example in zip(calls, examples, strict=True):
-            try:
-                prediction = call.finish(call.plan.winner(), True)
-                if dspy.settings.track_usage:
-                    self._set_lm_usage(call.usage(), prediction)
-                results.append(prediction)
-            except Exception as error:
-                logger.error("every sample of %r failed: %s", example, error, exc_info=bool(provide_traceback))
-                results.append(None)
-                failed.append(example)
-                errors.append(error)
+            for call in calls:
+                call.abandon()
         return (results, failed, errors) if return_failed_examples else results
 
     # ---- transparency: what DSPy sees is the program
@@ -225,17 +258,59 @@ class DynScaling(dspy.Module):
         return self
 
     def dump_state(self, json_mode: bool = True) -> dict[str, Any]:
-        """The program's own state, loadable without the wrapper."""
-        return self.module.dump_state(json_mode=json_mode)
+        """The program's own state, loadable without the wrapper, and beside it the scaling settings.
+
+        Settings are the strategy, the temperature, the most samples of a call, the names of the answer's fields, and
+        those of a private pool. A shared pool belongs to others too and is not stored, nor is a function.
+        """
+        return {**self.module.dump_state(json_mode=json_mode), KEY: self._dump_settings()}
 
     def load_state(self, state: dict[str, Any], **options: Any) -> Any:
-        """Load a state saved by the plain program, by a wrapped one, or by ``BestOfN``/``Refine`` around it."""
+        """Load a state saved by the plain program, by a wrapped one, or by ``BestOfN``/``Refine`` around it.
+
+        Scaling settings in it replace those of this module. A shared pool stays, whatever the file says.
+        """
+        settings = state.get(KEY)
+        state = {name: value for name, value in state.items() if name not in (KEY, "metadata")}
         if isinstance(self.module, dspy.Predict):
             state = state.get("module", state.get("self", state))
-            state = {name: value for name, value in state.items() if name != "metadata"}
         else:
             state = {name.removeprefix("module."): value for name, value in state.items()}
-        return self.module.load_state(state, **options)
+        loaded = self.module.load_state(state, **options)
+        if settings:
+            self._load_settings(settings)
+        return loaded
+
+    def _dump_settings(self) -> dict[str, Any]:
+        return dump_settings(
+            sampling=self.sampling,
+            temperature=self.temperature,
+            max_samples=self.max_samples,
+            answer=self._reader.answer,
+            budget=self._budget.settings if self._budget is not None and self._private else None,
+        )
+
+    def _load_settings(self, saved: Mapping[str, Any]) -> None:
+        settings = load_settings(saved)
+        self.sampling = settings.get("sampling", self.sampling)
+        self.temperature = settings.get("temperature", self.temperature)
+        self.max_samples = settings.get("max_samples", self.max_samples)
+        if "answer" in settings:
+            self._reader = AnswerReader(self.module, settings["answer"])
+        if "budget" in settings and self._private:
+            self._budget = BudgetPool(**settings["budget"])
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # What is the program's is set on the program: `qa.demos = ...`, `outer.map_named_predictors`.
+        own = name in _OWN or name in self.__dict__ or hasattr(type(self), name)
+        if own or not hasattr(self.__dict__.get("module"), name):
+            super().__setattr__(name, value)
+        else:
+            setattr(self.module, name, value)
+
+    def __setstate__(self, saved: dict[str, Any]) -> None:
+        # Copies begin with a history and callbacks of their own, not with what `__getattr__` finds in the program.
+        super().__setstate__({"history": [], "callbacks": [], **saved})
 
     def __getattr__(self, name: str) -> Any:
         # Only reached for what the wrapper itself lacks: `qa.signature`, `qa.predict` are the program's.
@@ -247,59 +322,94 @@ class DynScaling(dspy.Module):
         return f"DynScaling({self.module!r})"
 
 
+_OWN = frozenset(
+    {"module", "sampling", "temperature", "max_samples", "history", "callbacks"}
+    | {"_budget", "_private", "_reader", "_compiled"}
+)
+"""Attributes of the wrapper itself; a program may have others of the same names."""
+
+
 class _Call:
     """One invocation: its plan, how its samples are run, and how its outcome is handed over."""
 
     def __init__(self, owner: DynScaling, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._owner = owner
+        self.owner = owner
         self._args = args
         self._kwargs = kwargs
+        self._explanation: report.Explanation | None = None
         self._pool = owner.pool
         inputs = _inputs_key((args, kwargs))
         vary = owner.max_samples > 1 and self._pool.varies
-        predictors = list(_predictors(owner.module))
+        predictors = [predictor for _, predictor in named_predictors(owner.module)]
         _check_ready(predictors, owner.module, kwargs, owner.temperature, vary)
         self.calls_guessed = max(1, len(predictors))
-        self._settings = SampleSettings(owner.module, owner._reader, owner.temperature, vary)
+        self._settings = SampleSettings(owner.module, owner._reader, owner.temperature, vary, owner)
         self.plan = Plan(
             owner.sampling,
             seed=self._pool.seed,
             key=inputs,
-            max_samples=owner.max_samples,
+            max_samples=int(min(owner.max_samples, self._pool.most_per_call)),
             tally=self._pool.policy.tally(),
         )
         # The same call is the same program with the same inputs under the same language model and enclosing sample
         # (whose adapter overlay is its own object).
+        self._inputs = inputs
         self._key: Hashable = (id(owner), inputs, id(dspy.settings.lm), id(dspy.settings.adapter))
 
     def steps(self) -> Any:
         """The plan's generator."""
         meter = current_meter()
-        return conduct(
+        steps = conduct(
             self._pool,
             self.plan,
             key=self._key,
             outer=meter.ticket if meter else None,
-            program=self._owner,
+            program=self.owner,
             calls=self.calls_guessed,
+            name=self.name if self._pool.lasting else None,
+            decided=self._explain,
         )
+        return status.with_notices(steps, self.plan)
+
+    @property
+    def name(self) -> bytes | None:
+        """A name of the call that outlives the process: the program's kind and fields, and a hash of the inputs.
+
+        None if an input has no lasting name of its own. The cache decides whether a sample is the same; this only tells
+        whether it was paid for.
+        """
+        if not _is_lasting(self._inputs):
+            return None
+        module = self.owner.module
+        fields = [list(predictor.signature.fields) for _, predictor in named_predictors(module)]  # type: ignore[union-attr]
+        text = repr((type(module).__qualname__, fields, self._inputs, self._pool.seed))
+        return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
     def run(self, job: Job) -> Sample:
         """Draw one sample in this thread."""
         if job.ticket is not None and not job.ticket.start():
             return _never_ran(job)
         with SampleRun(job.draw, job.ticket, self._settings) as run:
-            run.prediction = self._owner.module(*self._args, **self._kwargs)
+            run.prediction = self.owner.module(*_own(self._args), **_own(self._kwargs))
         return run.sample
 
     async def arun(self, job: Job) -> Sample:
         """Draw one sample in this task."""
-        if not _has_aforward(self._owner.module):
+        if not _has_aforward(self.owner.module):
             return await in_thread(lambda: self.run(job))
         if job.ticket is not None and not job.ticket.start():
             return _never_ran(job)
-        with SampleRun(job.draw, job.ticket, self._settings) as run:
-            run.prediction = await self._owner.module.acall(*self._args, **self._kwargs)
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+        with self._pool.cancellable(lambda: loop.call_soon_threadsafe(task.cancel)):
+            try:
+                with SampleRun(job.draw, job.ticket, self._settings) as run:
+                    run.prediction = await self.owner.module.acall(*_own(self._args), **_own(self._kwargs))
+            except asyncio.CancelledError:
+                if not self._pool.stopped:
+                    raise
+                # Cut off by stop(cancel=True): an empty vote, and the call answers with what else it has.
+                return Sample(job.draw, problem="failed", error=self._pool.exhausted())
         return run.sample
 
     def finish(self, winner: Sample, own: bool) -> Any:
@@ -317,16 +427,15 @@ class _Call:
         if settings.trace is not None:
             settings.trace.extend(winner.trace)
         if own:
-            report.attach(winner.prediction, self.plan, winner)
+            explanation = self._explanation or self._explain(winner)
+            if tracing.is_on():
+                tracing.annotate(explanation.attributes)
         return winner.prediction
 
-    def usage(self) -> dict[str, dict[str, Any]]:
-        """Tokens of all samples by language model, as ``Prediction.get_lm_usage`` gives them."""
-        from dspy.utils.usage_tracker import UsageTracker
-
-        tracker = UsageTracker()
-        tracker.usage_data.update(self._entries())
-        return tracker.get_total_tokens()
+    def _explain(self, winner: Sample) -> report.Explanation:
+        """Attach the explanation, before anyone has the prediction: the same call in flight twice returns it twice."""
+        self._explanation = report.attach(winner.prediction, self.plan, winner)
+        return self._explanation
 
     def _entries(self) -> dict[str, list[dict[str, Any]]]:
         entries: dict[str, list[dict[str, Any]]] = {}
@@ -336,8 +445,76 @@ class _Call:
         return entries
 
 
+class _KnownCall(_Call):
+    """One call of a known set as DSPy sees it: a module call like any other, with its callbacks, callers and usage.
+
+    All of them are open at once while their samples are drawn, so each is a coroutine in a context of its own, begun
+    with the batch and resumed at its end. There is no event loop: it waits for nothing but the batch.
+    """
+
+    def __init__(self, owner: DynScaling, kwargs: dict[str, Any]) -> None:
+        super().__init__(owner, (), kwargs)
+        self._context = contextvars.copy_context()
+        self._coroutine: Any = None
+
+    def begin(self) -> None:
+        """DSPy's side of the call, up to where its samples are drawn."""
+        self._coroutine = self.owner.acall(**self._kwargs)
+        self._context.run(_ambient.known_call.set, self)
+        self._context.run(self._coroutine.send, None)
+
+    async def wait(self) -> Any:
+        """What the module does meanwhile: nothing, then hand over the winner."""
+        _ambient.known_call.set(None)  # its samples run in copies of this context, and may call the module again
+        await _Pause()
+        if not self.plan.samples:
+            raise self._pool.exhausted()
+        return self.finish(self.plan.winner(), True)
+
+    def run(self, job: Job) -> Sample:
+        """Draw one sample, inside this call."""
+        return self._context.copy().run(super().run, job)
+
+    def end(self) -> Any:
+        """The call's prediction.
+
+        Raises:
+            BaseException: Its first sample's error, if every sample failed.
+        """
+        try:
+            self._context.run(self._coroutine.send, None)
+        except StopIteration as stop:
+            return stop.value
+        raise RuntimeError("the call waits for something other than its batch")
+
+    def abandon(self) -> None:
+        """Leave a call that has not ended; one that has stays as it is."""
+        if self._coroutine is not None:
+            self._context.run(self._coroutine.close)
+
+
+class _Pause:
+    """Hands control back to whoever drives the coroutine."""
+
+    def __await__(self) -> Generator[None, None, None]:
+        yield
+
+
+def _own(inputs: Any) -> Any:
+    """The same inputs for one sample alone: DSPy's agents write into the chat history they are given."""
+    if isinstance(inputs, dspy.History):
+        return inputs.model_copy(update={"messages": list(inputs.messages)})
+    if isinstance(inputs, dict):
+        return {name: _own(value) if isinstance(value, dspy.History) else value for name, value in inputs.items()}
+    return [_own(value) if isinstance(value, dspy.History) else value for value in inputs]
+
+
 def _never_ran(job: Job) -> Sample:
-    return Sample(job.draw, problem="failed", error=BudgetExhausted("the call was over before this sample began"))
+    if job.ticket is not None and job.ticket.pool.halted:
+        error = job.ticket.pool.exhausted()
+    else:
+        error = BudgetExhausted("the call was over before this sample began")
+    return Sample(job.draw, problem="failed", error=error)
 
 
 def _has_aforward(module: dspy.Module) -> bool:
@@ -385,26 +562,42 @@ def _check_ready(
             )
 
 
-def _predictors(module: dspy.Module) -> Iterator[dspy.Predict]:
-    """Every predictor inside a module, compiled ones too.
+def named_predictors(
+    module: dspy.Module, *, into: Callable[[dspy.Module], bool] = lambda part: True
+) -> Iterator[tuple[str, dspy.Predict]]:
+    """Every predictor inside a module by its name in DSPy, compiled ones too, which ``module.named_predictors`` hides.
 
     Not ``named_sub_modules``: it walks the call history as well, which grows with every call.
+
+    Args:
+        module: Where to look.
+        into: Which modules inside it to look into.
     """
     seen: set[int] = set()
-    queue: list[Any] = [module]
-    while queue:
-        part = queue.pop()
+
+    def walk(name: str, part: Any) -> Iterator[tuple[str, dspy.Predict]]:
         if id(part) in seen:
-            continue
+            return
         seen.add(id(part))
         if isinstance(part, dspy.Predict):
-            yield part
+            yield name or "self", part
         if isinstance(part, dspy.Module):
-            queue.extend(value for name, value in vars(part).items() if name not in _NOT_MODULES)
+            if part is not module and not into(part):
+                return
+            if isinstance(part, DynScaling):
+                yield from walk(name, part.module)
+                return
+            for attribute, value in vars(part).items():
+                if attribute not in _NOT_MODULES:
+                    yield from walk(f"{name}.{attribute}" if name else attribute, value)
         elif isinstance(part, Mapping):
-            queue.extend(part.values())
+            for key, value in part.items():
+                yield from walk(f"{name}['{key}']", value)
         elif isinstance(part, (list, tuple)):
-            queue.extend(part)
+            for position, value in enumerate(part):
+                yield from walk(f"{name}[{position}]", value)
+
+    return walk("", module)
 
 
 _NOT_MODULES = frozenset({"history", "callbacks", "demos", "traces", "train", "signature", "lm", "config"})
@@ -416,6 +609,17 @@ def _inputs_of(example: Any) -> dict[str, Any]:
     if isinstance(example, Mapping):
         return dict(example)
     raise TypeError(f"examples must be dspy.Example objects with inputs, or dicts, got {type(example).__name__}")
+
+
+def _is_lasting(key: Any) -> bool:
+    """Whether a key of inputs means the same in another process: it holds no object known by identity alone."""
+    if isinstance(key, tuple):
+        return all(map(_is_lasting, key))
+    return not isinstance(key, _Identity)
+
+
+class _Identity(int):
+    """An object's identity, good for this process only."""
 
 
 def _inputs_key(value: Any) -> Hashable:
@@ -430,4 +634,4 @@ def _inputs_key(value: Any) -> Hashable:
         return (type(value).__qualname__, value.model_dump_json())
     if isinstance(value, dspy.Example):
         return (type(value).__qualname__, _inputs_key(value.toDict()))
-    return (type(value).__qualname__, id(value))
+    return (type(value).__qualname__, _Identity(id(value)))

@@ -86,6 +86,26 @@ class Explanation:
     rounds: int
     cost: Cost
 
+    @property
+    def summary(self) -> str:
+        """In a few words, e.g. ``8 samples, 3 answers, 62% agree``."""
+        return f"{_count(len(self.samples), 'sample')}, {_count(len(self.votes), 'answer')}, {self.agreement:.0%} agree"
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """For a tracing span: what :attr:`summary` says and more, as plain values."""
+        return {
+            "samples": len(self.samples),
+            "conditioned": sum(votes.conditioned for votes in self.votes),
+            "rounds": self.rounds,
+            "answers": len(self.votes),
+            "vote": self.votes[0].answer if self.votes else "",
+            "votes": self.votes[0].total if self.votes else 0,
+            "agreement": self.agreement,
+            "confidence": self.confidence,
+            "calls": self.cost.calls,
+        }
+
     def __str__(self) -> str:
         lines = [
             f"{_count(len(self.samples), 'sample')} in {_count(self.rounds, 'round')}, "
@@ -99,7 +119,9 @@ class Explanation:
         if problems:
             lines.append(f"  {len(problems):3d}  cast no vote: {', '.join(sorted(set(problems)))}")
         dollars = f", ${self.cost.dollars:.4f}" if self.cost.dollars else ""
-        lines.append(f"  cost: {_count(self.cost.calls, 'LM call')}, {_count(self.cost.tokens, 'token')}{dollars}")
+        cached = f" ({self.cost.cached_calls} of them from the cache)" if self.cost.cached_calls else ""
+        calls, tokens = _count(self.cost.calls, "LM call"), _count(self.cost.tokens, "token")
+        lines.append(f"  cost: {calls}{cached}, {tokens}{dollars}")
         return "\n".join(lines)
 
     # Predictions are copied deep by optimizers; this is immutable and may be shared.
@@ -120,21 +142,24 @@ def explain(prediction: dspy.Prediction) -> Explanation:
     Raises:
         ValueError: If it did not come from one, or is a copy (``prediction.copy()`` leaves this behind).
     """
-    explanation = getattr(prediction, _ATTRIBUTE, None)
-    if not isinstance(explanation, Explanation):
+    kept = getattr(prediction, _ATTRIBUTE, None)
+    if not isinstance(kept, Explanation):
         raise ValueError(
             "this prediction did not come straight from a DynScaling module, so there is nothing to explain"
         )
-    return explanation
+    return kept
 
 
-def attach(prediction: Any, plan: Plan, winner: Sample) -> None:
-    """Keep the explanation of a call with its prediction, out of sight of fields, metrics and demos."""
+def attach(prediction: Any, plan: Plan, winner: Sample) -> Explanation:
+    """Keep the explanation of a call with its prediction, out of sight of fields, metrics and demos; return it."""
+    made = explanation(plan, winner)
     if isinstance(prediction, dspy.Prediction):
-        setattr(prediction, _ATTRIBUTE, _explanation(plan, winner))
+        setattr(prediction, _ATTRIBUTE, made)
+    return made
 
 
-def _explanation(plan: Plan, winner: Sample) -> Explanation:
+def explanation(plan: Plan, winner: Sample) -> Explanation:
+    """How a call stands, given the winner so far."""
     samples = sorted(plan.samples, key=lambda sample: sample.draw.index)
     voters = [sample for sample in samples if sample.key is not None]
     independent = Tally.of(sample.key for sample in voters if not sample.draw.conditioned).votes

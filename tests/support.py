@@ -5,10 +5,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import dspy
-from dspy.lm15 import Message, Response, Usage
+
+try:
+    from dspy.lm15 import Message, Response, Usage
+except ImportError:  # before DSPy 3.4 every request goes through LiteLLM
+    Message = Response = Usage = None
 
 Reply = str | Mapping[str, Any] | Exception
 
@@ -25,17 +30,21 @@ class ScriptedModel:
     requests: list[Any] = field(default_factory=list)
     lock: Any = field(default_factory=threading.Lock)
 
-    def complete(self, request: Any) -> Response:
+    def answer(self, request: Any) -> str:
+        """The reply's text; what is to be raised is raised."""
         with self.lock:
             number = len(self.requests)
             self.requests.append(request)
         reply = self.reply(self.text(request), number)
         if isinstance(reply, Exception):
             raise reply
+        return reply if isinstance(reply, str) else frame(reply)
+
+    def complete(self, request: Any) -> Any:
         return Response(
             id=None,
             model=request.model,
-            message=Message.assistant(reply if isinstance(reply, str) else frame(reply)),
+            message=Message.assistant(self.answer(request)),
             finish_reason=self.finish_reason,  # type: ignore[arg-type]
             usage=Usage(input_tokens=7, output_tokens=3, total_tokens=10),
         )
@@ -49,17 +58,63 @@ class ScriptedModel:
 
     def lm(self, **options: Any) -> dspy.LM:
         """This model as DSPy takes it."""
-        return dspy.LM(
-            "scripted/model", engine=self, async_engine=_Async(self), num_retries=0, **{"cache": False, **options}
-        )
+        options = {"cache": False, "num_retries": 0, **options}
+        if Message is None:
+            return _through_litellm(self, options)
+        return dspy.LM("scripted/model", engine=self, async_engine=_Async(self), **options)
 
 
 class _Async:
     def __init__(self, model: ScriptedModel) -> None:
         self.model = model
 
-    async def complete(self, request: Any) -> Response:
+    async def complete(self, request: Any) -> Any:
         return self.model.complete(request)
+
+
+def _through_litellm(model: ScriptedModel, options: dict[str, Any]) -> dspy.LM:
+    import litellm
+    from litellm.llms.custom_llm import CustomLLM
+
+    class Handler(CustomLLM):
+        """Finds the model by the key, which is in no cache key of DSPy's."""
+
+        def completion(self, *, model: str, messages: list, api_key: str, optional_params: dict, **_: Any) -> Any:
+            scripted = _models[api_key]
+            request = SimpleNamespace(
+                system="",
+                messages=[SimpleNamespace(parts=[SimpleNamespace(text=_text(message))]) for message in messages],
+                config=SimpleNamespace(
+                    temperature=optional_params.get("temperature"), seed=optional_params.get("seed")
+                ),
+            )
+            return litellm.ModelResponse(
+                model=model,
+                choices=[
+                    {
+                        "index": 0,
+                        "message": {"role": "assistant", "content": scripted.answer(request)},
+                        "finish_reason": scripted.finish_reason,
+                    }
+                ],
+                usage={"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10},
+            )
+
+        async def acompletion(self, **request: Any) -> Any:
+            return self.completion(**request)
+
+    if not any(entry["provider"] == "scripted" for entry in litellm.custom_provider_map):
+        litellm.custom_provider_map.append({"provider": "scripted", "custom_handler": Handler()})
+    _models[str(id(model))] = model
+    return dspy.LM("scripted/model", api_key=str(id(model)), **options)
+
+
+_models: dict[str, ScriptedModel] = {}
+
+
+def _text(message: Mapping[str, Any]) -> str:
+    content = message.get("content") or ""
+    return content if isinstance(content, str) else "\n".join(part.get("text") or "" for part in content)
 
 
 def frame(fields: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any, TypeVar
 
-from dynscale_dspy.sampling.planner import Job, Round, Step, Wait
+from dynscale_dspy.sampling.planner import Job, Notice, Round, Step, Wait
 from dynscale_dspy.sampling.sample import Sample
 
 T = TypeVar("T")
@@ -47,7 +47,13 @@ def drive(steps: Generator[Step, Any, T], run: Callable[[Job], Sample]) -> T:
                 step = steps.send(reply)
             except StopIteration as stop:
                 return stop.value
-            reply = _run_together(step.jobs, run) if isinstance(step, Round) else _wait(step)
+            match step:
+                case Round(jobs):
+                    reply = _run_together(jobs, run)
+                case Wait():
+                    reply = _wait(step)
+                case Notice(send=send):
+                    reply = send()
     finally:
         steps.close()
 
@@ -61,13 +67,19 @@ async def adrive(steps: Generator[Step, Any, T], run: Callable[[Job], Awaitable[
                 step = steps.send(reply)
             except StopIteration as stop:
                 return stop.value
-            reply = await _gather(step.jobs, run) if isinstance(step, Round) else await _await(step)
+            match step:
+                case Round(jobs):
+                    reply = await _gather(jobs, run)
+                case Wait():
+                    reply = await _await(step)
+                case Notice(asend=asend):
+                    reply = await asend()
     finally:
         steps.close()
 
 
 def drive_known(
-    steps: Generator[list[Job], Sample, None],
+    steps: Generator[list[Job] | Wait, Any, None],
     run: Callable[[Job], Sample],
     *,
     num_threads: int,
@@ -76,18 +88,21 @@ def drive_known(
     """Run a known set's plan with ``num_threads`` samples at a time, handing back samples in the order of issue."""
     outstanding: deque[tuple[Job, Future[Sample]]] = deque()
     executor = ThreadPoolExecutor(max_workers=num_threads, thread_name_prefix="dynscale-batch")
-    sample: Any = None
+    reply: Any = None
     try:
         while True:
             try:
-                jobs = steps.send(sample)
+                jobs = steps.send(reply)
             except StopIteration:
                 return
+            if isinstance(jobs, Wait):
+                reply = _wait(jobs)
+                continue
             for job in jobs:
                 outstanding.append((job, executor.submit(contextvars.copy_context().run, run, job)))
             job, future = outstanding.popleft()
-            sample = future.result()
-            done(job, sample)
+            reply = future.result()
+            done(job, reply)
     finally:
         steps.close()
         executor.shutdown(wait=True, cancel_futures=True)
@@ -161,14 +176,14 @@ async def _gather(jobs: Sequence[Job], run: Callable[[Job], Awaitable[Sample]]) 
             await asyncio.gather(*unfinished, return_exceptions=True)
 
 
-def _wait(step: Wait) -> bool:
+def _wait(step: Wait) -> bool | None:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
         pass
     else:
         # A synchronous call inside a running loop: what it would wait for may need this very loop to go on.
-        return step.future.done()
+        return step.future.done() or None
     try:
         step.future.exception(timeout=LONGEST_WAIT)
     except FutureTimeoutError:

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
+import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 import dspy
-from dspy.utils.callback import BaseCallback
+from dspy.utils.callback import ACTIVE_CALL_ID, BaseCallback
 from dspy.utils.usage_tracker import UsageTracker
 
+from dynscale_dspy import tracing
+from dynscale_dspy.allocation.ledger import Cost
 from dynscale_dspy.answers import AnswerReader, canonical
-from dynscale_dspy.errors import BudgetExhausted
-from dynscale_dspy.pool import Ticket
+from dynscale_dspy.pool import Charge, Ticket
 from dynscale_dspy.sampling import chain
+from dynscale_dspy.sampling.metering import (
+    Bound,
+    answered_by_cache,
+    is_context_overflow,
+    is_permanent,
+    reading,
+    request_bound,
+)
 from dynscale_dspy.sampling.prefill import StartedMessage
 from dynscale_dspy.sampling.sample import Draw, Sample
 
@@ -32,12 +43,14 @@ class SampleSettings:
         reader: Reads its answers.
         temperature: Overrides the language model's temperature if not None.
         vary: Whether samples must differ, so that an unset temperature becomes 1.
+        owner: Whose samples these are.
     """
 
     module: dspy.Module
     reader: AnswerReader
     temperature: float | None
     vary: bool
+    owner: object = None
 
 
 def derive_rollout(base: int | None, index: int) -> int | None:
@@ -59,10 +72,12 @@ class SampleAdapter:
     A plain object on purpose: subclasses of ``dspy.Adapter`` fire adapter callbacks twice.
     """
 
-    def __init__(self, inner: Any, draw: Draw, settings: SampleSettings) -> None:
-        self.inner = inner
-        self._draw = draw
-        self._settings = settings
+    def __init__(self, inner: Any = None, draw: Draw | None = None, settings: SampleSettings | None = None) -> None:
+        # `dspy.Refine` inside a sample makes a subclass of this and an instance without arguments, which calls the
+        # adapter around it: this sample's own.
+        self.inner = inner or dspy.settings.adapter
+        self._draw: Draw = draw  # type: ignore[assignment]
+        self._settings: SampleSettings = settings  # type: ignore[assignment]
 
     def __getattr__(self, name: str) -> Any:
         # DSPy's agents call the adapter's formatting methods directly.
@@ -70,39 +85,35 @@ class SampleAdapter:
 
     def __call__(self, lm: Any, lm_kwargs: dict, signature: Any, demos: list, inputs: dict) -> list[dict]:
         """Format, call and parse as the user's adapter does, with this sample's settings."""
-        call = (lm_kwargs, signature, demos, inputs)
-        started = self._start(lm)
-        if started is not None:
+        asking = _Asking(self.inner, lm, self._chain(), prefill=self._draw.prefill)
+        while True:
             try:
-                return started.adapter(lm, started.kwargs(self._kwargs(lm, lm_kwargs)), signature, demos, inputs)
+                return asking.adapter(asking.lm, *self._overlay(lm, lm_kwargs, signature, demos, inputs, asking))
             except Exception as error:
-                started.failed(error)
-        return self.inner(lm, *self._overlay(lm, *call))
+                pause = asking.again(error)
+                if pause is None:
+                    raise
+            time.sleep(pause)
 
     async def acall(self, lm: Any, lm_kwargs: dict, signature: Any, demos: list, inputs: dict) -> list[dict]:
         """The same from a task."""
-        call = (lm_kwargs, signature, demos, inputs)
-        started = self._start(lm)
-        if started is not None:
+        asking = _Asking(self.inner, lm, self._chain(), prefill=self._draw.prefill)
+        while True:
             try:
-                kwargs = started.kwargs(self._kwargs(lm, lm_kwargs))
-                return await started.adapter.acall(lm, kwargs, signature, demos, inputs)
+                overlaid = self._overlay(lm, lm_kwargs, signature, demos, inputs, asking)
+                return await asking.adapter.acall(asking.lm, *overlaid)
             except Exception as error:
-                started.failed(error)
-        return await self.inner.acall(lm, *self._overlay(lm, *call))
-
-    def _start(self, lm: Any) -> StartedMessage | None:
-        """The chain as the beginning of the model's own message, if that is wanted and may work here."""
-        text = self._chain()
-        if text is None or not self._draw.prefill or not StartedMessage.possible(self.inner, lm):
-            return None
-        return StartedMessage(self.inner, lm, text)
+                pause = asking.again(error)
+                if pause is None:
+                    raise
+            await asyncio.sleep(pause)
 
     def _chain(self) -> str | None:
-        caller = (dspy.settings.caller_modules or [None])[-1]
-        return self._draw.chain.get(id(caller))
+        return chain.text_for((dspy.settings.caller_modules or [None])[-1], self._draw.chain)
 
-    def _kwargs(self, lm: Any, lm_kwargs: dict) -> dict:
+    def _overlay(
+        self, lm: Any, lm_kwargs: dict, signature: Any, demos: list, inputs: dict, asking: _Asking
+    ) -> tuple[dict, Any, list, dict]:
         # Everything is copied, never changed: DSPy records the caller's own dicts in traces and demos.
         merged = {**getattr(lm, "kwargs", {}), **lm_kwargs}
         kwargs = dict(lm_kwargs)
@@ -116,34 +127,87 @@ class SampleAdapter:
             kwargs["temperature"] = self._settings.temperature
         elif merged.get("temperature") is None and self._settings.vary:
             kwargs["temperature"] = 1.0
-        return kwargs
-
-    def _overlay(
-        self, lm: Any, lm_kwargs: dict, signature: Any, demos: list, inputs: dict
-    ) -> tuple[dict, Any, list, dict]:
-        kwargs = self._kwargs(lm, lm_kwargs)
-        text = self._chain()
+        text = asking.chain
+        if asking.started is not None:
+            return asking.started.kwargs(kwargs), signature, demos, inputs
         if text is None:
             return kwargs, signature, demos, inputs
         name = chain.FIELD
         while name in signature.fields:
             name += "_"
-        signature = signature.append(name, dspy.InputField(desc=chain.DESCRIPTION), type_=str)
+        signature = signature.append(name, dspy.InputField(desc=chain.describe(text)), type_=str)
         # Demos without the new field would be shown as incomplete examples.
         demos = [{**dict(demo), name: "N/A"} for demo in demos]
         return kwargs, signature, demos, {**inputs, name: text}
+
+
+class _Asking:
+    """What to do when a request fails: ask again after a pause, ask with a shorter chain or a field, or give up.
+
+    The retries are DSPy's own, as many and after the same pauses; only that each is a call of its own here, so that
+    every request is seen and paid for. DSPy's loop, inside the call, would hide them.
+    """
+
+    def __init__(self, inner: Any, lm: Any, text: str | None, *, prefill: bool) -> None:
+        self.chain = text
+        self.started: StartedMessage | None = None
+        if text is not None and prefill and StartedMessage.possible(inner, lm):
+            self.started = StartedMessage(inner, lm, text)
+        self._inner = inner
+        self._left = getattr(lm, "num_retries", 0) if _is_retryable is not None else 0
+        self._failed = 0
+        self.lm = _without_retries(lm) if self._left else lm
+
+    @property
+    def adapter(self) -> Any:
+        """The user's adapter, or what begins the model's message around it."""
+        return self._inner if self.started is None else self.started.adapter
+
+    def again(self, error: Exception) -> float | None:
+        """Seconds to wait before asking again; None to let the error out."""
+        if self.chain is not None and is_context_overflow(error):
+            self.chain, self.started = chain.shorten(self.chain), None
+            return 0.0
+        if self.started is not None and self.started.failed(error):
+            self.started = None
+            return 0.0
+        if self._left <= 0 or _is_retryable is None or not _is_retryable(error):
+            return None
+        self._left -= 1
+        self._failed += 1
+        asked = getattr(error, "retry_after", None)
+        if isinstance(asked, (int, float)) and 0 <= asked < float("inf"):
+            return float(asked)
+        return float(min(2 ** (self._failed - 1), 60))
+
+
+_is_retryable = getattr(dspy, "is_retryable_lm_error", None)  # since 3.4; before, LiteLLM retries unseen
+
+
+def _without_retries(lm: Any) -> Any:
+    """The same language model, sharing its connections and history, that tries once."""
+    once = object.__new__(type(lm))
+    once.__dict__.update(vars(lm), num_retries=0)
+    return once
 
 
 class CallRefused(BaseException):
     """Cuts a sample off at a language-model call the pool cannot pay.
 
     Not an ``Exception``: it must pass through the program's own error handling, as cancellation does, or a retry or a
-    fallback inside would simply ask again.
+    fallback inside would simply ask again, and DSPy would go on to make the call.
+
+    Args:
+        error: What the sample fails with.
     """
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 class Meter(BaseCallback):
-    """Charges every language-model call of one sample, just before it is made.
+    """Charges every language-model call of one sample just before it is made, and settles it when it is over.
 
     A DSPy callback sees each call whatever made it: a predictor, an adapter's fallback, a tool loop, or the program
     itself. Meters of enclosing samples are told too, and each pool is charged once, at the leaf.
@@ -153,23 +217,82 @@ class Meter(BaseCallback):
         self.ticket = ticket
         self.outer = outer
         self.calls = 0
+        self.tracker = _Tracker()
+        self.history = _History()
+        self._open: dict[str, _OpenCall] = {}
 
     def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-        """Reserve one call with every pool above, innermost ticket of each."""
-        charged: set[int] = set()
+        """Reserve the call with every pool above, innermost ticket of each."""
+        charged: dict[int, tuple[Ticket, Charge, Bound]] = {}
         meter: Meter | None = self
         while meter is not None:
             meter.calls += 1
             ticket = meter.ticket
-            if ticket is not None and id(ticket.pool) not in charged:
-                charged.add(id(ticket.pool))
-                if not ticket.call():
-                    raise CallRefused
+            if ticket is not None and id(ticket.pool._root) not in charged:
+                try:
+                    paid = self._reserve(ticket, instance, inputs)
+                except Exception as error:
+                    for other, charge, _ in charged.values():
+                        other.answered(charge, Cost())
+                    raise CallRefused(error) from None
+                charged[id(ticket.pool._root)] = (ticket, *paid)
             meter = meter.outer
+        tracked = dspy.settings.usage_tracker is self.tracker
+        self._open[call_id] = _OpenCall(instance, inputs, list(charged.values()), tracked)
+
+    def on_lm_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
+        """Settle the call at what was reported, or at its bound if that is missing or cannot be."""
+        call = self._open.pop(call_id, None)
+        reports, entry = self.tracker.calls.pop(call_id, None), self.history.calls.pop(call_id, None)
+        if call is None:
+            return
+        if not call.tracked and entry is not None and entry.get("usage"):
+            reports = [entry["usage"]]  # the program has a tracker of its own around the call
+        for ticket, charge, bound in call.charged:
+            used, distrust = reading(
+                call.lm,
+                call.inputs,
+                bound=bound,
+                metered=ticket.pool.metered,
+                reports=reports,
+                entry=entry,
+                outputs=outputs,
+                error=exception,
+                prices=ticket.pool.prices,
+            )
+            ticket.answered(charge, used)
+            if distrust:
+                ticket.pool.distrust(distrust)
+
+    @staticmethod
+    def _reserve(ticket: Ticket, lm: Any, inputs: dict[str, Any]) -> tuple[Charge, Bound]:
+        pool = ticket.pool
+        bound = request_bound(
+            lm,
+            inputs,
+            tokens=pool._ledger.capped("tokens"),
+            dollars=pool._ledger.capped("nanodollars"),
+            prices=pool.prices,
+            retries=getattr(lm, "num_retries", 0) if pool.strict else 0,
+        )
+        if bound.lacking:
+            pool.unbounded(str(getattr(lm, "model", "")), bound.lacking, bound.overshoot)
+        charge = ticket.call(bound.cost, bounded=not bound.lacking, cached=lambda: answered_by_cache(lm, inputs))
+        if charge is None:
+            raise pool.refused()
+        return charge, bound
 
     # A deep copy of a callback list must keep charging the same sample.
     def __deepcopy__(self, memo: dict) -> Meter:
         return self
+
+
+@dataclass(frozen=True)
+class _OpenCall:
+    lm: Any
+    inputs: dict[str, Any]
+    charged: list[tuple[Ticket, Charge, Bound]]
+    tracked: bool
 
 
 def current_meter() -> Meter | None:
@@ -178,11 +301,51 @@ def current_meter() -> Meter | None:
     return next((callback for callback in reversed(callbacks) if isinstance(callback, Meter)), None)
 
 
+class _Tracker(UsageTracker):
+    """A usage tracker that also knows which call a report is of. An answer from DSPy's cache has none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: dict[str, list[Mapping[str, Any]]] = {}
+
+    def add_usage(self, lm: str, usage_entry: dict[str, Any]) -> None:
+        """One report; called inside the language-model call."""
+        super().add_usage(lm, usage_entry)
+        call_id = ACTIVE_CALL_ID.get()
+        if call_id is not None:
+            self.calls.setdefault(call_id, []).append(dict(usage_entry))
+
+    # DSPy's executors copy the tracker into each of their threads, and lose what is added there.
+    def __deepcopy__(self, memo: dict) -> _Tracker:
+        return self
+
+
+class _History(list):
+    """A history that also knows which call an entry is of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: dict[str, Mapping[str, Any]] = {}
+
+    def append(self, entry: Any) -> None:
+        super().append(entry)
+        call_id = ACTIVE_CALL_ID.get()
+        if call_id is not None:
+            self.calls[call_id] = entry
+
+
 class _Recorder:
     """Stands among the calling modules, so that DSPy appends this sample's language-model entries to ``history``."""
 
-    def __init__(self) -> None:
-        self.history: list[Any] = []
+    def __init__(self, history: list[Any], owner: object) -> None:
+        self.history = history
+        self.owner = owner
+
+
+def is_sample_of(owner: object) -> bool:
+    """Whether the module that is being called here was called by one of this owner's samples directly."""
+    callers = dspy.settings.caller_modules or []
+    return len(callers) > 1 and isinstance(callers[-2], _Recorder) and callers[-2].owner is owner
 
 
 class SampleRun(AbstractContextManager):
@@ -204,19 +367,25 @@ class SampleRun(AbstractContextManager):
         self._ticket = ticket
         self._settings = settings
         self._meter = Meter(ticket, current_meter())
-        self._recorder = _Recorder()
-        self._usage = UsageTracker()
+        self._recorder = _Recorder(self._meter.history, settings.owner)
         self._trace: list[Any] = []
+        self._vote: tuple[Any, Any, str] | None = None
 
     def __enter__(self) -> SampleRun:
         settings = dspy.settings
-        callbacks = [c for c in settings.get("callbacks") or [] if not isinstance(c, Meter)]
+        callbacks = [c for c in settings.get("callbacks") or [] if not isinstance(c, (Meter, tracing.SpanMark))]
+        if tracing.is_on():
+            callbacks = [
+                tracing.SpanMark(ended=self._vote_attributes),
+                *callbacks,
+                tracing.SpanMark(started=self._draw_attributes),
+            ]
         self._context = dspy.context(
             adapter=SampleAdapter(settings.adapter or dspy.ChatAdapter(), self.draw, self._settings),
             callbacks=[*callbacks, self._meter],
             caller_modules=[*(settings.caller_modules or []), self._recorder],
             trace=self._trace,
-            usage_tracker=self._usage,
+            usage_tracker=self._meter.tracker,
             # Chunks of several samples would interleave; a stream gets the final prediction.
             send_stream=None,
         )
@@ -225,15 +394,14 @@ class SampleRun(AbstractContextManager):
 
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> bool:
         self._context.__exit__(None, None, None)
-        usage = {model: list(entries) for model, entries in self._usage.usage_data.items()}
-        tokens = sum(_tokens(entry) for entries in usage.values() for entry in entries)
-        dollars = sum(_dollars(entry) for entry in self._recorder.history)
-        cost = self._ticket.settle(tokens=tokens, dollars=dollars) if self._ticket else None
+        usage = {model: list(entries) for model, entries in self._meter.tracker.usage_data.items()}
+        failure = error if isinstance(error, Exception) else None
+        cost = self._ticket.settle(failure, permanent=is_permanent(failure)) if self._ticket else None
         if isinstance(error, CallRefused):
-            error = BudgetExhausted("the pool could not pay the next language-model call in the middle of a sample")
+            error = error.error
         elif error is not None and not isinstance(error, Exception):
             return False
-        answer, key, problem = self._read(error)
+        answer, key, problem = self._read(self.prediction, error)
         self.sample = Sample(
             draw=self.draw,
             prediction=self.prediction,
@@ -247,26 +415,26 @@ class SampleRun(AbstractContextManager):
         )
         return True
 
-    def _read(self, error: BaseException | None) -> tuple[Any, Any, str]:
+    def _read(self, prediction: Any, error: BaseException | None) -> tuple[Any, Any, str]:
+        """The answer, its key and why it casts no vote; read once, since the user's own function may do the reading."""
         if error is not None:
             return None, None, "failed"
-        answer = self._settings.reader.read(self._settings.module, self.prediction)
-        if self._recorder.history and _finish_reason(self._recorder.history[-1]) == "length":
-            return answer, None, "truncated"
-        key = canonical(answer)
-        return answer, key, "" if key is not None else "no answer"
+        if self._vote is None:
+            answer = self._settings.reader.read(self._settings.module, prediction)
+            if self._recorder.history and _finish_reason(self._recorder.history[-1]) == "length":
+                self._vote = answer, None, "truncated"
+            else:
+                key = canonical(answer)
+                self._vote = answer, key, "" if key is not None else "no answer"
+        return self._vote
 
+    def _draw_attributes(self) -> dict[str, Any]:
+        draw = self.draw
+        return {"sample": draw.index, "round": draw.round, "conditioned": draw.conditioned, "shown": draw.shown}
 
-def _tokens(usage: Mapping[str, Any]) -> int:
-    total = usage.get("total_tokens")
-    if total is None:
-        total = (usage.get("prompt_tokens") or 0) + (usage.get("completion_tokens") or 0)
-    return int(total)
-
-
-def _dollars(entry: Mapping[str, Any]) -> float:
-    # A cached answer reports its old price beside empty usage.
-    return float(entry.get("cost") or 0.0) if entry.get("usage") else 0.0
+    def _vote_attributes(self, prediction: Any, error: BaseException | None) -> dict[str, Any]:
+        answer, key, problem = self._read(prediction, error)
+        return {"vote": "" if key is None else answer, "problem": problem}
 
 
 def _finish_reason(entry: Mapping[str, Any]) -> str | None:

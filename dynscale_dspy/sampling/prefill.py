@@ -63,18 +63,15 @@ class StartedMessage:
         """A call's settings with the flags that ask the server to go on."""
         return {**kwargs, "extra_body": {**(kwargs.get("extra_body") or {}), **FLAGS}}
 
-    def failed(self, error: Exception) -> None:
-        """Keep what a failed request says about the server.
-
-        Raises:
-            Exception: The error itself, if it does not come from how the message was begun.
-        """
+    def failed(self, error: Exception) -> bool:
+        """Whether a request failed because of how the message was begun; that the server refuses it is kept."""
         if isinstance(error, dspy.utils.exceptions.AdapterParseError):
-            return
-        refused = getattr(error, "status_code", None) or getattr(error, "status", None)
-        if refused not in (400, 404, 405, 415, 422, 501):
-            raise error
-        self._found(False)
+            return True
+        status = getattr(error, "status_code", None) or getattr(error, "status", None)
+        refused = status in (400, 404, 405, 415, 422, 501)
+        if refused:
+            self._found(False)
+        return refused
 
     def _found(self, able: bool) -> None:
         with _lock:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,14 +18,14 @@ class Draw:
         index: Position among the call's samples, from 0. It makes the sample distinct and reproducible.
         round: 0 for samples drawn from the inputs alone at the start, else one more than the latest known then.
         shown: Indices of the earlier samples that the chain is made of, in the order shown; empty if independent.
-        chain: For each predictor (by ``id``), the text of its earlier attempts.
+        chain: The text of each predictor's earlier attempts; :func:`~dynscale_dspy.sampling.chain.text_for` finds it.
         prefill: Whether the text begins the model's own message, where the server can go on with it.
     """
 
     index: int
     round: int = 0
     shown: tuple[int, ...] = ()
-    chain: Mapping[int, str] = field(default_factory=dict)
+    chain: Mapping[Hashable, str] = field(default_factory=dict)
     prefill: bool = False
 
     @property

@@ -153,8 +153,3 @@ def test_a_programs_own_error_handling_cannot_spend_past_the_cap():
             run.prediction = program(question="q")
     assert len(model.requests) == 3 == pool.statistics().spent.calls
     assert isinstance(run.sample.error, BudgetExhausted)
-
-
-def test_an_adapter_of_the_predictors_own_would_bypass_the_overlay():
-    """A canary: DSPy has no adapter per predictor. Should it get one, the overlay must wrap that too."""
-    assert not hasattr(dspy.Predict("a -> b"), "adapter")

@@ -1,0 +1,169 @@
+"""Scale the predictors inside an existing program, where they stand."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Iterable
+from typing import Any, ClassVar, TypeVar, cast
+
+import dspy
+
+from dynscale_dspy import _ambient
+from dynscale_dspy.module import DynScaling, named_predictors
+from dynscale_dspy.pool import BudgetPool
+from dynscale_dspy.sampling.overlay import is_sample_of
+from dynscale_dspy.settings import KEY
+
+logger = logging.getLogger(__name__)
+
+Program = TypeVar("Program", bound=dspy.Module)
+
+
+def wrap(
+    program: Program,
+    budget: BudgetPool | float | None = None,
+    *,
+    predictors: str | Iterable[str] | None = None,
+    **settings: Any,
+) -> Program:
+    """Scale every predictor inside a program, or only those named. The program itself is changed, and returned.
+
+    Where :class:`DynScaling` samples a whole program and votes on its result, this votes on each predictor's output
+    before the program goes on. Predictors stay the objects they are, under their own names, with their demos and
+    state: only their class becomes a scaled one, as ``torch.nn.utils.parametrize`` does it with layers, which has the
+    :class:`DynScaling` behind it as ``scaling``. Optimizers, traces, ``save`` and ``load`` see what they saw before.
+
+    Args:
+        program: The program. Predictors inside its :class:`DynScaling` modules are left to those.
+        budget: A pool; or a number, the samples a call of a predictor may take on average, of one pool for them all;
+            or None for the pool of the enclosing ``with BudgetPool(...):``.
+        predictors: A name or names, as in ``program.named_predictors()``. By default all that have an answer to vote
+            on.
+        settings: Of :class:`DynScaling`: ``sampling``, ``answer``, ``temperature``, ``max_samples``; ``policy`` and
+            ``seed`` with a number as budget.
+
+    Raises:
+        TypeError: If ``program`` is not a ``dspy.Module``, or an argument has the wrong type.
+        ValueError: If a name is unknown, a predictor is scaled already, or a setting does not fit. Nothing is changed
+            then.
+
+    Example:
+        >>> program = wrap(dspy.ChainOfThought("question -> answer"), budget=BudgetPool(samples=100))
+        >>> [name for name, _ in program.named_predictors()]
+        ['predict']
+    """
+    if not isinstance(program, dspy.Module):
+        raise TypeError(f"program must be a dspy.Module, got {program!r}")
+    found = dict(named_predictors(program, into=lambda part: not isinstance(part, DynScaling)))
+    if isinstance(predictors, str):
+        predictors = [predictors]
+    chosen = list(found) if predictors is None else list(predictors)
+    for name in chosen:
+        if name not in found:
+            raise ValueError(f"predictors names {name!r}, but this program has {sorted(found)}")
+        if isinstance(found[name], _Scaled):
+            raise ValueError(f"the predictor {name!r} is scaled already: unwrap(program) first")
+    if isinstance(budget, (int, float)) and not isinstance(budget, bool):
+        # One for all: what one predictor does not need goes to the others.
+        budget = BudgetPool(per_call=budget, policy=settings.pop("policy", None), seed=settings.pop("seed", 0))
+    scalings = {}
+    for name in chosen:
+        try:
+            scalings[name] = DynScaling(found[name], budget, **settings)
+        except ValueError as error:
+            if predictors is not None or "looks like an answer" not in str(error):
+                raise
+            logger.info("the predictor %r is left as it is: %s", name, error)
+    if not scalings:
+        raise ValueError(f"there is nothing to scale in {program!r}: its predictors are {sorted(found)}")
+    for name, scaling in scalings.items():
+        predictor = found[name]
+        predictor.__class__ = _scaled_class(type(predictor))
+        setattr(predictor, _SCALING, _Hidden(scaling))
+    return program
+
+
+def unwrap(program: Program) -> Program:
+    """Undo :func:`wrap`: every scaled predictor is a plain one again. The program is changed, and returned.
+
+    :class:`DynScaling` modules stay; their program is their ``module``.
+
+    Args:
+        program: The program.
+
+    Example:
+        >>> program = wrap(dspy.ChainOfThought("question -> answer"), budget=8)
+        >>> type(unwrap(program).predict) is dspy.Predict
+        True
+    """
+    for _, predictor in named_predictors(program):
+        if isinstance(predictor, _Scaled):
+            plain: Any = predictor
+            plain.__class__ = predictor.plain
+            delattr(plain, _SCALING)
+    return program
+
+
+_SCALING = "_dynscale_scaling"
+
+
+class _Hidden:
+    """Keeps the scaling of a predictor out of sight of whatever looks for modules among its attributes."""
+
+    def __init__(self, scaling: DynScaling) -> None:
+        self.scaling = scaling
+
+
+class _Scaled:
+    """What a scaled predictor has besides its own class: calls go through a :class:`DynScaling` of itself."""
+
+    plain: ClassVar[type[dspy.Predict]]
+
+    @property
+    def scaling(self) -> DynScaling:
+        """The settings, and the pool that pays."""
+        return self.__dict__[_SCALING].scaling
+
+    def forward(self, **kwargs: Any) -> Any:
+        """Answer a call, or be one of its samples."""
+        if self._runs_plainly():
+            return super().forward(**kwargs)  # type: ignore[misc]  # of the predictor's own class
+        return DynScaling.forward(self.scaling, **kwargs)
+
+    async def aforward(self, **kwargs: Any) -> Any:
+        """The same from a task."""
+        if self._runs_plainly():
+            return await super().aforward(**kwargs)  # type: ignore[misc]
+        return await DynScaling.aforward(self.scaling, **kwargs)
+
+    def _runs_plainly(self) -> bool:
+        return is_sample_of(self.scaling) or _ambient.is_unscaled()
+
+    def dump_state(self, json_mode: bool = True) -> dict[str, Any]:
+        """The predictor's own state, and beside it the scaling settings."""
+        return {**super().dump_state(json_mode=json_mode), KEY: self.scaling._dump_settings()}  # type: ignore[misc]
+
+    def load_state(self, saved: dict[str, Any], **options: Any) -> Any:
+        """Load a state saved with or without scaling."""
+        settings = saved.get(KEY)
+        loaded = super().load_state({k: v for k, v in saved.items() if k != KEY}, **options)  # type: ignore[misc]
+        if settings:
+            self.scaling._load_settings(settings)
+        return loaded
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The class is made on demand, so it is saved by what it is made of.
+        return _rebuild, (self.plain,), cast(dspy.Module, self).__getstate__()
+
+
+@functools.cache
+def _scaled_class(plain: type[dspy.Predict]) -> type[dspy.Predict]:
+    # Under the same name: optimizers that show a program's source to a model know `Predict` by it.
+    names = {"__module__": plain.__module__, "__qualname__": plain.__qualname__, "__doc__": plain.__doc__}
+    metaclass: Any = type(plain)
+    return metaclass(plain.__name__, (_Scaled, plain), {**names, "plain": plain})
+
+
+def _rebuild(plain: type[dspy.Predict]) -> dspy.Predict:
+    return object.__new__(_scaled_class(plain))
