@@ -8,6 +8,7 @@ import json
 import logging
 import math
 import os
+import re
 import sys
 import threading
 import time
@@ -70,28 +71,32 @@ def _demo(options: argparse.Namespace) -> int:
     import dspy
     from rich.console import Console
 
-    from dynscale_dspy import BudgetPool, DynScaling, KnowledgeGradient, Uniform, lab
+    from dynscale_dspy import BudgetPool, DynScaling, Integrated, KnowledgeGradient, Parallel, Uniform, lab
 
     for name in ("dspy", "dynscale_dspy"):  # a sample that fails shows in the table
         logging.getLogger(name).setLevel(logging.CRITICAL)
     console = Console()
     questions = lab.questions(options.questions, seed=options.seed)
+    # Voting gets twice as many samples: about what those that see earlier ones cost in tokens.
+    count = len(questions)
     methods = {
-        "single": BudgetPool(samples=len(questions), policy=Uniform()),
-        "uniform": BudgetPool(samples=options.budget * len(questions), policy=Uniform()),
-        "dynscaling": BudgetPool(samples=options.budget * len(questions), policy=KnowledgeGradient()),
+        "single": (BudgetPool(samples=count, policy=Uniform()), Parallel()),
+        "uniform": (BudgetPool(samples=2 * options.budget * count, policy=Uniform()), Parallel()),
+        "dynscaling": (BudgetPool(samples=options.budget * count, policy=KnowledgeGradient()), Integrated()),
     }
     rows: list[dict[str, Any]] = []
     right: dict[str, list[float]] = {}
     with _language_model(options) as lm, dspy.context(lm=lm):
         console.print(
-            f"{len(questions)} arithmetic questions, dspy.ChainOfThought('question -> answer') on {lm.model}, "
+            f"{len(questions)} questions, dspy.ChainOfThought('question -> answer') on {lm.model}, "
             f"{options.budget} samples a question"
         )
         # Imports, connections and tables are ready before the clock starts.
         DynScaling(dspy.ChainOfThought("question -> answer"), budget=2)(question=questions[0].question)
-        for method, pool in methods.items():
-            program = DynScaling(dspy.ChainOfThought("question -> answer"), budget=pool, answer=_number)
+        for method, (pool, sampling) in methods.items():
+            program = DynScaling(
+                dspy.ChainOfThought("question -> answer"), budget=pool, sampling=sampling, answer=_number
+            )
             began = time.perf_counter()
             with _progress(console, method, pool):
                 predictions = program.batch(questions, num_threads=options.threads, disable_progress_bar=True)
@@ -113,7 +118,7 @@ def _demo(options: argparse.Namespace) -> int:
                     "seconds": round(seconds, 2),
                 }
             )
-    _show(console, rows, right, methods["dynscaling"])
+    _show(console, rows, right, methods["dynscaling"][0])
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1) + "\n")
     return 0
@@ -138,8 +143,11 @@ def _language_model(options: argparse.Namespace) -> Iterator[dspy.LM]:
 
 
 def _number(example: dspy.Example) -> str | None:
-    """The integer that an answer states, whatever stands around it."""
-    text = str(example.get("answer") or "").replace(",", "").strip().rstrip(".")
+    """The integer that an answer states, whatever stands around it; an answer of several numbers as it is."""
+    text = str(example.get("answer") or "").strip().rstrip(".")
+    if len(re.findall(r"\d+(?:,\d{3})*", text)) > 1:
+        return text
+    text = text.replace(",", "")
     word = text.split()[-1] if text.split() else ""
     try:
         return str(int(word))

@@ -40,7 +40,7 @@ class DynScaling(dspy.Module):
         module: The program.
         budget: A :class:`BudgetPool`, shared with other wrapped modules; or a number, the samples a call may take on
             average, which makes a private pool. None for the pool of the enclosing ``with BudgetPool(...):``.
-        sampling: :class:`Parallel` (the default), :class:`Sequential` or :class:`Integrated`.
+        sampling: :class:`Integrated` (the default), :class:`Sequential` or :class:`Parallel`.
         policy: Whom a private pool samples next; a shared pool has its own.
         answer: The output field or fields that are the answer, or a function from a prediction to a value (None for
             no answer). By default every output field but reasoning and the like.

@@ -17,7 +17,7 @@ def test_the_demo(tmp_path, capsys):
     rows = json.loads(out.read_text())
     assert [row["method"] for row in rows] == ["single", "uniform", "dynscaling"]
     assert [list(row) for row in rows] == [["method", "accuracy", "se", "samples", "calls", "tokens", "seconds"]] * 3
-    assert [row["samples"] for row in rows] == [12, 36, 36]
+    assert [row["samples"] for row in rows] == [12, 72, 36]
     assert all(row["calls"] >= row["samples"] and row["tokens"] > 0 for row in rows)
     printed = capsys.readouterr().out
     for words in ("accuracy", "dynscaling - uniform:", "Who got how many samples"):
@@ -30,7 +30,7 @@ def test_the_demo_on_ones_own_model(tmp_path):
     with lab.serve() as lm:
         arguments = ["demo", "--questions", "4", "--budget", "2", "--json", str(out)]
         assert main([*arguments, "--model", lm.model, "--api-base", lm.kwargs["api_base"]]) == 0
-    assert [row["samples"] for row in json.loads(out.read_text())] == [4, 8, 8]
+    assert [row["samples"] for row in json.loads(out.read_text())] == [4, 16, 8]
 
 
 def test_an_address_without_a_model(capsys):

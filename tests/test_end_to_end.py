@@ -7,7 +7,7 @@ import asyncio
 import dspy
 import pytest
 
-from dynscale_dspy import UCB, BudgetPool, DynScaling, Integrated, Sequential, Uniform, explain, lab
+from dynscale_dspy import UCB, BudgetPool, DynScaling, Parallel, Sequential, Uniform, explain, lab
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -22,7 +22,7 @@ def right(predictions, questions):
     return sum(p is not None and p.answer.strip() == q.answer for p, q in zip(predictions, questions, strict=True))
 
 
-@pytest.mark.parametrize("sampling", [None, Sequential(), Integrated()], ids=["parallel", "sequential", "integrated"])
+@pytest.mark.parametrize("sampling", [Parallel(), Sequential(), None], ids=["parallel", "sequential", "default"])
 def test_a_known_set(lm, sampling):
     questions = lab.questions(12, seed=3)
     pool = BudgetPool(samples=48)
@@ -33,7 +33,7 @@ def test_a_known_set(lm, sampling):
     assert now.spent.samples == 48
     assert right(predictions, questions) >= 3
     conditioned = sum(votes.conditioned for p in predictions for votes in explain(p).votes)
-    assert (conditioned > 0) == (sampling is not None)
+    assert (conditioned > 0) == (sampling != Parallel())
 
 
 def test_calls_as_they_come(lm):

@@ -10,7 +10,17 @@ import dspy
 import pytest
 from dspy.utils.callback import BaseCallback
 
-from dynscale_dspy import BudgetExhausted, BudgetPool, Cost, DynScaling, Integrated, Sequential, Uniform, explain
+from dynscale_dspy import (
+    BudgetExhausted,
+    BudgetPool,
+    Cost,
+    DynScaling,
+    Integrated,
+    Parallel,
+    Sequential,
+    Uniform,
+    explain,
+)
 from dynscale_dspy.testing import FAULTS, PERMANENT_FAULTS, FakeQuestion, questions
 
 BANK = questions(20)
@@ -45,7 +55,8 @@ MODES: dict[str, Callable[[DynScaling], list[Any]]] = {"batch": batch, "Evaluate
 def test_one_kind_of_fault(fault: str, engine: str, server: Any, assert_exact: Any) -> None:
     fake = server(BANK, fault_rate=0.05, faults=[fault], hang=0.5)
     pool = BudgetPool(samples=60, tokens=10**6, strict=True)
-    qa = DynScaling(dspy.Predict("question -> answer"), budget=pool)
+    # Independent samples: one with a chain would ask again with a shorter one, and cost two requests.
+    qa = DynScaling(dspy.Predict("question -> answer"), budget=pool, sampling=Parallel())
     with dspy.context(lm=fake.lm(engine, max_tokens=40), adapter=NO_FALLBACK):
         predictions = batch(qa)
     counted = fake.statistics()
@@ -301,7 +312,10 @@ def test_a_chain_that_is_too_long_is_shortened(mode: str, engine: str, server: A
     fake = server([question], context=330)
     pool = BudgetPool(per_call=6, policy=Uniform(first=6))
     qa = DynScaling(
-        dspy.Predict("question -> answer"), budget=pool, sampling=Integrated(independent=4, width=4), max_samples=6
+        dspy.Predict("question -> answer"),
+        budget=pool,
+        sampling=Integrated(independent=4, width=4, repeats=True),
+        max_samples=6,
     )
     with dspy.context(lm=fake.lm(engine)):
         prediction = qa(question="Which?") if mode == "call" else asyncio.run(qa.acall(question="Which?"))
