@@ -185,7 +185,8 @@ class Trainer:
 
     def learn(self, batches: list[list[Example]]) -> list[float]:
         """One step. Returns the mean loss a token of each batch."""
-        share = float(np.interp(self.step, *zip(*RATES, strict=True)))
+        steps, shares = ([pair[i] for pair in RATES] for i in (0, 1))
+        share = float(np.interp(self.step, steps, shares))
         for optimiser, rate in zip(self.optimisers, self.rates, strict=True):
             for group in optimiser.param_groups:
                 group["lr"] = rate * share
