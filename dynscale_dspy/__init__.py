@@ -6,9 +6,10 @@ from numpy import ndarray as _whole_numpy  # noqa: F401
 from dynscale_dspy._ambient import unscaled
 from dynscale_dspy.allocation.ledger import Cost
 from dynscale_dspy.allocation.policies import UCB, KnowledgeGradient, Policy, Uniform
-from dynscale_dspy.errors import BudgetExhausted
+from dynscale_dspy.errors import BudgetExhausted, StorageError, UnboundedCost
 from dynscale_dspy.module import DynScaling
-from dynscale_dspy.pool import BudgetPool
+from dynscale_dspy.pool import BudgetPool, BudgetWarning
+from dynscale_dspy.prices import Price
 from dynscale_dspy.report import explain
 from dynscale_dspy.sampling.strategies import Integrated, Parallel, Sequential, Strategy
 from dynscale_dspy.status import SamplingStatus
@@ -20,15 +21,19 @@ __all__ = [
     "UCB",
     "BudgetExhausted",
     "BudgetPool",
+    "BudgetWarning",
     "Cost",
     "DynScaling",
     "Integrated",
     "KnowledgeGradient",
     "Parallel",
     "Policy",
+    "Price",
     "SamplingStatus",
     "Sequential",
+    "StorageError",
     "Strategy",
+    "UnboundedCost",
     "Uniform",
     "explain",
     "unscaled",

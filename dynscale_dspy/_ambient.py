@@ -9,7 +9,7 @@ from typing import Any
 
 import dspy
 
-_SETTING = "dynscale_pool"
+_SETTING = "dynscale_pools"
 _UNSCALED = "dynscale_unscaled"
 # Entered and left in one thread or task, like any context manager; a pool may be entered several times over.
 _entered: ContextVar[tuple[AbstractContextManager[Any], ...]] = ContextVar("dynscale_entered", default=())
@@ -19,7 +19,7 @@ known_call: ContextVar[Any] = ContextVar("dynscale_known_call", default=None)
 
 def enter(pool: Any) -> None:
     """Make a pool the ambient one until the matching :func:`leave`."""
-    context = dspy.context(**{_SETTING: pool})
+    context = dspy.context(**{_SETTING: (*entered(), pool)})
     context.__enter__()
     _entered.set((*_entered.get(), context))
 
@@ -31,9 +31,14 @@ def leave() -> None:
     context.__exit__(None, None, None)
 
 
+def entered() -> tuple[Any, ...]:
+    """The pools and scopes around this code, the innermost last."""
+    return dspy.settings.get(_SETTING) or ()
+
+
 def current() -> Any:
     """The ambient pool, or None."""
-    return dspy.settings.get(_SETTING)
+    return entered()[-1] if entered() else None
 
 
 @contextmanager

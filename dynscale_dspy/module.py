@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
+import hashlib
 import logging
 from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
 from typing import Any
@@ -102,7 +104,7 @@ class DynScaling(dspy.Module):
         Raises:
             ValueError: If there is neither.
         """
-        pool = self._budget or _ambient.current()
+        pool = self._budget.active() if self._budget is not None else _ambient.current()
         if pool is None:
             raise ValueError(
                 "this module has no budget: pass budget=8 (samples a call) or budget=BudgetPool(...), "
@@ -192,7 +194,8 @@ class DynScaling(dspy.Module):
         calls = [_KnownCall(self, kwargs) for kwargs in inputs]
         plans = [call.plan for call in calls]
         pool = self.pool
-        arms, limit, calls_left = pool.open_known(len(calls), program=self, calls=calls[0].calls_guessed)
+        names = [call.name for call in calls] if pool.lasting else None
+        arms, limit, calls_left = pool.open_known(len(calls), program=self, calls=calls[0].calls_guessed, keys=names)
         failures: list[BaseException] = []
         succeeded = False
 
@@ -218,11 +221,17 @@ class DynScaling(dspy.Module):
                 num_threads=num_threads,
                 done=done,
             )
-            for call, example in zip(calls, examples, strict=True):
+            for position, (call, example) in enumerate(zip(calls, examples, strict=True)):
                 try:
                     results.append(call.end())
                 except Exception as error:
-                    logger.error("every sample of %r failed: %s", example, error, exc_info=bool(provide_traceback))
+                    # Neither the example nor the error's words: both may hold what does not belong in a log.
+                    logger.error(
+                        "every sample of example %d failed, the first with %s",
+                        position,
+                        type(error).__name__,
+                        exc_info=bool(provide_traceback),
+                    )
                     results.append(None)
                     failed.append(example)
                     errors.append(error)
@@ -339,11 +348,12 @@ class _Call:
             owner.sampling,
             seed=self._pool.seed,
             key=inputs,
-            max_samples=owner.max_samples,
+            max_samples=int(min(owner.max_samples, self._pool.most_per_call)),
             tally=self._pool.policy.tally(),
         )
         # The same call is the same program with the same inputs under the same language model and enclosing sample
         # (whose adapter overlay is its own object).
+        self._inputs = inputs
         self._key: Hashable = (id(owner), inputs, id(dspy.settings.lm), id(dspy.settings.adapter))
 
     def steps(self) -> Any:
@@ -357,8 +367,23 @@ class _Call:
             program=self.owner,
             calls=self.calls_guessed,
             decided=self._explain,
+            name=self.name if self._pool.lasting else None,
         )
         return status.with_notices(steps, self.plan)
+
+    @property
+    def name(self) -> bytes | None:
+        """A name of the call that outlives the process: the program's kind and fields, and a hash of the inputs.
+
+        None if an input has no lasting name of its own. The cache decides whether a sample is the same; this only tells
+        whether it was paid for.
+        """
+        if not _is_lasting(self._inputs):
+            return None
+        module = self.owner.module
+        fields = [list(predictor.signature.fields) for _, predictor in named_predictors(module)]  # type: ignore[union-attr]
+        text = repr((type(module).__qualname__, fields, self._inputs, self._pool.seed))
+        return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
     def run(self, job: Job) -> Sample:
         """Draw one sample in this thread."""
@@ -374,8 +399,17 @@ class _Call:
             return await in_thread(lambda: self.run(job))
         if job.ticket is not None and not job.ticket.start():
             return _never_ran(job)
-        with SampleRun(job.draw, job.ticket, self._settings) as run:
-            run.prediction = await self.owner.module.acall(*_own(self._args), **_own(self._kwargs))
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+        with self._pool.cancellable(lambda: loop.call_soon_threadsafe(task.cancel)):
+            try:
+                with SampleRun(job.draw, job.ticket, self._settings) as run:
+                    run.prediction = await self.owner.module.acall(*_own(self._args), **_own(self._kwargs))
+            except asyncio.CancelledError:
+                if not self._pool.stopped:
+                    raise
+                # Cut off by stop(cancel=True): an empty vote, and the call answers with what else it has.
+                return Sample(job.draw, problem="failed", error=self._pool.exhausted())
         return run.sample
 
     def finish(self, winner: Sample, own: bool) -> Any:
@@ -433,6 +467,8 @@ class _KnownCall(_Call):
         """What the module does meanwhile: nothing, then hand over the winner."""
         _ambient.known_call.set(None)  # its samples run in copies of this context, and may call the module again
         await _Pause()
+        if not self.plan.samples:
+            raise self._pool.exhausted()
         return self.finish(self.plan.winner(), True)
 
     def run(self, job: Job) -> Sample:
@@ -474,7 +510,11 @@ def _own(inputs: Any) -> Any:
 
 
 def _never_ran(job: Job) -> Sample:
-    return Sample(job.draw, problem="failed", error=BudgetExhausted("the call was over before this sample began"))
+    if job.ticket is not None and job.ticket.pool.halted:
+        error = job.ticket.pool.exhausted()
+    else:
+        error = BudgetExhausted("the call was over before this sample began")
+    return Sample(job.draw, problem="failed", error=error)
 
 
 def _has_aforward(module: dspy.Module) -> bool:
@@ -571,6 +611,17 @@ def _inputs_of(example: Any) -> dict[str, Any]:
     raise TypeError(f"examples must be dspy.Example objects with inputs, or dicts, got {type(example).__name__}")
 
 
+def _is_lasting(key: Any) -> bool:
+    """Whether a key of inputs means the same in another process: it holds no object known by identity alone."""
+    if isinstance(key, tuple):
+        return all(map(_is_lasting, key))
+    return not isinstance(key, _Identity)
+
+
+class _Identity(int):
+    """An object's identity, good for this process only."""
+
+
 def _inputs_key(value: Any) -> Hashable:
     """A key equal for equal inputs, exactly: nothing is normalised. Unknown objects are told apart by identity."""
     if value is None or isinstance(value, (str, bytes, bool, int, float)):
@@ -583,4 +634,4 @@ def _inputs_key(value: Any) -> Hashable:
         return (type(value).__qualname__, value.model_dump_json())
     if isinstance(value, dspy.Example):
         return (type(value).__qualname__, _inputs_key(value.toDict()))
-    return (type(value).__qualname__, id(value))
+    return (type(value).__qualname__, _Identity(id(value)))

@@ -2,25 +2,39 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import math
 import threading
+import time
 import weakref
 from collections import Counter
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from decimal import Decimal, InvalidOperation
+from os import PathLike
 from types import MappingProxyType
 from typing import Any, Literal
 
 from dynscale_dspy import _ambient
-from dynscale_dspy.allocation.ledger import Cost, Ledger, Reservation
+from dynscale_dspy.allocation.costs import CostRecord
+from dynscale_dspy.allocation.ledger import METERED, NANO, UNITS, Cost, Ledger, MemoryStore, Store
 from dynscale_dspy.allocation.policies import KnowledgeGradient, Policy
 from dynscale_dspy.allocation.pricing import Allowance, ShadowPrice
-from dynscale_dspy.allocation.tally import Tally
-from dynscale_dspy.errors import BudgetExhausted
+from dynscale_dspy.arms import Arm, Charge, Profile, Ticket
+from dynscale_dspy.errors import BudgetExhausted, UnboundedCost
+from dynscale_dspy.prices import Price, check_prices
+
+__all__ = ["DEFAULT_PER_CALL", "Arm", "BudgetPool", "BudgetWarning", "Charge", "PoolStatistics", "Ticket"]
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_PER_CALL = 8
 """Samples a call is allowed on average where nothing says how many calls will come."""
+DEFAULT_MAX_FAILURES = 50
+"""Samples in a row that may fail before a pool stops itself."""
+PERIODS = {"hour": 3600.0, "day": 86400.0}
 
 
 @dataclass(frozen=True)
@@ -29,55 +43,106 @@ class PoolStatistics:
 
     Args:
         spent: What finished samples cost.
-        reserved: What samples in flight hold.
+        reserved: What samples in flight hold. Their tokens are not told apart into kinds.
         limits: Hard caps by unit; None where there is none.
+        seconds_left: Until the deadline; None without one.
         open_calls: Calls being answered now.
         closed_calls: Calls answered, or failed.
         unscaled_runs: Calls answered by one run outside the budget (``on_empty="run_once"``).
         price: The online shadow price: a sample worth less is refused. None before the first call asks for it.
         samples_per_call: How many closed calls drew how many samples.
+        distrusted: Usage reports that were not believed, by reason; such requests are charged at their bound.
+        state: ``"open"``, ``"paused"`` or ``"stopped"``.
+        cause: Why it stopped itself, if it did.
     """
 
     spent: Cost
     reserved: Cost
-    limits: Mapping[str, int | None]
+    limits: Mapping[str, float | None]
+    seconds_left: float | None
     open_calls: int
     closed_calls: int
     unscaled_runs: int
     price: float | None
     samples_per_call: Mapping[int, int]
+    distrusted: Mapping[str, int] = field(default_factory=dict)
+    state: Literal["open", "paused", "stopped"] = "open"
+    cause: str = ""
+
+
+@dataclass(frozen=True)
+class BudgetWarning:
+    """A pool has spent the share of a cap at which it was to say so.
+
+    Args:
+        pool: The pool.
+        unit: ``"samples"``, ``"calls"``, ``"tokens"`` or ``"dollars"``.
+        spent: What is spent of it.
+        limit: The cap.
+    """
+
+    pool: BudgetPool
+    unit: str
+    spent: float
+    limit: float
+
+    def __str__(self) -> str:
+        return f"{self.spent:g} of {self.limit:g} {self.unit} are spent"
 
 
 class BudgetPool:
     """One budget for any number of wrapped modules and calls.
 
-    Caps are hard: under any interleaving of threads and tasks, what is spent and reserved stays within them. Within
-    the caps, a bandit puts the next sample where it is worth most: for a known set of calls (:meth:`DynScaling.batch`)
-    by comparing all of them; online, as calls come, by a price that moves until spending meets the allowance.
+    Caps are hard: under any interleaving of threads and tasks, what is spent and reserved stays within them, and
+    whichever is reached first ends spending. Within the caps, a bandit puts the next sample where it is worth most: for
+    a known set of calls (:meth:`DynScaling.batch`) by comparing all of them; online, as calls come, by a price that
+    moves until spending meets the allowance.
 
     An online pool paces itself so that early calls cannot drain it. Each call adds ``per_call`` samples to what may be
-    drawn; or announce the number of calls with :meth:`expect`, and the cap is spread over them. With neither, a call
-    adds :data:`DEFAULT_PER_CALL` samples until the cap is reached.
+    drawn; or announce the number of calls with :meth:`expect`, and the caps are spread over them. With neither, a call
+    adds :data:`DEFAULT_PER_CALL` samples until a cap is reached.
+
+    Before each request the most it can cost in tokens and dollars is set aside, and settled at what the provider
+    reports: the cap holds if that bound does. Where there is none (a language model without ``max_tokens``, a price
+    nobody knows) a strict pool refuses the request, and any other says once by how much it may be passed.
 
     Args:
         samples: Cap on samples, runs of a wrapped program.
-        calls: Cap on language-model calls; a sample may make several. A sample whose next call cannot be paid is cut
-            off there and casts no vote.
+        calls: Cap on language-model requests, retries included; a sample may make several. A sample whose next request
+            cannot be paid is cut off there and casts no vote.
+        tokens: Cap on prompt and completion tokens together.
+        dollars: Cap on money, to the billionth of a dollar.
+        deadline: Seconds from now after which no sample begins and no request is made.
         per_call: Samples a call may draw on average, at least 1. A private pool, ``DynScaling(program, budget=8)``,
             has this and no cap.
+        min_per_call: Samples each call draws whatever the price, as long as the caps allow.
+        max_per_call: Samples no call may draw more of.
         policy: Whom to sample next; :class:`KnowledgeGradient` by default.
         on_empty: What a call does that finds not even one sample left: ``"raise"`` :class:`BudgetExhausted`, or
             ``"run_once"``, one plain run of the program outside the budget.
+        strict: Refuse requests whose cost has no upper bound.
+        prices: Dollars per million tokens by model name, for models whose price nobody else knows:
+            ``{"hosted_vllm/Qwen3-8B": Price(prompt=0.1, completion=0.4)}``.
+        path: A file to keep the budget in. Processes of one machine may share it; what it says survives a crash.
+        period: ``"hour"``, ``"day"`` (UTC) or seconds: the caps are for each such period, and begin anew with it.
+        clock: Where the time comes from, in seconds since the epoch.
+        warn_at: The share of any cap, between 0 and 1, at which to call ``on_warning``, once for each.
+        on_warning: Called with a :class:`BudgetWarning`; by default it is logged.
+        max_failures: Samples in a row that may fail before the pool stops itself; None for never.
         seed: Seeds the order in which attempts are shown.
 
     Raises:
-        ValueError: If no limit is given, or one is not a positive number.
-        TypeError: If a limit is not a number, or ``policy`` not a policy.
+        ValueError: If no limit is given, or an argument is out of range.
+        TypeError: If an argument has the wrong type.
+        StorageError: If there is a file at ``path`` that is not a budget of this version. It is left as it is.
 
     Example:
-        >>> pool = BudgetPool(samples=1000).expect(200)
+        >>> pool = BudgetPool(samples=1000, dollars=2.50).expect(200)
         >>> pool.statistics().limits["samples"]
         1000
+        >>> with pool.scope(samples=5) as request:  # what is spent here is spent there too
+        ...     request
+        BudgetPool(0 of 5 samples, 0 calls spent; 0 calls answered, 0 open)
     """
 
     def __init__(
@@ -85,16 +150,39 @@ class BudgetPool:
         samples: int | None = None,
         *,
         calls: int | None = None,
+        tokens: int | None = None,
+        dollars: float | Decimal | None = None,
+        deadline: float | None = None,
         per_call: float | None = None,
+        min_per_call: int = 1,
+        max_per_call: int | None = None,
         policy: Policy | None = None,
-        on_empty: Literal["raise", "run_once"] = "raise",
+        on_empty: str = "raise",
+        strict: bool = False,
+        prices: Mapping[str, Price] | None = None,
+        path: str | PathLike[str] | None = None,
+        period: Literal["hour", "day"] | float | None = None,
+        clock: Callable[[], float] = time.time,
+        warn_at: float | None = None,
+        on_warning: Callable[[BudgetWarning], object] | None = None,
+        max_failures: int | None = DEFAULT_MAX_FAILURES,
         seed: int = 0,
+        _parent: BudgetPool | None = None,
     ) -> None:
-        if samples is None and calls is None and per_call is None:
-            raise ValueError("a pool needs a limit: give samples=, calls= or per_call=")
-        for name, value in (("samples", samples), ("calls", calls)):
+        if samples is calls is tokens is dollars is deadline is None and per_call is None:
+            raise ValueError(
+                "a pool needs a limit: give samples=, calls= or per_call=, or tokens=, dollars= or deadline="
+            )
+        for name, value in (("samples", samples), ("calls", calls), ("tokens", tokens), ("max_per_call", max_per_call)):
             if value is not None:
                 _check_count(name, value)
+        _check_count("min_per_call", min_per_call)
+        if max_per_call is not None and max_per_call < min_per_call:
+            raise ValueError(f"max_per_call must be at least min_per_call={min_per_call}, got {max_per_call!r}")
+        if max_failures is not None:
+            _check_count("max_failures", max_failures)
+        if deadline is not None:
+            _check_seconds("deadline", deadline)
         if per_call is not None:
             if isinstance(per_call, bool) or not isinstance(per_call, (int, float)):
                 raise TypeError(f"per_call must be a number of samples, got {per_call!r}")
@@ -104,60 +192,271 @@ class BudgetPool:
             raise TypeError(f"policy must be a Policy such as KnowledgeGradient(), got {policy!r}")
         if on_empty not in ("raise", "run_once"):
             raise ValueError(f"on_empty must be 'raise' or 'run_once', got {on_empty!r}")
+        if not isinstance(strict, bool):
+            raise TypeError(f"strict must be True or False, got {strict!r}")
         if isinstance(seed, bool) or not isinstance(seed, int):
             raise TypeError(f"seed must be an integer, got {seed!r}")
+        if warn_at is not None:
+            if isinstance(warn_at, bool) or not isinstance(warn_at, (int, float)):
+                raise TypeError(f"warn_at must be a number between 0 and 1, got {warn_at!r}")
+            if not 0 < warn_at <= 1:
+                raise ValueError(f"warn_at must be between 0 and 1, got {warn_at!r}")
+        for name, function in (("on_warning", on_warning), ("clock", clock)):
+            if function is not None and not callable(function):
+                raise TypeError(f"{name} must be callable, got {function!r}")
+        if on_warning is not None and warn_at is None:
+            raise ValueError("on_warning needs warn_at=, the share of a cap at which to call it, such as 0.8")
+        nanodollars = None if dollars is None else _nanodollars(dollars)
+        self._period = _period_of(period)
+        self._period_begun: int | None = None
         self.policy = policy or KnowledgeGradient()
         self.on_empty = on_empty
+        self.strict = strict
+        self.prices = check_prices(prices)
         self.seed = seed
-        self._per_call = per_call
-        self._expected: int | None = None
-        self._lock = threading.Lock()
-        self._ledger = Ledger(samples=samples, calls=calls)
+        self.min_per_call = min_per_call
+        self.max_per_call = max_per_call
+        self._path = path
+        self._clock = clock
+        self._deadline = None if deadline is None else clock() + deadline
+        self._settings: dict[str, Any] = {"deadline": deadline, "period": period, "clock": clock, "warn_at": warn_at}
+        self._settings |= {"on_warning": on_warning, "max_failures": max_failures}
+        self._max_failures = max_failures
+        self._warn_at = warn_at
+        self._on_warning = on_warning
+        self._warned: set[str] = set()
+        self._parent = _parent
+        self._chain: tuple[BudgetPool, ...] = (self, *(_parent._chain if _parent is not None else ()))
+        self._root = self._chain[-1]
+        # One lock for a pool and its scopes, so that a charge to all of them is one step.
+        self._lock: threading.Lock = _parent._lock if _parent is not None else threading.Lock()
+        self._todo: list[Callable[[], object]] = []
+        self._waiters: list[Future[None]] = []
+        self._looking_again = False
+        self._store: Store = self._root._store if _parent is not None else _open_store(path, clock)
+        self._ledger = Ledger(
+            samples=samples,
+            calls=calls,
+            tokens=tokens,
+            nanodollars=nanodollars,
+            parent=_parent._local if _parent is not None else None,
+            store=None if _parent is not None else self._store,
+        )
+        # Several processes may spend from one file; each paces its own calls by what they alone have drawn.
+        self._local = Ledger(parent=self._ledger) if path is not None else self._ledger
+        self._shares: weakref.WeakKeyDictionary[Any, tuple[Store, dict[str, int | None]]] = weakref.WeakKeyDictionary()
         self._flights: dict[Hashable, Future[Any]] = {}
+        self._running: set[Callable[[], object]] = set()
         self._open_calls = 0
         self._closed_calls = 0
         self._unscaled_runs = 0
         self._drawn = 0
         self._samples_per_call: Counter[int] = Counter()
-        # The most calls a finished sample of each program has made.
-        self._calls_each: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
-        self._pace()
+        self._distrusted: Counter[str] = Counter()
+        self._unbounded: set[tuple[str, str]] = set()
+        self._failures = 0
+        self._cause: BaseException | None = None
+        self._state: Literal["open", "paused", "stopped"] = "open"
+        self._begin_period()
+        self._record = CostRecord()
+        self._profiles: weakref.WeakKeyDictionary[Any, Profile] = weakref.WeakKeyDictionary()
+        self._per_call = per_call
+        self._own_pacing = _Pacing(self, per_call) if _parent is None or per_call is not None else None
 
     # ---- what users call
 
     def expect(self, calls: int) -> BudgetPool:
         """Announce how many calls will come, counted from now. Returns the pool.
 
-        The cap is spread over them, and every one is kept its first samples. Without a cap this only tells the
+        The caps are spread over them, and every one is kept its first samples. Without a cap this only tells the
         price how far to look ahead.
 
         Raises:
             ValueError: If ``calls`` is not positive, or the cap cannot give each call one sample.
         """
         _check_count("calls", calls)
-        with self._lock:
+        with self._locked():
             left = min(self._ledger.remaining("samples"), self._ledger.remaining("calls"))
             if left < calls:
                 raise ValueError(
                     f"{left:g} samples are left, which cannot give each of the {calls} expected calls one: "
                     "raise the cap or expect fewer"
                 )
-            self._expected = calls
-            self._pace()
+            self._own_pacing = _Pacing(self, self._per_call, expected=calls)
         return self
+
+    @contextlib.contextmanager
+    def scope(
+        self,
+        samples: int | None = None,
+        *,
+        calls: int | None = None,
+        tokens: int | None = None,
+        dollars: float | Decimal | None = None,
+        deadline: float | None = None,
+        per_call: float | None = None,
+        max_per_call: int | None = None,
+    ) -> Iterator[BudgetPool]:
+        """A budget within this one, for what the block calls, in threads that DSPy starts too.
+
+        What calls on this pool spend inside is charged to the scope and to every pool around it, and ends at whichever
+        cap is tightest. Scopes nest to any depth. The arguments are those of the pool; what is not given is the pool's.
+
+        Yields:
+            The scope, a pool itself: it has statistics, can be paused, stopped, told what to ``expect``.
+
+        Raises:
+            ValueError: If no limit is given, or one is out of range.
+
+        Example:
+            >>> pool = BudgetPool(samples=100)
+            >>> with pool.scope(samples=20) as stage, stage.scope(deadline=30, samples=5) as step:
+            ...     step.statistics().limits["samples"], step.available("samples")
+            (5, 5)
+        """
+        if max_per_call is not None:
+            _check_count("max_per_call", max_per_call)
+        inner = self.active()
+        scope = BudgetPool(
+            samples,
+            calls=calls,
+            tokens=tokens,
+            dollars=dollars,
+            deadline=deadline,
+            per_call=per_call,
+            min_per_call=self.min_per_call if max_per_call is None else min(self.min_per_call, max_per_call),
+            max_per_call=max_per_call,
+            policy=self.policy,
+            on_empty=self.on_empty,
+            strict=self.strict,
+            prices=self.prices,
+            clock=self._clock,
+            max_failures=None,
+            seed=self.seed,
+            _parent=inner,
+        )
+        with scope:
+            yield scope
+
+    def share(self, module: Any, fraction: float) -> BudgetPool:
+        """Let a module spend at most this fraction of the caps, so that it leaves the rest to others. Returns the pool.
+
+        Args:
+            module: The wrapped module, or the program in it.
+            fraction: Above 0, at most 1.
+
+        Raises:
+            ValueError: If the fraction is out of range, the pool has no cap, or a share would be nothing.
+        """
+        if isinstance(fraction, bool) or not isinstance(fraction, (int, float)):
+            raise TypeError(f"fraction must be a number, got {fraction!r}")
+        if not 0 < fraction <= 1:
+            raise ValueError(f"fraction must be above 0 and at most 1, got {fraction!r}")
+        limits = {
+            unit: None if limit is None else math.floor(limit * fraction) for unit, limit in self._ledger.limits.items()
+        }
+        if all(limit is None for limit in limits.values()):
+            raise ValueError("this pool has no cap to share: make it with samples=, calls=, tokens= or dollars=")
+        if 0 in limits.values():
+            raise ValueError(f"fraction={fraction!r} of the caps is less than one: raise the caps or the fraction")
+        with self._locked():
+            store = self._shares[module][0] if module in self._shares else MemoryStore()
+            self._shares[module] = (store, limits)
+        return self
+
+    def pause(self) -> None:
+        """Let no further sample begin until :meth:`resume`. Calls wait; samples under way finish.
+
+        May be called from any thread, as may ``resume`` and ``stop``. In a synchronous call inside a running event
+        loop, which cannot wait, a paused pool is an empty one.
+        """
+        with self._locked():
+            if self._state == "open":
+                self._state = "paused"
+
+    def resume(self) -> None:
+        """Go on after :meth:`pause`, after :meth:`stop`, or after the pool stopped itself."""
+        with self._locked():
+            self._state, self._cause, self._failures = "open", None, 0
+            self._freed()
+
+    def stop(self, *, cancel: bool = False) -> None:
+        """Let no further sample begin. Samples under way finish, and calls answer with what they have.
+
+        Args:
+            cancel: Also cut off samples that run as asyncio tasks: their connections are closed at once, and what was
+                asked is charged at its bound. Threads cannot be cut off.
+        """
+        with self._locked():
+            self._state = "stopped"
+            self._freed()
+            if cancel:
+                self._root._todo.extend(self._running)
+
+    @contextlib.contextmanager
+    def cancellable(self, cancel: Callable[[], object]) -> Iterator[None]:
+        """While the block runs, ``stop(cancel=True)`` on this pool or one around it calls this function."""
+        with self._locked():
+            for node in self._chain:
+                node._running.add(cancel)
+        try:
+            yield
+        finally:
+            with self._locked():
+                for node in self._chain:
+                    node._running.discard(cancel)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether this pool or one around it was stopped."""
+        return any(pool._state == "stopped" for pool in self._chain)
+
+    def available(self, unit: Literal["samples", "calls", "tokens", "dollars"]) -> float:
+        """What may still be reserved of a unit, here and in every pool around; infinite without a cap."""
+        if unit not in ("samples", "calls", "tokens", "dollars"):
+            raise ValueError(f"unit must be 'samples', 'calls', 'tokens' or 'dollars', got {unit!r}")
+        with self._locked():
+            if unit == "dollars":
+                return self._ledger.remaining("nanodollars") / NANO
+            return self._ledger.remaining(unit)
+
+    def reconcile(self, *, refund: bool = False) -> Cost:
+        """Settle what processes that have died had in flight, for a pool with a ``path``. Returns how much that was.
+
+        Until then it stays reserved, and so counts against the caps.
+
+        Args:
+            refund: Whether it is known to have cost nothing, from the provider's own records say. By default it is
+                spent, as it most likely is.
+        """
+        reconcile = getattr(self._store, "reconcile", None)
+        if reconcile is None:
+            return Cost()
+        with self._locked():
+            settled = reconcile(refund=refund)
+            self._freed()
+        return settled
 
     def statistics(self) -> PoolStatistics:
         """A consistent snapshot."""
-        with self._lock:
+        with self._locked():
+            price = self._pacing.price
+            limits = dict(self._ledger.limits)
+            nanodollars = limits.pop("nanodollars")
+            spent, reserved = self._ledger.store.totals()
             return PoolStatistics(
-                spent=self._ledger.spent,
-                reserved=self._ledger.reserved,
-                limits=MappingProxyType(dict(self._ledger.limits)),
+                spent=spent,
+                reserved=reserved,
+                limits=MappingProxyType({**limits, "dollars": None if nanodollars is None else nanodollars / NANO}),
+                seconds_left=None if self._deadline is None else max(self._deadline - self._clock(), 0.0),
                 open_calls=self._open_calls,
                 closed_calls=self._closed_calls,
                 unscaled_runs=self._unscaled_runs,
-                price=self._price.value if self._price else None,
+                price=price.value if price else None,
                 samples_per_call=MappingProxyType(dict(sorted(self._samples_per_call.items()))),
+                distrusted=MappingProxyType(dict(self._distrusted)),
+                state=self._state,
+                cause=type(self._cause).__name__ if self._cause is not None else "",
             )
 
     def __enter__(self) -> BudgetPool:
@@ -171,14 +470,22 @@ class BudgetPool:
     def __repr__(self) -> str:
         now = self.statistics()
         parts = []
-        for unit in ("samples", "calls"):
+        for unit in ("samples", "calls", "tokens", "dollars"):
             limit = now.limits[unit]
             spent = getattr(now.spent, unit)
-            parts.append(f"{spent} {unit}" if limit is None else f"{spent} of {limit} {unit}")
-        return f"BudgetPool({', '.join(parts)} spent; {now.closed_calls} calls answered, {now.open_calls} open)"
+            if limit is not None:
+                digits = ".9g" if unit == "dollars" else ""
+                parts.append(f"{spent:{digits}} of {limit:{digits}} {unit}")
+            elif unit in ("samples", "calls"):
+                parts.append(f"{spent} {unit}")
+        if now.seconds_left is not None:
+            parts.append(f"{now.seconds_left:.3g} s left")
+        state = "" if now.state == "open" else f"; {now.state}{f' by {now.cause}' if now.cause else ''}"
+        answered = f"{now.closed_calls} calls answered, {now.open_calls} open"
+        return f"BudgetPool({', '.join(parts)} spent; {answered}{state})"
 
     # Optimizers copy programs deep and save them whole. A budget is a thing in the world: every copy spends from it,
-    # and one loaded from disk is a new pool with the same limits.
+    # and one loaded from disk is a new pool with the same limits, or the same one if it lives in a file.
     def __deepcopy__(self, memo: dict[int, Any]) -> BudgetPool:
         return self
 
@@ -187,12 +494,21 @@ class BudgetPool:
 
     def __reduce__(self) -> tuple[Any, ...]:
         limits = self._ledger.limits
+        nanodollars = limits["nanodollars"]
         settings = {
             "calls": limits["calls"],
+            "tokens": limits["tokens"],
+            "dollars": None if nanodollars is None else Decimal(nanodollars) / NANO,
             "per_call": self._per_call,
+            "min_per_call": self.min_per_call,
+            "max_per_call": self.max_per_call,
             "policy": self.policy,
             "on_empty": self.on_empty,
+            "strict": self.strict,
+            "prices": dict(self.prices),
+            "path": self._path,
             "seed": self.seed,
+            **self._settings,
         }
         return _rebuild, (limits["samples"], settings)
 
@@ -203,8 +519,18 @@ class BudgetPool:
         """How a private pool was made: per_call, policy and seed."""
         return {"per_call": self._per_call, "policy": self.policy, "seed": self.seed}
 
+    def active(self) -> BudgetPool:
+        """The innermost scope of this pool that this code runs in, or the pool itself."""
+        return next((pool for pool in reversed(_ambient.entered()) if self in pool._chain), self)
+
     def open(
-        self, room: int, *, outer: Ticket | None = None, program: object | None = None, calls: int = 1
+        self,
+        room: int,
+        *,
+        outer: Ticket | None = None,
+        program: object | None = None,
+        calls: int = 1,
+        key: bytes | None = None,
     ) -> Arm | None:
         """Open an arm with its first samples reserved, or return None if not one can be.
 
@@ -214,59 +540,112 @@ class BudgetPool:
             room: The most samples the call can use now.
             outer: The ticket of the sample this call is made in, if any. On the same pool that sample's reservation
                 passes to this call: what is nested is charged once, at the leaf.
-            program: Whose samples these are; the pool learns how many calls one makes.
-            calls: A guess of that number, until one has finished.
+            program: Whose samples these are; the pool learns what one takes.
+            calls: A guess of the requests it makes, until one has finished.
+            key: A name of the call that outlives the process, for a pool kept in a file.
         """
-        with self._lock:
-            nested = outer is not None and outer.pool is self
+        arm = self.open_or_wait(room, outer=outer, program=program, calls=calls, key=key)
+        return None if isinstance(arm, Future) else arm
+
+    def open_or_wait(
+        self,
+        room: int,
+        *,
+        outer: Ticket | None = None,
+        program: object | None = None,
+        calls: int = 1,
+        key: bytes | None = None,
+    ) -> Arm | Future[None] | None:
+        """As :meth:`open`; or a future to wait for before trying again.
+
+        There is one while the pool is paused, and while what a first sample needs in tokens or dollars is only held,
+        at its upper bound, by samples in flight. A call inside another sample never waits: that sample holds budget.
+        """
+        with self._locked():
+            if self._halted():
+                return self._wait_for_change() if self._paused() and outer is None else None
+            nested = outer is not None and outer.pool._root is self._root
+            arm = Arm(self, outer, program=program, calls=calls, key=key)
+            if outer is None and self._must_wait(arm):
+                return self._wait_for_change()
             if nested:
                 outer._pass_on()  # type: ignore[union-attr]
-            arm = Arm(self, outer, program=program, calls=calls)
-            first = arm._reserve(min(self._first(arm), room))
+            pacing = self._pacing
+            first = arm._reserve(min(pacing.first(arm), room))
             if not first:
-                return None
-            self._open_calls += 1
+                return self._wait_for_change() if outer is None and self._would_fit(arm) else None
+            arm._profile.pilots += 1
+            for node in self._chain:
+                node._open_calls += 1
             if not nested:
-                for allowance in self._allowances.values():
-                    allowance.open()
+                pacing.opened(arm)
             arm._grant(self.policy.tally(), room - first, pending=first)
             return arm
 
     def open_known(
-        self, count: int, *, program: object | None = None, calls: int = 1
+        self,
+        count: int,
+        *,
+        program: object | None = None,
+        calls: int = 1,
+        keys: Sequence[bytes | None] | None = None,
     ) -> tuple[list[Arm], float, float]:
-        """Open the arms of a known set of calls; also returns the samples and the calls they may take together.
+        """Open the arms of a known set of calls; also returns the samples and the requests they may take together.
 
         Raises:
             BudgetExhausted: If there is not one sample for each; nothing is opened then.
         """
-        with self._lock:
-            arms = [Arm(self, None, program=program, calls=calls, known=True) for _ in range(count)]
-            limit = self._ledger.remaining("samples")
-            if self._paced:
-                limit = min(limit, self._credit(arms[0], opening=count))
-            calls_left = self._ledger.remaining("calls")
+        with self._locked():
+            if self._halted() and not self._paused():
+                raise BudgetExhausted(self._why_empty()) from self._cause_of()
+            arms = [
+                Arm(self, None, program=program, calls=calls, key=keys[i] if keys else None, known=True)
+                for i in range(count)
+            ]
+            ledger, pacing = arms[0].ledger, self._pacing
+            limit = ledger.remaining("samples")
+            if pacing.paced:
+                limit = min(limit, pacing.credit(arms[0], opening=count))
+            calls_left = ledger.remaining("calls")
             left = limit if calls_left == math.inf else min(limit, calls_left // arms[0].calls_each)
-            if left < count:
+            # What an earlier run of these calls has paid for is there again.
+            paid = sum(len(arm.paid) for arm in arms)
+            without = sum(not arm.paid for arm in arms)
+            if left < without:
                 raise BudgetExhausted(
-                    f"{left:g} samples are left, which cannot give each of the {count} calls one: raise the budget "
+                    f"{left:g} samples are left, which cannot give each of the {without} calls one: raise the budget "
                     "or pass fewer examples"
                 )
-            first = self.policy.first if left >= count * self.policy.first else 1
+            enough = left + paid >= count * self.policy.first
+            first = max(self.policy.first if enough else 1, self.min_per_call if not paid else 1)
+            for round_ in range(first):
+                for arm in arms:
+                    if arm.waiting == round_:
+                        arm._reserve(1, metered=False)
             for arm in arms:
-                arm._reserve(first)
-                if self._paced:
-                    for allowance in self._allowances.values():
-                        allowance.open()
-            self._open_calls += count
-            return arms, limit, calls_left
+                if pacing.paced:
+                    pacing.opened(arm)
+                arm._profile.pilots += 1
+                for node in self._chain:
+                    node._open_calls += 1
+            return arms, limit + paid, calls_left + paid * arms[0].calls_each
+
+    def gate(self) -> Future[None] | None:
+        """What to wait for while the pool is paused; None if it is not."""
+        with self._locked():
+            return self._wait_for_change() if self._paused() else None
+
+    def change(self) -> Future[None]:
+        """Done when something that was held is free again."""
+        with self._locked():
+            return self._wait_for_change()
 
     def flight(self, key: Hashable) -> tuple[Future[Any], bool]:
         """The outcome of a call in flight, and whether the asker is to bring it about.
 
         The same call made again while it runs (DSPy submits stragglers twice) gets the first one's future.
         """
-        with self._lock:
+        with self._locked():
             future = self._flights.get(key)
             if future is not None:
                 return future, False
@@ -275,284 +654,356 @@ class BudgetPool:
 
     def land(self, key: Hashable) -> None:
         """The call of :meth:`flight` has its outcome."""
-        with self._lock:
+        with self._locked():
             del self._flights[key]
 
     def count_unscaled_run(self) -> None:
         """A call was answered outside the budget."""
-        with self._lock:
+        with self._locked():
             self._unscaled_runs += 1
+
+    def exhausted(self) -> BudgetExhausted:
+        """The error of a call for which nothing is left."""
+        with self._locked():
+            error = BudgetExhausted(self._why_empty() if self._halted() else "")
+            error.__cause__ = self._cause_of()
+        if not error.args[0]:
+            error.args = (f"nothing is left for a first sample: {self!r}",)
+        return error
+
+    def distrust(self, reason: str) -> None:
+        """A provider's report of usage was not believed."""
+        with self._locked():
+            for node in self._chain:
+                node._distrusted[reason] += 1
+            first = self._root._distrusted[reason] == 1
+        if first:
+            logger.warning("a language model reported %s; such requests are charged at their upper bound", reason)
+
+    def unbounded(self, model: str, lacking: str, overshoot: str) -> None:
+        """A request is about to be made whose cost has no upper bound.
+
+        Raises:
+            UnboundedCost: If the pool is strict; nothing is spent then.
+        """
+        if self.strict:
+            raise UnboundedCost(
+                f"a strict pool cannot let {model} be called, for nothing bounds what that costs: {lacking}"
+            )
+        with self._locked():
+            first = (model, lacking) not in self._root._unbounded
+            self._root._unbounded.add((model, lacking))
+        if first:
+            logger.warning(
+                "nothing bounds what a request to %s costs: %s. The budget may be passed by %s for each request in "
+                "flight; strict=True refuses such requests",
+                model,
+                lacking,
+                overshoot,
+            )
+
+    def refused(self) -> BudgetExhausted:
+        """The error of a sample that was cut off."""
+        with self._locked():
+            if self._late():
+                return BudgetExhausted("the deadline of the pool passed in the middle of a sample")
+        return BudgetExhausted("the pool could not pay the next language-model call in the middle of a sample")
 
     @property
     def varies(self) -> bool:
         """Whether a call may ever draw a second sample."""
-        return self._per_call != 1
+        return self._per_call != 1 and self.most_per_call != 1
+
+    @property
+    def most_per_call(self) -> float:
+        """The most samples one call may draw, here and in every pool around."""
+        return min((pool.max_per_call or math.inf for pool in self._chain), default=math.inf)
+
+    @property
+    def lasting(self) -> bool:
+        """Whether the budget outlives this process."""
+        return self._root._path is not None
+
+    @property
+    def metered(self) -> bool:
+        """Whether tokens or dollars are capped, here or in a pool around."""
+        return any(self._ledger.capped(unit) for unit in METERED)
+
+    @property
+    def binding_unit(self) -> str | None:
+        """``"tokens"`` or ``"nanodollars"``, if that is the cap of which most is spent."""
+        with self._locked():
+            return self._binding_unit()
+
+    @property
+    def halted(self) -> bool:
+        """Whether no sample may begin: stopped, paused, or past the deadline."""
+        with self._locked():
+            return self._halted()
+
+    @property
+    def holds_elsewhere(self) -> bool:
+        """Whether samples in flight hold tokens or dollars, so that waiting for them may help."""
+        with self._locked():
+            return any(getattr(self._ledger.reserved, unit) > 0 for unit in METERED)
 
     # ---- inside the lock
 
-    @property
-    def _paced(self) -> bool:
-        """Whether the user said how many samples a call may draw on average."""
-        return self._per_call is not None or self._expected is not None
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Hold the lock; futures are resolved and callbacks called when it is let go."""
+        root = self._root
+        with self._lock:
+            root._begin_period()
+            try:
+                yield
+            finally:
+                todo, root._todo = root._todo, []
+        for act in todo:
+            act()
 
-    def _pace(self) -> None:
-        """Set allowances and price anew, from what is left now."""
-        spent = {"samples": 0, "calls": 0}
-        for unit in spent:
-            spent[unit] = getattr(self._ledger.spent, unit) + getattr(self._ledger.reserved, unit)
+    def _begin_period(self) -> None:
+        if self._period is None:
+            return
+        number = int(self._clock() // self._period)
+        if number != self._period_begun:
+            first, self._period_begun = self._period_begun is None, number
+            self._store.roll(number)
+            if not first:
+                for store in (self._local.store, *(store for store, _ in self._shares.values())):
+                    store.roll(number)
+                self._warned.clear()
+                self._own_pacing = _Pacing(self, self._per_call, expected=None)
+                self._freed()
+
+    def _ledger_for(self, program: object | None) -> Ledger:
+        """The ledger that a program's samples are charged to: its share's, where it has one."""
+        ledger = self._local
+        if program is None:
+            return ledger
+        for node in self._chain:
+            for module in (program, getattr(program, "module", None)):
+                share = node._shares.get(module) if module is not None else None
+                if share is not None:
+                    ledger = Ledger(**share[1], parent=ledger, store=share[0])
+        return ledger
+
+    def _profile(self, program: object | None) -> Profile:
+        if program is None:
+            return Profile()
+        return self._root._profiles.setdefault(program, Profile())
+
+    @property
+    def _pacing(self) -> _Pacing:
+        return next(pool._own_pacing for pool in self._chain if pool._own_pacing is not None)
+
+    def _binding_unit(self) -> str | None:
+        """Tokens or dollars, if that is the cap of which most is spent."""
+        shares = {unit: self._ledger.used_share(unit) for unit in UNITS if self._ledger.capped(unit)}
+        if not any(unit in shares for unit in METERED):
+            return None
+        # Of equal shares, as in the beginning, what costs money counts.
+        unit = max(shares, key=lambda unit: (shares[unit], UNITS.index(unit)))
+        return unit if unit in METERED else None
+
+    def _must_wait(self, arm: Arm) -> bool:
+        """Whether a first sample of this program is to finish before others begin, so that their needs are known."""
+        return self.metered and not arm.measured and arm._profile.pilots > 0
+
+    def _would_fit(self, arm: Arm) -> bool:
+        """Whether a first sample would fit if what is in flight turned out to cost nothing."""
+        if not self.metered or self._ledger.remaining("samples") < 1 or self._ledger.remaining("calls") < 1:
+            return False
+        need = arm._metered()
+        return all(arm.ledger.unspent(unit) >= getattr(need, unit) for unit in METERED)
+
+    def _halted(self) -> bool:
+        return self._late() or any(pool._state != "open" for pool in self._chain)
+
+    def _paused(self) -> bool:
+        states = [pool._state for pool in self._chain]
+        return "paused" in states and "stopped" not in states and not self._late()
+
+    def _late(self) -> bool:
+        return any(pool._deadline is not None and pool._clock() >= pool._deadline for pool in self._chain)
+
+    def _cause_of(self) -> BaseException | None:
+        return next((pool._cause for pool in self._chain if pool._cause is not None), None)
+
+    def _why_empty(self) -> str:
+        if self._late():
+            return "the deadline of the pool has passed"
+        cause = self._cause_of()
+        if cause is not None:
+            return (
+                f"the pool stopped itself after {self._root._max_failures} samples in a row failed, the last with "
+                f"{type(cause).__name__}: see to that, then call pool.resume()"
+            )
+        if self._paused():
+            return "the pool is paused, and a synchronous call inside a running event loop cannot wait for resume()"
+        return "the pool was stopped: call pool.resume() to go on"
+
+    def _outcome(self, failure: BaseException | None) -> None:
+        """A sample went well or badly."""
+        for node in self._chain:
+            node._failures = node._failures + 1 if failure is not None else 0
+            if node._max_failures is not None and node._failures >= node._max_failures and node._state == "open":
+                node._state, node._cause = "stopped", failure
+                self._freed()
+
+    def _spent_more(self) -> None:
+        """Something was spent: say so where that was asked for."""
+        for node in self._chain:
+            if node._warn_at is None:
+                continue
+            for unit, limit in node._ledger.limits.items():
+                if limit is None or unit in node._warned:
+                    continue
+                spent = getattr(node._ledger.spent, unit)
+                if spent >= node._warn_at * limit:
+                    node._warned.add(unit)
+                    scale, name = (NANO, "dollars") if unit == "nanodollars" else (1, unit)
+                    warning = BudgetWarning(node, name, spent / scale, limit / scale)
+                    node._root._todo.append(lambda node=node, warning=warning: node._warn(warning))
+
+    def _warn(self, warning: BudgetWarning) -> None:
+        if self._on_warning is None:
+            logger.warning("%s", warning)
+            return
+        try:
+            self._on_warning(warning)
+        except Exception as error:  # a sample that was paid for must not be lost to a faulty callback
+            logger.error("on_warning failed with %s", type(error).__name__)
+
+    def _freed(self) -> None:
+        """Whoever waits is to try again."""
+        waiters, self._root._waiters = self._root._waiters, []
+        self._root._todo.extend(lambda waiter=waiter: _resolve(waiter) for waiter in waiters)
+
+    def _wait_for_change(self) -> Future[None]:
+        future: Future[None] = Future()
+        self._root._waiters.append(future)
+        if self._root._path is not None and not self._root._looking_again:
+            # What another process frees it does not tell us.
+            self._root._looking_again = True
+            timer = threading.Timer(0.1, self._root._look_again)
+            timer.daemon = True
+            timer.start()
+        return future
+
+    def _look_again(self) -> None:
+        with self._locked():
+            self._looking_again = False
+            self._freed()
+
+
+class _Pacing:
+    """How the samples of a pool are spread over its calls: an allowance in each unit, and a price."""
+
+    def __init__(self, pool: BudgetPool, per_call: float | None, *, expected: int | None = None) -> None:
+        self._pool = pool
+        self._ledger = pool._ledger
+        self._expected = expected
+        self.paced = per_call is not None or expected is not None
+        """Whether the user said how many samples a call may draw on average."""
         each: dict[str, float] = {}
-        if self._expected is not None:
-            left = {unit: self._ledger.remaining(unit) for unit in spent}
-            each = {unit: amount / self._expected for unit, amount in left.items() if amount < math.inf}
-        each = each or {"samples": self._per_call or DEFAULT_PER_CALL}
+        if expected is not None:
+            left = {unit: self._ledger.remaining(unit) for unit in UNITS}
+            each = {unit: amount / expected for unit, amount in left.items() if amount < math.inf}
+        if not any(unit not in METERED for unit in each):
+            each["samples"] = per_call or DEFAULT_PER_CALL
         self._allowances = {
-            unit: Allowance(amount, first=self.policy.first, expected=self._expected, committed=spent[unit])
+            unit: Allowance(
+                amount, first=pool.policy.first, expected=expected, committed=math.ceil(self._committed(unit))
+            )
             for unit, amount in each.items()
         }
-        self._price: ShadowPrice | None = None
+        self.price: ShadowPrice | None = None
 
-    def _price_for(self, arm: Arm) -> ShadowPrice:
+    def price_for(self, arm: Arm) -> ShadowPrice:
         """The online price, opened when the first call asks for it: a known set needs none."""
-        if self._price is None:
-            self._price = ShadowPrice.opening(self.policy, self._per_call_of(arm), first=self._first(arm))
-        return self._price
+        if self.price is None:
+            self.price = ShadowPrice.opening(self._pool.policy, self.per_call_of(arm), first=self.first(arm))
+        return self.price
 
-    def _first(self, arm: Arm) -> int:
-        """Guaranteed samples of a call: never more than its average."""
-        return max(1, min(self.policy.first, int(self._per_call_of(arm))))
+    def first(self, arm: Arm) -> int:
+        """Guaranteed samples of a call: never more than its average, unless the pool has a minimum."""
+        return max(1, min(self._pool.policy.first, int(self.per_call_of(arm))), arm.pool.min_per_call)
 
-    def _per_call_of(self, arm: Arm) -> float:
+    def per_call_of(self, arm: Arm) -> float:
         """Samples a call of this program may draw on average, by the tightest unit."""
-        return min(allowance.per_call / arm.each(unit) for unit, allowance in self._allowances.items())
+        return min(allowance.per_call / each for _, allowance, each in self._priced(arm))
 
-    def _credit(self, arm: Arm, *, opening: int = 0) -> int:
+    def credit(self, arm: Arm, *, opening: int = 0) -> int:
         """Samples of this program that may be drawn now, by the tightest unit."""
         credits = []
-        for unit, allowance in self._allowances.items():
-            committed = getattr(self._ledger.spent, unit) + getattr(self._ledger.reserved, unit)
-            allowance.first = max(allowance.first, self.policy.first * arm.each(unit))
-            credits.append(allowance.credit(committed, opening=opening) // arm.each(unit))
+        for unit, allowance, each in self._priced(arm):
+            allowance.first = max(allowance.first, math.ceil(self._pool.policy.first * each))
+            committed = math.ceil(self._committed(unit))
+            if self._expected is not None and unit in METERED:
+                # The last of the expected calls must find the upper bound of a sample, not just what one costs.
+                committed += max(0, math.ceil(getattr(arm._metered(), unit) - each))
+            credits.append(int(allowance.credit(committed, opening=opening) // each))
         return min(credits)
 
+    def opened(self, arm: Arm) -> None:
+        """A call has arrived. What an earlier run has paid for of it comes out of its allowance."""
+        for allowance in self._allowances.values():
+            allowance.open()
+        if arm.paid:
+            for _, allowance, each in self._priced(arm):
+                allowance.excuse(-math.ceil(len(arm.paid) * each))
 
-class Arm:
-    """The pool's view of one call while it is open: what it may draw and what it has cost.
-
-    Every method is safe from any thread. Each reserved sample is a :class:`Ticket`.
-    """
-
-    def __init__(
-        self, pool: BudgetPool, outer: Ticket | None, *, program: object | None, calls: int, known: bool = False
-    ) -> None:
-        self.pool = pool
-        self.outer = outer
-        self.known = known
-        self._program = program
-        self._calls_guessed = calls
-        self._waiting: list[Ticket] = []
-        self._unstarted: set[Ticket] = set()
-        self._drawn = Cost()
-        self._open = True
-
-    @property
-    def calls_each(self) -> int:
-        """Calls to set aside for one sample: the most one has made, or the guess before any has finished."""
-        return self.pool._calls_each.get(self._program, self._calls_guessed) if self._program else self._calls_guessed
-
-    def each(self, unit: str) -> int:
-        """What one sample takes of a unit."""
-        return self.calls_each if unit == "calls" else 1
-
-    @property
-    def waiting(self) -> int:
-        """Tickets reserved and not yet taken."""
-        return len(self._waiting)
-
-    def take(self) -> Ticket:
-        """The next reserved ticket."""
-        with self.pool._lock:
-            return self._waiting.pop(0)
-
-    def request(self, tally: Tally, room: int) -> int:
-        """Online: ask for more samples.
-
-        As many are granted together as are each worth the price, supposing those before them to agree with the leader:
-        one at a time where budget is short, several where it is plenty.
-
-        Args:
-            tally: The call's votes so far; nothing may be in flight.
-            room: The most the call can use now.
-
-        Returns:
-            The number granted, now waiting as tickets; 0 means stop.
-        """
-        with self.pool._lock:
-            return self._grant(tally, room, pending=0)
-
-    @property
-    def measured(self) -> bool:
-        """Whether a sample of this program has finished, so that it is known how many calls one makes."""
-        return self._program in self.pool._calls_each
-
-    def pull(self, calls: int) -> bool:
-        """Known set: reserve one more sample of so many calls, whatever the price; False if the caps forbid it now."""
-        with self.pool._lock:
-            return bool(self._reserve(1, calls=calls))
-
-    def close(self) -> None:
-        """The call is over: samples that were reserved and not started are free again, and will not start.
-
-        Closing twice does nothing.
-        """
-        pool = self.pool
-        with pool._lock:
-            if not self._open:
-                return
-            self._open = False
-            for ticket in self._unstarted:
-                ticket._void()
-            self._unstarted.clear()
-            self._waiting.clear()
-            pool._open_calls -= 1
-            pool._closed_calls += 1
-            pool._samples_per_call[self._drawn.samples] += 1
-            if self.outer is not None and self.outer.pool is pool:
-                return  # the enclosing call answers for it
-            targets = []
-            for unit, allowance in pool._allowances.items():
-                used = getattr(self._drawn, unit)
-                if self.known and not pool._paced:
-                    allowance.excuse(used)
-                else:
-                    targets.append(allowance.close(used) / self.each(unit))
-            if not self.known:  # a known set is not bought at the price, and must not move it
-                first = pool._first(self)
-                pool._price_for(self).closed(
-                    max(min(targets) - first, 0),
-                    per_call=pool._per_call_of(self),
-                    used=max(self._drawn.samples - first, 0),
-                )
-
-    def _grant(self, tally: Tally, room: int, *, pending: int) -> int:
-        """Reserve what is worth the price; inside the pool's lock. Returns how many."""
-        pool = self.pool
-        price = pool._price_for(self)
-        if pool._ledger.limits["calls"] is not None and self._program is not None and not self.measured:
-            # Until one has finished only first samples are let in: many more at once could each spend the calls that
-            # another needs to finish, and none would.
-            return 0
-        room = min(room, pool._credit(self))
-        granted = 0
-        while granted < room:
-            ahead = pending + granted
-            worth = pool.policy.index(tally, pending=ahead, total=pool._drawn + ahead)
-            if worth <= price.value or not self._reserve(1):
-                break
-            granted += 1
-        if granted:
-            price.granted(granted, per_call=pool._per_call_of(self))
-        return granted
-
-    def _reserve(self, count: int, calls: int | None = None) -> int:
-        """Up to ``count`` more tickets; inside the pool's lock. Returns how many."""
-        ledger = self.pool._ledger
-        reserved = 0
-        while reserved < count:
-            # As many calls as a sample is known to make, so that one that is let in can finish; a guess may be too
-            # high, and is no reason to refuse.
-            if calls is not None or self.measured:
-                aside = calls or self.calls_each
+    def closed(self, arm: Arm, used: Cost) -> None:
+        """A call has ended."""
+        targets = []
+        for unit, allowance, each in self._priced(arm):
+            if arm.known and not self.paced:
+                allowance.excuse(getattr(used, unit))
             else:
-                aside = max(1, int(min(self.calls_each, ledger.remaining("calls"))))
-            reservation = ledger.reserve(Cost(samples=1, calls=aside))
-            if reservation is None:
-                break
-            ticket = Ticket(self, reservation)
-            self._waiting.append(ticket)
-            self._unstarted.add(ticket)
-            reserved += 1
-        return reserved
-
-    def _started(self, ticket: Ticket) -> None:
-        self._unstarted.discard(ticket)
-        self.pool._drawn += 1
-
-    def _settled(self, cost: Cost, *, whole: bool) -> None:
-        """A sample of this call, or of one nested in it on the same pool, is over."""
-        self._drawn += cost
-        if whole and self._program is not None:
-            known = self.pool._calls_each
-            known[self._program] = max(known.get(self._program, 1), cost.calls)
-
-
-class Ticket:
-    """One reserved sample: started, charged by the call, settled once."""
-
-    def __init__(self, arm: Arm, reservation: Reservation) -> None:
-        self.arm = arm
-        self.pool = arm.pool
-        self._reservation = reservation
-        self._state: Literal["reserved", "started", "passed on", "settled"] = "reserved"
-        self._calls = 0
-        self._refused = False
-        self._nested = Cost()
-
-    def start(self) -> bool:
-        """Begin the sample; False if its call was closed meanwhile, and then it must not run."""
-        with self.pool._lock:
-            if self._state != "reserved":
-                return False
-            self._state = "started"
-            self.arm._started(self)
-            return True
-
-    def call(self) -> bool:
-        """Charge one language-model call that is about to be made; False if it cannot be paid."""
-        with self.pool._lock:
-            if self._state == "settled":
-                return False
-            if self._calls >= self._reservation.amount.calls and not self.pool._ledger.extend(
-                self._reservation, Cost(calls=1)
-            ):
-                self._refused = True
-                return False
-            self._calls += 1
-            return True
-
-    def settle(self, *, tokens: int, dollars: float) -> Cost:
-        """The sample is over, well or badly. Returns what it cost, nested calls on the same pool included."""
-        with self.pool._lock:
-            used = Cost(
-                samples=1 if self._state == "started" else 0,
-                calls=self._calls,
-                # This sample's own usage includes that of nested calls, which they have settled.
-                tokens=max(tokens - self._nested.tokens, 0),
-                dollars=max(dollars - self._nested.dollars, 0.0),
+                targets.append(allowance.close(getattr(used, unit) + math.ceil(len(arm.paid) * each)) / each)
+        for around in self._pool._chain[1:]:
+            if around._own_pacing is not None:  # this pool paces its own calls: no allowance around is to pay for them
+                around._own_pacing.excuse(used)
+        if not arm.known:  # a known set is not bought at the price, and must not move it
+            first = self.first(arm)
+            self.price_for(arm).closed(
+                max(min(targets) - first, 0), per_call=self.per_call_of(arm), used=max(used.samples - first, 0)
             )
-            self._state = "settled"
-            self.pool._ledger.settle(self._reservation, used)
-            total = used + self._nested
-            self.arm._settled(used, whole=not self._refused)
-            outer = self.arm.outer
-            if outer is not None and outer.pool is self.pool:
-                outer._nested += total
-                outer.arm._settled(total, whole=False)
-            return total
 
-    def _void(self) -> None:
-        self._state = "settled"
-        self.pool._ledger.refund(self._reservation)
+    def excuse(self, used: Cost) -> None:
+        """Something was spent that no call of this pool's own pace is to answer for."""
+        for unit, allowance in self._allowances.items():
+            allowance.excuse(getattr(used, unit))
 
-    def _pass_on(self) -> None:
-        """This sample turned out to contain calls on the same pool: they are the leaves, and pay instead."""
-        if self._state == "started":
-            self._state = "passed on"
-            self.pool._drawn -= 1
-            self.pool._ledger.shrink(self._reservation, Cost(calls=self._calls))
+    def _priced(self, arm: Arm) -> list[tuple[str, Allowance, float]]:
+        """The allowances, and what a sample takes of each; without those of which that is not known yet."""
+        priced = [(unit, allowance, arm.each(unit)) for unit, allowance in self._allowances.items()]
+        return [entry for entry in priced if entry[2] > 0]
+
+    def _committed(self, unit: str) -> float:
+        """What is spent or will be: samples in flight count what they usually cost, not what they may cost at most."""
+        spent, reserved = self._pool._local.store.totals()
+        if unit in METERED:
+            return getattr(spent, unit) + reserved.samples * self._pool._record.mean(unit)
+        return getattr(spent, unit) + getattr(reserved, unit)
+
+
+def _resolve(future: Future[None]) -> None:
+    with contextlib.suppress(Exception):  # resolved before, or cancelled with the task that waited
+        future.set_result(None)
 
 
 def _rebuild(samples: int | None, settings: dict[str, Any]) -> BudgetPool:
     return BudgetPool(samples, **settings)
+
+
+def _open_store(path: str | PathLike[str] | None, clock: Callable[[], float]) -> Store:
+    if path is None:
+        return MemoryStore()
+    from dynscale_dspy.storage import SQLiteStore
+
+    return SQLiteStore(path)
 
 
 def _check_count(name: str, value: Any) -> None:
@@ -560,3 +1011,39 @@ def _check_count(name: str, value: Any) -> None:
         raise TypeError(f"{name} must be an integer, got {value!r}")
     if value < 1:
         raise ValueError(f"{name} must be at least 1, got {value!r}")
+    if value >= 2**62:
+        raise ValueError(f"{name} must be below 2**62, got {value!r}")
+
+
+def _check_seconds(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number of seconds, got {value!r}")
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name} must be a positive, finite number of seconds, got {value!r}")
+
+
+def _nanodollars(dollars: Any) -> int:
+    if isinstance(dollars, bool) or not isinstance(dollars, (int, float, Decimal)):
+        raise TypeError(f"dollars must be a number, got {dollars!r}")
+    try:
+        # The number as it was written: 0.1 is a tenth, not the nearest binary fraction.
+        exact = Decimal(str(dollars)) * NANO
+        nanodollars = int(exact)
+    except (InvalidOperation, OverflowError, ValueError):
+        raise ValueError(f"dollars must be a finite number, got {dollars!r}") from None
+    if not 1 <= nanodollars < 2**62:
+        raise ValueError(f"dollars must be at least 0.000000001 and below 4.6 billion, got {dollars!r}")
+    return nanodollars
+
+
+def _period_of(period: Any) -> float | None:
+    if period is None:
+        return None
+    if isinstance(period, str):
+        if period not in PERIODS:
+            raise ValueError(f"period must be 'hour', 'day' or a number of seconds, got {period!r}")
+        return PERIODS[period]
+    _check_seconds("period", period)
+    if period < 1:
+        raise ValueError(f"period must be at least 1 second, got {period!r}")
+    return float(period)

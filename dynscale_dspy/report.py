@@ -116,7 +116,9 @@ class Explanation:
         if problems:
             lines.append(f"  {len(problems):3d}  cast no vote: {', '.join(sorted(set(problems)))}")
         dollars = f", ${self.cost.dollars:.4f}" if self.cost.dollars else ""
-        lines.append(f"  cost: {_count(self.cost.calls, 'LM call')}, {_count(self.cost.tokens, 'token')}{dollars}")
+        cached = f" ({self.cost.cached_calls} of them from the cache)" if self.cost.cached_calls else ""
+        calls, tokens = _count(self.cost.calls, "LM call"), _count(self.cost.tokens, "token")
+        lines.append(f"  cost: {calls}{cached}, {tokens}{dollars}")
         return "\n".join(lines)
 
     # Predictions are copied deep by optimizers; this is immutable and may be shared.

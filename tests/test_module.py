@@ -83,7 +83,7 @@ def test_explain():
     assert why.confidence == pytest.approx(0.8125)
     assert why.rounds == 1
     calls = len(model.requests)
-    assert why.cost == Cost(samples=5, calls=calls, tokens=40)
+    assert why.cost == Cost(samples=5, calls=calls, prompt_tokens=28, completion_tokens=12)
     failed = [sample for sample in why.samples if sample.problem]
     assert [sample.problem for sample in failed] == ["failed"] and "down" in str(failed[0].error)
     assert str(why).splitlines() == [
@@ -198,7 +198,7 @@ def test_an_agent_with_tools():
     with dspy.context(lm=model.lm()):
         prediction = agent(question="q")
     assert prediction.answer == "42"
-    assert explain(prediction).cost == Cost(samples=3, calls=9, tokens=90)
+    assert explain(prediction).cost == Cost(samples=3, calls=9, prompt_tokens=63, completion_tokens=27)
 
 
 # ---- nothing is spent on what cannot work
@@ -311,7 +311,7 @@ def test_samples_are_distinct_in_dspys_cache_and_reproducible_from_it():
         again = explain(qa(question="q"))
     assert len(model.requests) == 4
     assert [s.answer for s in again.samples] == [s.answer for s in first.samples]
-    assert again.cost == Cost(samples=4, calls=4, tokens=0)  # from the cache: counted, not billed
+    assert again.cost == Cost(samples=4, calls=4, cached_calls=4)  # from the cache: counted, not billed
 
 
 def test_the_first_sample_is_the_plain_programs_own_run():

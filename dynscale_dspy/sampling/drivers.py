@@ -79,7 +79,7 @@ async def adrive(steps: Generator[Step, Any, T], run: Callable[[Job], Awaitable[
 
 
 def drive_known(
-    steps: Generator[list[Job], Sample, None],
+    steps: Generator[list[Job] | Wait, Any, None],
     run: Callable[[Job], Sample],
     *,
     num_threads: int,
@@ -88,18 +88,21 @@ def drive_known(
     """Run a known set's plan with ``num_threads`` samples at a time, handing back samples in the order of issue."""
     outstanding: deque[tuple[Job, Future[Sample]]] = deque()
     executor = ThreadPoolExecutor(max_workers=num_threads, thread_name_prefix="dynscale-batch")
-    sample: Any = None
+    reply: Any = None
     try:
         while True:
             try:
-                jobs = steps.send(sample)
+                jobs = steps.send(reply)
             except StopIteration:
                 return
+            if isinstance(jobs, Wait):
+                reply = _wait(jobs)
+                continue
             for job in jobs:
                 outstanding.append((job, executor.submit(contextvars.copy_context().run, run, job)))
             job, future = outstanding.popleft()
-            sample = future.result()
-            done(job, sample)
+            reply = future.result()
+            done(job, reply)
     finally:
         steps.close()
         executor.shutdown(wait=True, cancel_futures=True)
@@ -173,14 +176,14 @@ async def _gather(jobs: Sequence[Job], run: Callable[[Job], Awaitable[Sample]]) 
             await asyncio.gather(*unfinished, return_exceptions=True)
 
 
-def _wait(step: Wait) -> bool:
+def _wait(step: Wait) -> bool | None:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
         pass
     else:
         # A synchronous call inside a running loop: what it would wait for may need this very loop to go on.
-        return step.future.done()
+        return step.future.done() or None
     try:
         step.future.exception(timeout=LONGEST_WAIT)
     except FutureTimeoutError:

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
+import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 import dspy
-from dspy.utils.callback import BaseCallback
+from dspy.utils.callback import ACTIVE_CALL_ID, BaseCallback
 from dspy.utils.usage_tracker import UsageTracker
 
 from dynscale_dspy import tracing
+from dynscale_dspy.allocation.ledger import Cost
 from dynscale_dspy.answers import AnswerReader, canonical
-from dynscale_dspy.errors import BudgetExhausted
-from dynscale_dspy.pool import Ticket
+from dynscale_dspy.pool import Charge, Ticket
 from dynscale_dspy.sampling import chain
+from dynscale_dspy.sampling.metering import (
+    Bound,
+    answered_by_cache,
+    is_context_overflow,
+    is_permanent,
+    reading,
+    request_bound,
+)
 from dynscale_dspy.sampling.sample import Draw, Sample
 
 logger = logging.getLogger(__name__)
@@ -74,14 +84,34 @@ class SampleAdapter:
 
     def __call__(self, lm: Any, lm_kwargs: dict, signature: Any, demos: list, inputs: dict) -> list[dict]:
         """Format, call and parse as the user's adapter does, with this sample's settings."""
-        return self.inner(lm, *self._overlay(lm, lm_kwargs, signature, demos, inputs))
+        asking = _Asking(lm, self._chain())
+        while True:
+            try:
+                return self.inner(asking.lm, *self._overlay(lm, lm_kwargs, signature, demos, inputs, asking.chain))
+            except Exception as error:
+                pause = asking.again(error)
+                if pause is None:
+                    raise
+            time.sleep(pause)
 
     async def acall(self, lm: Any, lm_kwargs: dict, signature: Any, demos: list, inputs: dict) -> list[dict]:
         """The same from a task."""
-        return await self.inner.acall(lm, *self._overlay(lm, lm_kwargs, signature, demos, inputs))
+        asking = _Asking(lm, self._chain())
+        while True:
+            try:
+                overlaid = self._overlay(lm, lm_kwargs, signature, demos, inputs, asking.chain)
+                return await self.inner.acall(asking.lm, *overlaid)
+            except Exception as error:
+                pause = asking.again(error)
+                if pause is None:
+                    raise
+            await asyncio.sleep(pause)
+
+    def _chain(self) -> str | None:
+        return chain.text_for((dspy.settings.caller_modules or [None])[-1], self._draw.chain)
 
     def _overlay(
-        self, lm: Any, lm_kwargs: dict, signature: Any, demos: list, inputs: dict
+        self, lm: Any, lm_kwargs: dict, signature: Any, demos: list, inputs: dict, text: str | None
     ) -> tuple[dict, Any, list, dict]:
         # Everything is copied, never changed: DSPy records the caller's own dicts in traces and demos.
         merged = {**getattr(lm, "kwargs", {}), **lm_kwargs}
@@ -96,29 +126,72 @@ class SampleAdapter:
             kwargs["temperature"] = self._settings.temperature
         elif merged.get("temperature") is None and self._settings.vary:
             kwargs["temperature"] = 1.0
-        caller = (dspy.settings.caller_modules or [None])[-1]
-        text = chain.text_for(caller, self._draw.chain)
         if text is None:
             return kwargs, signature, demos, inputs
         name = chain.FIELD
         while name in signature.fields:
             name += "_"
-        signature = signature.append(name, dspy.InputField(desc=chain.DESCRIPTION), type_=str)
+        signature = signature.append(name, dspy.InputField(desc=chain.describe(text)), type_=str)
         # Demos without the new field would be shown as incomplete examples.
         demos = [{**dict(demo), name: "N/A"} for demo in demos]
         return kwargs, signature, demos, {**inputs, name: text}
+
+
+class _Asking:
+    """What to do when a request fails: ask again after a pause, ask with a shorter chain, or give up.
+
+    The retries are DSPy's own, as many and after the same pauses; only that each is a call of its own here, so that
+    every request is seen and paid for. DSPy's loop, inside the call, would hide them.
+    """
+
+    def __init__(self, lm: Any, text: str | None) -> None:
+        self.chain = text
+        self._left = getattr(lm, "num_retries", 0) if _is_retryable is not None else 0
+        self._failed = 0
+        self.lm = _without_retries(lm) if self._left else lm
+
+    def again(self, error: Exception) -> float | None:
+        """Seconds to wait before asking again; None to let the error out."""
+        if self.chain is not None and is_context_overflow(error):
+            self.chain = chain.shorten(self.chain)
+            return 0.0
+        if self._left <= 0 or _is_retryable is None or not _is_retryable(error):
+            return None
+        self._left -= 1
+        self._failed += 1
+        asked = getattr(error, "retry_after", None)
+        if isinstance(asked, (int, float)) and 0 <= asked < float("inf"):
+            return float(asked)
+        return float(min(2 ** (self._failed - 1), 60))
+
+
+_is_retryable = getattr(dspy, "is_retryable_lm_error", None)  # since 3.4; before, LiteLLM retries unseen
+
+
+def _without_retries(lm: Any) -> Any:
+    """The same language model, sharing its connections and history, that tries once."""
+    once = object.__new__(type(lm))
+    once.__dict__.update(vars(lm), num_retries=0)
+    return once
 
 
 class CallRefused(BaseException):
     """Cuts a sample off at a language-model call the pool cannot pay.
 
     Not an ``Exception``: it must pass through the program's own error handling, as cancellation does, or a retry or a
-    fallback inside would simply ask again.
+    fallback inside would simply ask again, and DSPy would go on to make the call.
+
+    Args:
+        error: What the sample fails with.
     """
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 class Meter(BaseCallback):
-    """Charges every language-model call of one sample, just before it is made.
+    """Charges every language-model call of one sample just before it is made, and settles it when it is over.
 
     A DSPy callback sees each call whatever made it: a predictor, an adapter's fallback, a tool loop, or the program
     itself. Meters of enclosing samples are told too, and each pool is charged once, at the leaf.
@@ -128,23 +201,82 @@ class Meter(BaseCallback):
         self.ticket = ticket
         self.outer = outer
         self.calls = 0
+        self.tracker = _Tracker()
+        self.history = _History()
+        self._open: dict[str, _OpenCall] = {}
 
     def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-        """Reserve one call with every pool above, innermost ticket of each."""
-        charged: set[int] = set()
+        """Reserve the call with every pool above, innermost ticket of each."""
+        charged: dict[int, tuple[Ticket, Charge, Bound]] = {}
         meter: Meter | None = self
         while meter is not None:
             meter.calls += 1
             ticket = meter.ticket
-            if ticket is not None and id(ticket.pool) not in charged:
-                charged.add(id(ticket.pool))
-                if not ticket.call():
-                    raise CallRefused
+            if ticket is not None and id(ticket.pool._root) not in charged:
+                try:
+                    paid = self._reserve(ticket, instance, inputs)
+                except Exception as error:
+                    for other, charge, _ in charged.values():
+                        other.answered(charge, Cost())
+                    raise CallRefused(error) from None
+                charged[id(ticket.pool._root)] = (ticket, *paid)
             meter = meter.outer
+        tracked = dspy.settings.usage_tracker is self.tracker
+        self._open[call_id] = _OpenCall(instance, inputs, list(charged.values()), tracked)
+
+    def on_lm_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
+        """Settle the call at what was reported, or at its bound if that is missing or cannot be."""
+        call = self._open.pop(call_id, None)
+        reports, entry = self.tracker.calls.pop(call_id, None), self.history.calls.pop(call_id, None)
+        if call is None:
+            return
+        if not call.tracked and entry is not None and entry.get("usage"):
+            reports = [entry["usage"]]  # the program has a tracker of its own around the call
+        for ticket, charge, bound in call.charged:
+            used, distrust = reading(
+                call.lm,
+                call.inputs,
+                bound=bound,
+                metered=ticket.pool.metered,
+                reports=reports,
+                entry=entry,
+                outputs=outputs,
+                error=exception,
+                prices=ticket.pool.prices,
+            )
+            ticket.answered(charge, used)
+            if distrust:
+                ticket.pool.distrust(distrust)
+
+    @staticmethod
+    def _reserve(ticket: Ticket, lm: Any, inputs: dict[str, Any]) -> tuple[Charge, Bound]:
+        pool = ticket.pool
+        bound = request_bound(
+            lm,
+            inputs,
+            tokens=pool._ledger.capped("tokens"),
+            dollars=pool._ledger.capped("nanodollars"),
+            prices=pool.prices,
+            retries=getattr(lm, "num_retries", 0) if pool.strict else 0,
+        )
+        if bound.lacking:
+            pool.unbounded(str(getattr(lm, "model", "")), bound.lacking, bound.overshoot)
+        charge = ticket.call(bound.cost, bounded=not bound.lacking, cached=lambda: answered_by_cache(lm, inputs))
+        if charge is None:
+            raise pool.refused()
+        return charge, bound
 
     # A deep copy of a callback list must keep charging the same sample.
     def __deepcopy__(self, memo: dict) -> Meter:
         return self
+
+
+@dataclass(frozen=True)
+class _OpenCall:
+    lm: Any
+    inputs: dict[str, Any]
+    charged: list[tuple[Ticket, Charge, Bound]]
+    tracked: bool
 
 
 def current_meter() -> Meter | None:
@@ -153,11 +285,44 @@ def current_meter() -> Meter | None:
     return next((callback for callback in reversed(callbacks) if isinstance(callback, Meter)), None)
 
 
+class _Tracker(UsageTracker):
+    """A usage tracker that also knows which call a report is of. An answer from DSPy's cache has none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: dict[str, list[Mapping[str, Any]]] = {}
+
+    def add_usage(self, lm: str, usage_entry: dict[str, Any]) -> None:
+        """One report; called inside the language-model call."""
+        super().add_usage(lm, usage_entry)
+        call_id = ACTIVE_CALL_ID.get()
+        if call_id is not None:
+            self.calls.setdefault(call_id, []).append(dict(usage_entry))
+
+    # DSPy's executors copy the tracker into each of their threads, and lose what is added there.
+    def __deepcopy__(self, memo: dict) -> _Tracker:
+        return self
+
+
+class _History(list):
+    """A history that also knows which call an entry is of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: dict[str, Mapping[str, Any]] = {}
+
+    def append(self, entry: Any) -> None:
+        super().append(entry)
+        call_id = ACTIVE_CALL_ID.get()
+        if call_id is not None:
+            self.calls[call_id] = entry
+
+
 class _Recorder:
     """Stands among the calling modules, so that DSPy appends this sample's language-model entries to ``history``."""
 
-    def __init__(self, owner: object) -> None:
-        self.history: list[Any] = []
+    def __init__(self, history: list[Any], owner: object) -> None:
+        self.history = history
         self.owner = owner
 
 
@@ -186,8 +351,7 @@ class SampleRun(AbstractContextManager):
         self._ticket = ticket
         self._settings = settings
         self._meter = Meter(ticket, current_meter())
-        self._recorder = _Recorder(settings.owner)
-        self._usage = UsageTracker()
+        self._recorder = _Recorder(self._meter.history, settings.owner)
         self._trace: list[Any] = []
         self._vote: tuple[Any, Any, str] | None = None
 
@@ -205,7 +369,7 @@ class SampleRun(AbstractContextManager):
             callbacks=[*callbacks, self._meter],
             caller_modules=[*(settings.caller_modules or []), self._recorder],
             trace=self._trace,
-            usage_tracker=self._usage,
+            usage_tracker=self._meter.tracker,
             # Chunks of several samples would interleave; a stream gets the final prediction.
             send_stream=None,
         )
@@ -214,12 +378,11 @@ class SampleRun(AbstractContextManager):
 
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> bool:
         self._context.__exit__(None, None, None)
-        usage = {model: list(entries) for model, entries in self._usage.usage_data.items()}
-        tokens = sum(_tokens(entry) for entries in usage.values() for entry in entries)
-        dollars = sum(_dollars(entry) for entry in self._recorder.history)
-        cost = self._ticket.settle(tokens=tokens, dollars=dollars) if self._ticket else None
+        usage = {model: list(entries) for model, entries in self._meter.tracker.usage_data.items()}
+        failure = error if isinstance(error, Exception) else None
+        cost = self._ticket.settle(failure, permanent=is_permanent(failure)) if self._ticket else None
         if isinstance(error, CallRefused):
-            error = BudgetExhausted("the pool could not pay the next language-model call in the middle of a sample")
+            error = error.error
         elif error is not None and not isinstance(error, Exception):
             return False
         answer, key, problem = self._read(self.prediction, error)
@@ -256,18 +419,6 @@ class SampleRun(AbstractContextManager):
     def _vote_attributes(self, prediction: Any, error: BaseException | None) -> dict[str, Any]:
         answer, key, problem = self._read(prediction, error)
         return {"vote": "" if key is None else answer, "problem": problem}
-
-
-def _tokens(usage: Mapping[str, Any]) -> int:
-    total = usage.get("total_tokens")
-    if total is None:
-        total = (usage.get("prompt_tokens") or 0) + (usage.get("completion_tokens") or 0)
-    return int(total)
-
-
-def _dollars(entry: Mapping[str, Any]) -> float:
-    # A cached answer reports its old price beside empty usage.
-    return float(entry.get("cost") or 0.0) if entry.get("usage") else 0.0
 
 
 def _finish_reason(entry: Mapping[str, Any]) -> str | None:

@@ -17,12 +17,14 @@ from typing import Any
 
 import numpy as np
 
+from dynscale_dspy.allocation.costs import CostRecord, relative_cost
 from dynscale_dspy.allocation.ledger import Cost
 from dynscale_dspy.allocation.policies import Policy
 from dynscale_dspy.allocation.tally import Tally
 from dynscale_dspy.errors import BudgetExhausted
 from dynscale_dspy.pool import Arm, BudgetPool, Ticket
 from dynscale_dspy.sampling.chain import build_chain
+from dynscale_dspy.sampling.metering import is_permanent
 from dynscale_dspy.sampling.sample import Draw, Sample
 from dynscale_dspy.sampling.strategies import Strategy
 
@@ -96,6 +98,11 @@ class Plan:
         self.samples.append(sample)
         self.tally = self.tally.add(sample.key)  # independent and conditioned votes count one each
 
+    @property
+    def only_cut_off(self) -> bool:
+        """Whether every sample so far ended because its next request could not be paid."""
+        return all(type(sample.error) is BudgetExhausted for sample in self.samples)
+
     def winner(self) -> Sample:
         """The sample whose prediction is the call's answer.
 
@@ -130,9 +137,12 @@ class Round:
 
 @dataclass(frozen=True)
 class Wait:
-    """A step: wait, within bounds, for another call's outcome; send back whether it is there."""
+    """A step: wait, within bounds, for another call's outcome or a change in the pool.
 
-    future: Future[Sample]
+    Sent back is whether it is there; None if this is no place to wait.
+    """
+
+    future: Future[Any]
 
 
 @dataclass(frozen=True)
@@ -164,6 +174,7 @@ def conduct(
     program: object | None = None,
     calls: int = 1,
     decided: Callable[[Sample], object] = lambda winner: None,
+    name: bytes | None = None,
 ) -> Generator[Step, Any, tuple[Sample, bool]]:
     """One call, from its first samples to its winner.
 
@@ -176,6 +187,7 @@ def conduct(
         program: Whose samples these are.
         calls: A guess of the language-model calls a sample makes.
         decided: Told the winner before any call that waits for it.
+        name: A name of the call that outlives the process, for a pool kept in a file.
 
     Returns:
         The winning sample, and whether this call drew it itself (False if it came from the same call in flight). If
@@ -197,7 +209,12 @@ def conduct(
         else:
             return future.result(), False
     try:
-        arm = pool.open(plan.room, outer=outer, program=program, calls=calls)
+        arm = pool.open_or_wait(plan.room, outer=outer, program=program, calls=calls, key=name)
+        while isinstance(arm, Future):
+            again = yield Wait(arm)
+            arm = pool.open_or_wait(plan.room, outer=outer, program=program, calls=calls, key=name)
+            if isinstance(arm, Future) and (again is None or (not again and pool.gate() is None)):
+                arm = None  # it cannot be waited for, or nothing came of it
         winner = yield from _play(pool, plan, arm)
         decided(winner)
     except BaseException as error:
@@ -211,14 +228,19 @@ def conduct(
     return winner, True
 
 
+CUTS = 3
+"""Times a call tries again whose samples were all cut off because those in flight held the rest of the budget."""
+
+
 def _play(pool: BudgetPool, plan: Plan, arm: Arm | None) -> Generator[Step, Any, Sample]:
     if arm is None:
         if pool.on_empty == "raise":
-            raise BudgetExhausted(f"nothing is left for a first sample: {pool!r}")
+            raise pool.exhausted()
         pool.count_unscaled_run()
         for sample in (yield Round([Job(plan.draw(), None)])):
             plan.tell(sample)
         return plan.winner()
+    cuts, outermost = 0, arm.outer is None and pool.metered
     try:
         while arm.waiting:
             jobs = []
@@ -228,8 +250,17 @@ def _play(pool: BudgetPool, plan: Plan, arm: Arm | None) -> Generator[Step, Any,
                 break
             for sample in (yield Round(jobs)):
                 plan.tell(sample)
+            if any(is_permanent(sample.error) for sample in plan.samples):
+                break  # the next one would fail alike
+            while (gate := pool.gate()) is not None and (yield Wait(gate)) is not None:
+                pass
             if plan.room > 0 and not arm.waiting:
                 arm.request(plan.tally, plan.room)
+            if not arm.waiting and plan.room > 0 and outermost and plan.only_cut_off and cuts < CUTS:
+                # The samples in flight hold more, at their upper bounds, than they will turn out to cost.
+                cuts += 1
+                if not arm.pull() and not ((yield Wait(pool.change())) and arm.pull()):
+                    break
         return plan.winner()
     finally:
         arm.close()
@@ -237,7 +268,7 @@ def _play(pool: BudgetPool, plan: Plan, arm: Arm | None) -> Generator[Step, Any,
 
 def coordinate(
     plans: Sequence[Plan], arms: Sequence[Arm], policy: Policy, *, limit: float, window: int, calls: float = math.inf
-) -> Generator[list[Job], Sample, None]:
+) -> Generator[list[Job] | Wait, Any, None]:
     """A known set of calls: every call's first samples, then always the largest index, until the budget ends.
 
     Decisions are made anew on each completion, but in the order of issue, whatever order requests return in: the
@@ -245,7 +276,8 @@ def coordinate(
     are outstanding; the window narrows to half of the samples left, so that the last of them, which have no later
     decision to correct them, are placed with care.
 
-    Yields new jobs, and is sent the sample of the *oldest* outstanding one each time.
+    Yields new jobs, and is sent the sample of the *oldest* outstanding one each time; or something to wait for, when
+    nothing is outstanding and the pool is paused or its tokens or dollars are held elsewhere.
 
     Args:
         plans: One a call.
@@ -256,19 +288,36 @@ def coordinate(
         calls: Language-model calls the set may make in all; may be infinite.
     """
     first = deque(call for round_ in range(max(arm.waiting for arm in arms)) for call in range(len(arms)))
-    ranking = _Ranking(plans, policy)
+    pool = arms[0].pool
+    costs = _Costs(arms, policy)
+    ranking = _Ranking(plans, policy, costs)
     outstanding: deque[Job] = deque()
     issued = 0
     # What a sample takes is learned from samples handed back, not from those that happen to have finished.
-    each, measured = arms[0].calls_each, arms[0].measured or calls == math.inf
+    metered = pool.metered
+    each, measured = arms[0].calls_each, arms[0].measured or (calls == math.inf and not metered)
+    hopeless: set[int] = set()
     while True:
         jobs = []
-        while True:
+        held = False
+        gate = pool.gate()
+        if gate is not None and not outstanding:
+            if (yield Wait(gate)) is None:
+                return
+            continue
+        while gate is None and not pool.halted:
+            if metered and not measured and outstanding:
+                break  # what one takes in tokens and dollars is known when the first has finished
             affordable = calls if calls == math.inf else calls // each - len(outstanding)
             if issued >= limit or len(outstanding) >= _narrowed(window, min(limit - issued, affordable)):
                 break
-            call = _next_first(first, plans, arms)
-            if call is None:
+            call = _next_first(first, plans, arms, hopeless)
+            if call is not None:
+                if not arms[call].fund():
+                    first.appendleft(call)
+                    held = True
+                    break
+            else:
                 call = ranking.best(issued) if measured and affordable >= 1 else None
                 if call is None or not (arms[call].waiting or arms[call].pull(each)):
                     break
@@ -278,10 +327,16 @@ def coordinate(
             issued += 1
             ranking.changed(call)
         if not outstanding:
+            if held and pool.holds_elsewhere and (yield Wait(pool.change())):
+                continue
             return
         sample = yield jobs
         job = outstanding.popleft()
         calls -= sample.cost.calls
+        costs.tell(job.call, sample.cost)
+        if is_permanent(sample.error):
+            hopeless.add(job.call)
+            ranking.drop(job.call)
         if not isinstance(sample.error, BudgetExhausted):  # one that was cut off does not say what it needed
             each = max(sample.cost.calls, each if measured else 1)
             measured = True
@@ -293,10 +348,12 @@ def _narrowed(window: int, left: float) -> int:
     return max(1, min(window, math.floor(min(left, 2 * window) / 2)))
 
 
-def _next_first(first: deque[int], plans: Sequence[Plan], arms: Sequence[Arm]) -> int | None:
+def _next_first(first: deque[int], plans: Sequence[Plan], arms: Sequence[Arm], hopeless: set[int]) -> int | None:
     """The next call whose guaranteed samples are not all drawn, skipping those with no room just now."""
     for _ in range(len(first)):
         call = first.popleft()
+        if call in hopeless:
+            continue
         if arms[call].waiting and plans[call].room > 0:
             return call
         if arms[call].waiting and plans[call].pending:
@@ -304,12 +361,40 @@ def _next_first(first: deque[int], plans: Sequence[Plan], arms: Sequence[Arm]) -
     return None
 
 
+class _Costs:
+    """What each call's next sample is expected to cost, relative to the average, where tokens or dollars run out first.
+
+    Learned from samples in the order they are handed back, so that decisions do not depend on timing.
+    """
+
+    def __init__(self, arms: Sequence[Arm], policy: Policy) -> None:
+        self._arms = arms
+        self._weighs = policy.is_gain and arms[0].pool.metered
+        self._records = [CostRecord() for _ in arms] if self._weighs else []
+        self._all = CostRecord()
+
+    def tell(self, call: int, cost: Cost) -> None:
+        """A sample of a call was handed back."""
+        if self._weighs and cost.samples:
+            self._records[call].add(cost)
+            self._all.add(cost)
+
+    def relative(self, call: int) -> float:
+        """What the call's index is to be divided by."""
+        unit = self._arms[call].pool.binding_unit if self._weighs else None
+        if unit is None:
+            return 1.0
+        return relative_cost(self._records[call].expected(unit, self._all), self._all.mean(unit))
+
+
 class _Ranking:
     """Calls by index. A heap with lazy deletion, rebuilt each time for policies whose indices all move at once."""
 
-    def __init__(self, plans: Sequence[Plan], policy: Policy) -> None:
+    def __init__(self, plans: Sequence[Plan], policy: Policy, costs: _Costs) -> None:
         self._plans = plans
         self._policy = policy
+        self._costs = costs
+        self._dropped: set[int] = set()
         self._version = [0] * len(plans)
         self._heap: list[tuple[float, int, int, int]] = []
         self._total = 0
@@ -317,17 +402,23 @@ class _Ranking:
     def changed(self, call: int) -> None:
         """A call's tally or its samples in flight have changed."""
         self._version[call] += 1
-        if self._policy.depends_on_total:
+        if self._policy.depends_on_total or call in self._dropped:
             return
         plan = self._plans[call]
         if plan.room > 0:
             heapq.heappush(self._heap, self._entry(call))
 
+    def drop(self, call: int) -> None:
+        """A call is not to be sampled again."""
+        self._dropped.add(call)
+        self._version[call] += 1
+
     def best(self, total: int) -> int | None:
         """The call whose next sample is worth most, or None if none is worth anything."""
         self._total = total
         if self._policy.depends_on_total:
-            self._heap = [self._entry(call) for call, plan in enumerate(self._plans) if plan.room > 0]
+            open_calls = (call for call, plan in enumerate(self._plans) if plan.room > 0 and call not in self._dropped)
+            self._heap = [self._entry(call) for call in open_calls]
             heapq.heapify(self._heap)
         while self._heap:
             negative_index, _, call, version = self._heap[0]
@@ -338,6 +429,6 @@ class _Ranking:
 
     def _entry(self, call: int) -> tuple[float, int, int, int]:
         plan = self._plans[call]
-        index = self._policy.index(plan.tally, pending=plan.pending, total=self._total)
+        index = self._policy.index(plan.tally, pending=plan.pending, total=self._total) / self._costs.relative(call)
         # Equal worth: the call with fewer samples, then the earlier one.
         return (-index, len(plan.samples) + plan.pending, call, self._version[call])

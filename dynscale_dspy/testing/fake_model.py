@@ -122,9 +122,15 @@ class Prompt:
         response_format = request.get("response_format") or {}
         self._schema = (response_format.get("json_schema") or {}).get("schema")
 
-    def question(self, bank: Sequence[FakeQuestion]) -> FakeQuestion | None:
+    def question(
+        self, bank: Sequence[FakeQuestion], by_text: Mapping[str, FakeQuestion] | None = None
+    ) -> FakeQuestion | None:
         """The question asked: in the last message if any is there, for earlier ones hold demonstrations."""
         for message in reversed(self.messages):
+            if by_text is not None:  # a line of its own, as DSPy's adapters write it, is found without a search
+                lines = [by_text[line] for line in message.splitlines() if line in by_text]
+                if lines:
+                    return max(lines, key=lambda question: len(question.text))
             asked = [question for question in bank if question.text in message]
             if asked:
                 return max(asked, key=lambda question: len(question.text))

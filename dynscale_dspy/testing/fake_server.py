@@ -16,7 +16,7 @@ import struct
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import NormalDist
 from types import MappingProxyType, TracebackType
 from typing import Any
@@ -29,18 +29,50 @@ FAULTS = (
     "429",  # refused, no Retry-After
     "429_retry_after",  # refused, with one
     "500",  # refused
+    "503",  # refused
+    "context_length",  # refused: the prompt is said to be too long
     "hang",  # nothing for a long time, then the connection is closed
+    "stall",  # half of the reply, nothing for a long time, then the connection is closed
     "reset",  # the connection is reset instead of a reply
     "truncated_body",  # half of the reply's JSON
+    "malformed_json",  # a reply that is no JSON at all
     "empty_choices",
     "null_content",
+    "empty_content",
+    "refusal",  # the model will not answer
+    "content_filter",  # nothing but finish_reason "content_filter"
     "prose",  # an answer without the fields asked for
     "length",  # cut off in the middle of the answer, finish_reason "length"
+    "slow",  # a good reply, late
+    "extra_choice",  # a good reply, and one choice more than was asked for
+    "no_usage",  # a good reply that does not say what it used
+    "absurd_usage",  # a good reply that says it used more than can be
+    "usage_of_one",  # a good reply that says what its first choice used
 )
-"""Kinds of fault. The first three are refusals, which cost no sample; the others generate one and lose it."""
+"""Kinds of fault. The first five are refusals, which cost no sample; the last five are good replies that tell
+something wrong; the others generate a sample and lose it."""
+PERMANENT_FAULTS = (
+    "auth",  # refused: the key is not known
+    "unknown_model",  # refused: there is no such model
+)
+"""Further kinds, of the sort that trying again does not help."""
 
-_REFUSALS = ("429", "429_retry_after", "500")
+_REFUSALS = {
+    "429": (429, "rate_limit_error", "rate_limit_exceeded"),
+    "429_retry_after": (429, "rate_limit_error", "rate_limit_exceeded"),
+    "500": (500, "server_error", "server_error"),
+    "503": (503, "server_error", "service_unavailable"),
+    "context_length": (400, "invalid_request_error", "context_length_exceeded"),
+    "auth": (401, "invalid_request_error", "invalid_api_key"),
+    "unknown_model": (404, "invalid_request_error", "model_not_found"),
+}
+_HARMLESS = ("slow", "extra_choice", "no_usage", "absurd_usage", "usage_of_one")
 _REASONS = {200: "OK", 400: "Bad Request", 401: "Unauthorized", 404: "Not Found", 411: "Length Required"}
+_SAYS = {
+    "context_length": "This model's maximum context length is 10 tokens. Please reduce the length of the messages.",
+    "auth": "Incorrect API key provided.",
+    "unknown_model": "The model `fake` does not exist or you do not have access to it.",
+}
 
 
 @dataclass(frozen=True)
@@ -89,13 +121,14 @@ class _Options:
     hang: float = 5.0
     sharpen: float = 0.0
     api_key: str | None = None
+    context: int | None = None
     record: int = 10_000
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "faults", tuple(self.faults))
-        unknown = set(self.faults) - set(FAULTS)
+        unknown = set(self.faults) - {*FAULTS, *PERMANENT_FAULTS}
         if unknown:
-            raise ValueError(f"unknown faults {sorted(unknown)}; there are {list(FAULTS)}")
+            raise ValueError(f"unknown faults {sorted(unknown)}; there are {[*FAULTS, *PERMANENT_FAULTS]}")
         if not 0 <= self.fault_rate <= 1:
             raise ValueError(f"fault_rate must be between 0 and 1, got {self.fault_rate!r}")
         for name in ("median_latency", "sigma", "retry_after", "hang", "record"):
@@ -128,6 +161,7 @@ class FakeServer:
         hang: Seconds before a hanging connection is closed.
         sharpen: Answers of requests that show earlier attempts have chances raised to ``1 + sharpen``.
         api_key: If given, requests with any other key are refused with status 401.
+        context: If given, tokens a prompt may have; longer ones are refused.
         record: How many of the latest request bodies :attr:`bodies` keeps.
 
     Raises:
@@ -155,6 +189,7 @@ class FakeServer:
         hang: float = 5.0,
         sharpen: float = 0.0,
         api_key: str | None = None,
+        context: int | None = None,
         record: int = 10_000,
     ) -> None:
         options = _Options(
@@ -167,6 +202,7 @@ class FakeServer:
             hang=hang,
             sharpen=sharpen,
             api_key=api_key,
+            context=context,
             record=record,
         )
         self._world = _World(bank, options)
@@ -302,7 +338,7 @@ class _Reply:
     status: int = 200
     payload: bytes = b""
     headers: tuple[str, ...] = ()
-    ending: str = "send"  # or "close", "reset"
+    ending: str = "send"  # or "close", "reset", "stall"
     delivers: int = 0
 
 
@@ -330,6 +366,7 @@ class _World:
     def _start(self, options: _Options) -> None:
         self.options = options
         self.bank = questions(self._given, options.seed) if isinstance(self._given, int) else tuple(self._given)
+        self.by_text = {question.text: question for question in self.bank}
         self.counts = _Counts()
         self.bodies: deque[dict[str, Any]] = deque(maxlen=options.record)
 
@@ -364,7 +401,7 @@ class _World:
         """A chat request has arrived: count it and settle what it will get."""
         options = self.options
         prompt = Prompt(request)
-        question = prompt.question(self.bank)
+        question = prompt.question(self.bank, self.by_text)
         name = question.text if question else ""
         with self.changed:
             counts = self.counts
@@ -413,11 +450,12 @@ class _World:
         if options.faults and uniform(seed, name, attempt, "fault") < options.fault_rate:
             fault = options.faults[int(uniform(seed, name, attempt, "kind") * len(options.faults))]
             counts.faults[fault] += 1
+        if options.context is not None and sum(map(_tokens, prompt.messages)) > options.context:
+            fault = "context_length"
         if fault in _REFUSALS:
             headers = (f"retry-after: {options.retry_after:g}",) if fault == "429_retry_after" else ()
-            kind = "server_error" if fault == "500" else "rate_limit_error"
-            status = int(fault[:3])
-            return _Reply(counts, delay, status, _error(f"fault {fault}", kind), headers)
+            status, kind, code = _REFUSALS[fault]
+            return _Reply(counts, delay, status, _error(_SAYS.get(fault, f"fault {fault}"), kind, code), headers)
 
         texts = []
         answers = []
@@ -433,8 +471,12 @@ class _World:
         counts.plain["prompt_tokens"] += prompt_tokens
         counts.plain["completion_tokens"] += completion_tokens
         contents: list[str | None] = list(texts)
-        if fault == "null_content":
+        if fault in ("null_content", "refusal", "content_filter"):
             contents = [None] * len(texts)
+        elif fault == "empty_content":
+            contents = [""] * len(texts)
+        elif fault == "extra_choice":
+            contents.append(texts[-1])
         elif fault == "length":
             contents = [_cut(text, answer) for text, answer in zip(texts, answers, strict=True)]
         body = {
@@ -445,27 +487,35 @@ class _World:
             "choices": [
                 {
                     "index": index,
-                    "message": {"role": "assistant", "content": content},
-                    "finish_reason": "length" if fault == "length" else "stop",
+                    "message": {
+                        "role": "assistant",
+                        "content": content,
+                        **({"refusal": "I cannot help with that."} if fault == "refusal" else {}),
+                    },
+                    "finish_reason": fault if fault in ("length", "content_filter") else "stop",
                 }
                 for index, content in enumerate(contents)
                 if fault != "empty_choices"
             ],
-            "usage": {
-                "prompt_tokens": prompt_tokens,
-                "completion_tokens": completion_tokens,
-                "total_tokens": prompt_tokens + completion_tokens,
-            },
+            "usage": _usage(prompt_tokens, completion_tokens),
         }
+        if fault == "no_usage":
+            del body["usage"]
+        elif fault == "absurd_usage":
+            body["usage"] = _usage(prompt_tokens, 10**9)
+        elif fault == "usage_of_one":
+            body["usage"] = _usage(prompt_tokens, _tokens(texts[0]))
         payload = json.dumps(body).encode()
         if fault == "truncated_body":
             payload = payload[: len(payload) // 2]
+        elif fault == "malformed_json":
+            payload = b"<html>Bad gateway</html>"
         return _Reply(
             counts,
-            options.hang if fault == "hang" else delay,
+            {"hang": options.hang, "slow": 10 * delay}.get(fault, delay),
             payload=payload,
-            ending={"hang": "close", "reset": "reset"}.get(fault, "send"),
-            delivers=0 if fault else len(texts),
+            ending={"hang": "close", "reset": "reset", "stall": "stall"}.get(fault, "send"),
+            delivers=len(texts) if not fault or fault in _HARMLESS else 0,
         )
 
 
@@ -541,6 +591,12 @@ class _Connection(asyncio.Protocol):
             self._finish()
 
     def _finish(self) -> None:
+        if self._reply is not None and self._reply.ending == "stall":
+            head = f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {len(self._reply.payload)}"
+            self._transport.write(f"{head}\r\n\r\n".encode() + self._reply.payload[: len(self._reply.payload) // 2])
+            self._reply = replace(self._reply, ending="close")
+            self._timer = self._loop.call_later(self._world.options.hang, self._finish)
+            return
         reply, self._reply = self._reply, None
         if reply is None:
             return  # the client went away while replies were held
@@ -586,8 +642,12 @@ def _wire(statistics: FakeStatistics, bank: Sequence[FakeQuestion]) -> dict[str,
     }
 
 
-def _error(message: str, kind: str) -> bytes:
-    return json.dumps({"error": {"message": message, "type": kind, "param": None, "code": kind}}).encode()
+def _error(message: str, kind: str, code: str | None = None) -> bytes:
+    return json.dumps({"error": {"message": message, "type": kind, "param": None, "code": code or kind}}).encode()
+
+
+def _usage(prompt: int, completion: int) -> dict[str, int]:
+    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 
 def _tokens(text: str) -> int:

@@ -147,7 +147,7 @@ class TestOnline:
                     ticket = arm.take()
                     ticket.start()
                     ticket.call()
-                    ticket.settle(tokens=0, dollars=0)
+                    ticket.settle()
                     taken += 1
                 tally = Tally.of(None if code < 0 else code for code in codes[:taken])
                 arm.request(tally, int(streams.room[q]) - taken)

@@ -25,7 +25,7 @@ def sampler(answer="A"):
 
     def run(job: Job) -> Sample:
         assert job.ticket is not None and job.ticket.start()
-        cost = job.ticket.settle(tokens=0, dollars=0.0)
+        cost = job.ticket.settle()
         return Sample(job.draw, prediction=answer, answer=answer, key=answer, cost=cost)
 
     return run
@@ -157,7 +157,7 @@ def test_an_error_of_the_driver_closes_the_call():
 
     def run(job):
         job.ticket.start()
-        job.ticket.settle(tokens=0, dollars=0.0)
+        job.ticket.settle()
         raise ValueError("the answer names a field that is not there")
 
     with pytest.raises(ValueError, match="names a field"):
@@ -182,7 +182,7 @@ async def test_a_cancelled_call_stops_its_samples_and_gives_back_its_budget():
             await asyncio.sleep(60)
         finally:
             stopped.append(job)
-            job.ticket.settle(tokens=0, dollars=0.0)
+            job.ticket.settle()
         return Sample(job.draw)
 
     task = asyncio.create_task(adrive(conduct(pool, plan(), key="k"), run))

@@ -24,7 +24,7 @@ def finish(job, key, error=None):
     if job.ticket is not None:
         assert job.ticket.start()
         job.ticket.call()
-        cost = job.ticket.settle(tokens=1, dollars=0.0)
+        cost = job.ticket.settle()
     problem = "failed" if error else "" if key is not None else "no answer"
     prediction = None if error else key
     return Sample(job.draw, prediction=prediction, answer=key, key=key, problem=problem, error=error, cost=cost)
@@ -349,7 +349,7 @@ def test_under_a_cap_on_calls_a_known_set_does_not_depend_on_when_samples_finish
             for job in finishing:
                 assert job.ticket.start()
                 assert all(job.ticket.call() for _ in range(1 + (job.call + job.draw.index) % 3))
-                cost = job.ticket.settle(tokens=0, dollars=0.0)
+                cost = job.ticket.settle()
                 key = streams[job.call][job.draw.index]
                 sample = Sample(job.draw, prediction=key, answer=key, key=key, cost=cost)
                 finished[job.call, job.draw.index] = sample

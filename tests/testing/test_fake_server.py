@@ -8,7 +8,7 @@ import dspy
 import httpx
 import pytest
 
-from dynscale_dspy.testing import FAULTS, FakeQuestion, FakeServer, questions
+from dynscale_dspy.testing import FAULTS, PERMANENT_FAULTS, FakeQuestion, FakeServer, questions
 
 OPEN = FakeQuestion("Heads or tails?", {"heads": 0.5, "tails": 0.5}, "heads")
 
@@ -168,23 +168,32 @@ def test_requests_that_show_earlier_attempts_are_counted_and_sharpened(server: A
 # ---- faults
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+STATUSES = {"429": 429, "429_retry_after": 429, "500": 500, "503": 503}
+STATUSES |= {"context_length": 400, "auth": 401, "unknown_model": 404}
+GOOD = ("slow", "extra_choice", "no_usage", "absurd_usage", "usage_of_one")
+
+
+@pytest.mark.parametrize("fault", [*FAULTS, *PERMANENT_FAULTS])
 def test_faults(fault: str, server: Any) -> None:
     fake = server([OPEN], fault_rate=1, faults=[fault], hang=0.05)
-    if fault in ("hang", "reset"):
-        with pytest.raises(httpx.RemoteProtocolError if fault == "hang" else httpx.ReadError):
+    if fault in ("hang", "stall", "reset"):
+        with pytest.raises(httpx.ReadError if fault == "reset" else httpx.RemoteProtocolError):
             ask(fake)
     else:
         response = ask(fake)
-        assert response.status_code == (int(fault[:3]) if fault[:3].isdigit() else 200)
+        assert response.status_code == STATUSES.get(fault, 200)
         assert ("retry-after" in response.headers) == (fault == "429_retry_after")
-        if fault == "truncated_body":
+        if fault in ("truncated_body", "malformed_json"):
             with pytest.raises(json.JSONDecodeError):
                 response.json()
         elif fault == "empty_choices":
             assert response.json()["choices"] == []
-        elif fault == "null_content":
+        elif fault in ("null_content", "refusal", "content_filter"):
             assert content(response) is None  # type: ignore[comparison-overlap]
+        elif fault in GOOD:
+            assert any(answer in content(response) for answer in OPEN.answers)
+            assert len(response.json()["choices"]) == (2 if fault == "extra_choice" else 1)
+            assert ("usage" in response.json()) == (fault != "no_usage")
         elif fault == "length":
             assert response.json()["choices"][0]["finish_reason"] == "length"
             assert not any(answer in content(response) for answer in OPEN.answers)
@@ -192,8 +201,8 @@ def test_faults(fault: str, server: Any) -> None:
             assert "[[ ##" not in content(response)
     now = fake.wait_until(lambda now: now.in_flight == 0)
     assert now.faults == {fault: 1}
-    assert now.samples == (0 if fault[:3].isdigit() else 1)
-    assert now.delivered == 0
+    assert now.samples == (0 if fault in STATUSES else 1)
+    assert now.delivered == (1 if fault in GOOD else 0)
 
 
 def test_faults_are_as_frequent_as_asked_and_reproducible(server: Any) -> None:

@@ -185,7 +185,8 @@ class UCB(ExploringPolicy):
 
     def __post_init__(self) -> None:
         check_first(self.first)
-        if not 0 <= self.exploration < math.inf:
+        number = isinstance(self.exploration, (int, float)) and not isinstance(self.exploration, bool)
+        if not number or not 0 <= self.exploration < math.inf:
             raise ValueError(f"exploration must be at least 0, got {self.exploration!r}")
         if self.uncertainty not in ("normalized_entropy", "disagreement", "entropy"):
             raise ValueError(

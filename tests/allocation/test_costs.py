@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dynscale_dspy.allocation.costs import CostRecord, expected_cost, relative_cost
+from dynscale_dspy.allocation.ledger import Cost
+
+amounts = st.floats(0, 1e9)
+
+
+def test_an_arm_without_samples_costs_what_its_module_does():
+    assert expected_cost(0, 0, module_mean=120) == 120
+
+
+@given(amounts, st.integers(1, 1000), amounts)
+def test_the_expectation_lies_between_the_arms_mean_and_the_modules(total, samples, module_mean):
+    low, high = sorted((total / samples, module_mean))
+    assert low - 1e-6 * high <= expected_cost(total, samples, module_mean) <= high * (1 + 1e-9)
+
+
+def test_many_samples_outweigh_the_prior():
+    assert expected_cost(300 * 1000, 1000, module_mean=100) == pytest.approx(300, rel=0.01)
+
+
+def test_the_exponent_dampens():
+    assert relative_cost(400, 100, gamma=0.5) == 2
+    assert relative_cost(400, 100, gamma=0) == 1
+    assert relative_cost(0, 100) == relative_cost(100, 0) == 1
+
+
+def test_cached_samples_teach_nothing():
+    record = CostRecord()
+    record.add(Cost(samples=1, calls=1, prompt_tokens=100))
+    record.add(Cost(samples=1, calls=1, cached_calls=1))
+    assert (record.samples, record.mean("tokens")) == (1, 100)
+    assert record.expected("tokens", CostRecord()) == pytest.approx(100 / 3)
