@@ -366,8 +366,8 @@ class _Call:
             outer=meter.ticket if meter else None,
             program=self.owner,
             calls=self.calls_guessed,
-            decided=self._explain,
             name=self.name if self._pool.lasting else None,
+            decided=self._explain,
         )
         return status.with_notices(steps, self.plan)
 

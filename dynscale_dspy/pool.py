@@ -514,14 +514,14 @@ class BudgetPool:
 
     # ---- what plans call
 
+    def active(self) -> BudgetPool:
+        """The innermost scope of this pool that this code runs in, or the pool itself."""
+        return next((pool for pool in reversed(_ambient.entered()) if self in pool._chain), self)
+
     @property
     def settings(self) -> dict[str, Any]:
         """How a private pool was made: per_call, policy and seed."""
         return {"per_call": self._per_call, "policy": self.policy, "seed": self.seed}
-
-    def active(self) -> BudgetPool:
-        """The innermost scope of this pool that this code runs in, or the pool itself."""
-        return next((pool for pool in reversed(_ambient.entered()) if self in pool._chain), self)
 
     def open(
         self,

@@ -173,8 +173,8 @@ def conduct(
     outer: Ticket | None = None,
     program: object | None = None,
     calls: int = 1,
-    decided: Callable[[Sample], object] = lambda winner: None,
     name: bytes | None = None,
+    decided: Callable[[Sample], object] = lambda winner: None,
 ) -> Generator[Step, Any, tuple[Sample, bool]]:
     """One call, from its first samples to its winner.
 
@@ -186,8 +186,8 @@ def conduct(
         outer: The ticket of the sample this call is made in, if any.
         program: Whose samples these are.
         calls: A guess of the language-model calls a sample makes.
-        decided: Told the winner before any call that waits for it.
         name: A name of the call that outlives the process, for a pool kept in a file.
+        decided: Told the winner before any call that waits for it.
 
     Returns:
         The winning sample, and whether this call drew it itself (False if it came from the same call in flight). If

@@ -43,14 +43,14 @@ FAULTS = (
     "content_filter",  # nothing but finish_reason "content_filter"
     "prose",  # an answer without the fields asked for
     "length",  # cut off in the middle of the answer, finish_reason "length"
+    "extra_choice",  # one choice more than was asked for
     "slow",  # a good reply, late
-    "extra_choice",  # a good reply, and one choice more than was asked for
     "no_usage",  # a good reply that does not say what it used
     "absurd_usage",  # a good reply that says it used more than can be
     "usage_of_one",  # a good reply that says what its first choice used
 )
-"""Kinds of fault. The first five are refusals, which cost no sample; the last five are good replies that tell
-something wrong; the others generate a sample and lose it."""
+"""Kinds of fault. The first five are refusals, which cost no sample; the last four are good replies, late or
+wrong about their usage; the others generate a sample and lose it (a choice too many, where the client minds)."""
 PERMANENT_FAULTS = (
     "auth",  # refused: the key is not known
     "unknown_model",  # refused: there is no such model
@@ -66,7 +66,7 @@ _REFUSALS = {
     "auth": (401, "invalid_request_error", "invalid_api_key"),
     "unknown_model": (404, "invalid_request_error", "model_not_found"),
 }
-_HARMLESS = ("slow", "extra_choice", "no_usage", "absurd_usage", "usage_of_one")
+_HARMLESS = ("slow", "no_usage", "absurd_usage", "usage_of_one")
 _REASONS = {200: "OK", 400: "Bad Request", 401: "Unauthorized", 404: "Not Found", 411: "Length Required"}
 _SAYS = {
     "context_length": "This model's maximum context length is 10 tokens. Please reduce the length of the messages.",

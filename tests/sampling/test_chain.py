@@ -94,6 +94,7 @@ def test_hostile_text_cannot_break_out_of_the_field_or_forge_an_attempt(attempts
     qa = dspy.ChainOfThought("question -> answer")
     samples = [attempt_of(qa, number, text) for number, text in enumerate(attempts)]
     text = text_for(qa.predict, build_chain(samples, max_tokens=10_000, predictors="all"))
+    assert text is not None
     headings = re.findall(r"^Attempt \d+:$", text, flags=re.MULTILINE)
     assert headings == [f"Attempt {number}:" for number in range(1, len(attempts) + 1)]
     assert not re.search(r"\[\[ +##|</?earlier_attempts|<\|", text, flags=re.IGNORECASE)
@@ -116,11 +117,15 @@ def attempt_of(qa, number, text):
 
 def test_a_model_is_warned_where_there_is_reason_to_and_not_otherwise():
     qa = dspy.ChainOfThought("question -> answer")
-    harmless = text_for(qa.predict, build_chain([attempt_of(qa, 0, "3 < 4 | x > 2")], max_tokens=100, predictors="all"))
-    assert chain.describe(harmless) == chain.DESCRIPTION
+
+    def description(text):
+        shown = text_for(qa.predict, build_chain([attempt_of(qa, 0, text)], max_tokens=100, predictors="all"))
+        assert shown is not None
+        return chain.describe(shown)
+
+    assert description("3 < 4 | x > 2") == chain.DESCRIPTION
     for text in HOSTILE:
-        hostile = text_for(qa.predict, build_chain([attempt_of(qa, 0, text)], max_tokens=100, predictors="all"))
-        assert chain.describe(hostile) == f"{chain.DESCRIPTION} {chain.WARNING}"
+        assert description(text) == f"{chain.DESCRIPTION} {chain.WARNING}"
 
 
 def test_a_chain_is_halved_until_nothing_is_left():
