@@ -77,9 +77,13 @@ def test_all_kinds_of_fault_together(mode: str, engine: str, server: Any, assert
     with dspy.context(lm=fake.lm(engine), adapter=NO_FALLBACK):
         predictions = MODES[mode](qa)
     assert len(fake.statistics().faults) > 5
-    for question, prediction in zip(BANK, predictions, strict=True):
+    # A call has no answer if every one of its samples met a fault, or the first a permanent one: rare, by the threads.
+    pairs = zip(BANK, predictions, strict=True)
+    answered = [(question, prediction) for question, prediction in pairs if prediction and "answer" in prediction]
+    assert len(answered) >= len(BANK) - 3
+    for question, prediction in answered:
         assert prediction.answer in question.answers
-    assert_exact(pool, fake, predictions)
+    assert_exact(pool, fake, [prediction for _, prediction in answered])
 
 
 @pytest.mark.parametrize("engine", ENGINES)
