@@ -81,7 +81,7 @@ def test_all_kinds_of_fault_together(mode: str, engine: str, server: Any, assert
     # A call has no answer if every one of its samples met a fault, or the first a permanent one: rare, by the threads.
     pairs = zip(BANK, predictions, strict=True)
     answered = [(question, p) for question, p in pairs if isinstance(p, dspy.Prediction) and "answer" in p]
-    assert len(answered) >= len(BANK) - 3
+    assert len(answered) >= len(BANK) - (0 if mode == "batch" else 3)
     for question, prediction in answered:
         assert prediction.answer in question.answers
     assert_exact(pool, fake, [prediction for _, prediction in answered])
