@@ -1,0 +1,102 @@
+"""What confidence was worth: reliability and risk-coverage, measured where right and wrong are known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Answers of about the same confidence.
+
+    Args:
+        confidence: Their mean confidence.
+        accuracy: The share of them that is right.
+        error: Its standard error.
+        count: How many they are.
+    """
+
+    confidence: float
+    accuracy: float
+    error: float
+    count: int
+
+
+def reliability(confidence: Sequence[float], correct: Sequence[bool | float], *, bins: int = 10) -> tuple[Bin, ...]:
+    """Accuracy by confidence, in bins of equal width over 0 to 1; empty ones are left out.
+
+    Args:
+        confidence: Of each answer, 0 to 1.
+        correct: Whether it is right, or a score of 0 to 1.
+        bins: How many.
+
+    Raises:
+        ValueError: If the lengths differ, there is nothing, or a confidence is out of range.
+
+    Example:
+        >>> [(round(b.confidence, 2), b.accuracy, b.count) for b in reliability([0.55, 0.95, 0.95], [0, 1, 1])]
+        [(0.55, 0.0, 1), (0.95, 1.0, 2)]
+    """
+    sure, right = _checked(confidence, correct)
+    if bins < 1:
+        raise ValueError(f"bins must be at least 1, got {bins!r}")
+    place = np.minimum((sure * bins).astype(int), bins - 1)
+    found = []
+    for number in np.unique(place):
+        inside = right[place == number]
+        accuracy = float(inside.mean())
+        error = float(np.sqrt(accuracy * (1 - accuracy) / len(inside)))
+        found.append(Bin(float(sure[place == number].mean()), accuracy, error, len(inside)))
+    return tuple(found)
+
+
+def calibration_error(confidence: Sequence[float], correct: Sequence[bool | float], *, bins: int = 10) -> float:
+    """Expected calibration error: the mean distance of accuracy from confidence over the bins, weighted by count.
+
+    Source: Naeini et al., 2015.
+
+    Example:
+        >>> round(calibration_error([0.9] * 10, [1] * 8 + [0] * 2), 3)
+        0.1
+    """
+    parts = reliability(confidence, correct, bins=bins)
+    return sum(part.count * abs(part.accuracy - part.confidence) for part in parts) / len(confidence)
+
+
+def risk_coverage(
+    confidence: Sequence[float], correct: Sequence[bool | float]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """The error rate of the answers that are kept, for every threshold on confidence.
+
+    Answers of equal confidence are kept or left together. Source: El-Yaniv and Wiener, 2010.
+
+    Returns:
+        Thresholds from high to low; the share of answers kept at each; the share of those that is wrong.
+
+    Example:
+        >>> thresholds, coverage, risk = risk_coverage([0.9, 0.9, 0.6, 0.6], [1, 1, 1, 0])
+        >>> coverage.tolist(), risk.tolist()
+        ([0.5, 1.0], [0.0, 0.25])
+    """
+    sure, right = _checked(confidence, correct)
+    order = np.argsort(-sure, kind="stable")
+    sure, wrong = sure[order], np.cumsum(1 - right[order])
+    ends = np.append(np.flatnonzero(np.diff(sure)), len(sure) - 1)
+    return sure[ends], (ends + 1) / len(sure), wrong[ends] / (ends + 1)
+
+
+def _checked(
+    confidence: Sequence[float], correct: Sequence[bool | float]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    sure, right = np.asarray(confidence, dtype=float), np.asarray(correct, dtype=float)
+    if sure.shape != right.shape or sure.ndim != 1:
+        raise ValueError(f"confidence and correct must have one length, got {sure.shape} and {right.shape}")
+    if not len(sure):
+        raise ValueError("there is nothing to measure: confidence is empty")
+    if not ((sure >= 0) & (sure <= 1)).all():
+        raise ValueError("confidence must be between 0 and 1")
+    return sure, right
