@@ -89,6 +89,33 @@ def risk_coverage(
     return sure[ends], (ends + 1) / len(sure), wrong[ends] / (ends + 1)
 
 
+def threshold_for(risk: float, confidence: Sequence[float], correct: Sequence[bool | float]) -> float | None:
+    """The ``min_confidence`` that keeps most answers while at most this share of those kept is wrong.
+
+    Measure it on labelled examples like those to come, with the budget they will have.
+
+    Args:
+        risk: 0 to 1.
+        confidence: Of each answer.
+        correct: Whether it is right.
+
+    Returns:
+        The threshold; None if even the surest answers are wrong more often.
+
+    Raises:
+        ValueError: If the lengths differ, there is nothing, or ``risk`` is out of range.
+
+    Example:
+        >>> threshold_for(0.1, [0.9, 0.9, 0.6, 0.6], [1, 1, 1, 0])
+        0.9
+    """
+    if not 0 <= risk <= 1:
+        raise ValueError(f"risk must be between 0 and 1, got {risk!r}")
+    thresholds, _, risks = risk_coverage(confidence, correct)
+    within = np.flatnonzero(risks <= risk)
+    return float(thresholds[within[-1]]) if len(within) else None
+
+
 def _checked(
     confidence: Sequence[float], correct: Sequence[bool | float]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -26,9 +26,11 @@ text-align:left;overflow-wrap:anywhere}
 .dynscale *{box-sizing:border-box}
 .dynscale .head{font-weight:600;font-size:14px;margin:0 0 .35rem}
 .dynscale .quiet{opacity:.75;font-weight:400;font-size:12px}
+.dynscale .small{font-size:12px;margin:.3rem 0}
 .dynscale .label{font-size:12px;opacity:.75;margin:.6rem 0 .15rem}
-.dynscale .row{display:grid;grid-template-columns:minmax(4.5rem,34%) minmax(3rem,1fr) auto;gap:.6rem;align-items:center;
-margin:.15rem 0}
+.dynscale .rows{display:grid;grid-template-columns:fit-content(34%) minmax(3rem,1fr) auto;gap:.3rem .6rem;
+align-items:center}
+.dynscale .row{display:contents}
 .dynscale .row>:last-child{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 .dynscale .bar{display:flex;height:.7rem;border-radius:3px;overflow:hidden;
 background:color-mix(in srgb,currentColor 13%,transparent)}
@@ -36,7 +38,7 @@ background:color-mix(in srgb,currentColor 13%,transparent)}
 .dynscale .a{background:#3b8ec2}.dynscale .b{background:#e08a1e}
 .dynscale .dot{display:inline-block;width:.65rem;height:.65rem;border-radius:2px;margin:0 .25rem 0 .5rem}
 .dynscale .charts{display:flex;flex-wrap:wrap;gap:0 1.5rem}
-.dynscale .charts>div{flex:1 1 14rem;min-width:0}
+.dynscale .charts>div{flex:1 1 12rem;min-width:0;max-width:17rem}
 .dynscale svg{display:block;width:100%;height:auto;overflow:visible}
 .dynscale svg text{fill:currentColor;font:10px system-ui,sans-serif}
 .dynscale details{border-top:1px solid color-mix(in srgb,currentColor 15%,transparent);padding:.2rem 0}
@@ -54,16 +56,18 @@ def pool(pool: BudgetPool) -> str:
     parts = [
         _head("BudgetPool", "" if now.state == "open" else f"{now.state}{f' by {now.cause}' if now.cause else ''}")
     ]
+    rows = []
     for unit in ("samples", "calls", "tokens", "dollars"):
         spent, held, limit = getattr(now.spent, unit), getattr(now.reserved, unit), now.limits.get(unit)
         name = "LM calls" if unit == "calls" else unit
         if limit is None:
             if spent or unit in ("samples", "calls"):
-                parts.append(_row(name, "", f"{_amount(spent, unit)} spent"))
+                rows.append(_row(name, "", f"{_amount(spent, unit)} spent"))
             continue
         bar = _bar([(spent / limit, "a"), (held / limit, "b")])
         left = max(limit - spent - held, 0)
-        parts.append(_row(name, bar, f"{_amount(spent, unit)} spent, {_amount(left, unit)} left"))
+        rows.append(_row(name, bar, f"{_amount(spent, unit)} spent, {_amount(left, unit)} left"))
+    parts.append(_rows(rows))
     facts = [f"{now.closed_calls:,} calls answered", f"{now.open_calls:,} open"]
     if now.unscaled_runs:
         facts.append(f"{now.unscaled_runs:,} outside the budget")
@@ -90,9 +94,11 @@ def pool(pool: BudgetPool) -> str:
         parts.append('<div class="label">samples by program</div>')
         total = sum(cost.samples for cost in history.programs.values()) or 1
         ranked = sorted(history.programs.items(), key=lambda item: -item[1].samples)
+        rows = []
         for name, cost in ranked[:MOST_PROGRAMS]:
             share = cost.samples / total
-            parts.append(_row(name, _bar([(share, "a")]), f"{share:.0%}, {cost.samples:,}"))
+            rows.append(_row(name, _bar([(share, "a")]), f"{share:.0%}, {cost.samples:,}"))
+        parts.append(_rows(rows))
         if len(ranked) > MOST_PROGRAMS:
             parts.append(f'<div class="quiet">and {len(ranked) - MOST_PROGRAMS} more</div>')
     return _page(parts)
@@ -106,13 +112,15 @@ def explanation(made: Explanation) -> str:
         _head(f"{made.agreement:.0%} agree, confidence {made.confidence:.2f}{low}", quiet),
     ]
     total = sum(votes.total for votes in made.votes) or 1
+    rows = []
     for votes in made.votes[:MOST_ANSWERS]:
         bar = _bar([(votes.independent / total, "a"), (votes.conditioned / total, "b")])
-        parts.append(_row(_short(votes.answer), bar, f"{votes.independent} + {votes.conditioned}"))
+        rows.append(_row(_short(votes.answer), bar, f"{votes.independent} + {votes.conditioned}"))
+    parts.append(_rows(rows))
     if len(made.votes) > MOST_ANSWERS:
         parts.append(f'<div class="quiet">and {len(made.votes) - MOST_ANSWERS} more answers</div>')
     parts.append(
-        '<div class="quiet">votes of samples <span class="dot a"></span>that saw the inputs alone'
+        '<div class="small">votes of samples <span class="dot a"></span>that saw the inputs alone'
         '<span class="dot b"></span>that saw earlier ones</div>'
     )
     samples = "".join(_sample(sample) for sample in made.samples[:MOST_SAMPLES])
@@ -148,6 +156,11 @@ def _head(text: str, quiet: str) -> str:
 
 def _row(name: str, bar: str, text: str) -> str:
     return f'<div class="row"><span>{escape(name)}</span><span>{bar}</span><span>{escape(text)}</span></div>'
+
+
+def _rows(rows: Iterable[str]) -> str:
+    # One grid for all of them, so that their bars are of one length.
+    return f'<div class="rows">{"".join(rows)}</div>'
 
 
 def _bar(shares: Iterable[tuple[float, str]]) -> str:

@@ -46,7 +46,8 @@ class Low:
     async def asettle(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """As :meth:`settle`; what may block runs in a thread."""
         if isinstance(self.on_low, dspy.Module) and hasattr(self.on_low, "aforward"):
-            return self._explained(await self.on_low.acall(*args, **kwargs))
+            asked: Any = self.on_low.acall(*args, **kwargs)
+            return self._explained(await asked)
         if is_async(self.on_low):
             return self._explained(await self.on_low(self.prediction, *args, **kwargs))
         if callable(self.on_low):

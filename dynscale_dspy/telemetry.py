@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import dspy
 from dspy.utils.callback import BaseCallback
 
 try:

@@ -84,6 +84,7 @@ def plot(result: Replay, path: str | Path | None = None, *, policies: Sequence[s
 
 
 def curve(result: Replay, group: str, policy: str) -> tuple[Any, Any, Any]:
+    """Budgets, and a policy's mean accuracy over a group at each, with its standard error; both in percent."""
     pools = [group] if policy == LAGRANGIAN else [pool for pool, its in result.groups.items() if its == group]
     at: dict[float, list[float]] = {}
     for record in result.records:
