@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,7 @@ class Bin:
     count: int
 
 
-def reliability(confidence: Sequence[float], correct: Sequence[bool | float], *, bins: int = 10) -> tuple[Bin, ...]:
+def reliability(confidence: ArrayLike, correct: ArrayLike, *, bins: int = 10) -> tuple[Bin, ...]:
     """Accuracy by confidence, in bins of equal width over 0 to 1; empty ones are left out.
 
     Args:
@@ -54,7 +53,7 @@ def reliability(confidence: Sequence[float], correct: Sequence[bool | float], *,
     return tuple(found)
 
 
-def calibration_error(confidence: Sequence[float], correct: Sequence[bool | float], *, bins: int = 10) -> float:
+def calibration_error(confidence: ArrayLike, correct: ArrayLike, *, bins: int = 10) -> float:
     """Expected calibration error: the mean distance of accuracy from confidence over the bins, weighted by count.
 
     Source: Naeini et al., 2015.
@@ -64,11 +63,11 @@ def calibration_error(confidence: Sequence[float], correct: Sequence[bool | floa
         0.1
     """
     parts = reliability(confidence, correct, bins=bins)
-    return sum(part.count * abs(part.accuracy - part.confidence) for part in parts) / len(confidence)
+    return sum(part.count * abs(part.accuracy - part.confidence) for part in parts) / sum(part.count for part in parts)
 
 
 def risk_coverage(
-    confidence: Sequence[float], correct: Sequence[bool | float]
+    confidence: ArrayLike, correct: ArrayLike
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """The error rate of the answers that are kept, for every threshold on confidence.
 
@@ -89,7 +88,7 @@ def risk_coverage(
     return sure[ends], (ends + 1) / len(sure), wrong[ends] / (ends + 1)
 
 
-def threshold_for(risk: float, confidence: Sequence[float], correct: Sequence[bool | float]) -> float | None:
+def threshold_for(risk: float, confidence: ArrayLike, correct: ArrayLike) -> float | None:
     """The ``min_confidence`` that keeps most answers while at most this share of those kept is wrong.
 
     Measure it on labelled examples like those to come, with the budget they will have.
@@ -116,9 +115,7 @@ def threshold_for(risk: float, confidence: Sequence[float], correct: Sequence[bo
     return float(thresholds[within[-1]]) if len(within) else None
 
 
-def _checked(
-    confidence: Sequence[float], correct: Sequence[bool | float]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _checked(confidence: ArrayLike, correct: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     sure, right = np.asarray(confidence, dtype=float), np.asarray(correct, dtype=float)
     if sure.shape != right.shape or sure.ndim != 1:
         raise ValueError(f"confidence and correct must have one length, got {sure.shape} and {right.shape}")

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from dynscale_dspy.confidence import calibration_error, reliability, risk_coverage
 
@@ -139,15 +140,13 @@ def plot_price(pool: BudgetPool, ax: Axes | None = None) -> Axes:
         right.set_ylabel("price, worth of a sample")
         right.set_ylim(bottom=0)
         right.spines["top"].set_visible(False)
-    ax.legend(handles=lines, frameon=False, loc="upper left")
+    ax.legend(handles=lines, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     ax.spines["top"].set_visible(False)
     ax.grid(alpha=0.25)
     return ax
 
 
-def plot_calibration(
-    confidence: Sequence[float], correct: Sequence[bool | float], ax: Axes | None = None, *, bins: int = 10
-) -> Axes:
+def plot_calibration(confidence: ArrayLike, correct: ArrayLike, ax: Axes | None = None, *, bins: int = 10) -> Axes:
     """Accuracy against confidence; on the diagonal confidence is worth what it says. Bars are one standard error.
 
     Args:
@@ -181,7 +180,7 @@ def plot_calibration(
     return _finish(ax)
 
 
-def plot_risk_coverage(confidence: Sequence[float], correct: Sequence[bool | float], ax: Axes | None = None) -> Axes:
+def plot_risk_coverage(confidence: ArrayLike, correct: ArrayLike, ax: Axes | None = None) -> Axes:
     """Error rate of the answers kept against the share that is kept, from the surest on.
 
     Args:
