@@ -233,13 +233,13 @@ def test_what_json_cannot_hold_is_left_out() -> None:
 
 
 def test_settings_of_another_version_never_keep_a_program_from_loading(caplog: Any) -> None:
-    program = DynScaling(dspy.Predict("question -> answer"), budget=4)
+    program = DynScaling(dspy.Predict("question -> answer"), budget=4, sampling=Sequential())
     state = program.dump_state()
     state["dynscale"]["sampling"] = {"name": "Telepathic", "distance": 3}
     state["dynscale"]["budget"]["policy"] = {"name": "UCB", "courage": 3}
     state["dynscale"]["mood"] = "good"
     program.load_state(state)
-    assert program.sampling == Parallel() and program.pool.settings["per_call"] == 4
+    assert program.sampling == Sequential() and program.pool.settings["per_call"] == 4
     assert "Telepathic" in caplog.text and "courage" in caplog.text
 
 
