@@ -30,8 +30,11 @@ def execute(path: Path) -> nbformat.NotebookNode:
             "DSPY_CACHEDIR": cache,
             "LITELLM_LOCAL_MODEL_COST_MAP": "True",
             "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+            "PYTHONWARNINGS": "ignore:IProgress",  # progress bars are off
         }
-        client = NotebookClient(notebook, timeout=LONGEST, resources={"metadata": {"path": cache}})
+        client = NotebookClient(
+            notebook, timeout=LONGEST, coalesce_streams=True, resources={"metadata": {"path": cache}}
+        )
         client.execute(env=environment)
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)  # times of day differ from run to run
