@@ -1007,10 +1007,15 @@ class _Pacing:
         for unit, allowance, each in self._priced(arm):
             allowance.first = max(allowance.first, math.ceil(self._pool.policy.first * each))
             committed = math.ceil(self._committed(unit))
+            credit: float = allowance.credit(committed, opening=opening)
             if self._expected is not None and unit in METERED:
-                # The last of the expected calls must find the upper bound of a sample, not just what one costs.
-                committed += max(0, math.ceil(getattr(arm._metered(), unit) - each))
-            credits.append(int(allowance.credit(committed, opening=opening) // each))
+                # The last of the expected calls must find the upper bound of a sample, not just what one costs, even
+                # if all that is in flight comes to its own bounds: samples that see earlier ones cost more than most.
+                bound = max(0.0, getattr(arm._metered(), unit) - each)
+                spent, reserved = self._pool._local.store.totals()
+                at_most = math.ceil(getattr(spent, unit) + getattr(reserved, unit) + bound)
+                credit = max(0.0, min(credit, allowance.headroom(at_most, opening=opening)))
+            credits.append(int(credit // each))
         return min(credits)
 
     def opened(self, arm: Arm) -> None:

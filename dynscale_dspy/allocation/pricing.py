@@ -233,13 +233,28 @@ class Allowance:
             committed: Samples spent or reserved so far, in all.
             opening: Calls about to open, counted as if they had.
         """
-        opened = self._opened + opening
-        accrued = self.per_call * opened
-        if self.expected is not None and opened < self.expected:
-            total = self.per_call * self.expected
-            floor_of_the_rest = self.first * (self.expected - opened)
-            accrued = min(accrued + self.OVERDRAFT * self.per_call, total - floor_of_the_rest)
-        return max(0, math.floor(accrued + 1e-9) - (committed - self._excused))
+        accrued = self.per_call * (self._opened + opening)
+        if self._coming(opening):
+            accrued += self.OVERDRAFT * self.per_call
+        left = math.floor(accrued + 1e-9) - (committed - self._excused)
+        return max(0, math.floor(min(left, self.headroom(committed, opening=opening)) + 1e-9))
+
+    def headroom(self, committed: int, *, opening: int = 0) -> float:
+        """What an announced horizon leaves beside the first samples of the calls still to come; infinite without any.
+
+        Args:
+            committed: What is spent or reserved so far, in all.
+            opening: Calls about to open, counted as if they had.
+        """
+        coming = self._coming(opening)
+        if not coming:
+            return math.inf
+        assert self.expected is not None
+        return self.per_call * self.expected - self.first * coming - (committed - self._excused)
+
+    def _coming(self, opening: int) -> int:
+        """Announced calls that have not come."""
+        return 0 if self.expected is None else max(0, self.expected - self._opened - opening)
 
     def close(self, used: int) -> float:
         """A call has ended with ``used`` samples; returns what each to come may use for the allowance to be met."""

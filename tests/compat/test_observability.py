@@ -216,7 +216,9 @@ def test_mlflow_shows_samples_nested_under_their_call(way: str, calls: int, trac
         assert [mark["sample"] for mark in marks] == [0, 1, 2]
         assert [mark["conditioned"] for mark in marks] == [False, False, True]
         assert [mark["round"] for mark in marks] == sorted(mark["round"] for mark in marks)
-        assert sorted(marks[2]["shown"]) == [0, 1]
+        # One attempt for each distinct answer; which answers the first two have is up to the threads.
+        shown = marks[2]["shown"]
+        assert set(shown) <= {0, 1} and len(shown) == len({mark["vote"] for mark in marks[:2]})
         assert Counter(mark["vote"] for mark in marks).most_common(1)[0] == (
             call["scaling"]["vote"],
             call["scaling"]["votes"],

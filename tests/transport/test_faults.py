@@ -72,7 +72,8 @@ def test_one_kind_of_fault(fault: str, engine: str, server: Any, assert_exact: A
 def test_all_kinds_of_fault_together(mode: str, engine: str, server: Any, assert_exact: Any) -> None:
     fake = server(BANK, fault_rate=0.3, hang=0.5, faults=COUNTED)
     pool = BudgetPool(samples=120).expect(len(BANK))
-    qa = DynScaling(dspy.Predict("question -> answer"), budget=pool)
+    # A sample that sees earlier ones is asked for again, with fewer of them, where its prompt is too long.
+    qa = DynScaling(dspy.Predict("question -> answer"), budget=pool, sampling=Parallel())
     with dspy.context(lm=fake.lm(engine), adapter=NO_FALLBACK):
         predictions = MODES[mode](qa)
     assert len(fake.statistics().faults) > 5
