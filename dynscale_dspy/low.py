@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import dspy
 
@@ -46,8 +46,8 @@ class Low:
     async def asettle(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """As :meth:`settle`; what may block runs in a thread."""
         if isinstance(self.on_low, dspy.Module) and hasattr(self.on_low, "aforward"):
-            asked: Any = self.on_low.acall(*args, **kwargs)
-            return self._explained(await asked)
+            # Its type says `Prediction` where it gives something to await.
+            return self._explained(await cast(Any, self.on_low).acall(*args, **kwargs))
         if is_async(self.on_low):
             return self._explained(await self.on_low(self.prediction, *args, **kwargs))
         if callable(self.on_low):
