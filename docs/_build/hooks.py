@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,11 @@ def on_files(files: Files, config: Any) -> Files:
         files.append(File.generated(config, f"notebooks/{path.stem}.md", content=body))
     files.append(File.generated(config, "benchmarks.md", content=benchmarks()))
     return files
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Docstrings name things as `:class:` and the like, which Markdown does not know."""
+    return re.sub(r":(?:class|func|meth|attr|mod|data|exc):<code>(?:~[\w.]*\.)?", "<code>", html)
 
 
 def benchmarks() -> str:
