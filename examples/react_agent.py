@@ -32,7 +32,7 @@ def main() -> None:
         questions = server.questions[: 4 if arguments.quick else 20]
         # A run of the agent is several requests, so calls are capped too.
         pool = BudgetPool(samples=5 * len(questions), calls=30 * len(questions)).expect(len(questions))
-        agent = dspy.ReAct(dspy.Signature("question -> answer"), tools=[search], max_iters=3)
+        agent = dspy.ReAct("question -> answer", tools=[search], max_iters=3)  # type: ignore[arg-type]
         scaled = DynScaling(agent, budget=pool, answer="answer", sampling=Parallel())
         for question in questions:
             prediction = scaled(question=question.text)
