@@ -49,7 +49,7 @@ class Low:
             # Its type says `Prediction` where it gives something to await.
             return self._explained(await cast(Any, self.on_low).acall(*args, **kwargs))
         if is_async(self.on_low):
-            return self._explained(await self.on_low(self.prediction, *args, **kwargs))
+            return self._explained(await cast(Any, self.on_low)(self.prediction, *args, **kwargs))
         if callable(self.on_low):
             return await in_thread(lambda: self.settle(args, kwargs))
         return self._in_a_word()
