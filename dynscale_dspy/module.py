@@ -7,16 +7,20 @@ import contextvars
 import hashlib
 import logging
 from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
-from typing import Any
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Literal
 
 import dspy
 import pydantic
 from tqdm.auto import tqdm
 
 from dynscale_dspy import _ambient, report, status, tracing
+from dynscale_dspy.allocation.ledger import Cost
 from dynscale_dspy.allocation.policies import Policy
 from dynscale_dspy.answers import Answer, AnswerReader
 from dynscale_dspy.errors import BudgetExhausted
+from dynscale_dspy.history import CallRecord
+from dynscale_dspy.low import Low, check_low, check_sync
 from dynscale_dspy.pool import BudgetPool
 from dynscale_dspy.sampling.drivers import adrive, drive, drive_known, in_thread
 from dynscale_dspy.sampling.overlay import SampleRun, SampleSettings, current_meter
@@ -46,6 +50,13 @@ class DynScaling(dspy.Module):
             no answer). By default every output field but reasoning and the like.
         temperature: Overrides the language model's. By default its own is kept, and 1.0 used where it has none.
         max_samples: Most samples one call may take.
+        min_confidence: An answer whose :attr:`~dynscale_dspy.report.Explanation.confidence` is below this goes to
+            ``on_low``. It is about the vote: docs/confidence.md says what it was worth in truth. One sample alone has
+            0.75, so a call that can afford only one never reaches 0.9.
+        on_low: ``"abstain"`` returns a prediction with every field None, ``"raise"`` raises :class:`LowConfidence`.
+            Another DSPy module, such as one with a stronger model, answers in its place. A function is called with
+            the winner and the call's inputs by name, ``on_low(prediction, question=...)``, and its result returned; it
+            may be ``async`` if the module is only called so. Either way :func:`explain` tells of the vote.
         seed: Seeds a private pool.
 
     Raises:
@@ -69,6 +80,8 @@ class DynScaling(dspy.Module):
         answer: Answer | None = None,
         temperature: float | None = None,
         max_samples: int = 64,
+        min_confidence: float | None = None,
+        on_low: Literal["abstain", "raise"] | Callable[..., Any] = "abstain",
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -87,7 +100,10 @@ class DynScaling(dspy.Module):
                 raise TypeError(f"temperature must be a number, got {temperature!r}")
             if temperature < 0:
                 raise ValueError(f"temperature must be at least 0, got {temperature!r}")
+        check_low(min_confidence, on_low)
         self.module = module
+        self.min_confidence = min_confidence
+        self.on_low = on_low
         self.sampling = sampling or Integrated()
         self.temperature = temperature
         self.max_samples = max_samples
@@ -120,12 +136,14 @@ class DynScaling(dspy.Module):
         Raises:
             BudgetExhausted: If nothing is left for a first sample.
             ValueError: If no language model is configured, or temperature 0 would make all samples the same.
+            LowConfidence: If the vote is less sure than ``min_confidence`` and ``on_low="raise"``.
             Exception: The first sample's error, unchanged, if every sample failed.
         """
         if _ambient.is_unscaled():
             return self.module(*args, **kwargs)
+        check_sync(self.on_low)
         call = _Call(self, args, kwargs)
-        return call.finish(*drive(call.steps(), call.run))
+        return call.settle(call.finish(*drive(call.steps(), call.run)))
 
     async def aforward(self, *args: Any, **kwargs: Any) -> Any:
         """Answer one call from a task; see :meth:`forward`. A program without ``aforward`` runs in threads."""
@@ -137,7 +155,7 @@ class DynScaling(dspy.Module):
                 return await self.module.acall(*args, **kwargs)
             return await in_thread(lambda: self.module(*args, **kwargs))
         call = _Call(self, args, kwargs)
-        return call.finish(*await adrive(call.steps(), call.arun))
+        return await call.asettle(call.finish(*await adrive(call.steps(), call.arun)))
 
     def batch(
         self,
@@ -189,6 +207,7 @@ class DynScaling(dspy.Module):
                 timeout,
                 straggler_limit,
             )
+        check_sync(self.on_low)
         num_threads = num_threads or dspy.settings.num_threads
         max_errors = dspy.settings.max_errors if max_errors is None else max_errors
         calls = [_KnownCall(self, kwargs) for kwargs in inputs]
@@ -198,9 +217,13 @@ class DynScaling(dspy.Module):
         arms, limit, calls_left = pool.open_known(len(calls), program=self, calls=calls[0].calls_guessed, keys=names)
         failures: list[BaseException] = []
         succeeded = False
+        spent = Cost()
 
         def done(job: Job, sample: Sample) -> None:
             nonlocal succeeded
+            nonlocal spent
+            spent += sample.cost
+            progress.set_postfix_str(_money(spent), refresh=False)
             progress.update()
             succeeded = succeeded or sample.error is None
             if sample.error is not None and not succeeded:
@@ -221,6 +244,7 @@ class DynScaling(dspy.Module):
                 num_threads=num_threads,
                 done=done,
             )
+            settle_together(calls, num_threads)
             for position, (call, example) in enumerate(zip(calls, examples, strict=True)):
                 try:
                     results.append(call.end())
@@ -286,6 +310,8 @@ class DynScaling(dspy.Module):
             sampling=self.sampling,
             temperature=self.temperature,
             max_samples=self.max_samples,
+            min_confidence=self.min_confidence,
+            on_low=self.on_low,
             answer=self._reader.answer,
             budget=self._budget.settings if self._budget is not None and self._private else None,
         )
@@ -295,6 +321,10 @@ class DynScaling(dspy.Module):
         self.sampling = settings.get("sampling", self.sampling)
         self.temperature = settings.get("temperature", self.temperature)
         self.max_samples = settings.get("max_samples", self.max_samples)
+        if "min_confidence" in settings:
+            check_low(settings["min_confidence"], settings.get("on_low", "abstain"))
+            self.min_confidence = settings["min_confidence"]
+            self.on_low = settings.get("on_low", "abstain")
         if "answer" in settings:
             self._reader = AnswerReader(self.module, settings["answer"])
         if "budget" in settings and self._private:
@@ -323,7 +353,7 @@ class DynScaling(dspy.Module):
 
 
 _OWN = frozenset(
-    {"module", "sampling", "temperature", "max_samples", "history", "callbacks"}
+    {"module", "sampling", "temperature", "max_samples", "min_confidence", "on_low", "history", "callbacks"}
     | {"_budget", "_private", "_reader", "_compiled"}
 )
 """Attributes of the wrapper itself; a program may have others of the same names."""
@@ -422,20 +452,55 @@ class _Call:
         if own and settings.usage_tracker is not None:
             for model, entries in self._entries().items():
                 settings.usage_tracker.usage_data[model].extend(entries)
+        if own and self._explanation is None:
+            self._explain(winner)
         if winner.error is not None:
             raise winner.error
         if settings.trace is not None:
             settings.trace.extend(winner.trace)
         if own:
-            explanation = self._explanation or self._explain(winner)
+            assert self._explanation is not None
             if tracing.is_on():
-                tracing.annotate(explanation.attributes)
+                tracing.annotate(self._explanation.attributes)
         return winner.prediction
+
+    def settle(self, prediction: Any) -> Any:
+        """What the caller gets: the winner, or where the vote is not sure enough, what ``on_low`` says.
+
+        Raises:
+            LowConfidence: If that is to be raised.
+        """
+        low = self._low(prediction)
+        return prediction if low is None else low.settle(self._args, self._kwargs)
+
+    async def asettle(self, prediction: Any) -> Any:
+        """As :meth:`settle`, in a task."""
+        low = self._low(prediction)
+        return prediction if low is None else await low.asettle(self._args, self._kwargs)
+
+    def _low(self, prediction: Any) -> Low | None:
+        asked = self.owner.min_confidence
+        if asked is None:
+            return None
+        # A call that shares the outcome of the same one in flight has no samples of its own.
+        explanation = self._explanation or report.explain(prediction)
+        if explanation.confidence >= asked:
+            return None
+        return Low(self.owner.on_low, prediction, explanation, asked)
 
     def _explain(self, winner: Sample) -> report.Explanation:
         """Attach the explanation, before anyone has the prediction: the same call in flight twice returns it twice."""
-        self._explanation = report.attach(winner.prediction, self.plan, winner)
-        return self._explanation
+        made = report.attach(winner.prediction, self.plan, winner, min_confidence=self.owner.min_confidence)
+        self._explanation = made
+        numbers: dict[Any, int] = {}
+        answers = (None if s.key is None else numbers.setdefault(s.key, len(numbers)) for s in made.samples)
+        self._pool.record(
+            CallRecord(_name_of(self.owner.module), tuple(answers), made.agreement, made.confidence, made.cost)
+        )
+        # Numbers only: an answer may hold what does not belong in a log.
+        fields = {f"dynscale_{name}": value for name, value in made.attributes.items() if name != "vote"}
+        logger.debug("%s answered: %s", type(self.owner.module).__name__, made.summary, extra=fields)
+        return made
 
     def _entries(self) -> dict[str, list[dict[str, Any]]]:
         entries: dict[str, list[dict[str, Any]]] = {}
@@ -456,6 +521,7 @@ class _KnownCall(_Call):
         super().__init__(owner, (), kwargs)
         self._context = contextvars.copy_context()
         self._coroutine: Any = None
+        self._settled: Future[Any] | None = None
 
     def begin(self) -> None:
         """DSPy's side of the call, up to where its samples are drawn."""
@@ -469,7 +535,25 @@ class _KnownCall(_Call):
         await _Pause()
         if not self.plan.samples:
             raise self._pool.exhausted()
-        return self.finish(self.plan.winner(), True)
+        return self.settle(self.finish(self.plan.winner(), True))
+
+    @property
+    def is_low(self) -> bool:
+        """Whether ``on_low`` will have to answer."""
+        asked = self.owner.min_confidence
+        return asked is not None and bool(self.plan.samples) and self.plan.tally.confidence < asked
+
+    def settle_early(self) -> Any:
+        """Ask ``on_low`` now, beside other calls, rather than in turn when the batch ends."""
+        winner = self.plan.winner()
+        if winner.error is not None:
+            return None  # the call fails with it
+        self._explanation = self._explanation or self._explain(winner)
+        return self._context.copy().run(super().settle, winner.prediction)
+
+    def settle(self, prediction: Any) -> Any:
+        """What was settled early, or is settled now."""
+        return super().settle(prediction) if self._settled is None else self._settled.result()
 
     def run(self, job: Job) -> Sample:
         """Draw one sample, inside this call."""
@@ -493,6 +577,16 @@ class _KnownCall(_Call):
             self._context.run(self._coroutine.close)
 
 
+def settle_together(calls: Sequence[_KnownCall], num_threads: int) -> None:
+    """Ask a function or another module about all unsure calls side by side."""
+    unsure = [call for call in calls if call.is_low and callable(call.owner.on_low)]
+    if not unsure:
+        return
+    with ThreadPoolExecutor(min(num_threads, len(unsure)), thread_name_prefix="dynscale-on-low") as executor:
+        for call in unsure:
+            call._settled = executor.submit(call.settle_early)
+
+
 class _Pause:
     """Hands control back to whoever drives the coroutine."""
 
@@ -507,6 +601,18 @@ def _own(inputs: Any) -> Any:
     if isinstance(inputs, dict):
         return {name: _own(value) if isinstance(value, dspy.History) else value for name, value in inputs.items()}
     return [_own(value) if isinstance(value, dspy.History) else value for value in inputs]
+
+
+def _name_of(module: dspy.Module) -> str:
+    """A program's kind and what it maps to what, as reports name it."""
+    predictor = next((predictor for _, predictor in named_predictors(module)), None)
+    signature = f"({predictor.signature.signature})" if predictor is not None else ""  # type: ignore[union-attr]
+    return f"{type(module).__name__}{signature}"
+
+
+def _money(spent: Cost) -> str:
+    """Tokens and dollars so far, for a progress bar."""
+    return f"{spent.tokens:,} tokens" + (f", ${spent.dollars:.4f}" if spent.nanodollars else "")
 
 
 def _never_ran(job: Job) -> Sample:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from os import PathLike
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from dynscale_dspy import _ambient
 from dynscale_dspy.allocation.costs import CostRecord
@@ -24,7 +24,11 @@ from dynscale_dspy.allocation.policies import KnowledgeGradient, Policy
 from dynscale_dspy.allocation.pricing import Allowance, ShadowPrice
 from dynscale_dspy.arms import Arm, Charge, Profile, Ticket
 from dynscale_dspy.errors import BudgetExhausted, UnboundedCost
+from dynscale_dspy.history import CallRecord, History, Moment, Recorder
 from dynscale_dspy.prices import Price, check_prices
+
+if TYPE_CHECKING:
+    from dynscale_dspy.watch import Watch
 
 __all__ = ["DEFAULT_PER_CALL", "Arm", "BudgetPool", "BudgetWarning", "Charge", "PoolStatistics", "Ticket"]
 
@@ -68,6 +72,28 @@ class PoolStatistics:
     distrusted: Mapping[str, int] = field(default_factory=dict)
     state: Literal["open", "paused", "stopped"] = "open"
     cause: str = ""
+
+    def metrics(self) -> dict[str, float]:
+        """As plain numbers by name, for a tracker: ``mlflow.log_metrics(pool.statistics().metrics())``.
+
+        Example:
+            >>> BudgetPool(samples=100).statistics().metrics()["dynscale.left.samples"]
+            100.0
+        """
+        values: dict[str, float] = {}
+        for unit in ("samples", "calls", "tokens", "dollars"):
+            spent, limit = getattr(self.spent, unit), self.limits.get(unit)
+            values[f"dynscale.spent.{unit}"] = float(spent)
+            if limit is not None:
+                values[f"dynscale.left.{unit}"] = float(limit) - spent - getattr(self.reserved, unit)
+        if self.seconds_left is not None:
+            values["dynscale.left.seconds"] = self.seconds_left
+        values["dynscale.calls.answered"] = float(self.closed_calls)
+        values["dynscale.calls.open"] = float(self.open_calls)
+        values["dynscale.calls.unscaled"] = float(self.unscaled_runs)
+        if self.price is not None:
+            values["dynscale.price"] = self.price
+        return values
 
 
 @dataclass(frozen=True)
@@ -252,6 +278,7 @@ class BudgetPool:
         self._unscaled_runs = 0
         self._drawn = 0
         self._samples_per_call: Counter[int] = Counter()
+        self._recorder = Recorder()
         self._distrusted: Counter[str] = Counter()
         self._unbounded: set[tuple[str, str]] = set()
         self._failures = 0
@@ -459,6 +486,35 @@ class BudgetPool:
                 cause=type(self._cause).__name__ if self._cause is not None else "",
             )
 
+    @property
+    def history(self) -> History:
+        """The latest calls, spending and price over time, and what each program has spent."""
+        return self._recorder.history()
+
+    def watch(self, *, interval: float = 0.5) -> Watch:
+        """A live view of this pool: redrawn in place in a notebook, a table in a terminal.
+
+        Args:
+            interval: Seconds between two looks.
+
+        Returns:
+            A view that runs until its ``close()``, or until the end of a ``with`` block.
+
+        Raises:
+            ValueError: If ``interval`` is not a positive number.
+            ImportError: In a terminal, if rich is not installed.
+
+        Example:
+            ```python
+            with pool.watch():
+                qa.batch(examples)
+            ```
+        """
+        from dynscale_dspy.watch import Watch
+
+        _check_seconds("interval", interval)
+        return Watch(self, interval=interval)
+
     def __enter__(self) -> BudgetPool:
         """Make this the pool of wrapped modules without one of their own, also in threads that DSPy starts."""
         _ambient.enter(self)
@@ -483,6 +539,11 @@ class BudgetPool:
         state = "" if now.state == "open" else f"; {now.state}{f' by {now.cause}' if now.cause else ''}"
         answered = f"{now.closed_calls} calls answered, {now.open_calls} open"
         return f"BudgetPool({', '.join(parts)} spent; {answered}{state})"
+
+    def _repr_html_(self) -> str:
+        from dynscale_dspy import html
+
+        return html.pool(self)
 
     # Optimizers copy programs deep and save them whole. A budget is a thing in the world: every copy spends from it,
     # and one loaded from disk is a new pool with the same limits, or the same one if it lives in a file.
@@ -656,6 +717,12 @@ class BudgetPool:
         """The call of :meth:`flight` has its outcome."""
         with self._locked():
             del self._flights[key]
+
+    def record(self, call: CallRecord) -> None:
+        """A call was answered: remember it, here and in every pool around."""
+        for node in self._chain:
+            now = node.statistics()
+            node._recorder.add(call, Moment(node._clock(), now.spent, now.price, now.closed_calls))
 
     def count_unscaled_run(self) -> None:
         """A call was answered outside the budget."""

@@ -51,6 +51,7 @@ class SampleReport:
         error: The exception, if it failed.
         cost: What it cost.
         usage: Tokens by language model as DSPy's usage tracker reports them; empty where DSPy's cache answered.
+        chain: Texts of earlier attempts that its predictors were shown; empty if it saw the inputs alone.
     """
 
     index: int
@@ -63,6 +64,7 @@ class SampleReport:
     error: BaseException | None
     cost: Cost
     usage: Mapping[str, list[dict[str, Any]]]
+    chain: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,7 @@ class Explanation:
         samples: Every sample, in order.
         rounds: How many times the call waited for samples before it drew more.
         cost: What the call cost.
+        min_confidence: What the module asked for; None if it takes any answer.
     """
 
     votes: tuple[Votes, ...]
@@ -85,6 +88,12 @@ class Explanation:
     samples: tuple[SampleReport, ...]
     rounds: int
     cost: Cost
+    min_confidence: float | None = None
+
+    @property
+    def is_low(self) -> bool:
+        """Whether the vote was less sure than the module asked for, so that its ``on_low`` decided."""
+        return self.min_confidence is not None and self.confidence < self.min_confidence
 
     @property
     def summary(self) -> str:
@@ -124,6 +133,11 @@ class Explanation:
         lines.append(f"  cost: {calls}{cached}, {tokens}{dollars}")
         return "\n".join(lines)
 
+    def _repr_html_(self) -> str:
+        from dynscale_dspy import html
+
+        return html.explanation(self)
+
     # Predictions are copied deep by optimizers; this is immutable and may be shared.
     def __deepcopy__(self, memo: dict[int, Any]) -> Explanation:
         return self
@@ -150,15 +164,20 @@ def explain(prediction: dspy.Prediction) -> Explanation:
     return kept
 
 
-def attach(prediction: Any, plan: Plan, winner: Sample) -> Explanation:
+def attach(prediction: Any, plan: Plan, winner: Sample, *, min_confidence: float | None = None) -> Explanation:
     """Keep the explanation of a call with its prediction, out of sight of fields, metrics and demos; return it."""
-    made = explanation(plan, winner)
-    if isinstance(prediction, dspy.Prediction):
-        setattr(prediction, _ATTRIBUTE, made)
+    made = explanation(plan, winner, min_confidence=min_confidence)
+    keep(prediction, made)
     return made
 
 
-def explanation(plan: Plan, winner: Sample) -> Explanation:
+def keep(prediction: Any, made: Explanation) -> None:
+    """Attach an explanation to a prediction that has none."""
+    if isinstance(prediction, dspy.Prediction) and not isinstance(getattr(prediction, _ATTRIBUTE, None), Explanation):
+        setattr(prediction, _ATTRIBUTE, made)
+
+
+def explanation(plan: Plan, winner: Sample, *, min_confidence: float | None = None) -> Explanation:
     """How a call stands, given the winner so far."""
     samples = sorted(plan.samples, key=lambda sample: sample.draw.index)
     voters = [sample for sample in samples if sample.key is not None]
@@ -182,9 +201,11 @@ def explanation(plan: Plan, winner: Sample) -> Explanation:
                 error=sample.error,
                 cost=sample.cost,
                 usage=sample.usage,
+                chain=tuple(dict.fromkeys(map(str, sample.draw.chain.values()))),
             )
             for sample in samples
         ),
         rounds=len({sample.draw.round for sample in samples}),
         cost=plan.cost,
+        min_confidence=min_confidence,
     )

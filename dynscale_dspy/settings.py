@@ -16,6 +16,7 @@ logger = logging.getLogger(__name__)
 KEY = "dynscale"
 """Where the settings stand in a saved state, beside the parameters. Loading without the wrapper passes over it."""
 
+_PLAIN = ("temperature", "max_samples", "min_confidence", "on_low", "answer")
 _STRATEGIES = {strategy.__name__: strategy for strategy in (Parallel, Sequential, Integrated)}
 _POLICIES = {policy.__name__: policy for policy in POLICIES.values()}
 
@@ -25,6 +26,8 @@ def dump_settings(
     sampling: Strategy,
     temperature: float | None,
     max_samples: int,
+    min_confidence: float | None,
+    on_low: Any,
     answer: Any,
     budget: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
@@ -34,10 +37,14 @@ def dump_settings(
         sampling: How samples are drawn.
         temperature: Overrides the language model's, or None.
         max_samples: Most samples a call may take.
+        min_confidence: Confidence below which ``on_low`` decides, or None.
+        on_low: A word, or a function.
         answer: Names of the answer's fields, None, or a function.
         budget: Settings of a private pool (``per_call``, ``policy``, ``seed``), None for a shared one.
     """
     state: dict[str, Any] = {"temperature": temperature, "max_samples": max_samples}
+    if min_confidence is not None and isinstance(on_low, str):
+        state |= {"min_confidence": min_confidence, "on_low": on_low}
     if type(sampling) in _STRATEGIES.values():
         state["sampling"] = _dump(sampling)
     if answer is None or not callable(answer):
@@ -53,7 +60,7 @@ def load_settings(state: Mapping[str, Any]) -> dict[str, Any]:
     A strategy, policy or option that this version does not know is logged and left out: a file from elsewhere must
     never keep a program from loading.
     """
-    settings = {name: state[name] for name in ("temperature", "max_samples", "answer") if name in state}
+    settings = {name: state[name] for name in _PLAIN if name in state}
     if "sampling" in state:
         settings["sampling"] = _load(state["sampling"], _STRATEGIES)
     if "budget" in state:

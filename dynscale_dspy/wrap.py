@@ -50,8 +50,8 @@ def wrap(
 
     Example:
         >>> program = wrap(dspy.ChainOfThought("question -> answer"), budget=BudgetPool(samples=100))
-        >>> [name for name, _ in program.named_predictors()]
-        ['predict']
+        >>> print(*(name for name, _ in program.named_predictors()))
+        predict
     """
     if not isinstance(program, dspy.Module):
         raise TypeError(f"program must be a dspy.Module, got {program!r}")

@@ -1,15 +1,17 @@
-"""Every Python block of the page on budgets runs."""
+"""Python blocks of the documentation run, and its links within the repository lead somewhere."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
+import dspy
 import pytest
 
 from dynscale_dspy.testing import FAULTS
 
-TEXT = (Path(__file__).parent.parent / "docs" / "budgets.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parent.parent
+TEXT = (ROOT / "docs" / "budgets.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.timeout(120)
@@ -53,3 +55,34 @@ def test_every_fault_of_the_fake_server_is_explained():
     assert set(words) == set(FAULTS)
     for word in words.values():
         assert word in TEXT
+
+
+@pytest.mark.parametrize("page", ["index", "recipes"])
+def test_each_block_stands_for_itself(page):
+    text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    assert blocks
+    for block in blocks:
+        exec(compile(block, f"{page}.md", "exec"), {"__name__": page, "dspy": dspy})
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+def test_links_lead_somewhere(page):
+    # Those between pages of the documentation are checked when it is built.
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / page).read_text(encoding="utf-8"))
+    assert not [link for link in links if not (ROOT / link).exists()]
+
+
+def test_documented_files_exist():
+    text = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").rglob("*.md")))
+    named = set(re.findall(r"`((?:examples|docs|notebooks|tests)/[\w/]+\.\w+)`", text))
+    assert len(named) >= 5
+    assert not [name for name in named if not (ROOT / name).exists()]
+
+
+def test_servers_on_the_page_are_those_of_the_example():
+    page = (ROOT / "docs" / "servers.md").read_text(encoding="utf-8")
+    example = (ROOT / "examples" / "servers.py").read_text(encoding="utf-8")
+    models = re.findall(r'\| `"([^"]+)"', page)
+    assert len(models) == 6
+    assert all(f'"{model}"' in example for model in models)

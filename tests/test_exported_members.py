@@ -14,6 +14,7 @@ PUBLIC = {
     "DynScaling",
     "Integrated",
     "KnowledgeGradient",
+    "LowConfidence",
     "Parallel",
     "Policy",
     "Price",

@@ -56,7 +56,7 @@ def plot(result: Replay, path: str | Path | None = None, *, policies: Sequence[s
         panel.set_visible(False)
     for panel, group in zip(panels.ravel(), groups, strict=False):
         for name in names:
-            budgets, accuracy, error = _curve(result, group, name)
+            budgets, accuracy, error = curve(result, group, name)
             emphasis = 2.2 if name == "knowledge_gradient" else 1.2
             panel.plot(budgets, accuracy, styles[name], color=colours[name], label=name, linewidth=emphasis)
             panel.fill_between(
@@ -64,7 +64,7 @@ def plot(result: Replay, path: str | Path | None = None, *, policies: Sequence[s
             )
         if any(record.policy == LAGRANGIAN for record in result.records):
             bottom, top = panel.get_ylim()
-            budgets, accuracy, _ = _curve(result, group, LAGRANGIAN)
+            budgets, accuracy, _ = curve(result, group, LAGRANGIAN)
             panel.set_ylim(bottom, top + 0.15 * (top - bottom))
             panel.plot(budgets, accuracy, color="0.4", linewidth=1, linestyle=(0, (1, 1)), label=LAGRANGIAN)
         panel.set_xscale("log", base=2)
@@ -83,7 +83,8 @@ def plot(result: Replay, path: str | Path | None = None, *, policies: Sequence[s
     return figure
 
 
-def _curve(result: Replay, group: str, policy: str) -> tuple[Any, Any, Any]:
+def curve(result: Replay, group: str, policy: str) -> tuple[Any, Any, Any]:
+    """Budgets, and a policy's mean accuracy over a group at each, with its standard error; both in percent."""
     pools = [group] if policy == LAGRANGIAN else [pool for pool, its in result.groups.items() if its == group]
     at: dict[float, list[float]] = {}
     for record in result.records:

@@ -1,0 +1,64 @@
+"""Pages that are made when the site is built: the notebooks as they were run, and tables from the benchmarks' JSON."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from mkdocs.structure.files import File, Files
+from nbconvert import MarkdownExporter
+
+ROOT = Path(__file__).parents[2]
+COMMANDS = {
+    "scale": "How many calls a pool can serve, and at what cost in time",
+    "arena": "Against other ways to sample, on a scripted server",
+    "chaos": "Faults, kills and shared books",
+    "factorial": "Policies times strategies on the model in the box",
+    "confidence": "What confidence is worth",
+}
+
+
+def on_files(files: Files, config: Any) -> Files:
+    """Add them."""
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        body, resources = MarkdownExporter().from_filename(str(path))
+        folder = f"notebooks/{path.stem}_files"
+        for name, content in resources["outputs"].items():
+            files.append(File.generated(config, f"{folder}/{name}", content=content))
+            body = body.replace(f"]({name})", f"]({path.stem}_files/{name})")
+        files.append(File.generated(config, f"notebooks/{path.stem}.md", content=body))
+    files.append(File.generated(config, "benchmarks.md", content=benchmarks()))
+    return files
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Docstrings name things as `:class:` and the like, which Markdown does not know."""
+    return re.sub(r":(?:class|func|meth|attr|mod|data|exc):<code>(?:~[\w.]*\.)?", "<code>", html)
+
+
+def benchmarks() -> str:
+    """One table for each JSON file: a row a record."""
+    text = [
+        "# Benchmarks",
+        "",
+        "Made from the files that `python examples/benchmarks/NAME.py --json docs/benchmarks/NAME.json` wrote. Times",
+        "are of the machine named; nothing is tested against them.",
+    ]
+    for path in sorted((ROOT / "docs" / "benchmarks").glob("*.json")):
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        rows = kept["rows"]
+        columns = list(dict.fromkeys(column for row in rows for column in row))
+        text += ["", f"## {COMMANDS.get(path.stem, path.stem)}", "", f"`{kept['command']}`, on {kept['machine']}.", ""]
+        text += ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+        text += ["| " + " | ".join(_cell(row.get(column)) for column in columns) + " |" for row in rows]
+    return "\n".join(text) + "\n"
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value).replace("|", "\\|")

@@ -1,0 +1,115 @@
+"""The pictures of the concept pages, from real runs against the scripted server: `python docs/_build/pictures.py`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+
+import dspy
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.patches import FancyBboxPatch
+
+from dynscale_dspy import BudgetPool, DynScaling, Parallel, Uniform, explain, plots
+from dynscale_dspy.testing import FakeServer
+
+FOLDER = Path(__file__).parents[1] / "images"
+BLUE, ORANGE, GREEN, GREY = plots.COLOURS[0], plots.COLOURS[1], plots.COLOURS[2], "0.55"
+
+
+def two_ideas() -> None:
+    """Who is sampled (rows), and how (what a sample sees)."""
+    figure, ax = plt.subplots(figsize=(7, 3.2), layout="constrained")
+    rows = (
+        ("an easy call", ["42", "42"], []),
+        ("a contested call", ["17", "19"], ["19", "17", "19", "19"]),
+        ("a settled call", ["8", "8", "8"], []),
+    )
+    for row, (name, independent, conditioned) in enumerate(rows):
+        y = 2 - row
+        ax.text(-0.2, y, name, ha="right", va="center")
+        for place, answer in enumerate(independent):
+            _box(ax, place, y, answer, BLUE)
+        if conditioned:
+            ax.annotate("", (3.0, y), (2.0, y), arrowprops={"arrowstyle": "-|>", "color": GREY, "lw": 1.5})
+            ax.text(2.5, y + 0.42, "one chain", ha="center", color="0.35", fontsize=9)
+        for place, answer in enumerate(conditioned):
+            _box(ax, 3.1 + place, y, answer, ORANGE)
+    ax.text(0.9, 2.75, "independent samples", ha="center", color=BLUE)
+    ax.text(5.0, 1.72, "samples that see the chain", ha="center", color="#9a6a00")
+    ax.set_xlim(-2.3, 7.2)
+    ax.set_ylim(-0.6, 3.1)
+    ax.axis("off")
+    _save(figure, "two-ideas")
+
+
+def pool() -> None:
+    """What an even share and a pool give to the same calls."""
+    figure, axes = plt.subplots(1, 2, figsize=(7, 3), layout="constrained", sharey=True)
+    with FakeServer(120, seed=1, median_latency=0.001) as server, dspy.context(lm=server.lm()):
+        inputs = [{"question": question.text} for question in server.questions]
+        for ax, title, policy in (
+            (axes[0], "the same for all", Uniform()),
+            (axes[1], "a pool", None),
+        ):
+            budget = BudgetPool(samples=6 * len(inputs), **({"policy": policy} if policy else {}))
+            scaled = DynScaling(dspy.Predict("question -> answer"), budget=budget, sampling=Parallel())
+            answers = scaled.batch(inputs, num_threads=16, disable_progress_bar=True)
+            right = sum(p.answer == q.answer for p, q in zip(answers, server.questions, strict=True))
+            drawn = sorted(
+                (max(q.answers.values()), len(explain(p).samples))
+                for p, q in zip(answers, server.questions, strict=True)
+            )
+            ax.scatter(*zip(*drawn, strict=True), s=14, color=BLUE, alpha=0.7, linewidths=0)
+            ax.set_title(f"{title}: {right} of {len(inputs)} right", fontsize=10)
+            ax.set_xlabel("chance of the favourite answer")
+            ax.grid(alpha=0.25)
+            ax.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylabel("samples drawn")
+    _save(figure, "pool")
+
+
+def price() -> None:
+    """Calls that come one by one: the price finds its level, and spending follows the allowance."""
+    with FakeServer(150, seed=2, median_latency=0.001) as server, dspy.context(lm=server.lm()):
+        budget = BudgetPool(samples=6 * 150, per_call=6)
+        scaled = DynScaling(dspy.Predict("question -> answer"), budget=budget, sampling=Parallel())
+        for question in server.questions:
+            scaled(question=question.text)
+    moments = budget.history.moments
+    calls = [moment.calls for moment in moments]
+    figure, (top, bottom) = plt.subplots(2, 1, figsize=(6, 4), layout="constrained", sharex=True)
+    top.plot(calls, [moment.spent.samples for moment in moments], color=BLUE, label="spent")
+    top.plot(calls, [6 * count for count in calls], ":", color=GREY, label="allowance, 6 a call")
+    top.set_ylabel("samples")
+    top.legend(frameon=False)
+    priced = [(moment.calls, moment.price) for moment in moments if moment.price is not None]
+    bottom.plot(*zip(*priced, strict=True), color=plots.COLOURS[5])
+    bottom.set_ylabel("price")
+    bottom.set_xlabel("calls answered")
+    for ax in (top, bottom):
+        ax.grid(alpha=0.25)
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.set_ylim(bottom=0)
+    _save(figure, "price")
+
+
+def _box(ax: plt.Axes, x: float, y: float, text: str, colour: str) -> None:
+    style = "round,pad=0.02,rounding_size=0.12"
+    ax.add_patch(FancyBboxPatch((x, y - 0.27), 0.8, 0.54, boxstyle=style, facecolor=colour, edgecolor="none"))
+    ax.text(x + 0.4, y, text, ha="center", va="center", color="white" if colour == BLUE else "black")
+
+
+def _save(figure: plt.Figure, name: str) -> None:
+    figure.savefig(FOLDER / f"{name}.png", dpi=130, facecolor="white")
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    two_ideas()
+    pool()
+    price()

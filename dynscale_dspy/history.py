@@ -1,0 +1,111 @@
+"""What a pool remembers of its calls, for reports and plots: a bounded number of them, and no answer's text."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from dynscale_dspy.allocation.ledger import Cost
+
+MOST_CALLS = 1000
+"""Calls a pool remembers, the latest ones."""
+MOST_MOMENTS = 512
+"""Points of the curves of spending and price; when there are more, every second one is forgotten."""
+MOST_PROGRAMS = 100
+"""Programs whose spending is told apart; that of further ones is summed under ``other``."""
+
+
+@dataclass(frozen=True)
+class CallRecord:
+    """One answered call.
+
+    Args:
+        program: The wrapped program, such as ``ChainOfThought(question -> answer)``.
+        answers: What each sample voted for, in order: answers are numbered from 0 as they appear; None casts no vote.
+        agreement: The winner's share of the votes, 0 to 1.
+        confidence: As in :class:`~dynscale_dspy.report.Explanation`.
+        cost: What the call cost.
+    """
+
+    program: str
+    answers: tuple[int | None, ...]
+    agreement: float
+    confidence: float
+    cost: Cost
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A pool as it stood when a call was answered.
+
+    Args:
+        time: Seconds since the epoch.
+        spent: Spent until then.
+        price: The online price; None where there is none.
+        calls: Calls answered until then.
+    """
+
+    time: float
+    spent: Cost
+    price: float | None
+    calls: int
+
+
+@dataclass(frozen=True)
+class History:
+    """What a pool remembers, as :attr:`BudgetPool.history` gives it.
+
+    Args:
+        calls: The latest :data:`MOST_CALLS` calls, oldest first.
+        moments: At most :data:`MOST_MOMENTS`, from the first call to the latest.
+        programs: What each program has spent, all its calls together.
+    """
+
+    calls: tuple[CallRecord, ...]
+    moments: tuple[Moment, ...]
+    programs: Mapping[str, Cost]
+
+    @property
+    def agreement(self) -> float | None:
+        """Mean agreement of the remembered calls; None before there is one."""
+        return sum(call.agreement for call in self.calls) / len(self.calls) if self.calls else None
+
+
+class Recorder:
+    """Keeps a :class:`History` within its bounds. It has a lock of its own: a pool's is not held for bookkeeping."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._calls: deque[CallRecord] = deque(maxlen=MOST_CALLS)
+        self._moments: list[Moment] = []
+        self._latest: Moment | None = None
+        self._programs: dict[str, Cost] = {}
+        self._every = 1
+        self._seen = 0
+
+    def add(self, call: CallRecord, moment: Moment) -> None:
+        """A call was answered."""
+        with self._lock:
+            self._calls.append(call)
+            name = call.program
+            if name not in self._programs and len(self._programs) >= MOST_PROGRAMS:
+                name = "other"
+            self._programs[name] = self._programs.get(name, Cost()) + call.cost
+            self._latest = moment
+            if self._seen % self._every == 0:
+                self._moments.append(moment)
+                if len(self._moments) == MOST_MOMENTS:
+                    del self._moments[1::2]
+                    self._every *= 2
+            self._seen += 1
+
+    def history(self) -> History:
+        """A copy."""
+        with self._lock:
+            moments = list(self._moments)
+            if self._latest is not None and moments[-1] is not self._latest:
+                moments.append(self._latest)
+            return History(tuple(self._calls), tuple(moments), MappingProxyType(dict(self._programs)))
