@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from os import PathLike
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from dynscale_dspy import _ambient
 from dynscale_dspy.allocation.costs import CostRecord
@@ -28,6 +28,7 @@ from dynscale_dspy.history import CallRecord, History, Moment, Recorder
 from dynscale_dspy.prices import Price, check_prices
 
 if TYPE_CHECKING:
+    from dynscale_dspy.distributed.client import LeasedPool
     from dynscale_dspy.watch import Watch
 
 __all__ = ["DEFAULT_PER_CALL", "Arm", "BudgetPool", "BudgetWarning", "Charge", "PoolStatistics", "Ticket"]
@@ -259,6 +260,7 @@ class BudgetPool:
         self._todo: list[Callable[[], object]] = []
         self._waiters: list[Future[None]] = []
         self._looking_again = False
+        self._shared_as = ""
         self._store: Store = self._root._store if _parent is not None else _open_store(path, clock)
         self._ledger = Ledger(
             samples=samples,
@@ -365,16 +367,35 @@ class BudgetPool:
         with scope:
             yield scope
 
-    def share(self, module: Any, fraction: float) -> BudgetPool:
-        """Let a module spend at most this fraction of the caps, so that it leaves the rest to others. Returns the pool.
+    @overload
+    def share(self, module: str) -> LeasedPool: ...
+
+    @overload
+    def share(self, module: Any, fraction: float) -> BudgetPool: ...
+
+    def share(self, module: Any, fraction: float | None = None) -> BudgetPool:
+        """Share this budget: with other processes and machines under a name, or a part of it with one module.
+
+        ``pool.share("name")`` puts this pool into a named Ray actor, where every process of the cluster can
+        :meth:`connect` to it, and returns a client. From then on this object grants nothing: the client does. The
+        budget lives until the client's ``end()``, also if this process dies.
+
+        ``pool.share(module, 0.5)`` lets a module spend at most half of the caps, so that it leaves the rest to others,
+        and returns the pool.
 
         Args:
-            module: The wrapped module, or the program in it.
-            fraction: Above 0, at most 1.
+            module: The name; or the wrapped module, or the program in it.
+            fraction: For a module: above 0, at most 1.
 
         Raises:
-            ValueError: If the fraction is out of range, the pool has no cap, or a share would be nothing.
+            ValueError: If the fraction is out of range, the pool has no cap, or a share would be nothing; if the name
+                is taken, or the pool has something that cannot be shared: open calls, a period, a warning, a share.
+            ImportError: If Ray is not installed and a name is given.
         """
+        if isinstance(module, str) and fraction is None:
+            from dynscale_dspy.distributed.client import share
+
+            return share(self, module)
         if isinstance(fraction, bool) or not isinstance(fraction, (int, float)):
             raise TypeError(f"fraction must be a number, got {fraction!r}")
         if not 0 < fraction <= 1:
@@ -390,6 +411,18 @@ class BudgetPool:
             store = self._shares[module][0] if module in self._shares else MemoryStore()
             self._shares[module] = (store, limits)
         return self
+
+    @staticmethod
+    def connect(name: str) -> LeasedPool:
+        """The client of a pool that some process of this Ray cluster shared as ``name``; one for each process.
+
+        Raises:
+            LookupError: If there is none.
+            ImportError: If Ray is not installed.
+        """
+        from dynscale_dspy.distributed.client import connect
+
+        return connect(name)
 
     def pause(self) -> None:
         """Let no further sample begin until :meth:`resume`. Calls wait; samples under way finish.
@@ -466,6 +499,10 @@ class BudgetPool:
 
     def statistics(self) -> PoolStatistics:
         """A consistent snapshot."""
+        return self._statistics()
+
+    def _statistics(self) -> PoolStatistics:
+        """As far as this process knows."""
         with self._locked():
             price = self._pacing.price
             limits = dict(self._ledger.limits)
@@ -634,7 +671,8 @@ class BudgetPool:
             pacing = self._pacing
             first = arm._reserve(min(pacing.first(arm), room))
             if not first:
-                return self._wait_for_change() if outer is None and self._would_fit(arm) else None
+                wait = self._root._short(first=True) or (outer is None and self._would_fit(arm))
+                return self._wait_for_change() if wait else None
             arm._profile.pilots += 1
             for node in self._chain:
                 node._open_calls += 1
@@ -692,9 +730,9 @@ class BudgetPool:
             return arms, limit + paid, calls_left + paid * arms[0].calls_each
 
     def gate(self) -> Future[None] | None:
-        """What to wait for while the pool is paused; None if it is not."""
+        """What to wait for while the pool is paused, or more budget is just being fetched; None otherwise."""
         with self._locked():
-            return self._wait_for_change() if self._paused() else None
+            return self._wait_for_change() if self._paused() or self._root._short() else None
 
     def change(self) -> Future[None]:
         """Done when something that was held is free again."""
@@ -721,7 +759,7 @@ class BudgetPool:
     def record(self, call: CallRecord) -> None:
         """A call was answered: remember it, here and in every pool around."""
         for node in self._chain:
-            now = node.statistics()
+            now = node._statistics()
             node._recorder.add(call, Moment(node._clock(), now.spent, now.price, now.closed_calls))
 
     def count_unscaled_run(self) -> None:
@@ -825,9 +863,17 @@ class BudgetPool:
             try:
                 yield
             finally:
+                root._tend()
                 todo, root._todo = root._todo, []
         for act in todo:
             act()
+
+    def _tend(self) -> None:
+        """Called at the end of each step: for pools whose budget comes from elsewhere."""
+
+    def _short(self, *, first: bool = False) -> bool:
+        """Whether a sample does not fit now for which budget is on its way; a first sample is worth a longer wait."""
+        return False
 
     def _begin_period(self) -> None:
         if self._period is None:
@@ -900,6 +946,8 @@ class BudgetPool:
     def _why_empty(self) -> str:
         if self._late():
             return "the deadline of the pool has passed"
+        if self._root._shared_as:
+            return f"the pool was shared as {self._root._shared_as!r}: spend from what share() returned"
         cause = self._cause_of()
         if cause is not None:
             return (
@@ -979,7 +1027,7 @@ class _Pacing:
             each = {unit: amount / expected for unit, amount in left.items() if amount < math.inf}
         if not any(unit not in METERED for unit in each):
             each["samples"] = per_call or DEFAULT_PER_CALL
-        self._allowances = {
+        self.allowances = {
             unit: Allowance(
                 amount, first=pool.policy.first, expected=expected, committed=math.ceil(self._committed(unit))
             )
@@ -1020,7 +1068,7 @@ class _Pacing:
 
     def opened(self, arm: Arm) -> None:
         """A call has arrived. What an earlier run has paid for of it comes out of its allowance."""
-        for allowance in self._allowances.values():
+        for allowance in self.allowances.values():
             allowance.open()
         if arm.paid:
             for _, allowance, each in self._priced(arm):
@@ -1045,12 +1093,12 @@ class _Pacing:
 
     def excuse(self, used: Cost) -> None:
         """Something was spent that no call of this pool's own pace is to answer for."""
-        for unit, allowance in self._allowances.items():
+        for unit, allowance in self.allowances.items():
             allowance.excuse(getattr(used, unit))
 
     def _priced(self, arm: Arm) -> list[tuple[str, Allowance, float]]:
         """The allowances, and what a sample takes of each; without those of which that is not known yet."""
-        priced = [(unit, allowance, arm.each(unit)) for unit, allowance in self._allowances.items()]
+        priced = [(unit, allowance, arm.each(unit)) for unit, allowance in self.allowances.items()]
         return [entry for entry in priced if entry[2] > 0]
 
     def _committed(self, unit: str) -> float:

@@ -6,7 +6,7 @@ import logging
 import os
 import sqlite3
 import uuid
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import astuple, fields
 from pathlib import Path
@@ -125,6 +125,25 @@ class SQLiteStore:
                 connection.execute("UPDATE period SET number = ?", (period,))
                 if begun is not None:  # what was spent before there were periods counts in the first
                     self._write(connection, "spent", Cost())
+
+    # ---- for whoever keeps more beside the sums
+
+    def note(self, notes: Mapping[str, str]) -> None:
+        """Keep texts under their names, all of them or none; an empty text is forgotten."""
+        with self._transaction() as connection:
+            connection.execute("CREATE TABLE IF NOT EXISTS notes (name TEXT PRIMARY KEY, text TEXT) WITHOUT ROWID")
+            for name, text in notes.items():
+                if text:
+                    connection.execute("INSERT OR REPLACE INTO notes VALUES (?, ?)", (name, text))
+                else:
+                    connection.execute("DELETE FROM notes WHERE name = ?", (name,))
+
+    def notes(self) -> dict[str, str]:
+        """The texts that are kept."""
+        connection = self._connect()
+        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'notes'").fetchone():
+            return {}
+        return dict(connection.execute("SELECT name, text FROM notes"))
 
     # ---- for people
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -177,6 +178,25 @@ class ShadowPrice:
         self._base = self._curve.price(allowed / hunger)
         self._settle()
 
+    @property
+    def position(self) -> tuple[float, ...]:
+        """Where the price stands, as numbers that may be averaged between several that follow one budget.
+
+        Empty for a fixed price.
+        """
+        if not self.rate:
+            return ()
+        return math.log(max(self._base, self.LOWEST)), self._excess, self._drawn, self._foreseen
+
+    def move(self, by: Sequence[float]) -> None:
+        """Move by a difference of two positions."""
+        if not self.rate:
+            return
+        base, excess, drawn, foreseen = (now + step for now, step in zip(self.position, by, strict=True))
+        self._base, self._excess = math.exp(base), excess
+        self._drawn, self._foreseen = max(drawn, 0.0), max(foreseen, 0.0)
+        self._settle()
+
     def _settle(self) -> None:
         # The exponent stays where a price can be: a million idle calls must not take a million calls to undo.
         low, high = (math.log(bound / max(self._base, self.LOWEST)) for bound in (self.LOWEST, self.HIGHEST))
@@ -213,14 +233,15 @@ class Allowance:
     RESERVE_SAMPLES = 8
     """... but at least so many samples, for without any a hard call could never draw more than an easy one leaves."""
 
-    def __init__(self, per_call: float, *, first: int, expected: int | None = None, committed: int = 0) -> None:
+    def __init__(self, per_call: float, *, first: int, expected: float | None = None, committed: float = 0) -> None:
         self.per_call = per_call
         self.first = first
         self.expected = expected
-        self._excused = committed
-        self._opened = 0
-        self._closed = 0
-        self._used_by_closed = 0
+        # Parts of an allowance may be fractions.
+        self._excused: float = committed
+        self._opened: float = 0
+        self._closed: float = 0
+        self._used_by_closed: float = 0
 
     def open(self) -> None:
         """A call has arrived."""
@@ -252,7 +273,7 @@ class Allowance:
         assert self.expected is not None
         return self.per_call * self.expected - self.first * coming - (committed - self._excused)
 
-    def _coming(self, opening: int) -> int:
+    def _coming(self, opening: int) -> float:
         """Announced calls that have not come."""
         return 0 if self.expected is None else max(0, self.expected - self._opened - opening)
 
@@ -268,6 +289,40 @@ class Allowance:
             backlog -= max(self.RESERVE_SAMPLES, self.RESERVE_SHARE * self.per_call * self._closed)
         return max(self.per_call + backlog / coming, min(1.0, self.per_call))
 
-    def excuse(self, used: int) -> None:
+    def excuse(self, used: float) -> None:
         """Samples were drawn that no call's allowance is to pay for."""
         self._excused += used
+
+    @property
+    def counts(self) -> tuple[float, float, float, float]:
+        """Calls opened, calls closed, what the closed ones used, and what no call answers for."""
+        return self._opened, self._closed, self._used_by_closed, self._excused
+
+    def count(self, more: Sequence[float]) -> None:
+        """Add a difference of two :attr:`counts`: what happened elsewhere."""
+        opened, closed, used, excused = more
+        self._opened += opened
+        self._closed += closed
+        self._used_by_closed += used
+        self._excused += excused
+
+    def part(self, holders: int, committed: float) -> Allowance:
+        """An even part of what is left and of the calls to come, for one of several that spend side by side.
+
+        Everything is divided by their number. The part counts what is committed from 0.
+
+        Args:
+            holders: How many they are.
+            committed: What all of them have spent or reserved so far.
+
+        Example:
+            >>> whole = Allowance(4, first=1, expected=100)
+            >>> half = whole.part(2, committed=0)
+            >>> half.expected, half.headroom(0), whole.headroom(0)
+            (50.0, 150.0, 300)
+        """
+        expected = None if self.expected is None else self.expected / holders
+        part = Allowance(self.per_call, first=self.first, expected=expected)
+        opened, closed, used, excused = self.counts
+        part.count([amount / holders for amount in (opened, closed, used, excused - committed)])
+        return part
