@@ -306,7 +306,7 @@ class LeaseBook:
             spent, reserved = self.ledger.store.totals()
             free = cap - getattr(spent, unit) - getattr(reserved, unit) + _or_zero(lease.limits[unit]) - kept
             room = kept - busy
-            fair = min(getattr(report.want, unit) - room, free // (SHARE * holders))
+            fair = min(getattr(report.want, unit) - room, max(free // (SHARE * holders), LEAST))
             limits[unit] = kept + max(0, min(free, max(getattr(report.need, unit) - room, fair)))
         if self.ledger.store.amend(lease.handle, _amount(limits), self.ledger.limits):
             lease.limits = limits

@@ -309,6 +309,9 @@ class LeasedPool(BudgetPool):
         return need
 
     def _is_low(self) -> bool:
+        """Whether to ask for more: never for nobody."""
+        if not (self._open_calls or self._waiters or self._extra != Cost()):
+            return False
         return self._holder.is_low(*self._totals(), self._next_sample().at_least(self._extra))
 
     def _next_want(self) -> Cost:
