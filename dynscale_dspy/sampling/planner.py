@@ -325,6 +325,7 @@ def coordinate(
         calls: Language-model calls the set may make in all; may be infinite.
     """
     first = deque(call for round_ in range(max(arm.waiting for arm in arms)) for call in range(len(arms)))
+    guaranteed = sum(arm.waiting for arm in arms)
     pool = arms[0].pool
     costs = _Costs(arms, policy)
     ranking = _Ranking(plans, policy, costs)
@@ -338,7 +339,7 @@ def coordinate(
     def favoured(call: int, total: int) -> bool:
         """Whether a further sample of the call that has just been chosen is to share the request."""
         if policy.adaptive:
-            return ranking.favours(call, total)
+            return total >= guaranteed and ranking.favours(call, total)
         return plans[call].drawn < limit // len(plans)
 
     while True:
