@@ -26,7 +26,7 @@ from dynscale_dspy.sampling.drivers import adrive, drive, drive_known, in_thread
 from dynscale_dspy.sampling.folding import MOST_CHOICES, can_fold
 from dynscale_dspy.sampling.overlay import SampleRun, SampleSettings, current_meter
 from dynscale_dspy.sampling.planner import Job, Plan, conduct, coordinate
-from dynscale_dspy.sampling.sample import Sample
+from dynscale_dspy.sampling.sample import SPARED, Sample
 from dynscale_dspy.sampling.strategies import Integrated, Strategy
 from dynscale_dspy.settings import KEY, dump_settings, load_settings
 
@@ -54,6 +54,10 @@ class DynScaling(dspy.Module):
         max_choices: Most samples to draw with one request, as its ``n`` choices, so that the prompt is sent and paid
             for once. Done where the program has one predictor and the route can: through LiteLLM, which is tried, not
             with DSPy's native engine. 1 for never.
+        stop_when_decided: Whether a call ends, and its samples in flight are called off, once they cannot change the
+            winner. Requests of tasks are closed, so that a local server stops writing; threads finish what they have
+            begun. What was asked for is paid for, confidence is about the votes there are, and which they are depends
+            on timing.
         min_confidence: An answer whose :attr:`~dynscale_dspy.report.Explanation.confidence` is below this goes to
             ``on_low``. It is about the vote: docs/confidence.md says what it was worth in truth. One sample alone has
             0.75, so a call that can afford only one never reaches 0.9.
@@ -85,6 +89,7 @@ class DynScaling(dspy.Module):
         temperature: float | None = None,
         max_samples: int = 64,
         max_choices: int = MOST_CHOICES,
+        stop_when_decided: bool = False,
         min_confidence: float | None = None,
         on_low: Literal["abstain", "raise"] | Callable[..., Any] = "abstain",
         seed: int = 0,
@@ -106,6 +111,8 @@ class DynScaling(dspy.Module):
                 raise TypeError(f"temperature must be a number, got {temperature!r}")
             if temperature < 0:
                 raise ValueError(f"temperature must be at least 0, got {temperature!r}")
+        if not isinstance(stop_when_decided, bool):
+            raise TypeError(f"stop_when_decided must be True or False, got {stop_when_decided!r}")
         check_low(min_confidence, on_low)
         self.module = module
         self.min_confidence = min_confidence
@@ -114,6 +121,7 @@ class DynScaling(dspy.Module):
         self.temperature = temperature
         self.max_samples = max_samples
         self.max_choices = max_choices
+        self.stop_when_decided = stop_when_decided
         self._budget = _as_pool(budget, policy, seed)
         self._private = self._budget is not budget
         self._reader = AnswerReader(module, answer)
@@ -174,6 +182,8 @@ class DynScaling(dspy.Module):
         disable_progress_bar: bool = False,
         timeout: int = 120,
         straggler_limit: int = 3,
+        *,
+        in_order: bool = True,
     ) -> Any:
         """Answer a known set of calls: the exact bandit, comparing all of them for every sample.
 
@@ -191,6 +201,9 @@ class DynScaling(dspy.Module):
             disable_progress_bar: Whether to hide the progress bar.
             timeout: Accepted for compatibility: samples are never submitted twice.
             straggler_limit: Accepted for compatibility.
+            in_order: Whether decisions are made in the order of issue, with fewer requests under way towards the end.
+                False keeps ``num_threads`` of them under way to the last: faster where latencies differ much, at the
+                price of an allocation that depends on timing and whose last samples are placed with less care.
 
         Returns:
             Predictions in the order of the examples, None for those that failed; with ``return_failed_examples`` a
@@ -245,11 +258,20 @@ class DynScaling(dspy.Module):
             for call in calls:
                 call.begin()
             drive_known(
-                # Twice as many outstanding as run at once, so that one slow answer does not idle the rest.
-                coordinate(plans, arms, pool.policy, limit=limit, window=2 * num_threads, calls=calls_left),
+                coordinate(
+                    plans,
+                    arms,
+                    pool.policy,
+                    limit=limit,
+                    # In order, twice as many outstanding as run at once: one slow answer is not to idle the rest.
+                    window=2 * num_threads if in_order else num_threads,
+                    calls=calls_left,
+                    narrowing=in_order,
+                ),
                 lambda job: calls[job.call].run(job),
                 num_threads=num_threads,
                 done=done,
+                in_order=in_order,
             )
             settle_together(calls, num_threads)
             for position, (call, example) in enumerate(zip(calls, examples, strict=True)):
@@ -318,6 +340,7 @@ class DynScaling(dspy.Module):
             temperature=self.temperature,
             max_samples=self.max_samples,
             max_choices=self.max_choices,
+            stop_when_decided=self.stop_when_decided,
             min_confidence=self.min_confidence,
             on_low=self.on_low,
             answer=self._reader.answer,
@@ -330,6 +353,7 @@ class DynScaling(dspy.Module):
         self.temperature = settings.get("temperature", self.temperature)
         self.max_samples = settings.get("max_samples", self.max_samples)
         self.max_choices = settings.get("max_choices", self.max_choices)
+        self.stop_when_decided = settings.get("stop_when_decided", self.stop_when_decided)
         if "min_confidence" in settings:
             check_low(settings["min_confidence"], settings.get("on_low", "abstain"))
             self.min_confidence = settings["min_confidence"]
@@ -362,7 +386,7 @@ class DynScaling(dspy.Module):
 
 
 _OWN = frozenset(
-    {"module", "sampling", "temperature", "max_samples", "max_choices", "min_confidence", "on_low"}
+    {"module", "sampling", "temperature", "max_samples", "max_choices", "stop_when_decided", "min_confidence", "on_low"}
     | {"history", "callbacks", "_budget", "_private", "_reader", "_compiled"}
 )
 """Attributes of the wrapper itself; a program may have others of the same names."""
@@ -390,6 +414,7 @@ class _Call:
             max_samples=int(min(owner.max_samples, self._pool.most_per_call)),
             tally=self._pool.policy.tally(),
             max_choices=_choices(owner, predictors, kwargs) if vary and not self._pool.lasting else 1,
+            stop_when_decided=owner.stop_when_decided,
         )
         # The same call is the same program with the same inputs under the same language model and enclosing sample
         # (whose adapter overlay is its own object).
@@ -427,6 +452,8 @@ class _Call:
 
     def run(self, job: Job) -> Sample:
         """Draw one sample in this thread."""
+        if self.plan.decided:
+            return Sample(job.draw, problem=SPARED)
         if not _begin(job):
             return _never_ran(job)
         with SampleRun(job.draw, job.ticket, self._settings, job.seat) as run:
@@ -437,19 +464,23 @@ class _Call:
         """Draw one sample in this task."""
         if not _has_aforward(self.owner.module):
             return await in_thread(lambda: self.run(job))
+        if self.plan.decided:
+            return Sample(job.draw, problem=SPARED)
         if not _begin(job):
             return _never_ran(job)
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task is not None
+        run = SampleRun(job.draw, job.ticket, self._settings, job.seat)
         with self._pool.cancellable(lambda: loop.call_soon_threadsafe(task.cancel)):
             try:
-                with SampleRun(job.draw, job.ticket, self._settings, job.seat) as run:
+                with run:
                     run.prediction = await self.owner.module.acall(*_own(self._args), **_own(self._kwargs))
             except asyncio.CancelledError:
-                if not self._pool.stopped:
-                    raise
-                # Cut off by stop(cancel=True): an empty vote, and the call answers with what else it has.
-                return Sample(job.draw, problem="failed", error=self._pool.exhausted())
+                if self._pool.stopped:  # by stop(cancel=True): an empty vote, and the call answers with what it has
+                    return Sample(job.draw, problem="failed", error=self._pool.exhausted(), cost=run.cost)
+                if self.plan.decided:
+                    return Sample(job.draw, problem=SPARED, cost=run.cost)
+                raise
         return run.sample
 
     def finish(self, winner: Sample, own: bool) -> Any:

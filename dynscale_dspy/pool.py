@@ -26,6 +26,7 @@ from dynscale_dspy.arms import Arm, Charge, Profile, Ticket
 from dynscale_dspy.errors import BudgetExhausted, UnboundedCost
 from dynscale_dspy.history import CallRecord, History, Moment, Recorder
 from dynscale_dspy.prices import Price, check_prices
+from dynscale_dspy.throttle import Throttle
 
 if TYPE_CHECKING:
     from dynscale_dspy.watch import Watch
@@ -58,6 +59,7 @@ class PoolStatistics:
         distrusted: Usage reports that were not believed, by reason; such requests are charged at their bound.
         state: ``"open"``, ``"paused"`` or ``"stopped"``.
         cause: Why it stopped itself, if it did.
+        concurrency: Requests that may be under way now; None without a limit.
     """
 
     spent: Cost
@@ -72,6 +74,7 @@ class PoolStatistics:
     distrusted: Mapping[str, int] = field(default_factory=dict)
     state: Literal["open", "paused", "stopped"] = "open"
     cause: str = ""
+    concurrency: int | None = None
 
     def metrics(self) -> dict[str, float]:
         """As plain numbers by name, for a tracker: ``mlflow.log_metrics(pool.statistics().metrics())``.
@@ -155,6 +158,11 @@ class BudgetPool:
         warn_at: The share of any cap, between 0 and 1, at which to call ``on_warning``, once for each.
         on_warning: Called with a :class:`BudgetWarning`; by default it is logged.
         max_failures: Samples in a row that may fail before the pool stops itself; None for never.
+        max_concurrency: Most requests under way at once, whatever threads or tasks make them. Halved when the server
+            pushes back (status 429 or 503, or replies that take 2.5 times longer than at its best), then grows again;
+            a Retry-After is kept to. None for no limit.
+        hedge: A quantile of latency such as 0.95: for a request that takes longer a second one is made, the first
+            answer wins, and both are paid for. None for never.
         seed: Seeds the order in which attempts are shown.
 
     Raises:
@@ -192,6 +200,8 @@ class BudgetPool:
         warn_at: float | None = None,
         on_warning: Callable[[BudgetWarning], object] | None = None,
         max_failures: int | None = DEFAULT_MAX_FAILURES,
+        max_concurrency: int | None = None,
+        hedge: float | None = None,
         seed: int = 0,
         _parent: BudgetPool | None = None,
     ) -> None:
@@ -205,8 +215,14 @@ class BudgetPool:
         _check_count("min_per_call", min_per_call)
         if max_per_call is not None and max_per_call < min_per_call:
             raise ValueError(f"max_per_call must be at least min_per_call={min_per_call}, got {max_per_call!r}")
-        if max_failures is not None:
-            _check_count("max_failures", max_failures)
+        for name, value in (("max_failures", max_failures), ("max_concurrency", max_concurrency)):
+            if value is not None:
+                _check_count(name, value)
+        if hedge is not None:
+            if isinstance(hedge, bool) or not isinstance(hedge, (int, float)):
+                raise TypeError(f"hedge must be a quantile such as 0.95, got {hedge!r}")
+            if not 0 < hedge < 1:
+                raise ValueError(f"hedge must be a quantile between 0 and 1, such as 0.95, got {hedge!r}")
         if deadline is not None:
             _check_seconds("deadline", deadline)
         if per_call is not None:
@@ -247,6 +263,10 @@ class BudgetPool:
         self._deadline = None if deadline is None else clock() + deadline
         self._settings: dict[str, Any] = {"deadline": deadline, "period": period, "clock": clock, "warn_at": warn_at}
         self._settings |= {"on_warning": on_warning, "max_failures": max_failures}
+        self._settings |= {"max_concurrency": max_concurrency, "hedge": hedge}
+        self._own_throttle = None
+        if max_concurrency is not None or hedge is not None:
+            self._own_throttle = Throttle(max_concurrency, hedge)
         self._max_failures = max_failures
         self._warn_at = warn_at
         self._on_warning = on_warning
@@ -484,6 +504,7 @@ class BudgetPool:
                 distrusted=MappingProxyType(dict(self._distrusted)),
                 state=self._state,
                 cause=type(self._cause).__name__ if self._cause is not None else "",
+                concurrency=self.throttle.allowed if self.throttle is not None else None,
             )
 
     @property
@@ -775,6 +796,11 @@ class BudgetPool:
             if self._late():
                 return BudgetExhausted("the deadline of the pool passed in the middle of a sample")
         return BudgetExhausted("the pool could not pay the next language-model call in the middle of a sample")
+
+    @property
+    def throttle(self) -> Throttle | None:
+        """What requests of samples pass on their way out; None for nothing."""
+        return self._root._own_throttle
 
     @property
     def varies(self) -> bool:

@@ -78,6 +78,11 @@ class Seat:
         self.finish_reason: str | None = None
         self._asked = False
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether the answer is there already."""
+        return not self._asked and self.position in self.fold.choices
+
     def ask(
         self, lm: Any, meter: Meter, messages: Any, kwargs: dict[str, Any]
     ) -> Generator[dict[str, Any], list[Any], list[Any]]:

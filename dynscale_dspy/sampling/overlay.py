@@ -33,6 +33,7 @@ from dynscale_dspy.sampling.metering import (
 )
 from dynscale_dspy.sampling.prefill import StartedMessage
 from dynscale_dspy.sampling.sample import Draw, Sample
+from dynscale_dspy.throttle import Throttle
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +101,11 @@ class SampleAdapter:
         asking = self._asking(lm)
         while True:
             try:
-                return asking.adapter(asking.lm, *self._overlay(lm, lm_kwargs, signature, demos, inputs, asking))
+                overlaid = self._overlay(lm, lm_kwargs, signature, demos, inputs, asking)
+                throttle = self._throttle
+                if throttle is None:
+                    return asking.adapter(asking.lm, *overlaid)
+                return throttle.run(lambda: asking.adapter(asking.lm, *_again(overlaid)))  # noqa: B023
             except Exception as error:
                 pause = asking.again(error)
                 if pause is None:
@@ -113,12 +118,23 @@ class SampleAdapter:
         while True:
             try:
                 overlaid = self._overlay(lm, lm_kwargs, signature, demos, inputs, asking)
-                return await asking.adapter.acall(asking.lm, *overlaid)
+                throttle = self._throttle
+                if throttle is None:
+                    return await asking.adapter.acall(asking.lm, *overlaid)
+                return await throttle.arun(lambda: asking.adapter.acall(asking.lm, *_again(overlaid)))  # noqa: B023
             except Exception as error:
                 pause = asking.again(error)
                 if pause is None:
                     raise
             await asyncio.sleep(pause)
+
+    @property
+    def _throttle(self) -> Throttle | None:
+        """What the request has to pass, unless another sample's has brought its answer."""
+        ticket = self._meter.ticket if self._meter is not None else None
+        if ticket is None or (self._seat is not None and self._seat.is_ready):
+            return None
+        return ticket.pool.throttle
 
     def _asking(self, lm: Any) -> _Asking:
         text = chain.text_for((dspy.settings.caller_modules or [None])[-1], self._draw.chain)
@@ -198,6 +214,12 @@ class _Asking:
 
 
 _is_retryable = getattr(dspy, "is_retryable_lm_error", None)  # since 3.4; before, LiteLLM retries unseen
+
+
+def _again(overlaid: tuple[dict, Any, list, dict]) -> tuple[dict, Any, list, dict]:
+    # Adapters write into the settings they are given; a hedged request is made from the same ones.
+    kwargs, *others = overlaid
+    return (dict(kwargs), *others)  # type: ignore[return-value]
 
 
 def _without_retries(lm: Any) -> Any:
@@ -436,6 +458,7 @@ class SampleRun(AbstractContextManager):
         self.draw = draw
         self.prediction: Any = None
         self.sample: Sample
+        self.cost = Cost()
         self._ticket = ticket
         self._settings = settings
         self._seat = seat
@@ -471,7 +494,8 @@ class SampleRun(AbstractContextManager):
         self._context.__exit__(None, None, None)
         usage = {model: list(entries) for model, entries in self._meter.tracker.usage_data.items()}
         failure = error if isinstance(error, Exception) else None
-        cost = self._ticket.settle(failure, permanent=is_permanent(failure)) if self._ticket else None
+        if self._ticket is not None:
+            self.cost = self._ticket.settle(failure, permanent=is_permanent(failure))
         if isinstance(error, CallRefused):
             error = error.error
         elif error is not None and not isinstance(error, Exception):
@@ -488,7 +512,7 @@ class SampleRun(AbstractContextManager):
             error=error,
             trace=tuple(self._trace),
             usage=usage,
-            **({"cost": cost} if cost else {}),
+            cost=self.cost,
         )
         return True
 

@@ -26,7 +26,7 @@ from dynscale_dspy.pool import Arm, BudgetPool, Ticket
 from dynscale_dspy.sampling.chain import build_chain
 from dynscale_dspy.sampling.folding import Fold, Seat
 from dynscale_dspy.sampling.metering import is_permanent
-from dynscale_dspy.sampling.sample import Draw, Sample
+from dynscale_dspy.sampling.sample import SPARED, Draw, Sample
 from dynscale_dspy.sampling.strategies import Strategy
 
 
@@ -64,6 +64,7 @@ class Plan:
         max_samples: Most samples this call may draw.
         tally: An empty tally of the kind the policy reads; a plain one by default.
         max_choices: Most samples that may share a request.
+        stop_when_decided: Whether samples in flight are called off once they cannot change the winner.
     """
 
     def __init__(
@@ -75,7 +76,10 @@ class Plan:
         max_samples: int,
         tally: Tally | None = None,
         max_choices: int = 1,
+        stop_when_decided: bool = False,
     ) -> None:
+        self.decided = False
+        self._stop_when_decided = stop_when_decided
         self.strategy = strategy
         self.max_samples = max_samples
         self.max_choices = max_choices
@@ -97,6 +101,8 @@ class Plan:
     @property
     def room(self) -> int:
         """How many more may be drawn now."""
+        if self.decided:
+            return 0
         return min(self.max_samples - self._drawn, self.strategy.room(self.pending))
 
     def draw(self) -> Draw:
@@ -130,10 +136,23 @@ class Plan:
             together += [replace(job, fold=fold, position=position) for position, job in enumerate(chunk)]
         return together + alone
 
+    def round(self, jobs: Sequence[Job]) -> Round:
+        """These jobs as a step."""
+        return Round(self.folded(jobs), self._decides if self._stop_when_decided and len(jobs) > 1 else None)
+
+    def _decides(self, finished: Sequence[Sample]) -> bool:
+        """Whether the winner stays the same whatever the samples say that are in flight."""
+        tally = self.tally
+        for sample in finished:
+            tally = tally.add(sample.key)
+        self.decided = self.decided or tally.leader - tally.runner_up > self.pending - len(finished)
+        return self.decided
+
     def tell(self, sample: Sample) -> None:
         """A drawn sample is finished."""
         self.samples.append(sample)
-        self.tally = self.tally.add(sample.key)  # independent and conditioned votes count one each
+        if sample.problem != SPARED:
+            self.tally = self.tally.add(sample.key)  # independent and conditioned votes count one each
 
     @property
     def only_cut_off(self) -> bool:
@@ -165,11 +184,26 @@ class Plan:
         return np.random.default_rng([index, *self._entropy])
 
 
-@dataclass(frozen=True)
 class Round:
-    """A step: run these jobs side by side and send back their samples, in the same order."""
+    """A step: run these jobs side by side and send back their samples, in the same order.
 
-    jobs: list[Job]
+    Args:
+        jobs: The jobs.
+        enough: Given the samples finished so far, says whether the others are not needed. A driver that can then calls
+            them off: tasks are cancelled, what has not begun in a thread does not begin.
+    """
+
+    def __init__(self, jobs: list[Job], enough: Callable[[Sequence[Sample]], bool] | None = None) -> None:
+        self.jobs = jobs
+        self.over = False
+        self._enough = enough
+        self._finished: list[Sample] = []
+
+    def tell(self, samples: Sequence[Sample]) -> None:
+        """Some of the jobs are finished."""
+        if self._enough is not None:
+            self._finished.extend(samples)
+            self.over = self.over or self._enough(self._finished)
 
 
 @dataclass(frozen=True)
@@ -285,7 +319,7 @@ def _play(pool: BudgetPool, plan: Plan, arm: Arm | None) -> Generator[Step, Any,
                 jobs.append(Job(plan.draw(), arm.take()))
             if not jobs:
                 break
-            for sample in (yield Round(plan.folded(jobs))):
+            for sample in (yield plan.round(jobs)):
                 plan.tell(sample)
             if any(is_permanent(sample.error) for sample in plan.samples):
                 break  # the next one would fail alike
@@ -304,7 +338,14 @@ def _play(pool: BudgetPool, plan: Plan, arm: Arm | None) -> Generator[Step, Any,
 
 
 def coordinate(
-    plans: Sequence[Plan], arms: Sequence[Arm], policy: Policy, *, limit: float, window: int, calls: float = math.inf
+    plans: Sequence[Plan],
+    arms: Sequence[Arm],
+    policy: Policy,
+    *,
+    limit: float,
+    window: int,
+    calls: float = math.inf,
+    narrowing: bool = True,
 ) -> Generator[list[Job] | Wait, Any, None]:
     """A known set of calls: every call's first samples, then always the largest index, until the budget ends.
 
@@ -313,8 +354,10 @@ def coordinate(
     are outstanding; the window narrows to half of the samples left, so that the last of them, which have no later
     decision to correct them, are placed with care.
 
-    Yields new jobs, and is sent the sample of the *oldest* outstanding one each time; or something to wait for, when
-    nothing is outstanding and the pool is paused or its tokens or dollars are held elsewhere.
+    Yields new jobs, and is sent the samples of the *oldest* outstanding request each time, with their jobs; or
+    something to wait for, when nothing is outstanding and the pool is paused or its tokens or dollars are held
+    elsewhere. Where it is sent those of whichever request ends first, and the window does not narrow, the wire stays
+    full to the end, and the allocation depends on timing.
 
     Args:
         plans: One a call.
@@ -323,14 +366,14 @@ def coordinate(
         limit: Samples the set may draw in all; may be infinite.
         window: Most requests outstanding, counting samples that share one as one.
         calls: Language-model calls the set may make in all; may be infinite.
+        narrowing: Whether the window narrows towards the end.
     """
     first = deque(call for round_ in range(max(arm.waiting for arm in arms)) for call in range(len(arms)))
     guaranteed = sum(arm.waiting for arm in arms)
     pool = arms[0].pool
     costs = _Costs(arms, policy)
     ranking = _Ranking(plans, policy, costs)
-    outstanding: deque[Job] = deque()
-    issued = requests = 0
+    issued = outstanding = requests = 0
     # What a sample takes is learned from samples handed back, not from those that happen to have finished.
     metered = pool.metered
     each, measured = arms[0].calls_each, arms[0].measured or (calls == math.inf and not metered)
@@ -353,8 +396,9 @@ def coordinate(
         while gate is None and not pool.halted:
             if metered and not measured and outstanding:
                 break  # what one takes in tokens and dollars is known when the first has finished
-            affordable = calls if calls == math.inf else calls // each - len(outstanding)
-            if issued >= limit or requests >= _narrowed(window, min(limit - issued, affordable)):
+            affordable = calls if calls == math.inf else calls // each - outstanding
+            narrowed = _narrowed(window, min(limit - issued, affordable)) if narrowing else window
+            if issued >= limit or requests >= narrowed:
                 break
             call = _next_first(first, plans, arms, hopeless)
             if call is not None:
@@ -380,27 +424,27 @@ def coordinate(
                 ranking.changed(call)
             chunk = plans[call].folded(chunk)
             jobs.extend(chunk)
-            outstanding.extend(chunk)
+            outstanding += len(chunk)
             issued += len(chunk)
-            requests += 1
+            requests += len({id(job.fold or job) for job in chunk})
         if not outstanding:
             if held and pool.holds_elsewhere and (yield Wait(pool.change())):
                 continue
             return
-        sample = yield jobs
-        job = outstanding.popleft()
-        if job.fold is None or not outstanding or outstanding[0].fold is not job.fold:
-            requests -= 1
-        calls -= sample.cost.calls
-        costs.tell(job.call, sample.cost)
-        if is_permanent(sample.error):
-            hopeless.add(job.call)
-            ranking.drop(job.call)
-        if not isinstance(sample.error, BudgetExhausted):  # one that was cut off does not say what it needed
-            each = max(sample.cost.calls, each if measured else 1)
-            measured = True
-        plans[job.call].tell(sample)
-        ranking.changed(job.call)
+        finished = yield jobs
+        requests -= 1
+        for job, sample in finished:
+            outstanding -= 1
+            calls -= sample.cost.calls
+            costs.tell(job.call, sample.cost)
+            if is_permanent(sample.error):
+                hopeless.add(job.call)
+                ranking.drop(job.call)
+            if not isinstance(sample.error, BudgetExhausted):  # one that was cut off does not say what it needed
+                each = max(sample.cost.calls, each if measured else 1)
+                measured = True
+            plans[job.call].tell(sample)
+            ranking.changed(job.call)
 
 
 def _narrowed(window: int, left: float) -> int:
