@@ -188,10 +188,9 @@ def split(cost: Cost, choices: int) -> list[Cost]:
     """What each choice of a request cost: all of them what was written, evenly, and the first what was read.
 
     Example:
-        >>> split(Cost(calls=1, prompt_tokens=100, completion_tokens=21, nanodollars=221), 2)
-        [Cost(samples=0, calls=1, prompt_tokens=100, completion_tokens=11, cached_tokens=0, nanodollars=211, \
-cached_calls=0), Cost(samples=0, calls=0, prompt_tokens=0, completion_tokens=10, cached_tokens=0, nanodollars=10, \
-cached_calls=0)]
+        >>> first, second = split(Cost(calls=1, prompt_tokens=100, completion_tokens=21), 2)
+        >>> first.prompt_tokens, first.completion_tokens, second.prompt_tokens, second.completion_tokens
+        (100, 11, 0, 10)
     """
     if choices == 1:
         return [cost]
