@@ -115,6 +115,8 @@ def _demo(options: argparse.Namespace) -> int:
                     "samples": spent.samples,
                     "calls": spent.calls,
                     "tokens": spent.tokens,
+                    "prompt_tokens": spent.prompt_tokens,
+                    "completion_tokens": spent.completion_tokens,
                     "seconds": round(seconds, 2),
                 }
             )
