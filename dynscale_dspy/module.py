@@ -225,6 +225,7 @@ class DynScaling(dspy.Module):
             spent += sample.cost
             progress.set_postfix_str(_money(spent), refresh=False)
             progress.update()
+            pool.note()
             succeeded = succeeded or sample.error is None
             if sample.error is not None and not succeeded:
                 failures.append(sample.error)
@@ -495,7 +496,7 @@ class _Call:
         numbers: dict[Any, int] = {}
         answers = (None if s.key is None else numbers.setdefault(s.key, len(numbers)) for s in made.samples)
         self._pool.record(
-            CallRecord(_name_of(self.owner.module), tuple(answers), made.agreement, made.confidence, made.cost)
+            CallRecord(name_of(self.owner.module), tuple(answers), made.agreement, made.confidence, made.cost)
         )
         # Numbers only: an answer may hold what does not belong in a log.
         fields = {f"dynscale_{name}": value for name, value in made.attributes.items() if name != "vote"}
@@ -603,7 +604,7 @@ def _own(inputs: Any) -> Any:
     return [_own(value) if isinstance(value, dspy.History) else value for value in inputs]
 
 
-def _name_of(module: dspy.Module) -> str:
+def name_of(module: dspy.Module) -> str:
     """A program's kind and what it maps to what, as reports name it."""
     predictor = next((predictor for _, predictor in named_predictors(module)), None)
     signature = f"({predictor.signature.signature})" if predictor is not None else ""  # type: ignore[union-attr]

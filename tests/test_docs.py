@@ -25,7 +25,7 @@ def test_python_blocks_run_in_order(capsys):
     first, second = capsys.readouterr().out.strip().splitlines()
     assert first.startswith("BudgetPool(0 of 1000 samples, 0 of 3000 calls, 0 of 2000000 tokens, 0 of 5 dollars")
     scope, pool = map(int, second.split())
-    assert 4 <= scope == pool <= 6
+    assert 3 <= scope == pool <= 11  # at most 8 and 3
 
 
 def test_every_fault_of_the_fake_server_is_explained():
