@@ -18,7 +18,7 @@ MOST_TEXT = 4000
 # Everything is mixed from the text's colour, so one sheet serves light and dark pages of any notebook front end. The
 # two blues and the orange stand out on both, also to colour-blind eyes.
 _STYLE = """
-.dynscale{font:13px/1.45 system-ui,sans-serif;max-width:46rem;box-sizing:border-box;padding:.2rem 0;color:inherit;
+.dynscale{font:13px/1.45 system-ui,sans-serif;max-width:736px;box-sizing:border-box;padding:.2rem 0;color:inherit;
 text-align:left;overflow-wrap:anywhere}
 .dynscale *{box-sizing:border-box}
 .dynscale .head{font-weight:600;font-size:14px;margin:0 0 .35rem}
@@ -26,19 +26,19 @@ text-align:left;overflow-wrap:anywhere}
 .dynscale .facts{margin-top:.35rem}
 .dynscale .small{font-size:12px;margin:.3rem 0}
 .dynscale .label{font-size:12px;opacity:.75;margin:.6rem 0 .15rem}
-.dynscale .rows{display:grid;grid-template-columns:fit-content(34%) minmax(3rem,1fr) auto;gap:.3rem .6rem;
+.dynscale .rows{display:grid;grid-template-columns:fit-content(34%) minmax(48px,1fr) auto;gap:5px 10px;
 align-items:center}
 .dynscale .row{display:contents}
 .dynscale .row>:last-child{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 .dynscale .wide>.row>:last-child{white-space:normal}
-.dynscale .wide{grid-template-columns:minmax(6rem,1.4fr) minmax(3rem,.7fr) minmax(8rem,1.6fr)}
+.dynscale .wide{grid-template-columns:minmax(96px,1.4fr) minmax(48px,.7fr) minmax(128px,1.6fr)}
 .dynscale .bar{display:flex;height:.7rem;border-radius:3px;overflow:hidden;
 background:color-mix(in srgb,currentColor 13%,transparent)}
 .dynscale .bar i{display:block;height:100%}
 .dynscale .a{background:#3b8ec2}.dynscale .b{background:#e08a1e}
 .dynscale .dot{display:inline-block;width:.65rem;height:.65rem;border-radius:2px;margin:0 .25rem 0 .5rem}
-.dynscale .charts{display:flex;flex-wrap:wrap;gap:0 1.5rem}
-.dynscale .charts>div{flex:1 1 12rem;min-width:0;max-width:17rem}
+.dynscale .charts{display:flex;flex-wrap:wrap;gap:0 20px}
+.dynscale .charts>div{flex:1 1 170px;min-width:0;max-width:272px}
 .dynscale svg{display:block;width:100%;height:auto;overflow:visible}
 .dynscale svg text{fill:currentColor;font:10px system-ui,sans-serif}
 .dynscale details{border-top:1px solid color-mix(in srgb,currentColor 15%,transparent);padding:.2rem 0}

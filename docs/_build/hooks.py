@@ -21,6 +21,7 @@ TITLES = {
     "scale": "How many calls a pool can serve, and at what cost in time",
 }
 """In this order; others follow."""
+WIDE = "---\nhide: [toc]\n---\n\n"
 ELSEWHERE = {"replay": "allocation.md#measured"}
 """Shown on a page of its own."""
 
@@ -33,7 +34,8 @@ def on_files(files: Files, config: Any) -> Files:
         for name, content in resources["outputs"].items():
             files.append(File.generated(config, f"{folder}/{name}", content=content))
             body = body.replace(f"]({name})", f"]({path.stem}_files/{name})")
-        files.append(File.generated(config, f"notebooks/{path.stem}.md", content=body))
+        # Cells are wide, and the headings few.
+        files.append(File.generated(config, f"notebooks/{path.stem}.md", content=f"{WIDE}{body}"))
     files.append(File.generated(config, "benchmarks.md", content=benchmarks()))
     return files
 
@@ -46,7 +48,7 @@ def on_page_content(html: str, **_: Any) -> str:
 def benchmarks() -> str:
     """One table for each JSON file: a row a record."""
     text = [
-        "# Benchmarks",
+        f"{WIDE}# Benchmarks",
         "",
         "Made from the files that `python docs/_build/benchmarks.py NAME` keeps in `docs/benchmarks/`. Under `--quick` a",
         "benchmark only shows that it runs: few questions, one seed. Times are of the machine named, which was busy with",
