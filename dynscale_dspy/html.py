@@ -150,29 +150,20 @@ def _chart(label: str, svg: str) -> str:
 
 
 def _histogram(counts: Mapping[int, int]) -> str:
-    # At most 16 bars: with more, several numbers of samples share one.
-    low, high = min(counts), max(counts)
-    step = -(-(high - low + 1) // 16)
-    bins: dict[int, int] = {}
-    for samples, calls in counts.items():
-        start = low + (samples - low) // step * step
-        bins[start] = bins.get(start, 0) + calls
-    starts = range(low, high + 1, step)
-    width, tallest = 240 / len(starts), max(bins.values())
+    bins = text.histogram(counts)
+    width, tallest = 240 / len(bins), max(calls for *_, calls in bins)
     bars = []
-    for place, start in enumerate(starts):
-        calls = bins.get(start, 0)
+    for place, (start, name, calls) in enumerate(bins):
         height = 56 * calls / tallest
         x, wide = place * width, min(width - 2, 28)
         left = x + (width - wide) / 2
-        name = f"{start}" if step == 1 else f"{start}-{start + step - 1}"
         bars.append(
             f'<rect x="{left:.1f}" y="{70 - height:.1f}" width="{wide:.1f}" height="{height:.1f}" rx="1" '
             f'fill="#3b8ec2"><title>{calls} calls drew {name}</title></rect>'
         )
-        if place % max(1, len(starts) // 8) == 0:
+        if place % max(1, len(bins) // 8) == 0:
             bars.append(f'<text x="{x + width / 2:.1f}" y="82" text-anchor="middle">{start}</text>')
-        if calls and len(starts) <= 10:
+        if calls and len(bins) <= 10:
             bars.append(f'<text x="{x + width / 2:.1f}" y="{66 - height:.1f}" text-anchor="middle">{calls}</text>')
     return f'<svg viewBox="0 0 240 86" role="img">{"".join(bars)}</svg>'
 

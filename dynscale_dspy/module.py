@@ -605,9 +605,9 @@ def _own(inputs: Any) -> Any:
 
 
 def name_of(module: dspy.Module) -> str:
-    """A program's kind and what it maps to what, as reports name it."""
-    predictor = next((predictor for _, predictor in named_predictors(module)), None)
-    signature = f"({predictor.signature.signature})" if predictor is not None else ""  # type: ignore[union-attr]
+    """A program's kind, as reports name it; of one with a single predictor also what it maps to what."""
+    first, *others = [predictor for _, predictor in named_predictors(module)] or [None]
+    signature = f"({first.signature.signature})" if first is not None and not others else ""  # type: ignore[union-attr]
     return f"{type(module).__name__}{signature}"
 
 

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from dynscale_dspy.report import Explanation, SampleReport
 
 MOST_SAMPLES = 64
+MOST_LINES = 16
+"""Samples of a prediction that text tells of; a page can fold more away."""
 MOST_ANSWERS = 12
 MOST_PROGRAMS = 10
 _UNITS = ("samples", "calls", "tokens", "dollars")
@@ -70,7 +72,7 @@ def pool(pool: BudgetPool) -> str:
     lines = [f"{head}: {', '.join(facts(now, history))}"]
     lines += [f"  {use.name:9} {use}" for use in uses(now.spent, now.reserved, now.limits)]
     if now.samples_per_call:
-        told = ", ".join(f"{calls:,} x {samples}" for samples, calls in now.samples_per_call.items())
+        told = ", ".join(f"{calls:,} x {span}" for _, span, calls in histogram(now.samples_per_call) if calls)
         lines.append(f"  calls by samples drawn: {told}")
     if len(history.moments) > 1:
         spent = [moment.spent.samples for moment in history.moments]
@@ -83,6 +85,21 @@ def pool(pool: BudgetPool) -> str:
         if rows:
             lines += [f"  {title}:", *(f"    {name}: {told}" for name, _, told in rows)]
     return "\n".join(lines)
+
+
+def histogram(counts: Mapping[int, int]) -> list[tuple[int, str, int]]:
+    """At most 16 bins: where each begins, what it spans in words, and its calls.
+
+    Example:
+        >>> histogram({2: 10, 3: 4})
+        [(2, '2', 10), (3, '3', 4)]
+    """
+    low, high = min(counts), max(counts)
+    step = -(-(high - low + 1) // 16)
+    bins = dict.fromkeys(range(low, high + 1, step), 0)
+    for samples, calls in counts.items():
+        bins[low + (samples - low) // step * step] += calls
+    return [(start, f"{start}" if step == 1 else f"{start}-{start + step - 1}", calls) for start, calls in bins.items()]
 
 
 def programs(history: History) -> list[tuple[str, float, str]]:
@@ -135,9 +152,9 @@ def explanation(made: Explanation) -> str:
     if problems:
         lines.append(f"  {len(problems):3d}  cast no vote: {', '.join(sorted(set(problems)))}")
     lines.append(f"  cost: {cost(made.cost)}")
-    lines += map(_sample, made.samples[:MOST_SAMPLES])
-    if len(made.samples) > MOST_SAMPLES:
-        lines.append(f"  and {len(made.samples) - MOST_SAMPLES} more samples")
+    lines += map(_sample, made.samples[:MOST_LINES])
+    if len(made.samples) > MOST_LINES:
+        lines.append(f"  and {count(len(made.samples) - MOST_LINES, 'more sample')}")
     return "\n".join(lines)
 
 
