@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from typing import Any
 
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # without a network LiteLLM waits for its price list
 
@@ -55,7 +56,7 @@ def main() -> None:
             # Search queries may rightly differ, so the vote is on the result.
             rag = DynScaling(RAG(), budget=pool, answer="answer", min_confidence=0.8, on_low=ask_a_person)
             predictions = rag.batch(questions, num_threads=16, disable_progress_bar=True)
-            plain = RAG().batch(questions, num_threads=16, disable_progress_bar=True)
+            plain: Any = RAG().batch(questions, num_threads=16, disable_progress_bar=True)
 
     answered = [(p, q) for p, q in zip(predictions, questions, strict=True) if p is not None and p.answer is not None]
     voted = [explain(p).votes[0].answer for p in predictions if p is not None]

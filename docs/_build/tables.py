@@ -102,9 +102,37 @@ def demo() -> str:
     return "\n".join(lines) + "\n"
 
 
+def factorial(price: float) -> str:
+    policies = {"uniform": "`Uniform`", "kg": "`KnowledgeGradient`"}
+    strategies = {
+        "parallel": "`Parallel`",
+        "integrated": "`Integrated`",
+        "prefill": "`Integrated`, prefill",
+        "sequential": "`Sequential`",
+    }
+    rows = [row for row in _load("factorial")["rows"] if row["r"] == price]
+    worths = sorted({row["worth"] for row in rows})
+    lines = [_line(["policy", "strategy", *map(str, worths)]), "|---" * (2 + len(worths)) + "|"]
+    for policy, strategy in dict.fromkeys((row["policy"], row["strategy"]) for row in rows):
+        cells = [policies[policy], strategies[strategy]]
+        for worth in worths:
+            row = next(r for r in rows if (r["policy"], r["strategy"], r["worth"]) == (policy, strategy, worth))
+            if row["accuracy"] is None:
+                cells.append("not reached")
+                continue
+            gain, low, high = (100 * row[name] for name in ("gain", "low", "high"))
+            base = policy == "uniform" and strategy == "parallel"
+            cells.append(f"{100 * row['accuracy']:.1f}" + ("" if base else f" ({gain:+.1f} [{low:+.1f}, {high:+.1f}])"))
+        lines.append(_line(cells))
+    return "\n".join(lines) + "\n"
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "confidence": confidence,
     "demo": demo,
+    "factorial 0": lambda: factorial(0.0),
+    "factorial quarter": lambda: factorial(0.25),
+    "factorial 1": lambda: factorial(1.0),
     "replay each pool": lambda: replay("each pool"),
     "replay all pools": lambda: replay("all pools"),
 }
