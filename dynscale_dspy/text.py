@@ -53,7 +53,7 @@ def uses(spent: Cost, held: Cost, limits: Mapping[str, float | None]) -> list[Us
 
 def facts(now: PoolStatistics, history: History) -> list[str]:
     """What a pool says beside its units."""
-    told = [f"{now.closed_calls:,} calls answered", f"{now.open_calls:,} open"]
+    told = [f"{count(now.closed_calls, 'call')} answered", f"{now.open_calls:,} open"]
     if now.unscaled_runs:
         told.append(f"{now.unscaled_runs:,} outside the budget")
     if history.agreement is not None:

@@ -44,7 +44,7 @@ OTHERS = (
         "llama.cpp",
         "openai/any",
         {"api_base": "http://localhost:8080/v1", "api_key": "local"},
-        "untried; llama-server --parallel 8",
+        "untried; llama-server --port 8080 --parallel 8",
     ),
     Server("OpenAI", "openai/gpt-4.1-mini", {}, "untried; reads OPENAI_API_KEY"),
     Server(

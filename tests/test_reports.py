@@ -190,7 +190,7 @@ def test_watching_draws_the_last_state():
         with Watch(pool, interval=60, console=Console(file=out, force_terminal=True, width=80)) as view:
             qa(question="q")
     view.close()
-    assert "1 calls answered" in out.getvalue() and "no cap" in out.getvalue()
+    assert "1 call answered" in out.getvalue() and "no cap" in out.getvalue()
     with pytest.raises(ValueError, match="interval"):
         pool.watch(interval=0)
 
