@@ -131,7 +131,7 @@ def parts(pool: BudgetPool) -> list[tuple[str, float, str]]:
             for use in capped
         )
         late = "" if part.seconds_left is None else f"{part.seconds_left:.0f} s left"
-        name = "scope" if part.module is None else f"share of {program(getattr(part.module, 'module', part.module))}"
+        name = "scope" if part.module is None else f"share of {program(part.module)}"
         rows.append((name, used, ", ".join(filter(None, (told, late)))))
     return rows
 
