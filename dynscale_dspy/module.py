@@ -23,6 +23,7 @@ from dynscale_dspy.history import CallRecord
 from dynscale_dspy.low import Low, check_low, check_sync
 from dynscale_dspy.pool import BudgetPool
 from dynscale_dspy.sampling.drivers import adrive, drive, drive_known, in_thread
+from dynscale_dspy.sampling.folding import MOST_CHOICES, can_fold
 from dynscale_dspy.sampling.overlay import SampleRun, SampleSettings, current_meter
 from dynscale_dspy.sampling.planner import Job, Plan, conduct, coordinate
 from dynscale_dspy.sampling.sample import Sample
@@ -50,6 +51,9 @@ class DynScaling(dspy.Module):
             no answer). By default every output field but reasoning and the like.
         temperature: Overrides the language model's. By default its own is kept, and 1.0 used where it has none.
         max_samples: Most samples one call may take.
+        max_choices: Most samples to draw with one request, as its ``n`` choices, so that the prompt is sent and paid
+            for once. Done where the program has one predictor and the route can: through LiteLLM, which is tried, not
+            with DSPy's native engine. 1 for never.
         min_confidence: An answer whose :attr:`~dynscale_dspy.report.Explanation.confidence` is below this goes to
             ``on_low``. It is about the vote: docs/confidence.md says what it was worth in truth. One sample alone has
             0.75, so a call that can afford only one never reaches 0.9.
@@ -83,6 +87,7 @@ class DynScaling(dspy.Module):
         answer: Answer | None = None,
         temperature: float | None = None,
         max_samples: int = 64,
+        max_choices: int = MOST_CHOICES,
         min_confidence: float | None = None,
         on_low: Literal["abstain", "raise"] | Callable[..., Any] = "abstain",
         seed: int = 0,
@@ -94,10 +99,11 @@ class DynScaling(dspy.Module):
             )
         if sampling is not None and not isinstance(sampling, Strategy):
             raise TypeError(f"sampling must be Parallel(), Sequential() or Integrated(), got {sampling!r}")
-        if isinstance(max_samples, bool) or not isinstance(max_samples, int):
-            raise TypeError(f"max_samples must be an integer, got {max_samples!r}")
-        if max_samples < 1:
-            raise ValueError(f"max_samples must be at least 1, got {max_samples!r}")
+        for name, value in (("max_samples", max_samples), ("max_choices", max_choices)):
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise TypeError(f"{name} must be an integer, got {value!r}")
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value!r}")
         if temperature is not None:
             if isinstance(temperature, bool) or not isinstance(temperature, (int, float)):
                 raise TypeError(f"temperature must be a number, got {temperature!r}")
@@ -110,6 +116,7 @@ class DynScaling(dspy.Module):
         self.sampling = sampling or Integrated()
         self.temperature = temperature
         self.max_samples = max_samples
+        self.max_choices = max_choices
         self._budget = _as_pool(budget, policy, seed)
         self._private = self._budget is not budget
         self._reader = AnswerReader(module, answer)
@@ -314,6 +321,7 @@ class DynScaling(dspy.Module):
             sampling=self.sampling,
             temperature=self.temperature,
             max_samples=self.max_samples,
+            max_choices=self.max_choices,
             min_confidence=self.min_confidence,
             on_low=self.on_low,
             answer=self._reader.answer,
@@ -325,6 +333,7 @@ class DynScaling(dspy.Module):
         self.sampling = settings.get("sampling", self.sampling)
         self.temperature = settings.get("temperature", self.temperature)
         self.max_samples = settings.get("max_samples", self.max_samples)
+        self.max_choices = settings.get("max_choices", self.max_choices)
         if "min_confidence" in settings:
             check_low(settings["min_confidence"], settings.get("on_low", "abstain"))
             self.min_confidence = settings["min_confidence"]
@@ -357,8 +366,8 @@ class DynScaling(dspy.Module):
 
 
 _OWN = frozenset(
-    {"module", "sampling", "temperature", "max_samples", "min_confidence", "on_low", "history", "callbacks"}
-    | {"_budget", "_private", "_reader", "_compiled"}
+    {"module", "sampling", "temperature", "max_samples", "max_choices", "min_confidence", "on_low"}
+    | {"history", "callbacks", "_budget", "_private", "_reader", "_compiled"}
 )
 """Attributes of the wrapper itself; a program may have others of the same names."""
 
@@ -384,6 +393,7 @@ class _Call:
             key=inputs,
             max_samples=int(min(owner.max_samples, self._pool.most_per_call)),
             tally=self._pool.policy.tally(),
+            max_choices=_choices(owner, predictors, kwargs) if vary and not self._pool.lasting else 1,
         )
         # The same call is the same program with the same inputs under the same language model and enclosing sample
         # (whose adapter overlay is its own object).
@@ -421,9 +431,9 @@ class _Call:
 
     def run(self, job: Job) -> Sample:
         """Draw one sample in this thread."""
-        if job.ticket is not None and not job.ticket.start():
+        if not _begin(job):
             return _never_ran(job)
-        with SampleRun(job.draw, job.ticket, self._settings) as run:
+        with SampleRun(job.draw, job.ticket, self._settings, job.seat) as run:
             run.prediction = self.owner.module(*_own(self._args), **_own(self._kwargs))
         return run.sample
 
@@ -431,13 +441,13 @@ class _Call:
         """Draw one sample in this task."""
         if not _has_aforward(self.owner.module):
             return await in_thread(lambda: self.run(job))
-        if job.ticket is not None and not job.ticket.start():
+        if not _begin(job):
             return _never_ran(job)
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task is not None
         with self._pool.cancellable(lambda: loop.call_soon_threadsafe(task.cancel)):
             try:
-                with SampleRun(job.draw, job.ticket, self._settings) as run:
+                with SampleRun(job.draw, job.ticket, self._settings, job.seat) as run:
                     run.prediction = await self.owner.module.acall(*_own(self._args), **_own(self._kwargs))
             except asyncio.CancelledError:
                 if not self._pool.stopped:
@@ -619,12 +629,32 @@ def _money(spent: Cost) -> str:
     return f"{spent.tokens:,} tokens" + (f", ${spent.dollars:.4f}" if spent.nanodollars else "")
 
 
+def _begin(job: Job) -> bool:
+    if job.fold is not None and job.fold.error is not None:
+        return False  # the request it was to share has failed
+    return job.ticket is None or job.ticket.start()
+
+
 def _never_ran(job: Job) -> Sample:
+    if job.fold is not None and job.fold.error is not None:
+        return Sample(job.draw, problem="failed", error=job.fold.error)
     if job.ticket is not None and job.ticket.pool.halted:
         error = job.ticket.pool.exhausted()
     else:
         error = BudgetExhausted("the call was over before this sample began")
     return Sample(job.draw, problem="failed", error=error)
+
+
+def _choices(owner: DynScaling, predictors: Sequence[dspy.Predict], kwargs: Mapping[str, Any]) -> int:
+    """How many samples of a call may share a request."""
+    if owner.max_choices == 1 or len(predictors) != 1 or isinstance(owner.module, DynScaling):
+        return 1
+    predictor = predictors[0]
+    lm = (kwargs.get("lm") if predictor is owner.module else None) or predictor.lm or dspy.settings.lm
+    config = predictor.config
+    if predictor is owner.module and kwargs.get("config"):
+        config = {**config, **kwargs["config"]}
+    return owner.max_choices if can_fold(lm, config) else 1
 
 
 def _has_aforward(module: dspy.Module) -> bool:

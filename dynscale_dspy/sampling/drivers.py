@@ -86,7 +86,7 @@ def drive_known(
     done: Callable[[Job, Sample], None],
 ) -> None:
     """Run a known set's plan with ``num_threads`` samples at a time, handing back samples in the order of issue."""
-    outstanding: deque[tuple[Job, Future[Sample]]] = deque()
+    outstanding: deque[tuple[Job, Future[list[Sample]], int]] = deque()
     executor = ThreadPoolExecutor(max_workers=num_threads, thread_name_prefix="dynscale-batch")
     reply: Any = None
     try:
@@ -98,10 +98,11 @@ def drive_known(
             if isinstance(jobs, Wait):
                 reply = _wait(jobs)
                 continue
-            for job in jobs:
-                outstanding.append((job, executor.submit(contextvars.copy_context().run, run, job)))
-            job, future = outstanding.popleft()
-            reply = future.result()
+            for group in _groups(jobs):
+                future = executor.submit(contextvars.copy_context().run, _run_group, group, run)
+                outstanding.extend((job, future, position) for position, job in enumerate(group))
+            job, future, position = outstanding.popleft()
+            reply = future.result()[position]
             done(job, reply)
     finally:
         steps.close()
@@ -119,23 +120,24 @@ async def in_thread(run: Callable[[], T]) -> T:
 
 def _run_together(jobs: Sequence[Job], run: Callable[[Job], Sample]) -> list[Sample]:
     """Run jobs side by side. The calling thread works too, so that full or nested thread pools cannot deadlock."""
-    results: list[Any] = [None] * len(jobs)
-    # Each job in its own copy of the caller's context: DSPy's settings and tracing parents travel with it.
-    todo = deque((position, contextvars.copy_context(), job) for position, job in enumerate(jobs))
+    groups = _groups(jobs)
+    results: list[Any] = [None] * len(groups)
+    # Each in its own copy of the caller's context: DSPy's settings and tracing parents travel with it.
+    todo = deque((position, contextvars.copy_context(), group) for position, group in enumerate(groups))
     changed = threading.Condition()
-    left = len(jobs)
+    left = len(groups)
 
     def work() -> None:
         nonlocal left
         helping = threading.current_thread() is not caller
         while todo and _join_in(helping):
             try:
-                position, context, job = todo.popleft()
+                position, context, group = todo.popleft()
             except IndexError:  # another thread was faster
                 _drop_out()
                 return
             try:
-                results[position] = context.run(run, job)
+                results[position] = context.run(_run_group, group, run)
             except BaseException as error:
                 results[position] = error
                 if not helping:
@@ -148,7 +150,7 @@ def _run_together(jobs: Sequence[Job], run: Callable[[Job], Sample]) -> list[Sam
                     changed.notify_all()
 
     caller = threading.current_thread()
-    for _ in range(len(jobs) - 1):
+    for _ in range(len(groups) - 1):
         try:
             _executor().submit(work)
         except RuntimeError:  # the interpreter is shutting down: the caller does it all
@@ -160,13 +162,13 @@ def _run_together(jobs: Sequence[Job], run: Callable[[Job], Sample]) -> list[Sam
     for result in results:
         if isinstance(result, BaseException):
             raise result
-    return results
+    return [sample for samples in results for sample in samples]
 
 
 async def _gather(jobs: Sequence[Job], run: Callable[[Job], Awaitable[Sample]]) -> list[Sample]:
-    tasks = [asyncio.ensure_future(run(job)) for job in jobs]
+    tasks = [asyncio.ensure_future(_arun_group(group, run)) for group in _groups(jobs)]
     try:
-        return list(await asyncio.gather(*tasks))
+        return [sample for samples in await asyncio.gather(*tasks) for sample in samples]
     finally:
         # On an error or a cancellation the other samples must not run on unseen.
         unfinished = [task for task in tasks if not task.done()]
@@ -174,6 +176,25 @@ async def _gather(jobs: Sequence[Job], run: Callable[[Job], Awaitable[Sample]]) 
             task.cancel()
         if unfinished:
             await asyncio.gather(*unfinished, return_exceptions=True)
+
+
+def _groups(jobs: Sequence[Job]) -> list[list[Job]]:
+    """Jobs that share a request run one after another, the others side by side."""
+    groups: list[list[Job]] = []
+    for job in jobs:
+        if job.fold is not None and groups and groups[-1][-1].fold is job.fold:
+            groups[-1].append(job)
+        else:
+            groups.append([job])
+    return groups
+
+
+def _run_group(jobs: Sequence[Job], run: Callable[[Job], Sample]) -> list[Sample]:
+    return [run(job) for job in jobs]
+
+
+async def _arun_group(jobs: Sequence[Job], run: Callable[[Job], Awaitable[Sample]]) -> list[Sample]:
+    return [await run(job) for job in jobs]
 
 
 def _wait(step: Wait) -> bool | None:
