@@ -78,6 +78,9 @@ class DynScaling(dspy.Module):
         ```
     """
 
+    _label: str | None = None
+    """What reports call it besides: the name of a predictor that `wrap` scales where it stands."""
+
     def __init__(
         self,
         module: dspy.Module,
@@ -245,6 +248,7 @@ class DynScaling(dspy.Module):
             spent += sample.cost
             progress.set_postfix_str(_money(spent), refresh=False)
             progress.update()
+            pool.note()
             succeeded = succeeded or sample.error is None
             if sample.error is not None and not succeeded:
                 failures.append(sample.error)
@@ -535,9 +539,7 @@ class _Call:
         self._explanation = made
         numbers: dict[Any, int] = {}
         answers = (None if s.key is None else numbers.setdefault(s.key, len(numbers)) for s in made.samples)
-        self._pool.record(
-            CallRecord(_name_of(self.owner.module), tuple(answers), made.agreement, made.confidence, made.cost)
-        )
+        self._pool.record(CallRecord(name_of(self.owner), tuple(answers), made.agreement, made.confidence, made.cost))
         # Numbers only: an answer may hold what does not belong in a log.
         fields = {f"dynscale_{name}": value for name, value in made.attributes.items() if name != "vote"}
         logger.debug("%s answered: %s", type(self.owner.module).__name__, made.summary, extra=fields)
@@ -644,11 +646,13 @@ def _own(inputs: Any) -> Any:
     return [_own(value) if isinstance(value, dspy.History) else value for value in inputs]
 
 
-def _name_of(module: dspy.Module) -> str:
-    """A program's kind and what it maps to what, as reports name it."""
-    predictor = next((predictor for _, predictor in named_predictors(module)), None)
-    signature = f"({predictor.signature.signature})" if predictor is not None else ""  # type: ignore[union-attr]
-    return f"{type(module).__name__}{signature}"
+def name_of(module: dspy.Module) -> str:
+    """A program's kind, as reports name it; of one with a single predictor also what it maps to what."""
+    program = module.module if isinstance(module, DynScaling) else module
+    label = f"{module._label}: " if isinstance(module, DynScaling) and module._label else ""
+    first, *others = [predictor for _, predictor in named_predictors(program)] or [None]
+    signature = f"({first.signature.signature})" if first is not None and not others else ""  # type: ignore[union-attr]
+    return f"{label}{type(program).__name__}{signature}"
 
 
 def _money(spent: Cost) -> str:

@@ -24,7 +24,7 @@ from dynscale_dspy.allocation.policies import KnowledgeGradient, Policy
 from dynscale_dspy.allocation.pricing import Allowance, ShadowPrice
 from dynscale_dspy.arms import Arm, Charge, Profile, Ticket
 from dynscale_dspy.errors import BudgetExhausted, UnboundedCost
-from dynscale_dspy.history import CallRecord, History, Moment, Recorder
+from dynscale_dspy.history import CallRecord, History, Moment, Part, Recorder
 from dynscale_dspy.prices import Price, check_prices
 from dynscale_dspy.throttle import Throttle
 
@@ -299,6 +299,7 @@ class BudgetPool:
         self._drawn = 0
         self._samples_per_call: Counter[int] = Counter()
         self._recorder = Recorder()
+        self._open_scopes: list[BudgetPool] = []
         self._distrusted: Counter[str] = Counter()
         self._unbounded: set[tuple[str, str]] = set()
         self._failures = 0
@@ -382,8 +383,14 @@ class BudgetPool:
             seed=self.seed,
             _parent=inner,
         )
-        with scope:
-            yield scope
+        with self._lock:
+            inner._open_scopes.append(scope)
+        try:
+            with scope:
+                yield scope
+        finally:
+            with self._lock:
+                inner._open_scopes.remove(scope)
 
     def share(self, module: Any, fraction: float) -> BudgetPool:
         """Let a module spend at most this fraction of the caps, so that it leaves the rest to others. Returns the pool.
@@ -488,13 +495,11 @@ class BudgetPool:
         """A consistent snapshot."""
         with self._locked():
             price = self._pacing.price
-            limits = dict(self._ledger.limits)
-            nanodollars = limits.pop("nanodollars")
             spent, reserved = self._ledger.store.totals()
             return PoolStatistics(
                 spent=spent,
                 reserved=reserved,
-                limits=MappingProxyType({**limits, "dollars": None if nanodollars is None else nanodollars / NANO}),
+                limits=MappingProxyType(_in_dollars(self._ledger.limits)),
                 seconds_left=None if self._deadline is None else max(self._deadline - self._clock(), 0.0),
                 open_calls=self._open_calls,
                 closed_calls=self._closed_calls,
@@ -506,6 +511,19 @@ class BudgetPool:
                 cause=type(self._cause).__name__ if self._cause is not None else "",
                 concurrency=self.throttle.allowed if self.throttle is not None else None,
             )
+
+    def parts(self) -> list[Part]:
+        """What the shares of modules and the scopes that are open now have spent, and may."""
+        with self._locked():
+            parts = [
+                Part(module, store.totals()[0], _in_dollars(limits), None)
+                for module, (store, limits) in self._shares.items()
+            ]
+            scopes = list(self._open_scopes)
+        for scope in scopes:
+            now = scope.statistics()
+            parts.append(Part(None, now.spent, now.limits, now.seconds_left))
+        return parts
 
     @property
     def history(self) -> History:
@@ -561,10 +579,20 @@ class BudgetPool:
         answered = f"{now.closed_calls} calls answered, {now.open_calls} open"
         return f"BudgetPool({', '.join(parts)} spent; {answered}{state})"
 
+    def __str__(self) -> str:
+        from dynscale_dspy import text
+
+        # Before anything has happened there is nothing to add to one line.
+        now = self.statistics()
+        return text.pool(self) if now.closed_calls or now.open_calls else repr(self)
+
     def _repr_html_(self) -> str:
         from dynscale_dspy import html
 
         return html.pool(self)
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        printer.text(str(self))
 
     # Optimizers copy programs deep and save them whole. A budget is a thing in the world: every copy spends from it,
     # and one loaded from disk is a new pool with the same limits, or the same one if it lives in a file.
@@ -742,8 +770,16 @@ class BudgetPool:
     def record(self, call: CallRecord) -> None:
         """A call was answered: remember it, here and in every pool around."""
         for node in self._chain:
-            now = node.statistics()
-            node._recorder.add(call, Moment(node._clock(), now.spent, now.price, now.closed_calls))
+            node._recorder.add(call, node._moment())
+
+    def note(self) -> None:
+        """A sample of a known set has finished: its calls all end together, and the curves are not to wait for that."""
+        for node in self._chain:
+            node._recorder.note(node._moment)
+
+    def _moment(self) -> Moment:
+        now = self.statistics()
+        return Moment(self._clock(), now.spent, now.price, now.closed_calls)
 
     def count_unscaled_run(self) -> None:
         """A call was answered outside the budget."""
@@ -756,7 +792,8 @@ class BudgetPool:
             error = BudgetExhausted(self._why_empty() if self._halted() else "")
             error.__cause__ = self._cause_of()
         if not error.args[0]:
-            error.args = (f"nothing is left for a first sample: {self!r}",)
+            around = " within ".join(map(repr, self._chain))  # any of them may be the one that is empty
+            error.args = (f"nothing is left for a first sample: {around}",)
         return error
 
     def distrust(self, reason: str) -> None:
@@ -1085,6 +1122,13 @@ class _Pacing:
         if unit in METERED:
             return getattr(spent, unit) + reserved.samples * self._pool._record.mean(unit)
         return getattr(spent, unit) + getattr(reserved, unit)
+
+
+def _in_dollars(limits: Mapping[str, int | None]) -> dict[str, float | None]:
+    """A ledger's limits with money as people count it."""
+    nanodollars = limits["nanodollars"]
+    others: dict[str, float | None] = {unit: limit for unit, limit in limits.items() if unit != "nanodollars"}
+    return {**others, "dollars": None if nanodollars is None else nanodollars / NANO}
 
 
 def _resolve(future: Future[None]) -> None:
