@@ -143,7 +143,7 @@ def _plain_litellm(address: str) -> Ask:
     import litellm
 
     adapter = dspy.ChatAdapter()
-    signature = dspy.ChainOfThought("question -> answer").predict.signature
+    signature: Any = dspy.ChainOfThought("question -> answer").predict.signature
 
     def ask(question: str, k: int) -> None:
         messages = adapter.format(signature, [], {"question": question})

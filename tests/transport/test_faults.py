@@ -302,8 +302,9 @@ def test_a_pool_whose_samples_all_fail_stops_itself(mode: str, server: Any) -> N
             qa(question=BANK[0].text)
     assert isinstance(stopped.value.__cause__, dspy.utils.exceptions.LMServerError)
     assert errors == [] or len(errors) == 20
-    # Those in flight when it stopped were begun before.
-    assert 6 <= fake.statistics().requests <= (40 if mode == "gather" else 14)
+    # Those in flight when it stopped were begun before. Gathered, that is two for each of the twenty calls; and before
+    # the sixth failure two calls may have seen both of theirs fail, and begun on more.
+    assert 6 <= fake.statistics().requests <= (50 if mode == "gather" else 14)
     assert pool.statistics().spent.calls == fake.statistics().requests
     assert pool.statistics().reserved == Cost()
 
