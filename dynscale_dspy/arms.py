@@ -274,7 +274,9 @@ class Ticket:
     def start(self) -> bool:
         """Begin the sample; False if its call was closed or the pool stopped meanwhile, and then it must not run."""
         with self.pool._locked():
-            if self._state != "reserved" or self.arm.hopeless or self.pool._halted():
+            if self._state != "reserved" or self.arm.hopeless:
+                return False
+            if self.pool._halted() and not self._paid_ahead:
                 return False
             self._state = "started"
             self.arm._started(self)
@@ -374,9 +376,20 @@ class Ticket:
         )
         return more == Cost() or self.arm.ledger.extend(self._reservation, more)
 
+    @property
+    def _paid_ahead(self) -> bool:
+        """Whether a request of another sample has brought this one's answer: there is nothing left to save."""
+        return self._used != Cost() or bool(self._unanswered)
+
     def _void(self) -> None:
         self._state = "settled"
-        self.arm.ledger.refund(self._reservation)
+        if not self._paid_ahead:
+            self.arm.ledger.refund(self._reservation)
+            return
+        used = sum((charge.bound for charge in self._unanswered), self._used)
+        self._unanswered.clear()
+        self.arm.ledger.settle(self._reservation, used, beyond=self._beyond)
+        self.arm._settled(used, used)
 
     def _pass_on(self) -> None:
         """This sample turned out to contain calls on the same pool: they are the leaves, and pay instead."""

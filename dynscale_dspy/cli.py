@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     demo.add_argument(
         "--seed",
         type=int,
-        default=12,
+        default=16,
         help="draws questions and samples; the default is the one of 0 to 19 whose gains are nearest their mean",
     )
     demo.add_argument(
@@ -115,6 +115,8 @@ def _demo(options: argparse.Namespace) -> int:
                     "samples": spent.samples,
                     "calls": spent.calls,
                     "tokens": spent.tokens,
+                    "prompt_tokens": spent.prompt_tokens,
+                    "completion_tokens": spent.completion_tokens,
                     "seconds": round(seconds, 2),
                 }
             )
@@ -157,19 +159,34 @@ def _number(example: dspy.Example) -> str | None:
 
 @contextlib.contextmanager
 def _progress(console: Console, method: str, pool: BudgetPool) -> Iterator[None]:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
-    columns = (TextColumn(f"{method:10}"), BarColumn(), MofNCompleteColumn(), TextColumn("samples"))
+    columns = (
+        TextColumn(f"{method:10}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("samples, {task.fields[tokens]:,} tokens,"),
+        TimeElapsedColumn(),
+        TextColumn("gone,"),
+        TimeRemainingColumn(),
+        TextColumn("to go"),
+    )
     total = pool.statistics().limits["samples"]
     finished = threading.Event()
-    with Progress(
-        *columns, TimeElapsedColumn(), console=console, transient=True, disable=not console.is_terminal
-    ) as progress:
-        task = progress.add_task("", total=total)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("", total=total, tokens=0)
 
         def follow() -> None:
             while not finished.wait(0.1):
-                progress.update(task, completed=pool.statistics().spent.samples)
+                spent = pool.statistics().spent
+                progress.update(task, completed=spent.samples, tokens=spent.tokens)
 
         follower = threading.Thread(target=follow, daemon=True)
         follower.start()

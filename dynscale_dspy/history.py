@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 from dynscale_dspy.allocation.ledger import Cost
 
@@ -39,7 +40,7 @@ class CallRecord:
 
 @dataclass(frozen=True)
 class Moment:
-    """A pool as it stood when a call was answered.
+    """A pool as it stood when a call was answered, or a sample of a known set had finished.
 
     Args:
         time: Seconds since the epoch.
@@ -52,6 +53,23 @@ class Moment:
     spent: Cost
     price: float | None
     calls: int
+
+
+@dataclass(frozen=True)
+class Part:
+    """A share of a module, or an open scope, within a pool.
+
+    Args:
+        module: Whose share it is; None for a scope.
+        spent: Spent of it.
+        limits: Its caps by unit, as in :class:`~dynscale_dspy.pool.PoolStatistics`.
+        seconds_left: Until its deadline; None without one.
+    """
+
+    module: Any
+    spent: Cost
+    limits: Mapping[str, float | None]
+    seconds_left: float | None
 
 
 @dataclass(frozen=True)
@@ -95,12 +113,28 @@ class Recorder:
                 name = "other"
             self._programs[name] = self._programs.get(name, Cost()) + call.cost
             self._latest = moment
-            if self._seen % self._every == 0:
-                self._moments.append(moment)
-                if len(self._moments) == MOST_MOMENTS:
-                    del self._moments[1::2]
-                    self._every *= 2
-            self._seen += 1
+            if self._is_due():
+                self._keep(moment)
+
+    def note(self, moment: Callable[[], Moment]) -> None:
+        """A sample of a known set has finished: a point of the curves, made only if it is kept."""
+        with self._lock:
+            due = self._is_due()
+        if due:
+            made = moment()
+            with self._lock:
+                self._latest = made
+                self._keep(made)
+
+    def _is_due(self) -> bool:
+        self._seen += 1
+        return (self._seen - 1) % self._every == 0
+
+    def _keep(self, moment: Moment) -> None:
+        self._moments.append(moment)
+        if len(self._moments) == MOST_MOMENTS:
+            del self._moments[1::2]
+            self._every *= 2
 
     def history(self) -> History:
         """A copy."""

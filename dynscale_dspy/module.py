@@ -23,9 +23,10 @@ from dynscale_dspy.history import CallRecord
 from dynscale_dspy.low import Low, check_low, check_sync
 from dynscale_dspy.pool import BudgetPool
 from dynscale_dspy.sampling.drivers import adrive, drive, drive_known, in_thread
+from dynscale_dspy.sampling.folding import MOST_CHOICES, can_fold
 from dynscale_dspy.sampling.overlay import SampleRun, SampleSettings, current_meter
 from dynscale_dspy.sampling.planner import Job, Plan, conduct, coordinate
-from dynscale_dspy.sampling.sample import Sample
+from dynscale_dspy.sampling.sample import SPARED, Sample
 from dynscale_dspy.sampling.strategies import Integrated, Strategy
 from dynscale_dspy.settings import KEY, dump_settings, load_settings
 
@@ -50,6 +51,13 @@ class DynScaling(dspy.Module):
             no answer). By default every output field but reasoning and the like.
         temperature: Overrides the language model's. By default its own is kept, and 1.0 used where it has none.
         max_samples: Most samples one call may take.
+        max_choices: Most samples to draw with one request, as its ``n`` choices, so that the prompt is sent and paid
+            for once. Done where the program has one predictor and the route can: through LiteLLM, which is tried, not
+            with DSPy's native engine. 1 for never.
+        stop_when_decided: Whether a call ends, and its samples in flight are called off, once they cannot change the
+            winner. Requests of tasks are closed, so that a local server stops writing; threads finish what they have
+            begun. What was asked for is paid for, confidence is about the votes there are, and which they are depends
+            on timing.
         min_confidence: An answer whose :attr:`~dynscale_dspy.report.Explanation.confidence` is below this goes to
             ``on_low``. It is about the vote: docs/confidence.md says what it was worth in truth. One sample alone has
             0.75, so a call that can afford only one never reaches 0.9.
@@ -70,6 +78,9 @@ class DynScaling(dspy.Module):
         ```
     """
 
+    _label: str | None = None
+    """What reports call it besides: the name of a predictor that `wrap` scales where it stands."""
+
     def __init__(
         self,
         module: dspy.Module,
@@ -80,6 +91,8 @@ class DynScaling(dspy.Module):
         answer: Answer | None = None,
         temperature: float | None = None,
         max_samples: int = 64,
+        max_choices: int = MOST_CHOICES,
+        stop_when_decided: bool = False,
         min_confidence: float | None = None,
         on_low: Literal["abstain", "raise"] | Callable[..., Any] = "abstain",
         seed: int = 0,
@@ -91,15 +104,18 @@ class DynScaling(dspy.Module):
             )
         if sampling is not None and not isinstance(sampling, Strategy):
             raise TypeError(f"sampling must be Parallel(), Sequential() or Integrated(), got {sampling!r}")
-        if isinstance(max_samples, bool) or not isinstance(max_samples, int):
-            raise TypeError(f"max_samples must be an integer, got {max_samples!r}")
-        if max_samples < 1:
-            raise ValueError(f"max_samples must be at least 1, got {max_samples!r}")
+        for name, value in (("max_samples", max_samples), ("max_choices", max_choices)):
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise TypeError(f"{name} must be an integer, got {value!r}")
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value!r}")
         if temperature is not None:
             if isinstance(temperature, bool) or not isinstance(temperature, (int, float)):
                 raise TypeError(f"temperature must be a number, got {temperature!r}")
             if temperature < 0:
                 raise ValueError(f"temperature must be at least 0, got {temperature!r}")
+        if not isinstance(stop_when_decided, bool):
+            raise TypeError(f"stop_when_decided must be True or False, got {stop_when_decided!r}")
         check_low(min_confidence, on_low)
         self.module = module
         self.min_confidence = min_confidence
@@ -107,6 +123,8 @@ class DynScaling(dspy.Module):
         self.sampling = sampling or Integrated()
         self.temperature = temperature
         self.max_samples = max_samples
+        self.max_choices = max_choices
+        self.stop_when_decided = stop_when_decided
         self._budget = _as_pool(budget, policy, seed)
         self._private = self._budget is not budget
         self._reader = AnswerReader(module, answer)
@@ -167,6 +185,8 @@ class DynScaling(dspy.Module):
         disable_progress_bar: bool = False,
         timeout: int = 120,
         straggler_limit: int = 3,
+        *,
+        in_order: bool = True,
     ) -> Any:
         """Answer a known set of calls: the exact bandit, comparing all of them for every sample.
 
@@ -184,6 +204,9 @@ class DynScaling(dspy.Module):
             disable_progress_bar: Whether to hide the progress bar.
             timeout: Accepted for compatibility: samples are never submitted twice.
             straggler_limit: Accepted for compatibility.
+            in_order: Whether decisions are made in the order of issue, with fewer requests under way towards the end.
+                False keeps ``num_threads`` of them under way to the last: faster where latencies differ much, at the
+                price of an allocation that depends on timing and whose last samples are placed with less care.
 
         Returns:
             Predictions in the order of the examples, None for those that failed; with ``return_failed_examples`` a
@@ -225,6 +248,7 @@ class DynScaling(dspy.Module):
             spent += sample.cost
             progress.set_postfix_str(_money(spent), refresh=False)
             progress.update()
+            pool.note()
             succeeded = succeeded or sample.error is None
             if sample.error is not None and not succeeded:
                 failures.append(sample.error)
@@ -238,11 +262,20 @@ class DynScaling(dspy.Module):
             for call in calls:
                 call.begin()
             drive_known(
-                # Twice as many outstanding as run at once, so that one slow answer does not idle the rest.
-                coordinate(plans, arms, pool.policy, limit=limit, window=2 * num_threads, calls=calls_left),
+                coordinate(
+                    plans,
+                    arms,
+                    pool.policy,
+                    limit=limit,
+                    # In order, twice as many outstanding as run at once: one slow answer is not to idle the rest.
+                    window=2 * num_threads if in_order else num_threads,
+                    calls=calls_left,
+                    narrowing=in_order,
+                ),
                 lambda job: calls[job.call].run(job),
                 num_threads=num_threads,
                 done=done,
+                in_order=in_order,
             )
             settle_together(calls, num_threads)
             for position, (call, example) in enumerate(zip(calls, examples, strict=True)):
@@ -310,6 +343,8 @@ class DynScaling(dspy.Module):
             sampling=self.sampling,
             temperature=self.temperature,
             max_samples=self.max_samples,
+            max_choices=self.max_choices,
+            stop_when_decided=self.stop_when_decided,
             min_confidence=self.min_confidence,
             on_low=self.on_low,
             answer=self._reader.answer,
@@ -321,6 +356,8 @@ class DynScaling(dspy.Module):
         self.sampling = settings.get("sampling", self.sampling)
         self.temperature = settings.get("temperature", self.temperature)
         self.max_samples = settings.get("max_samples", self.max_samples)
+        self.max_choices = settings.get("max_choices", self.max_choices)
+        self.stop_when_decided = settings.get("stop_when_decided", self.stop_when_decided)
         if "min_confidence" in settings:
             check_low(settings["min_confidence"], settings.get("on_low", "abstain"))
             self.min_confidence = settings["min_confidence"]
@@ -353,8 +390,8 @@ class DynScaling(dspy.Module):
 
 
 _OWN = frozenset(
-    {"module", "sampling", "temperature", "max_samples", "min_confidence", "on_low", "history", "callbacks"}
-    | {"_budget", "_private", "_reader", "_compiled"}
+    {"module", "sampling", "temperature", "max_samples", "max_choices", "stop_when_decided", "min_confidence", "on_low"}
+    | {"history", "callbacks", "_budget", "_private", "_reader", "_compiled"}
 )
 """Attributes of the wrapper itself; a program may have others of the same names."""
 
@@ -380,6 +417,8 @@ class _Call:
             key=inputs,
             max_samples=int(min(owner.max_samples, self._pool.most_per_call)),
             tally=self._pool.policy.tally(),
+            max_choices=_choices(owner, predictors, kwargs) if vary and not self._pool.lasting else 1,
+            stop_when_decided=owner.stop_when_decided,
         )
         # The same call is the same program with the same inputs under the same language model and enclosing sample
         # (whose adapter overlay is its own object).
@@ -417,9 +456,11 @@ class _Call:
 
     def run(self, job: Job) -> Sample:
         """Draw one sample in this thread."""
-        if job.ticket is not None and not job.ticket.start():
+        if self.plan.decided:
+            return Sample(job.draw, problem=SPARED)
+        if not _begin(job):
             return _never_ran(job)
-        with SampleRun(job.draw, job.ticket, self._settings) as run:
+        with SampleRun(job.draw, job.ticket, self._settings, job.seat) as run:
             run.prediction = self.owner.module(*_own(self._args), **_own(self._kwargs))
         return run.sample
 
@@ -427,19 +468,23 @@ class _Call:
         """Draw one sample in this task."""
         if not _has_aforward(self.owner.module):
             return await in_thread(lambda: self.run(job))
-        if job.ticket is not None and not job.ticket.start():
+        if self.plan.decided:
+            return Sample(job.draw, problem=SPARED)
+        if not _begin(job):
             return _never_ran(job)
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task is not None
+        run = SampleRun(job.draw, job.ticket, self._settings, job.seat)
         with self._pool.cancellable(lambda: loop.call_soon_threadsafe(task.cancel)):
             try:
-                with SampleRun(job.draw, job.ticket, self._settings) as run:
+                with run:
                     run.prediction = await self.owner.module.acall(*_own(self._args), **_own(self._kwargs))
             except asyncio.CancelledError:
-                if not self._pool.stopped:
-                    raise
-                # Cut off by stop(cancel=True): an empty vote, and the call answers with what else it has.
-                return Sample(job.draw, problem="failed", error=self._pool.exhausted())
+                if self._pool.stopped:  # by stop(cancel=True): an empty vote, and the call answers with what it has
+                    return Sample(job.draw, problem="failed", error=self._pool.exhausted(), cost=run.cost)
+                if self.plan.decided:
+                    return Sample(job.draw, problem=SPARED, cost=run.cost)
+                raise
         return run.sample
 
     def finish(self, winner: Sample, own: bool) -> Any:
@@ -494,9 +539,7 @@ class _Call:
         self._explanation = made
         numbers: dict[Any, int] = {}
         answers = (None if s.key is None else numbers.setdefault(s.key, len(numbers)) for s in made.samples)
-        self._pool.record(
-            CallRecord(_name_of(self.owner.module), tuple(answers), made.agreement, made.confidence, made.cost)
-        )
+        self._pool.record(CallRecord(name_of(self.owner), tuple(answers), made.agreement, made.confidence, made.cost))
         # Numbers only: an answer may hold what does not belong in a log.
         fields = {f"dynscale_{name}": value for name, value in made.attributes.items() if name != "vote"}
         logger.debug("%s answered: %s", type(self.owner.module).__name__, made.summary, extra=fields)
@@ -603,11 +646,13 @@ def _own(inputs: Any) -> Any:
     return [_own(value) if isinstance(value, dspy.History) else value for value in inputs]
 
 
-def _name_of(module: dspy.Module) -> str:
-    """A program's kind and what it maps to what, as reports name it."""
-    predictor = next((predictor for _, predictor in named_predictors(module)), None)
-    signature = f"({predictor.signature.signature})" if predictor is not None else ""  # type: ignore[union-attr]
-    return f"{type(module).__name__}{signature}"
+def name_of(module: dspy.Module) -> str:
+    """A program's kind, as reports name it; of one with a single predictor also what it maps to what."""
+    program = module.module if isinstance(module, DynScaling) else module
+    label = f"{module._label}: " if isinstance(module, DynScaling) and module._label else ""
+    first, *others = [predictor for _, predictor in named_predictors(program)] or [None]
+    signature = f"({first.signature.signature})" if first is not None and not others else ""  # type: ignore[union-attr]
+    return f"{label}{type(program).__name__}{signature}"
 
 
 def _money(spent: Cost) -> str:
@@ -615,12 +660,32 @@ def _money(spent: Cost) -> str:
     return f"{spent.tokens:,} tokens" + (f", ${spent.dollars:.4f}" if spent.nanodollars else "")
 
 
+def _begin(job: Job) -> bool:
+    if job.fold is not None and job.fold.error is not None:
+        return False  # the request it was to share has failed
+    return job.ticket is None or job.ticket.start()
+
+
 def _never_ran(job: Job) -> Sample:
+    if job.fold is not None and job.fold.error is not None:
+        return Sample(job.draw, problem="failed", error=job.fold.error)
     if job.ticket is not None and job.ticket.pool.halted:
         error = job.ticket.pool.exhausted()
     else:
         error = BudgetExhausted("the call was over before this sample began")
     return Sample(job.draw, problem="failed", error=error)
+
+
+def _choices(owner: DynScaling, predictors: Sequence[dspy.Predict], kwargs: Mapping[str, Any]) -> int:
+    """How many samples of a call may share a request."""
+    if owner.max_choices == 1 or len(predictors) != 1 or isinstance(owner.module, DynScaling):
+        return 1
+    predictor = predictors[0]
+    lm = (kwargs.get("lm") if predictor is owner.module else None) or predictor.lm or dspy.settings.lm
+    config = predictor.config
+    if predictor is owner.module and kwargs.get("config"):
+        config = {**config, **kwargs["config"]}
+    return owner.max_choices if can_fold(lm, config) else 1
 
 
 def _has_aforward(module: dspy.Module) -> bool:

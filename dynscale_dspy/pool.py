@@ -24,8 +24,9 @@ from dynscale_dspy.allocation.policies import KnowledgeGradient, Policy
 from dynscale_dspy.allocation.pricing import Allowance, ShadowPrice
 from dynscale_dspy.arms import Arm, Charge, Profile, Ticket
 from dynscale_dspy.errors import BudgetExhausted, UnboundedCost
-from dynscale_dspy.history import CallRecord, History, Moment, Recorder
+from dynscale_dspy.history import CallRecord, History, Moment, Part, Recorder
 from dynscale_dspy.prices import Price, check_prices
+from dynscale_dspy.throttle import Throttle
 
 if TYPE_CHECKING:
     from dynscale_dspy.distributed.client import LeasedPool
@@ -59,6 +60,7 @@ class PoolStatistics:
         distrusted: Usage reports that were not believed, by reason; such requests are charged at their bound.
         state: ``"open"``, ``"paused"`` or ``"stopped"``.
         cause: Why it stopped itself, if it did.
+        concurrency: Requests that may be under way now; None without a limit.
     """
 
     spent: Cost
@@ -73,6 +75,7 @@ class PoolStatistics:
     distrusted: Mapping[str, int] = field(default_factory=dict)
     state: Literal["open", "paused", "stopped"] = "open"
     cause: str = ""
+    concurrency: int | None = None
 
     def metrics(self) -> dict[str, float]:
         """As plain numbers by name, for a tracker: ``mlflow.log_metrics(pool.statistics().metrics())``.
@@ -156,6 +159,11 @@ class BudgetPool:
         warn_at: The share of any cap, between 0 and 1, at which to call ``on_warning``, once for each.
         on_warning: Called with a :class:`BudgetWarning`; by default it is logged.
         max_failures: Samples in a row that may fail before the pool stops itself; None for never.
+        max_concurrency: Most requests under way at once, whatever threads or tasks make them. Halved when the server
+            pushes back (status 429 or 503, or replies that take 2.5 times longer than at its best), then grows again;
+            a Retry-After is kept to. None for no limit.
+        hedge: A quantile of latency such as 0.95: for a request that takes longer a second one is made, the first
+            answer wins, and both are paid for. None for never.
         seed: Seeds the order in which attempts are shown.
 
     Raises:
@@ -193,6 +201,8 @@ class BudgetPool:
         warn_at: float | None = None,
         on_warning: Callable[[BudgetWarning], object] | None = None,
         max_failures: int | None = DEFAULT_MAX_FAILURES,
+        max_concurrency: int | None = None,
+        hedge: float | None = None,
         seed: int = 0,
         _parent: BudgetPool | None = None,
     ) -> None:
@@ -206,8 +216,14 @@ class BudgetPool:
         _check_count("min_per_call", min_per_call)
         if max_per_call is not None and max_per_call < min_per_call:
             raise ValueError(f"max_per_call must be at least min_per_call={min_per_call}, got {max_per_call!r}")
-        if max_failures is not None:
-            _check_count("max_failures", max_failures)
+        for name, value in (("max_failures", max_failures), ("max_concurrency", max_concurrency)):
+            if value is not None:
+                _check_count(name, value)
+        if hedge is not None:
+            if isinstance(hedge, bool) or not isinstance(hedge, (int, float)):
+                raise TypeError(f"hedge must be a quantile such as 0.95, got {hedge!r}")
+            if not 0 < hedge < 1:
+                raise ValueError(f"hedge must be a quantile between 0 and 1, such as 0.95, got {hedge!r}")
         if deadline is not None:
             _check_seconds("deadline", deadline)
         if per_call is not None:
@@ -248,6 +264,10 @@ class BudgetPool:
         self._deadline = None if deadline is None else clock() + deadline
         self._settings: dict[str, Any] = {"deadline": deadline, "period": period, "clock": clock, "warn_at": warn_at}
         self._settings |= {"on_warning": on_warning, "max_failures": max_failures}
+        self._settings |= {"max_concurrency": max_concurrency, "hedge": hedge}
+        self._own_throttle = None
+        if max_concurrency is not None or hedge is not None:
+            self._own_throttle = Throttle(max_concurrency, hedge)
         self._max_failures = max_failures
         self._warn_at = warn_at
         self._on_warning = on_warning
@@ -281,6 +301,7 @@ class BudgetPool:
         self._drawn = 0
         self._samples_per_call: Counter[int] = Counter()
         self._recorder = Recorder()
+        self._open_scopes: list[BudgetPool] = []
         self._distrusted: Counter[str] = Counter()
         self._unbounded: set[tuple[str, str]] = set()
         self._failures = 0
@@ -364,8 +385,14 @@ class BudgetPool:
             seed=self.seed,
             _parent=inner,
         )
-        with scope:
-            yield scope
+        with self._lock:
+            inner._open_scopes.append(scope)
+        try:
+            with scope:
+                yield scope
+        finally:
+            with self._lock:
+                inner._open_scopes.remove(scope)
 
     @overload
     def share(self, module: str) -> LeasedPool: ...
@@ -505,13 +532,11 @@ class BudgetPool:
         """As far as this process knows."""
         with self._locked():
             price = self._pacing.price
-            limits = dict(self._ledger.limits)
-            nanodollars = limits.pop("nanodollars")
             spent, reserved = self._ledger.store.totals()
             return PoolStatistics(
                 spent=spent,
                 reserved=reserved,
-                limits=MappingProxyType({**limits, "dollars": None if nanodollars is None else nanodollars / NANO}),
+                limits=MappingProxyType(_in_dollars(self._ledger.limits)),
                 seconds_left=None if self._deadline is None else max(self._deadline - self._clock(), 0.0),
                 open_calls=self._open_calls,
                 closed_calls=self._closed_calls,
@@ -521,7 +546,21 @@ class BudgetPool:
                 distrusted=MappingProxyType(dict(self._distrusted)),
                 state=self._state,
                 cause=type(self._cause).__name__ if self._cause is not None else "",
+                concurrency=self.throttle.allowed if self.throttle is not None else None,
             )
+
+    def parts(self) -> list[Part]:
+        """What the shares of modules and the scopes that are open now have spent, and may."""
+        with self._locked():
+            parts = [
+                Part(module, store.totals()[0], _in_dollars(limits), None)
+                for module, (store, limits) in self._shares.items()
+            ]
+            scopes = list(self._open_scopes)
+        for scope in scopes:
+            now = scope.statistics()
+            parts.append(Part(None, now.spent, now.limits, now.seconds_left))
+        return parts
 
     @property
     def history(self) -> History:
@@ -577,10 +616,20 @@ class BudgetPool:
         answered = f"{now.closed_calls} calls answered, {now.open_calls} open"
         return f"BudgetPool({', '.join(parts)} spent; {answered}{state})"
 
+    def __str__(self) -> str:
+        from dynscale_dspy import text
+
+        # Before anything has happened there is nothing to add to one line.
+        now = self.statistics()
+        return text.pool(self) if now.closed_calls or now.open_calls else repr(self)
+
     def _repr_html_(self) -> str:
         from dynscale_dspy import html
 
         return html.pool(self)
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        printer.text(str(self))
 
     # Optimizers copy programs deep and save them whole. A budget is a thing in the world: every copy spends from it,
     # and one loaded from disk is a new pool with the same limits, or the same one if it lives in a file.
@@ -759,8 +808,16 @@ class BudgetPool:
     def record(self, call: CallRecord) -> None:
         """A call was answered: remember it, here and in every pool around."""
         for node in self._chain:
-            now = node._statistics()
-            node._recorder.add(call, Moment(node._clock(), now.spent, now.price, now.closed_calls))
+            node._recorder.add(call, node._moment())
+
+    def note(self) -> None:
+        """A sample of a known set has finished: its calls all end together, and the curves are not to wait for that."""
+        for node in self._chain:
+            node._recorder.note(node._moment)
+
+    def _moment(self) -> Moment:
+        now = self._statistics()
+        return Moment(self._clock(), now.spent, now.price, now.closed_calls)
 
     def count_unscaled_run(self) -> None:
         """A call was answered outside the budget."""
@@ -773,7 +830,8 @@ class BudgetPool:
             error = BudgetExhausted(self._why_empty() if self._halted() else "")
             error.__cause__ = self._cause_of()
         if not error.args[0]:
-            error.args = (f"nothing is left for a first sample: {self!r}",)
+            around = " within ".join(map(repr, self._chain))  # any of them may be the one that is empty
+            error.args = (f"nothing is left for a first sample: {around}",)
         return error
 
     def distrust(self, reason: str) -> None:
@@ -813,6 +871,11 @@ class BudgetPool:
             if self._late():
                 return BudgetExhausted("the deadline of the pool passed in the middle of a sample")
         return BudgetExhausted("the pool could not pay the next language-model call in the middle of a sample")
+
+    @property
+    def throttle(self) -> Throttle | None:
+        """What requests of samples pass on their way out; None for nothing."""
+        return self._root._own_throttle
 
     @property
     def varies(self) -> bool:
@@ -1107,6 +1170,13 @@ class _Pacing:
         if unit in METERED:
             return getattr(spent, unit) + reserved.samples * self._pool._record.mean(unit)
         return getattr(spent, unit) + getattr(reserved, unit)
+
+
+def _in_dollars(limits: Mapping[str, int | None]) -> dict[str, float | None]:
+    """A ledger's limits with money as people count it."""
+    nanodollars = limits["nanodollars"]
+    others: dict[str, float | None] = {unit: limit for unit, limit in limits.items() if unit != "nanodollars"}
+    return {**others, "dollars": None if nanodollars is None else nanodollars / NANO}
 
 
 def _resolve(future: Future[None]) -> None:

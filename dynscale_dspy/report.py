@@ -8,6 +8,7 @@ from typing import Any
 
 import dspy
 
+from dynscale_dspy import text
 from dynscale_dspy.allocation.ledger import Cost
 from dynscale_dspy.allocation.tally import AnswerKey, Tally
 from dynscale_dspy.sampling.planner import Plan
@@ -67,7 +68,7 @@ class SampleReport:
     chain: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Explanation:
     """How a call came to its answer.
 
@@ -98,7 +99,8 @@ class Explanation:
     @property
     def summary(self) -> str:
         """In a few words, e.g. ``8 samples, 3 answers, 62% agree``."""
-        return f"{_count(len(self.samples), 'sample')}, {_count(len(self.votes), 'answer')}, {self.agreement:.0%} agree"
+        samples, answers = text.count(len(self.samples), "sample"), text.count(len(self.votes), "answer")
+        return f"{samples}, {answers}, {self.agreement:.0%} agree"
 
     @property
     def attributes(self) -> dict[str, Any]:
@@ -115,36 +117,23 @@ class Explanation:
             "calls": self.cost.calls,
         }
 
+    def __repr__(self) -> str:
+        return f"Explanation({self.summary}, confidence {self.confidence:.2f})"
+
     def __str__(self) -> str:
-        lines = [
-            f"{_count(len(self.samples), 'sample')} in {_count(self.rounds, 'round')}, "
-            f"{_count(len(self.votes), 'answer')}, "
-            f"{self.agreement:.0%} agree, confidence {self.confidence:.2f}"
-        ]
-        for votes in self.votes:
-            seen = f" ({votes.conditioned} of them saw earlier attempts)" if votes.conditioned else ""
-            lines.append(f"  {votes.total:3d}  {votes.answer}{seen}")
-        problems = [sample.problem for sample in self.samples if sample.problem]
-        if problems:
-            lines.append(f"  {len(problems):3d}  cast no vote: {', '.join(sorted(set(problems)))}")
-        dollars = f", ${self.cost.dollars:.4f}" if self.cost.dollars else ""
-        cached = f" ({self.cost.cached_calls} of them from the cache)" if self.cost.cached_calls else ""
-        calls, tokens = _count(self.cost.calls, "LM call"), _count(self.cost.tokens, "token")
-        lines.append(f"  cost: {calls}{cached}, {tokens}{dollars}")
-        return "\n".join(lines)
+        return text.explanation(self)
 
     def _repr_html_(self) -> str:
         from dynscale_dspy import html
 
         return html.explanation(self)
 
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        printer.text(str(self))
+
     # Predictions are copied deep by optimizers; this is immutable and may be shared.
     def __deepcopy__(self, memo: dict[int, Any]) -> Explanation:
         return self
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def explain(prediction: dspy.Prediction) -> Explanation:

@@ -6,6 +6,8 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any, Protocol
 
+from dynscale_dspy import text
+
 if TYPE_CHECKING:
     from dynscale_dspy.pool import BudgetPool
 
@@ -101,19 +103,8 @@ def table(pool: BudgetPool) -> Any:
     out = Table(title="BudgetPool" + ("" if now.state == "open" else f" ({now.state})"), title_justify="left")
     for name in ("", "spent", "in flight", "left"):
         out.add_column(name, justify="right" if name else "left")
-    for unit in ("samples", "calls", "tokens", "dollars"):
-        spent, held, limit = getattr(now.spent, unit), getattr(now.reserved, unit), now.limits.get(unit)
-        if limit is None and not spent and unit not in ("samples", "calls"):
-            continue
-        digits = ",.4f" if unit == "dollars" else ",.0f"
-        left = "no cap" if limit is None else f"{max(limit - spent - held, 0):{digits}}"
-        out.add_row("LM calls" if unit == "calls" else unit, f"{spent:{digits}}", f"{held:{digits}}", left)
-    facts = [f"{now.closed_calls:,} calls answered", f"{now.open_calls:,} open"]
-    if history.agreement is not None:
-        facts.append(f"{history.agreement:.0%} agree")
-    if now.price is not None:
-        facts.append(f"price {now.price:.3g}")
-    if now.seconds_left is not None:
-        facts.append(f"{now.seconds_left:.0f} s left")
-    out.caption = ", ".join(facts)
+    for use in text.uses(now.spent, now.reserved, now.limits):
+        left = "no cap" if use.left is None else text.amount(use.left, use.unit)
+        out.add_row(use.name, text.amount(use.spent, use.unit), text.amount(use.held, use.unit), left)
+    out.caption = ", ".join(text.facts(now, history))
     return out

@@ -36,18 +36,23 @@ class Server:
     note: str
 
 
-UNTRIED = (
-    Server("vLLM", "hosted_vllm/Qwen/Qwen3-8B", {"api_base": "http://localhost:8000/v1"}, "prefix caching is on"),
-    Server("SGLang", "openai/Qwen/Qwen3-8B", {"api_base": "http://localhost:30000/v1", "api_key": "local"}, ""),
-    Server("Ollama", "ollama_chat/qwen3:8b", {"api_base": "http://localhost:11434"}, "set OLLAMA_NUM_PARALLEL"),
+OTHERS = (
+    Server("vLLM", "hosted_vllm/Qwen/Qwen3-8B", {"api_base": "http://localhost:8000/v1"}, "untried"),
+    Server("SGLang", "openai/Qwen/Qwen3-8B", {"api_base": "http://localhost:30000/v1", "api_key": "local"}, "untried"),
+    Server("Ollama", "ollama_chat/qwen3:8b", {"api_base": "http://localhost:11434"}, "untried; OLLAMA_NUM_PARALLEL=8"),
     Server(
         "llama.cpp",
         "openai/any",
         {"api_base": "http://localhost:8080/v1", "api_key": "local"},
-        "llama-server --parallel 8",
+        "untried; llama-server --port 8080 --parallel 8",
     ),
-    Server("OpenAI", "openai/gpt-4.1-mini", {}, "reads OPENAI_API_KEY"),
-    Server("LiteLLM proxy", "litellm_proxy/qwen3-8b", {"api_base": "http://localhost:4000", "api_key": "sk-..."}, ""),
+    Server("OpenAI", "openai/gpt-4.1-mini", {}, "untried; reads OPENAI_API_KEY"),
+    Server(
+        "LiteLLM proxy",
+        "litellm_proxy/qwen3-8b",
+        {"api_base": "http://localhost:4000", "api_key": "sk-..."},
+        "tried with LiteLLM 1.108.7 before the model in the box",
+    ),
 )
 
 
@@ -74,10 +79,10 @@ def main() -> None:
     with FakeServer(1) as fake:
         lm = fake.lm()
         print(f"the scripted server for tests, {lm.model}: {answers(lm, fake.questions[0].text)}")
-    print("\nNot tried here:")
-    for server in UNTRIED:
+    print("\nOthers:")
+    for server in OTHERS:
         given = "".join(f", {name}={value!r}" for name, value in server.options.items())
-        print(f"{server.name}: dspy.LM({server.model!r}{given})" + (f"  # {server.note}" if server.note else ""))
+        print(f"{server.name}: dspy.LM({server.model!r}{given})  # {server.note}")
 
 
 if __name__ == "__main__":

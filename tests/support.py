@@ -10,10 +10,18 @@ from typing import Any
 
 import dspy
 
+from dynscale_dspy import DynScaling
+
 try:
     from dspy.lm15 import Message, Response, Usage
 except ImportError:  # before DSPy 3.4 every request goes through LiteLLM
     Message = Response = Usage = None
+
+
+def one_each(module: dspy.Module, budget: Any = None, **options: Any) -> DynScaling:
+    """A wrapped program each of whose samples makes a request of its own, for tests that count them."""
+    return DynScaling(module, budget, max_choices=1, **options)
+
 
 Reply = str | Mapping[str, Any] | Exception
 

@@ -16,7 +16,8 @@ def test_the_demo(tmp_path, capsys):
     assert main(["demo", "--questions", "12", "--budget", "3", "--threads", "8", "--json", str(out)]) == 0
     rows = json.loads(out.read_text())
     assert [row["method"] for row in rows] == ["single", "uniform", "dynscaling"]
-    assert [list(row) for row in rows] == [["method", "accuracy", "se", "samples", "calls", "tokens", "seconds"]] * 3
+    columns = ["method", "accuracy", "se", "samples", "calls", "tokens"]
+    assert [list(row) for row in rows] == [[*columns, "prompt_tokens", "completion_tokens", "seconds"]] * 3
     assert [row["samples"] for row in rows] == [12, 72, 36]
     assert all(row["calls"] >= row["samples"] and row["tokens"] > 0 for row in rows)
     printed = capsys.readouterr().out

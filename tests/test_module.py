@@ -86,7 +86,9 @@ def test_explain():
     assert why.cost == Cost(samples=5, calls=calls, prompt_tokens=28, completion_tokens=12)
     failed = [sample for sample in why.samples if sample.problem]
     assert [sample.problem for sample in failed] == ["failed"] and "down" in str(failed[0].error)
-    assert str(why).splitlines() == [
+    told = str(why).splitlines()
+    assert len(told) == 10 and told[5].startswith("  #0 ") and "(round 0; 1 LM call, 10 tokens)" in told[5]
+    assert told[:5] == [
         "5 samples in 1 round, 2 answers, 75% agree, confidence 0.81",
         "    3  B",
         "    1  A",

@@ -20,7 +20,7 @@ def test_python_blocks_run_in_order(capsys):
     for block in BLOCKS:
         exec(compile(block, "README.md", "exec"), namespace)
     printed = capsys.readouterr().out
-    assert "BudgetPool(80 of 80 samples" in printed
+    assert "20 calls answered" in printed and "80 spent, 0 left" in printed
     assert "agree, confidence" in printed
     assert isinstance(namespace["paper"], dspy.Module)
 
@@ -32,3 +32,5 @@ def test_the_commands():
 
 def test_it_is_short():
     assert len(TEXT.splitlines()) < 150
+    assert len(re.findall(r"^\|[-:| ]+\|$", TEXT, flags=re.MULTILINE)) == 1  # one table
+    assert len(re.findall(r"!\[", TEXT)) == 1  # one picture

@@ -15,7 +15,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind
 from rich.console import Console
 
-from dynscale_dspy import BudgetPool, Cost, DynScaling, Integrated, Parallel, Uniform, explain
+from dynscale_dspy import BudgetExhausted, BudgetPool, Cost, DynScaling, Integrated, Parallel, Uniform, explain
 from dynscale_dspy.history import MOST_CALLS, MOST_MOMENTS, MOST_PROGRAMS, CallRecord, Moment, Recorder
 from dynscale_dspy.telemetry import OpenTelemetryCallback
 from dynscale_dspy.watch import Watch
@@ -61,8 +61,50 @@ def test_a_pool_shows_every_unit_it_caps_and_who_spent_it():
     assert f"{now.spent.samples} spent, {40 - now.spent.samples} left" in page.text
     assert f"{now.spent.tokens} spent, {100_000 - now.spent.tokens:,} left" in page.text
     assert "3 calls answered" in page.text and "s left" in page.text and "dollars" not in page.text
-    assert "ChainOfThought(question -> reasoning, answer)" in page.text and "Predict(question -> answer)" in page.text
+    assert "ChainOfThought(question → reasoning, answer)" in page.text and "Predict(question → answer)" in page.text
     assert page.tags.count("svg") >= 2
+
+
+def test_a_pool_in_words_says_what_its_html_does():
+    pool = BudgetPool(samples=40, policy=Uniform(), per_call=4)
+    assert str(pool) == repr(pool)  # nothing has happened
+    qa = DynScaling(dspy.ChainOfThought("question -> answer"), budget=pool, sampling=Parallel())
+    other = DynScaling(dspy.Predict("question -> answer"), budget=pool, sampling=Parallel())
+    pool.share(other, 0.25)
+    with dspy.context(lm=ScriptedModel(cycle("A", "B", "A")).lm(max_tokens=50)):
+        qa(question="one")
+        with pool.scope(samples=8):
+            other(question="two")
+            text, html = str(pool), Page(pool._repr_html_()).text
+    for words in (
+        "8 spent, 32 left",
+        "2 calls answered",
+        "50%, 4 samples, 4 LM calls",
+        "share of Predict(question -> answer)",
+        "4 of 10 samples",
+        "4 of 8 samples",
+    ):
+        assert words in text and words.replace("->", "→") in html
+    assert "2 x 4" in text and "samples over time" in text
+    assert "scope" not in str(pool)  # it is over
+
+
+def test_the_curve_of_a_known_set_climbs_while_it_runs():
+    pool = BudgetPool(samples=60, policy=Uniform())
+    qa = DynScaling(dspy.Predict("question -> answer"), budget=pool, sampling=Parallel())
+    with dspy.context(lm=ScriptedModel(cycle("A")).lm()):
+        qa.batch([{"question": str(i)} for i in range(20)], num_threads=2, disable_progress_bar=True)
+    spent = [moment.spent.samples for moment in pool.history.moments]
+    assert spent == sorted(spent) and spent[0] < 10 and len(set(spent)) > 10 and spent[-1] == 60
+
+
+def test_a_scope_in_an_empty_pool_says_which_is_empty():
+    pool = BudgetPool(samples=4, policy=Uniform())
+    qa = DynScaling(dspy.Predict("question -> answer"), budget=pool, sampling=Parallel())
+    with dspy.context(lm=ScriptedModel(cycle("A")).lm()):
+        qa.batch([{"question": "one"}], disable_progress_bar=True)
+        with pool.scope(samples=3), pytest.raises(BudgetExhausted, match=r"0 of 3 samples.* within .*4 of 4 samples"):
+            qa(question="two")
 
 
 def test_a_prediction_shows_votes_apart_and_what_samples_saw_and_thought():
@@ -79,6 +121,9 @@ def test_a_prediction_shows_votes_apart_and_what_samples_saw_and_thought():
     assert shown and page.text.count("what it was shown") == sum(len(sample.chain) for sample in shown)
     assert all(sample.chain for sample in made.samples if sample.shown)
     assert "thought 0" in page.text and f"confidence {made.confidence:.2f}" in page.text
+    text = str(made)
+    assert text.count("saw #") == len(shown) and "thought 0" in text and len(text.splitlines()) < 2 * len(made.samples)
+    assert "\n" not in repr(made) and made.summary in repr(made)
 
 
 def test_a_failed_sample_shows_its_error():
@@ -86,7 +131,9 @@ def test_a_failed_sample_shows_its_error():
         pool = BudgetPool(per_call=4, policy=Uniform())
         qa = DynScaling(dspy.Predict("question -> answer"), budget=pool, sampling=Parallel())
         page = Page(explain(qa(question="q"))._repr_html_())
+        told = str(explain(qa(question="r")))
     assert "no vote: failed" in page.text and "line is down" in page.text
+    assert "no vote: failed with " in told and "line is down" not in told
 
 
 def test_the_history_is_bounded_and_covers_everything():
@@ -143,7 +190,7 @@ def test_watching_draws_the_last_state():
         with Watch(pool, interval=60, console=Console(file=out, force_terminal=True, width=80)) as view:
             qa(question="q")
     view.close()
-    assert "1 calls answered" in out.getvalue() and "no cap" in out.getvalue()
+    assert "1 call answered" in out.getvalue() and "no cap" in out.getvalue()
     with pytest.raises(ValueError, match="interval"):
         pool.watch(interval=0)
 

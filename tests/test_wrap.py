@@ -255,3 +255,14 @@ def test_unscaled_needs_no_budget_and_awaits_programs_without_async():
 
     with dspy.context(lm=ScriptedModel(cycle("A")).lm()), unscaled():
         assert asyncio.run(DynScaling(Sync()).acall(question="q")).answer == "A"
+
+
+def test_reports_tell_predictors_apart_by_name():
+    pool = uniform(2)
+    program = wrap(Pipeline(), budget=pool, predictors=["draft.predict", "answer"])
+    with dspy.context(lm=ScriptedModel(reply).lm()):
+        program(question="q")
+    assert list(pool.history.programs) == [
+        "draft.predict: Predict(question -> reasoning, draft)",
+        "answer: Predict(question, draft -> answer)",
+    ]

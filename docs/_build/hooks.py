@@ -11,13 +11,19 @@ from mkdocs.structure.files import File, Files
 from nbconvert import MarkdownExporter
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = {
-    "scale": "How many calls a pool can serve, and at what cost in time",
+TITLES = {
+    "demo": "The demo, on twenty sets of questions",
     "arena": "Against other ways to sample, on a scripted server",
-    "chaos": "Faults, kills and shared books",
     "factorial": "Policies times strategies on the model in the box",
-    "confidence": "What confidence is worth",
+    "confidence": "What confidence is worth, by pool",
+    "replay": "Policies replayed over recorded samples",
+    "chaos": "Faults, kills and shared books",
+    "scale": "How many calls a pool can serve, and at what cost in time",
 }
+"""In this order; others follow."""
+WIDE = "---\nhide: [toc]\n---\n\n"
+ELSEWHERE = {"replay": "allocation.md#measured"}
+"""Shown on a page of its own."""
 
 
 def on_files(files: Files, config: Any) -> Files:
@@ -28,7 +34,8 @@ def on_files(files: Files, config: Any) -> Files:
         for name, content in resources["outputs"].items():
             files.append(File.generated(config, f"{folder}/{name}", content=content))
             body = body.replace(f"]({name})", f"]({path.stem}_files/{name})")
-        files.append(File.generated(config, f"notebooks/{path.stem}.md", content=body))
+        # Cells are wide, and the headings few.
+        files.append(File.generated(config, f"notebooks/{path.stem}.md", content=f"{WIDE}{body}"))
     files.append(File.generated(config, "benchmarks.md", content=benchmarks()))
     return files
 
@@ -41,19 +48,29 @@ def on_page_content(html: str, **_: Any) -> str:
 def benchmarks() -> str:
     """One table for each JSON file: a row a record."""
     text = [
-        "# Benchmarks",
+        f"{WIDE}# Benchmarks",
         "",
-        "Made from the files that `python examples/benchmarks/NAME.py --json docs/benchmarks/NAME.json` wrote. Times",
-        "are of the machine named; nothing is tested against them.",
+        "Made from the files that `python docs/_build/benchmarks.py NAME` keeps in `docs/benchmarks/`. Under `--quick` a",
+        "benchmark only shows that it runs: few questions, one seed. Times are of the machine named, which was busy with",
+        "other things; nothing is tested against them.",
     ]
-    for path in sorted((ROOT / "docs" / "benchmarks").glob("*.json")):
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        rows = kept["rows"]
-        columns = list(dict.fromkeys(column for row in rows for column in row))
-        text += ["", f"## {COMMANDS.get(path.stem, path.stem)}", "", f"`{kept['command']}`, on {kept['machine']}.", ""]
-        text += ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-        text += ["| " + " | ".join(_cell(row.get(column)) for column in columns) + " |" for row in rows]
+    paths = {path.stem: path for path in sorted((ROOT / "docs" / "benchmarks").glob("*.json"))}
+    for name in [*(name for name in TITLES if name in paths), *(name for name in paths if name not in TITLES)]:
+        kept = json.loads(paths[name].read_text(encoding="utf-8"))
+        text += ["", f"## {TITLES.get(name, name)}", "", f"`{kept['command']}`, on {kept['machine']}.", ""]
+        if name in ELSEWHERE:
+            text.append(f"[The table]({ELSEWHERE[name]}).")
+        else:
+            text += _table(kept["rows"])
     return "\n".join(text) + "\n"
+
+
+def _table(rows: list[dict[str, Any]]) -> list[str]:
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    if len(rows) == 1:  # one record of many columns reads better upright
+        return ["| | |", "|---|---|", *(f"| {column} | {_cell(rows[0][column])} |" for column in columns)]
+    head = ["| " + " | ".join(column.replace("_", " ") for column in columns) + " |", "|" + "---|" * len(columns)]
+    return head + ["| " + " | ".join(_cell(row.get(column)) for column in columns) + " |" for row in rows]
 
 
 def _cell(value: Any) -> str:

@@ -66,6 +66,22 @@ class CostRecord:
         """The average cost in a unit; 0 before there is any."""
         return getattr(self.total, unit) / self.samples if self.samples else 0.0
 
+    @property
+    def completion_share(self) -> float:
+        """What the tokens a sample writes are of all a request for it alone takes; 1 where nothing is known.
+
+        Example:
+            >>> record = CostRecord()
+            >>> record.add(Cost(samples=1, calls=1, prompt_tokens=300, completion_tokens=100))
+            >>> record.add(Cost(samples=1, completion_tokens=100))  # a further choice of the same request
+            >>> record.completion_share
+            0.25
+        """
+        if not self.samples or not self.total.calls or not self.total.tokens:
+            return 1.0
+        written = self.total.completion_tokens / self.samples
+        return written / (written + self.total.prompt_tokens / self.total.calls)
+
     def expected(self, unit: str, module: CostRecord, prior: float = PRIOR) -> float:
         """What one more sample is expected to cost; see :func:`expected_cost`."""
         return expected_cost(getattr(self.total, unit), self.samples, module.mean(unit), prior)

@@ -91,6 +91,8 @@ class Keeper:
             "strict": pool.strict,
             "prices": dict(pool.prices),
             "max_failures": pool._max_failures,
+            "max_concurrency": pool._settings["max_concurrency"],
+            "hedge": pool._settings["hedge"],
             "seed": pool.seed,
         }
 

@@ -6,6 +6,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from tqdm.auto import tqdm
+
 from dynscale_dspy.allocation.policies import POLICIES
 from dynscale_dspy.replay.online import ARRIVALS
 from dynscale_dspy.replay.pools import PoolError
@@ -53,6 +55,15 @@ def main(arguments: argparse.Namespace) -> int:
             import matplotlib  # noqa: F401  # before minutes of work, not after
         except ImportError:
             return _fail("--plot needs Matplotlib: pip install 'dynscale-dspy[plots]'")
+    # Pools, how many there are, and the time to go; only their names where nobody looks on.
+    bar = tqdm(total=len(arguments.pools), unit="pool", disable=None, leave=False)
+
+    def tell(pool: str) -> None:
+        if bar.disable:
+            sys.stderr.write(f"{pool}\n")
+        bar.set_description(pool, refresh=False)
+        bar.update()
+
     try:
         result = replay(
             arguments.pools,
@@ -70,10 +81,12 @@ def main(arguments: argparse.Namespace) -> int:
             with_bounds=not arguments.no_bounds,
             share=arguments.share,
             jobs=arguments.jobs,
-            progress=_tell,
+            progress=tell,
         )
     except (PoolError, ValueError, OSError) as error:
         return _fail(str(error))
+    finally:
+        bar.close()
     sys.stdout.write(render(result))
     if arguments.json:
         result.save(arguments.json)
@@ -122,10 +135,6 @@ def _numbers(text: str) -> Sequence[float]:
         return [float(part) for part in text.split(",")]
     except ValueError:
         raise argparse.ArgumentTypeError(f"expected numbers separated by commas, got {text!r}") from None
-
-
-def _tell(pool: str) -> None:
-    sys.stderr.write(f"{pool}\n")
 
 
 def _fail(message: str) -> int:

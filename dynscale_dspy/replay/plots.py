@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dynscale_dspy.plots import COLOURS
 from dynscale_dspy.replay.bounds import HINDSIGHT, LAGRANGIAN, STATIC
 from dynscale_dspy.replay.table import Replay
 
@@ -44,13 +45,13 @@ def plot(result: Replay, path: str | Path | None = None, *, policies: Sequence[s
     names = [name for name in names if policies is None or name in policies]
     columns = min(4, len(groups))
     rows = -(-len(groups) // columns)
-    figure = Figure(figsize=(4.2 * columns, 3.4 * (rows + 1) + 0.9), layout="constrained")
+    figure = Figure(figsize=(3.4 * columns, 2.9 * (rows + 1) + 0.9), layout="constrained")
     FigureCanvasAgg(figure)
     parts: Any = figure.subfigures(2, 1, height_ratios=(rows, 1.15))
     upper, lower = parts
     panels = upper.subplots(rows, columns, squeeze=False)
-    colours = {name: f"C{i % 10}" for i, name in enumerate(names)}
-    styles = {name: ("-", "--", ":")[i // 10 % 3] for i, name in enumerate(names)}
+    colours = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(names)}
+    styles = {name: ("-", "--", ":")[i // len(COLOURS) % 3] for i, name in enumerate(names)}
     unit = result.records[0].unit if result.records else "samples"
     for panel in panels.ravel()[len(groups) :]:
         panel.set_visible(False)
@@ -69,14 +70,16 @@ def plot(result: Replay, path: str | Path | None = None, *, policies: Sequence[s
             panel.plot(budgets, accuracy, color="0.4", linewidth=1, linestyle=(0, (1, 1)), label=LAGRANGIAN)
         panel.set_xscale("log", base=2)
         ticks = sorted({record.budget for record in result.records})
-        panel.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        labelled = {2**power for power in range(11)}  # all of them would run into each other
+        panel.set_xticks(ticks, [f"{tick:g}" if tick in labelled else "" for tick in ticks])
+        panel.minorticks_off()
         panel.set_title(group)
         panel.set_xlabel("samples a query" if unit == "samples" else "mean samples' worth of tokens a query")
         panel.set_ylabel("accuracy, %")
         panel.grid(alpha=0.25)
     if groups:
         handles, labels = panels[0, 0].get_legend_handles_labels()
-        upper.legend(handles, labels, loc="outside lower center", ncols=min(5, max(len(labels), 1)), fontsize=8)
+        upper.legend(handles, labels, loc="outside lower center", ncols=min(4, max(len(labels), 1)), fontsize=9)
     _draw_whereabouts(lower, result, names, colours, styles)
     if path is not None:
         figure.savefig(path, dpi=150)

@@ -143,6 +143,7 @@ class Replay:
         """Plain lists and dicts."""
         return {
             "settings": dict(self.settings),
+            "groups": dict(self.groups),
             "records": [asdict(record) for record in self.records],
             "summaries": [asdict(summary) for summary in self.summaries],
             "skipped": [asdict(skip) for skip in self.skipped],

@@ -9,10 +9,11 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from dynscale_dspy.sampling.planner import Job, Notice, Round, Step, Wait
-from dynscale_dspy.sampling.sample import Sample
+from dynscale_dspy.sampling.sample import SPARED, Sample
 
 T = TypeVar("T")
 
@@ -48,8 +49,8 @@ def drive(steps: Generator[Step, Any, T], run: Callable[[Job], Sample]) -> T:
             except StopIteration as stop:
                 return stop.value
             match step:
-                case Round(jobs):
-                    reply = _run_together(jobs, run)
+                case Round():
+                    reply = _run_together(step, run)
                 case Wait():
                     reply = _wait(step)
                 case Notice(send=send):
@@ -68,8 +69,8 @@ async def adrive(steps: Generator[Step, Any, T], run: Callable[[Job], Awaitable[
             except StopIteration as stop:
                 return stop.value
             match step:
-                case Round(jobs):
-                    reply = await _gather(jobs, run)
+                case Round():
+                    reply = await _gather(step, run)
                 case Wait():
                     reply = await _await(step)
                 case Notice(asend=asend):
@@ -84,9 +85,20 @@ def drive_known(
     *,
     num_threads: int,
     done: Callable[[Job, Sample], None],
+    in_order: bool = True,
 ) -> None:
-    """Run a known set's plan with ``num_threads`` samples at a time, handing back samples in the order of issue."""
-    outstanding: deque[tuple[Job, Future[Sample]]] = deque()
+    """Run a known set's plan with ``num_threads`` requests at a time.
+
+    Args:
+        steps: The plan.
+        run: Runs one job.
+        num_threads: Threads.
+        done: Told each sample as it is handed back.
+        in_order: Whether samples are handed back in the order of issue, or as they finish.
+    """
+    issued: deque[Future[list[Sample]]] = deque()
+    finished: SimpleQueue[Future[list[Sample]]] = SimpleQueue()
+    groups: dict[Future[list[Sample]], list[Job]] = {}
     executor = ThreadPoolExecutor(max_workers=num_threads, thread_name_prefix="dynscale-batch")
     reply: Any = None
     try:
@@ -98,11 +110,17 @@ def drive_known(
             if isinstance(jobs, Wait):
                 reply = _wait(jobs)
                 continue
-            for job in jobs:
-                outstanding.append((job, executor.submit(contextvars.copy_context().run, run, job)))
-            job, future = outstanding.popleft()
-            reply = future.result()
-            done(job, reply)
+            for group in _groups(jobs):
+                future = executor.submit(contextvars.copy_context().run, _run_group, group, run)
+                groups[future] = group
+                if in_order:
+                    issued.append(future)
+                else:
+                    future.add_done_callback(finished.put)
+            future = issued.popleft() if in_order else finished.get()
+            reply = list(zip(groups.pop(future), future.result(), strict=True))
+            for job, sample in reply:
+                done(job, sample)
     finally:
         steps.close()
         executor.shutdown(wait=True, cancel_futures=True)
@@ -117,25 +135,28 @@ async def in_thread(run: Callable[[], T]) -> T:
     return await loop.run_in_executor(_executor(), contextvars.copy_context().run, run)
 
 
-def _run_together(jobs: Sequence[Job], run: Callable[[Job], Sample]) -> list[Sample]:
+def _run_together(step: Round, run: Callable[[Job], Sample]) -> list[Sample]:
     """Run jobs side by side. The calling thread works too, so that full or nested thread pools cannot deadlock."""
-    results: list[Any] = [None] * len(jobs)
-    # Each job in its own copy of the caller's context: DSPy's settings and tracing parents travel with it.
-    todo = deque((position, contextvars.copy_context(), job) for position, job in enumerate(jobs))
+    groups = _groups(step.jobs)
+    results: list[Any] = [None] * len(groups)
+    # Each in its own copy of the caller's context: DSPy's settings and tracing parents travel with it.
+    todo = deque((position, contextvars.copy_context(), group) for position, group in enumerate(groups))
     changed = threading.Condition()
-    left = len(jobs)
+    left = len(groups)
 
     def work() -> None:
         nonlocal left
         helping = threading.current_thread() is not caller
         while todo and _join_in(helping):
             try:
-                position, context, job = todo.popleft()
+                position, context, group = todo.popleft()
             except IndexError:  # another thread was faster
                 _drop_out()
                 return
             try:
-                results[position] = context.run(run, job)
+                results[position] = context.run(_run_group, group, run)
+                with changed:
+                    step.tell(results[position])
             except BaseException as error:
                 results[position] = error
                 if not helping:
@@ -148,7 +169,7 @@ def _run_together(jobs: Sequence[Job], run: Callable[[Job], Sample]) -> list[Sam
                     changed.notify_all()
 
     caller = threading.current_thread()
-    for _ in range(len(jobs) - 1):
+    for _ in range(len(groups) - 1):
         try:
             _executor().submit(work)
         except RuntimeError:  # the interpreter is shutting down: the caller does it all
@@ -160,13 +181,29 @@ def _run_together(jobs: Sequence[Job], run: Callable[[Job], Sample]) -> list[Sam
     for result in results:
         if isinstance(result, BaseException):
             raise result
-    return results
+    return [sample for samples in results for sample in samples]
 
 
-async def _gather(jobs: Sequence[Job], run: Callable[[Job], Awaitable[Sample]]) -> list[Sample]:
-    tasks = [asyncio.ensure_future(run(job)) for job in jobs]
+async def _gather(step: Round, run: Callable[[Job], Awaitable[Sample]]) -> list[Sample]:
+    groups = _groups(step.jobs)
+    tasks = [asyncio.ensure_future(_arun_group(group, run)) for group in groups]
+    waiting = set(tasks)
     try:
-        return list(await asyncio.gather(*tasks))
+        while waiting:
+            done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                step.tell(task.result())
+            if step.over:
+                break
+        for task in waiting:
+            task.cancel()  # closes its connection, so that a local server stops writing
+        if waiting:
+            await asyncio.gather(*waiting, return_exceptions=True)
+        return [
+            sample
+            for task, group in zip(tasks, groups, strict=True)
+            for sample in (task.result() if not task.cancelled() else _spared(group))
+        ]
     finally:
         # On an error or a cancellation the other samples must not run on unseen.
         unfinished = [task for task in tasks if not task.done()]
@@ -174,6 +211,30 @@ async def _gather(jobs: Sequence[Job], run: Callable[[Job], Awaitable[Sample]]) 
             task.cancel()
         if unfinished:
             await asyncio.gather(*unfinished, return_exceptions=True)
+
+
+def _groups(jobs: Sequence[Job]) -> list[list[Job]]:
+    """Jobs that share a request run one after another, the others side by side."""
+    groups: list[list[Job]] = []
+    for job in jobs:
+        if job.fold is not None and groups and groups[-1][-1].fold is job.fold:
+            groups[-1].append(job)
+        else:
+            groups.append([job])
+    return groups
+
+
+def _spared(jobs: Sequence[Job]) -> list[Sample]:
+    """The samples of tasks that were cancelled before they began, since the vote was decided without them."""
+    return [Sample(job.draw, problem=SPARED) for job in jobs]
+
+
+def _run_group(jobs: Sequence[Job], run: Callable[[Job], Sample]) -> list[Sample]:
+    return [run(job) for job in jobs]
+
+
+async def _arun_group(jobs: Sequence[Job], run: Callable[[Job], Awaitable[Sample]]) -> list[Sample]:
+    return [await run(job) for job in jobs]
 
 
 def _wait(step: Wait) -> bool | None:

@@ -114,7 +114,8 @@ def reading(
     lm: Any,
     inputs: Mapping[str, Any],
     *,
-    bound: Bound,
+    bound: Cost,
+    lacking: str,
     metered: bool,
     reports: Sequence[Mapping[str, Any]] | None,
     entry: Mapping[str, Any] | None,
@@ -127,7 +128,8 @@ def reading(
     Args:
         lm: The language model.
         inputs: The arguments of the call.
-        bound: Its upper bound.
+        bound: The most it can cost.
+        lacking: What is missing for that to be an upper bound; empty if it is one.
         metered: Whether tokens or dollars are capped.
         reports: What the provider reported, once per answer; None if DSPy's cache answered.
         entry: DSPy's history entry of the call, if it kept one.
@@ -135,7 +137,7 @@ def reading(
         error: The error, if it failed.
         prices: The pool's.
     """
-    most = bound.cost
+    most = bound
     if error is not None:
         kind = _names(error)
         if any(name in kind for name in _NO_REQUEST) or _was_never_sent(error):
@@ -159,19 +161,46 @@ def reading(
         distrust = "no tokens for a text it wrote"
     elif calls == 1 and choices > 1 and used.completion_tokens * BYTES_PER_TOKEN < sum(map(_bytes, texts)):
         distrust = "the usage of one choice for several"
-    elif metered and not bound.lacking and _beyond(used, most):
+    elif metered and not lacking and _beyond(used, most):
         distrust = "more usage than the request allowed"
     if distrust:
-        if metered and not bound.lacking:
+        if metered and not lacking:
             return Cost(**{**vars_of(most), "calls": calls}), distrust
         # Without a bound the best guess: what there is to see, counted like a prompt.
         seen = Cost(prompt_tokens=most.prompt_tokens, completion_tokens=sum(map(_bytes, texts)) // 3)
         return _priced(lm, inputs, seen + Cost(calls=calls), None, prices, most.nanodollars > 0), distrust
     assert used is not None
     cost = _priced(lm, inputs, used + Cost(calls=calls), entry, prices, most.nanodollars > 0)
-    if metered and not bound.lacking and cost.nanodollars > most.nanodollars > 0:
+    if metered and not lacking and cost.nanodollars > most.nanodollars > 0:
         return Cost(**{**vars_of(cost), "nanodollars": most.nanodollars}), "a price above the listed one"
     return cost, ""
+
+
+def choice_bound(lm: Any, inputs: Mapping[str, Any], *, dollars: bool, prices: Mapping[str, Price]) -> Cost:
+    """The most that one further choice of a request can cost. The prompt is paid for by whoever asks."""
+    kwargs = {**getattr(lm, "kwargs", {}), **(inputs.get("kwargs") or {})}
+    completion = _max_tokens(kwargs) or 0
+    price = worst_price(str(getattr(lm, "model", "")), kwargs, prices) if dollars else None
+    return Cost(completion_tokens=completion, nanodollars=price.nanodollars(0, completion) if price is not None else 0)
+
+
+def split(cost: Cost, choices: int) -> list[Cost]:
+    """What each choice of a request cost: all of them what was written, evenly, and the first what was read.
+
+    Example:
+        >>> first, second = split(Cost(calls=1, prompt_tokens=100, completion_tokens=21), 2)
+        >>> first.prompt_tokens, first.completion_tokens, second.prompt_tokens, second.completion_tokens
+        (100, 11, 0, 10)
+    """
+    if choices == 1:
+        return [cost]
+    each, more = divmod(cost.completion_tokens, choices)
+    written = [each + (i < more) for i in range(choices)]
+    others = [
+        Cost(completion_tokens=tokens, nanodollars=cost.nanodollars * tokens // max(cost.tokens, 1))
+        for tokens in written[1:]
+    ]
+    return [cost - sum(others, Cost()), *others]
 
 
 def is_permanent(error: BaseException | None) -> bool:

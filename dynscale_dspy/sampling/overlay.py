@@ -6,8 +6,8 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,16 +20,20 @@ from dynscale_dspy.allocation.ledger import Cost
 from dynscale_dspy.answers import AnswerReader, canonical
 from dynscale_dspy.pool import Charge, Ticket
 from dynscale_dspy.sampling import chain
+from dynscale_dspy.sampling.folding import Seat, SharingLM
 from dynscale_dspy.sampling.metering import (
     Bound,
     answered_by_cache,
+    choice_bound,
     is_context_overflow,
     is_permanent,
     reading,
     request_bound,
+    split,
 )
 from dynscale_dspy.sampling.prefill import StartedMessage
 from dynscale_dspy.sampling.sample import Draw, Sample
+from dynscale_dspy.throttle import Throttle
 
 logger = logging.getLogger(__name__)
 
@@ -72,12 +76,21 @@ class SampleAdapter:
     A plain object on purpose: subclasses of ``dspy.Adapter`` fire adapter callbacks twice.
     """
 
-    def __init__(self, inner: Any = None, draw: Draw | None = None, settings: SampleSettings | None = None) -> None:
+    def __init__(
+        self,
+        inner: Any = None,
+        draw: Draw | None = None,
+        settings: SampleSettings | None = None,
+        meter: Meter | None = None,
+        seat: Seat | None = None,
+    ) -> None:
         # `dspy.Refine` inside a sample makes a subclass of this and an instance without arguments, which calls the
         # adapter around it: this sample's own.
         self.inner = inner or dspy.settings.adapter
         self._draw: Draw = draw  # type: ignore[assignment]
         self._settings: SampleSettings = settings  # type: ignore[assignment]
+        self._meter: Meter = meter  # type: ignore[assignment]
+        self._seat = seat
 
     def __getattr__(self, name: str) -> Any:
         # DSPy's agents call the adapter's formatting methods directly.
@@ -85,10 +98,14 @@ class SampleAdapter:
 
     def __call__(self, lm: Any, lm_kwargs: dict, signature: Any, demos: list, inputs: dict) -> list[dict]:
         """Format, call and parse as the user's adapter does, with this sample's settings."""
-        asking = _Asking(self.inner, lm, self._chain(), prefill=self._draw.prefill)
+        asking = self._asking(lm)
         while True:
             try:
-                return asking.adapter(asking.lm, *self._overlay(lm, lm_kwargs, signature, demos, inputs, asking))
+                overlaid = self._overlay(lm, lm_kwargs, signature, demos, inputs, asking)
+                throttle = self._throttle
+                if throttle is None:
+                    return asking.adapter(asking.lm, *overlaid)
+                return throttle.run(lambda: asking.adapter(asking.lm, *_again(overlaid)))  # noqa: B023
             except Exception as error:
                 pause = asking.again(error)
                 if pause is None:
@@ -97,19 +114,34 @@ class SampleAdapter:
 
     async def acall(self, lm: Any, lm_kwargs: dict, signature: Any, demos: list, inputs: dict) -> list[dict]:
         """The same from a task."""
-        asking = _Asking(self.inner, lm, self._chain(), prefill=self._draw.prefill)
+        asking = self._asking(lm)
         while True:
             try:
                 overlaid = self._overlay(lm, lm_kwargs, signature, demos, inputs, asking)
-                return await asking.adapter.acall(asking.lm, *overlaid)
+                throttle = self._throttle
+                if throttle is None:
+                    return await asking.adapter.acall(asking.lm, *overlaid)
+                return await throttle.arun(lambda: asking.adapter.acall(asking.lm, *_again(overlaid)))  # noqa: B023
             except Exception as error:
                 pause = asking.again(error)
                 if pause is None:
                     raise
             await asyncio.sleep(pause)
 
-    def _chain(self) -> str | None:
-        return chain.text_for((dspy.settings.caller_modules or [None])[-1], self._draw.chain)
+    @property
+    def _throttle(self) -> Throttle | None:
+        """What the request has to pass, unless another sample's has brought its answer."""
+        ticket = self._meter.ticket if self._meter is not None else None
+        if ticket is None or (self._seat is not None and self._seat.is_ready):
+            return None
+        return ticket.pool.throttle
+
+    def _asking(self, lm: Any) -> _Asking:
+        text = chain.text_for((dspy.settings.caller_modules or [None])[-1], self._draw.chain)
+        asking = _Asking(self.inner, lm, text, prefill=self._draw.prefill)
+        if self._seat is not None:
+            asking.lm = SharingLM(asking.lm, lm, self._seat, self._meter)
+        return asking
 
     def _overlay(
         self, lm: Any, lm_kwargs: dict, signature: Any, demos: list, inputs: dict, asking: _Asking
@@ -156,7 +188,7 @@ class _Asking:
         self._inner = inner
         self._left = getattr(lm, "num_retries", 0) if _is_retryable is not None else 0
         self._failed = 0
-        self.lm = _without_retries(lm) if self._left else lm
+        self.lm: Any = _without_retries(lm) if self._left else lm
 
     @property
     def adapter(self) -> Any:
@@ -182,6 +214,12 @@ class _Asking:
 
 
 _is_retryable = getattr(dspy, "is_retryable_lm_error", None)  # since 3.4; before, LiteLLM retries unseen
+
+
+def _again(overlaid: tuple[dict, Any, list, dict]) -> tuple[dict, Any, list, dict]:
+    # Adapters write into the settings they are given; a hedged request is made from the same ones.
+    kwargs, *others = overlaid
+    return (dict(kwargs), *others)  # type: ignore[return-value]
 
 
 def _without_retries(lm: Any) -> Any:
@@ -220,25 +258,64 @@ class Meter(BaseCallback):
         self.tracker = _Tracker()
         self.history = _History()
         self._open: dict[str, _OpenCall] = {}
+        self._shares: list[_Share] = []
+
+    @contextmanager
+    def shared(self, lm: Any, messages: Any, kwargs: Mapping[str, Any], tickets: Sequence[Ticket]) -> Iterator[int]:
+        """Inside, the next call brings choices for this sample and others of its call, and each pays for its own.
+
+        Args:
+            lm: The language model.
+            messages: The prompt.
+            kwargs: The call's settings.
+            tickets: What pays for the others.
+
+        Yields:
+            For how many samples that can be paid, this one included.
+        """
+        shares = self._shares = []
+        for ticket in tickets:
+            pool = ticket.pool
+            bound = Cost()
+            if pool.metered:
+                dollars = pool._ledger.capped("nanodollars")
+                bound = choice_bound(lm, {"messages": messages, "kwargs": kwargs}, dollars=dollars, prices=pool.prices)
+            charge = ticket.call(bound)
+            if charge is None:
+                break
+            shares.append(_Share(ticket, charge, bound))
+        try:
+            yield 1 + len(shares)
+        finally:
+            for share in self._shares:  # the call was not made
+                share.ticket.answered(share.charge, Cost())
+            self._shares = []
+
+    def finish_reasons(self) -> list[str | None]:
+        """Why each choice of the latest call ended."""
+        return _finish_reasons(self.history[-1]) if self.history else []
 
     def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         """Reserve the call with every pool above, innermost ticket of each."""
         charged: dict[int, tuple[Ticket, Charge, Bound]] = {}
+        shares: list[_Share] = []
+        if self._shares and (inputs.get("kwargs") or {}).get("n") == 1 + len(self._shares):
+            shares, self._shares = self._shares, []
         meter: Meter | None = self
         while meter is not None:
             meter.calls += 1
             ticket = meter.ticket
             if ticket is not None and id(ticket.pool._root) not in charged:
                 try:
-                    paid = self._reserve(ticket, instance, inputs)
+                    paid = self._reserve(ticket, instance, inputs, shared=bool(shares) and meter is self)
                 except Exception as error:
-                    for other, charge, _ in charged.values():
+                    for other, charge in [*(c[:2] for c in charged.values()), *((s.ticket, s.charge) for s in shares)]:
                         other.answered(charge, Cost())
                     raise CallRefused(error) from None
                 charged[id(ticket.pool._root)] = (ticket, *paid)
             meter = meter.outer
         tracked = dspy.settings.usage_tracker is self.tracker
-        self._open[call_id] = _OpenCall(instance, inputs, list(charged.values()), tracked)
+        self._open[call_id] = _OpenCall(instance, inputs, list(charged.values()), tracked, shares)
 
     def on_lm_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
         """Settle the call at what was reported, or at its bound if that is missing or cannot be."""
@@ -249,10 +326,12 @@ class Meter(BaseCallback):
         if not call.tracked and entry is not None and entry.get("usage"):
             reports = [entry["usage"]]  # the program has a tracker of its own around the call
         for ticket, charge, bound in call.charged:
+            shares = call.shares if ticket is self.ticket else []
             used, distrust = reading(
                 call.lm,
                 call.inputs,
-                bound=bound,
+                bound=sum((share.bound for share in shares), bound.cost) if shares else bound.cost,
+                lacking=bound.lacking,
                 metered=ticket.pool.metered,
                 reports=reports,
                 entry=entry,
@@ -260,13 +339,18 @@ class Meter(BaseCallback):
                 error=exception,
                 prices=ticket.pool.prices,
             )
+            used, *others = split(used, 1 + len(shares))
             ticket.answered(charge, used)
+            for share, part in zip(shares, others, strict=True):
+                share.ticket.answered(share.charge, part)
             if distrust:
                 ticket.pool.distrust(distrust)
 
     @staticmethod
-    def _reserve(ticket: Ticket, lm: Any, inputs: dict[str, Any]) -> tuple[Charge, Bound]:
+    def _reserve(ticket: Ticket, lm: Any, inputs: dict[str, Any], *, shared: bool) -> tuple[Charge, Bound]:
         pool = ticket.pool
+        if shared:  # those who share the request pay for their own choices
+            inputs = {**inputs, "kwargs": {**(inputs.get("kwargs") or {}), "n": 1}}
         bound = request_bound(
             lm,
             inputs,
@@ -293,6 +377,16 @@ class _OpenCall:
     inputs: dict[str, Any]
     charged: list[tuple[Ticket, Charge, Bound]]
     tracked: bool
+    shares: list[_Share]
+
+
+@dataclass(frozen=True)
+class _Share:
+    """Another sample's part in a request."""
+
+    ticket: Ticket
+    charge: Charge
+    bound: Cost
 
 
 def current_meter() -> Meter | None:
@@ -360,12 +454,14 @@ class SampleRun(AbstractContextManager):
         run.sample
     """
 
-    def __init__(self, draw: Draw, ticket: Ticket | None, settings: SampleSettings) -> None:
+    def __init__(self, draw: Draw, ticket: Ticket | None, settings: SampleSettings, seat: Seat | None = None) -> None:
         self.draw = draw
         self.prediction: Any = None
         self.sample: Sample
+        self.cost = Cost()
         self._ticket = ticket
         self._settings = settings
+        self._seat = seat
         self._meter = Meter(ticket, current_meter())
         self._recorder = _Recorder(self._meter.history, settings.owner)
         self._trace: list[Any] = []
@@ -381,7 +477,9 @@ class SampleRun(AbstractContextManager):
                 tracing.SpanMark(started=self._draw_attributes),
             ]
         self._context = dspy.context(
-            adapter=SampleAdapter(settings.adapter or dspy.ChatAdapter(), self.draw, self._settings),
+            adapter=SampleAdapter(
+                settings.adapter or dspy.ChatAdapter(), self.draw, self._settings, self._meter, self._seat
+            ),
             callbacks=[*callbacks, self._meter],
             caller_modules=[*(settings.caller_modules or []), self._recorder],
             trace=self._trace,
@@ -396,11 +494,14 @@ class SampleRun(AbstractContextManager):
         self._context.__exit__(None, None, None)
         usage = {model: list(entries) for model, entries in self._meter.tracker.usage_data.items()}
         failure = error if isinstance(error, Exception) else None
-        cost = self._ticket.settle(failure, permanent=is_permanent(failure)) if self._ticket else None
+        if self._ticket is not None:
+            self.cost = self._ticket.settle(failure, permanent=is_permanent(failure))
         if isinstance(error, CallRefused):
             error = error.error
         elif error is not None and not isinstance(error, Exception):
             return False
+        if self._seat is not None and error is not None and not self._seat.served:
+            self._seat.fold.failed(error)
         answer, key, problem = self._read(self.prediction, error)
         self.sample = Sample(
             draw=self.draw,
@@ -411,7 +512,7 @@ class SampleRun(AbstractContextManager):
             error=error,
             trace=tuple(self._trace),
             usage=usage,
-            **({"cost": cost} if cost else {}),
+            cost=self.cost,
         )
         return True
 
@@ -421,12 +522,20 @@ class SampleRun(AbstractContextManager):
             return None, None, "failed"
         if self._vote is None:
             answer = self._settings.reader.read(self._settings.module, prediction)
-            if self._recorder.history and _finish_reason(self._recorder.history[-1]) == "length":
+            if self._finish_reason() == "length":
                 self._vote = answer, None, "truncated"
             else:
                 key = canonical(answer)
                 self._vote = answer, key, "" if key is not None else "no answer"
         return self._vote
+
+    def _finish_reason(self) -> str | None:
+        """Why the sample's last answer ended."""
+        requests = 1 if self._seat is not None and self._seat.served else 0
+        if requests and len(self._recorder.history) <= requests:
+            return self._seat.finish_reason  # type: ignore[union-attr]
+        reasons = _finish_reasons(self._recorder.history[-1]) if self._recorder.history else []
+        return reasons[0] if reasons else None
 
     def _draw_attributes(self) -> dict[str, Any]:
         draw = self.draw
@@ -437,7 +546,7 @@ class SampleRun(AbstractContextManager):
         return {"vote": "" if key is None else answer, "problem": problem}
 
 
-def _finish_reason(entry: Mapping[str, Any]) -> str | None:
+def _finish_reasons(entry: Mapping[str, Any]) -> list[str | None]:
     response = entry.get("response")
     choices = getattr(response, "choices", None)  # LiteLLM's shape; the native engine has the reason at the top
-    return getattr(choices[0] if choices else response, "finish_reason", None)
+    return [getattr(choice, "finish_reason", None) for choice in choices or [response]]

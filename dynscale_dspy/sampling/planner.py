@@ -24,8 +24,9 @@ from dynscale_dspy.allocation.tally import Tally
 from dynscale_dspy.errors import BudgetExhausted
 from dynscale_dspy.pool import Arm, BudgetPool, Ticket
 from dynscale_dspy.sampling.chain import build_chain
+from dynscale_dspy.sampling.folding import Fold, Seat
 from dynscale_dspy.sampling.metering import is_permanent
-from dynscale_dspy.sampling.sample import Draw, Sample
+from dynscale_dspy.sampling.sample import SPARED, Draw, Sample
 from dynscale_dspy.sampling.strategies import Strategy
 
 
@@ -37,11 +38,20 @@ class Job:
         draw: What to draw.
         ticket: What pays for it; None for a run outside the budget.
         call: Position of its call in a known set, 0 for a single call.
+        fold: The samples it shares a request with, if any. They follow each other in whatever the job is part of.
+        position: Its place among them.
     """
 
     draw: Draw
     ticket: Ticket | None
     call: int = 0
+    fold: Fold | None = None
+    position: int = 0
+
+    @property
+    def seat(self) -> Seat | None:
+        """Its place in the request it shares."""
+        return Seat(self.fold, self.position) if self.fold is not None else None
 
 
 class Plan:
@@ -53,13 +63,26 @@ class Plan:
         key: A stable name of the call; with the seed and a sample's index it fixes every random choice.
         max_samples: Most samples this call may draw.
         tally: An empty tally of the kind the policy reads; a plain one by default.
+        max_choices: Most samples that may share a request.
+        stop_when_decided: Whether samples in flight are called off once they cannot change the winner.
     """
 
     def __init__(
-        self, strategy: Strategy, *, seed: int, key: Hashable, max_samples: int, tally: Tally | None = None
+        self,
+        strategy: Strategy,
+        *,
+        seed: int,
+        key: Hashable,
+        max_samples: int,
+        tally: Tally | None = None,
+        max_choices: int = 1,
+        stop_when_decided: bool = False,
     ) -> None:
+        self.decided = False
+        self._stop_when_decided = stop_when_decided
         self.strategy = strategy
         self.max_samples = max_samples
+        self.max_choices = max_choices
         self.samples: list[Sample] = []
         self.tally = tally or Tally()
         self._entropy = hashlib.blake2b(f"{seed}/{key!r}".encode(), digest_size=16).digest()
@@ -71,8 +94,15 @@ class Plan:
         return self._drawn - len(self.samples)
 
     @property
+    def drawn(self) -> int:
+        """Samples drawn so far."""
+        return self._drawn
+
+    @property
     def room(self) -> int:
         """How many more may be drawn now."""
+        if self.decided:
+            return 0
         return min(self.max_samples - self._drawn, self.strategy.room(self.pending))
 
     def draw(self) -> Draw:
@@ -93,10 +123,36 @@ class Plan:
         )
         return replace(draw, shown=shown, chain=text, prefill=self.strategy.rendering == "prefill")
 
+    def folded(self, jobs: Sequence[Job]) -> list[Job]:
+        """The same jobs; those without a chain share requests, as many of them as may."""
+        alone = [job for job in jobs if job.draw.conditioned or job.ticket is None]
+        able = [job for job in jobs if not job.draw.conditioned and job.ticket is not None]
+        if self.max_choices == 1 or len(able) == 1:
+            return list(jobs)
+        together = []
+        for start in range(0, len(able), self.max_choices):
+            chunk = able[start : start + self.max_choices]
+            fold = Fold([job.ticket for job in chunk if job.ticket is not None])
+            together += [replace(job, fold=fold, position=position) for position, job in enumerate(chunk)]
+        return together + alone
+
+    def round(self, jobs: Sequence[Job]) -> Round:
+        """These jobs as a step."""
+        return Round(self.folded(jobs), self._decides if self._stop_when_decided and len(jobs) > 1 else None)
+
+    def _decides(self, finished: Sequence[Sample]) -> bool:
+        """Whether the winner stays the same whatever the samples say that are in flight."""
+        tally = self.tally
+        for sample in finished:
+            tally = tally.add(sample.key)
+        self.decided = self.decided or tally.leader - tally.runner_up > self.pending - len(finished)
+        return self.decided
+
     def tell(self, sample: Sample) -> None:
         """A drawn sample is finished."""
         self.samples.append(sample)
-        self.tally = self.tally.add(sample.key)  # independent and conditioned votes count one each
+        if sample.problem != SPARED:
+            self.tally = self.tally.add(sample.key)  # independent and conditioned votes count one each
 
     @property
     def only_cut_off(self) -> bool:
@@ -128,11 +184,26 @@ class Plan:
         return np.random.default_rng([index, *self._entropy])
 
 
-@dataclass(frozen=True)
 class Round:
-    """A step: run these jobs side by side and send back their samples, in the same order."""
+    """A step: run these jobs side by side and send back their samples, in the same order.
 
-    jobs: list[Job]
+    Args:
+        jobs: The jobs.
+        enough: Given the samples finished so far, says whether the others are not needed. A driver that can then calls
+            them off: tasks are cancelled, what has not begun in a thread does not begin.
+    """
+
+    def __init__(self, jobs: list[Job], enough: Callable[[Sequence[Sample]], bool] | None = None) -> None:
+        self.jobs = jobs
+        self.over = False
+        self._enough = enough
+        self._finished: list[Sample] = []
+
+    def tell(self, samples: Sequence[Sample]) -> None:
+        """Some of the jobs are finished."""
+        if self._enough is not None:
+            self._finished.extend(samples)
+            self.over = self.over or self._enough(self._finished)
 
 
 @dataclass(frozen=True)
@@ -248,7 +319,7 @@ def _play(pool: BudgetPool, plan: Plan, arm: Arm | None) -> Generator[Step, Any,
                 jobs.append(Job(plan.draw(), arm.take()))
             if not jobs:
                 break
-            for sample in (yield Round(jobs)):
+            for sample in (yield plan.round(jobs)):
                 plan.tell(sample)
             if any(is_permanent(sample.error) for sample in plan.samples):
                 break  # the next one would fail alike
@@ -267,7 +338,14 @@ def _play(pool: BudgetPool, plan: Plan, arm: Arm | None) -> Generator[Step, Any,
 
 
 def coordinate(
-    plans: Sequence[Plan], arms: Sequence[Arm], policy: Policy, *, limit: float, window: int, calls: float = math.inf
+    plans: Sequence[Plan],
+    arms: Sequence[Arm],
+    policy: Policy,
+    *,
+    limit: float,
+    window: int,
+    calls: float = math.inf,
+    narrowing: bool = True,
 ) -> Generator[list[Job] | Wait, Any, None]:
     """A known set of calls: every call's first samples, then always the largest index, until the budget ends.
 
@@ -276,27 +354,37 @@ def coordinate(
     are outstanding; the window narrows to half of the samples left, so that the last of them, which have no later
     decision to correct them, are placed with care.
 
-    Yields new jobs, and is sent the sample of the *oldest* outstanding one each time; or something to wait for, when
-    nothing is outstanding and the pool is paused or its tokens or dollars are held elsewhere.
+    Yields new jobs, and is sent the samples of the *oldest* outstanding request each time, with their jobs; or
+    something to wait for, when nothing is outstanding and the pool is paused or its tokens or dollars are held
+    elsewhere. Where it is sent those of whichever request ends first, and the window does not narrow, the wire stays
+    full to the end, and the allocation depends on timing.
 
     Args:
         plans: One a call.
         arms: One a call, first samples reserved.
         policy: Gives the indices.
         limit: Samples the set may draw in all; may be infinite.
-        window: Most samples outstanding.
+        window: Most requests outstanding, counting samples that share one as one.
         calls: Language-model calls the set may make in all; may be infinite.
+        narrowing: Whether the window narrows towards the end.
     """
     first = deque(call for round_ in range(max(arm.waiting for arm in arms)) for call in range(len(arms)))
+    guaranteed = sum(arm.waiting for arm in arms)
     pool = arms[0].pool
     costs = _Costs(arms, policy)
     ranking = _Ranking(plans, policy, costs)
-    outstanding: deque[Job] = deque()
-    issued = 0
+    issued = outstanding = requests = 0
     # What a sample takes is learned from samples handed back, not from those that happen to have finished.
     metered = pool.metered
     each, measured = arms[0].calls_each, arms[0].measured or (calls == math.inf and not metered)
     hopeless: set[int] = set()
+
+    def favoured(call: int, total: int) -> bool:
+        """Whether a further sample of the call that has just been chosen is to share the request."""
+        if policy.adaptive:
+            return total >= guaranteed and ranking.favours(call, total)
+        return plans[call].drawn < limit // len(plans)
+
     while True:
         jobs = []
         held = False
@@ -308,8 +396,9 @@ def coordinate(
         while gate is None and not pool.halted:
             if metered and not measured and outstanding:
                 break  # what one takes in tokens and dollars is known when the first has finished
-            affordable = calls if calls == math.inf else calls // each - len(outstanding)
-            if issued >= limit or len(outstanding) >= _narrowed(window, min(limit - issued, affordable)):
+            affordable = calls if calls == math.inf else calls // each - outstanding
+            narrowed = _narrowed(window, min(limit - issued, affordable)) if narrowing else window
+            if issued >= limit or requests >= narrowed:
                 break
             call = _next_first(first, plans, arms, hopeless)
             if call is not None:
@@ -321,27 +410,41 @@ def coordinate(
                 call = ranking.best(issued) if measured and affordable >= 1 else None
                 if call is None or not (arms[call].waiting or arms[call].pull(each)):
                     break
-            job = Job(plans[call].draw(), arms[call].take(), call)
-            jobs.append(job)
-            outstanding.append(job)
-            issued += 1
+            chunk = [Job(plans[call].draw(), arms[call].take(), call)]
             ranking.changed(call)
+            most = min(plans[call].max_choices, limit - issued, affordable)
+            while len(chunk) < most and not chunk[-1].draw.conditioned and plans[call].room > 0:
+                if not arms[call].waiting and not (
+                    measured and favoured(call, issued + len(chunk)) and arms[call].pull(each)
+                ):
+                    break
+                if metered and not arms[call].fund():
+                    break
+                chunk.append(Job(plans[call].draw(), arms[call].take(), call))
+                ranking.changed(call)
+            chunk = plans[call].folded(chunk)
+            jobs.extend(chunk)
+            outstanding += len(chunk)
+            issued += len(chunk)
+            requests += len({id(job.fold or job) for job in chunk})
         if not outstanding:
             if held and pool.holds_elsewhere and (yield Wait(pool.change())):
                 continue
             return
-        sample = yield jobs
-        job = outstanding.popleft()
-        calls -= sample.cost.calls
-        costs.tell(job.call, sample.cost)
-        if is_permanent(sample.error):
-            hopeless.add(job.call)
-            ranking.drop(job.call)
-        if not isinstance(sample.error, BudgetExhausted):  # one that was cut off does not say what it needed
-            each = max(sample.cost.calls, each if measured else 1)
-            measured = True
-        plans[job.call].tell(sample)
-        ranking.changed(job.call)
+        finished = yield jobs
+        requests -= 1
+        for job, sample in finished:
+            outstanding -= 1
+            calls -= sample.cost.calls
+            costs.tell(job.call, sample.cost)
+            if is_permanent(sample.error):
+                hopeless.add(job.call)
+                ranking.drop(job.call)
+            if not isinstance(sample.error, BudgetExhausted):  # one that was cut off does not say what it needed
+                each = max(sample.cost.calls, each if measured else 1)
+                measured = True
+            plans[job.call].tell(sample)
+            ranking.changed(job.call)
 
 
 def _narrowed(window: int, left: float) -> int:
@@ -378,6 +481,13 @@ class _Costs:
         if self._weighs and cost.samples:
             self._records[call].add(cost)
             self._all.add(cost)
+
+    @property
+    def further(self) -> float:
+        """What a further choice of a request costs, over what a request of its own would."""
+        if not self._weighs or self._arms[0].pool.binding_unit is None:
+            return 1.0
+        return self._all.completion_share
 
     def relative(self, call: int) -> float:
         """What the call's index is to be divided by."""
@@ -426,6 +536,14 @@ class _Ranking:
                 return call if negative_index < 0 else None
             heapq.heappop(self._heap)
         return None
+
+    def favours(self, call: int, total: int) -> bool:
+        """Whether one more choice of a request for this call is worth most, at what it costs beside the prompt."""
+        best = self.best(total)
+        if best is None or best == call:
+            return best == call
+        worth, most = -self._entry(call)[0], -self._entry(best)[0]
+        return worth > 0 and worth >= most * self._costs.further
 
     def _entry(self, call: int) -> tuple[float, int, int, int]:
         plan = self._plans[call]

@@ -9,6 +9,9 @@ from typing import Any
 from dynscale_dspy.allocation.ledger import Cost
 from dynscale_dspy.allocation.tally import AnswerKey
 
+SPARED = "not needed"
+"""The problem of a sample that was called off, since the vote was decided without it."""
+
 
 @dataclass(frozen=True)
 class Draw:
@@ -43,7 +46,8 @@ class Sample:
         prediction: What the program returned, or None if it failed.
         answer: The answer as the program gave it, or None.
         key: The answer's canonical key, or None if the sample casts no vote.
-        problem: Why it casts no vote: ``"failed"``, ``"truncated"``, ``"no answer"``; empty if it votes.
+        problem: Why it casts no vote: ``"failed"``, ``"truncated"``, ``"no answer"``, ``"not needed"``;
+            empty if it votes.
         error: The exception, if it failed.
         trace: DSPy's trace of the run: ``(predictor, inputs, prediction)`` in order.
         usage: Tokens by language model, as DSPy's usage tracker reports them.

@@ -122,6 +122,8 @@ class _Options:
     sharpen: float = 0.0
     api_key: str | None = None
     context: int | None = None
+    choices: str = "all"
+    capacity: int | None = None
     record: int = 10_000
 
     def __post_init__(self) -> None:
@@ -131,6 +133,8 @@ class _Options:
             raise ValueError(f"unknown faults {sorted(unknown)}; there are {[*FAULTS, *PERMANENT_FAULTS]}")
         if not 0 <= self.fault_rate <= 1:
             raise ValueError(f"fault_rate must be between 0 and 1, got {self.fault_rate!r}")
+        if self.choices not in ("all", "one", "refuse"):
+            raise ValueError(f"choices must be 'all', 'one' or 'refuse', got {self.choices!r}")
         for name in ("median_latency", "sigma", "retry_after", "hang", "record"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)!r}")
@@ -162,6 +166,9 @@ class FakeServer:
         sharpen: Answers of requests that show earlier attempts have chances raised to ``1 + sharpen``.
         api_key: If given, requests with any other key are refused with status 401.
         context: If given, tokens a prompt may have; longer ones are refused.
+        choices: What a request for several choices gets: ``"all"`` of them, ``"one"``, or is told to be impossible:
+            ``"refuse"``.
+        capacity: If given, requests beyond so many in flight are refused with status 429 and a Retry-After.
         record: How many of the latest request bodies :attr:`bodies` keeps.
 
     Raises:
@@ -190,6 +197,8 @@ class FakeServer:
         sharpen: float = 0.0,
         api_key: str | None = None,
         context: int | None = None,
+        choices: str = "all",
+        capacity: int | None = None,
         record: int = 10_000,
     ) -> None:
         options = _Options(
@@ -203,6 +212,8 @@ class FakeServer:
             sharpen=sharpen,
             api_key=api_key,
             context=context,
+            choices=choices,
+            capacity=capacity,
             record=record,
         )
         self._world = _World(bank, options)
@@ -444,6 +455,13 @@ class _World:
             return _Reply(counts, status=401, payload=_error("Incorrect API key provided", "invalid_api_key"))
         if request.get("stream"):
             return _Reply(counts, status=400, payload=_error("this server does not stream", "invalid_request_error"))
+        wanted = int(request.get("n") or 1)
+        if wanted > 1 and options.choices == "refuse":
+            return _Reply(counts, status=400, payload=_error("n must be 1", "invalid_request_error"))
+        if options.capacity is not None and counts.plain["in_flight"] > options.capacity:
+            headers = (f"retry-after: {options.retry_after:g}",)
+            counts.faults["429_retry_after"] += 1
+            return _Reply(counts, status=429, payload=_error("too many requests", "rate_limit_error"), headers=headers)
         normal = NormalDist().inv_cdf(uniform(seed, name, attempt, "delay"))
         delay = options.median_latency * math.exp(options.sigma * normal)
         fault = ""
@@ -459,7 +477,7 @@ class _World:
 
         texts = []
         answers = []
-        for _ in range(int(request.get("n") or 1)):
+        for _ in range(wanted if options.choices == "all" else 1):
             point = uniform(seed, name, counts.per_question[name], "answer")
             counts.per_question[name] += 1
             sharpen = options.sharpen if prompt.conditioned else 0.0

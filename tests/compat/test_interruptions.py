@@ -26,10 +26,10 @@ def cot() -> dspy.Module:
 
 
 SHAPES: dict[str, Callable[[BudgetPool], dspy.Module]] = {
-    "wrapped": lambda pool: DynScaling(cot(), budget=pool),
-    "inside": lambda pool: Both(DynScaling(cot(), budget=pool)),
-    "in place": lambda pool: wrap(Both(cot()), budget=pool),
-    "without async": lambda pool: DynScaling(SyncOnly(cot()), budget=pool),
+    "wrapped": lambda pool: DynScaling(cot(), budget=pool, max_choices=1),
+    "inside": lambda pool: Both(DynScaling(cot(), budget=pool, max_choices=1)),
+    "in place": lambda pool: wrap(Both(cot()), budget=pool, max_choices=1),
+    "without async": lambda pool: DynScaling(SyncOnly(cot()), budget=pool, max_choices=1),
 }
 
 
@@ -228,7 +228,7 @@ def test_a_caller_that_goes_away_stops_its_samples_and_gets_back_its_budget(
 def test_a_stream_that_is_closed_stops_its_samples(server: Callable[..., FakeServer]) -> None:
     fake = server([COIN, OTHER])
     pool = BudgetPool(samples=30, policy=Uniform(first=4))
-    program = DynScaling(cot(), budget=pool)
+    program = DynScaling(cot(), budget=pool, max_choices=1)
 
     async def main() -> Any:
         with fake.held():

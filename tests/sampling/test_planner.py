@@ -232,7 +232,7 @@ def run_known(pool, streams, window, *, shuffle=None, fail=lambda call, index: F
             error = RuntimeError("down") if fail(job.call, job.draw.index) else None
             trail.append((job.call, job.draw.index))
             key = None if error else streams[job.call][job.draw.index]
-            jobs = steps.send(finish(job, key, error))
+            jobs = steps.send([(job, finish(job, key, error))])
     except StopIteration:
         pass
     for arm in arms:
@@ -299,7 +299,8 @@ def test_no_call_passes_its_own_maximum():
     outstanding = deque(next(steps))
     with pytest.raises(StopIteration):
         while True:
-            outstanding.extend(steps.send(finish(outstanding.popleft(), "A")))
+            job = outstanding.popleft()
+            outstanding.extend(steps.send([(job, finish(job, "A"))]))
     assert [len(plan.samples) for plan in plans] == [3, 3, 3]
 
 
@@ -355,7 +356,7 @@ def test_under_a_cap_on_calls_a_known_set_does_not_depend_on_when_samples_finish
                 finished[job.call, job.draw.index] = sample
             job = outstanding.popleft()
             try:
-                jobs = steps.send(finished[job.call, job.draw.index])
+                jobs = steps.send([(job, finished[job.call, job.draw.index])])
             except StopIteration:
                 break
             outstanding.extend(jobs)

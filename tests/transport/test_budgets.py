@@ -11,6 +11,7 @@ import pytest
 
 from dynscale_dspy import BudgetExhausted, BudgetPool, Cost, DynScaling, Price, UnboundedCost, Uniform, explain
 from dynscale_dspy.testing import FakeQuestion, questions
+from tests.support import one_each
 
 BANK = questions(20)
 EXAMPLES = [dspy.Example(question=q.text, answer=q.answer).with_inputs("question") for q in BANK]
@@ -43,7 +44,7 @@ MODES: dict[str, Callable[[DynScaling], list[Any]]] = {"batch": batch, "Evaluate
 def test_a_cap_on_tokens_is_exact(mode: str, engine: str, server: Any) -> None:
     fake = server(BANK)
     pool = BudgetPool(tokens=9_000, strict=True).expect(len(BANK))
-    qa = DynScaling(dspy.Predict("question -> answer"), budget=pool)
+    qa = one_each(dspy.Predict("question -> answer"), budget=pool)
     with dspy.context(lm=fake.lm(engine, max_tokens=40)):
         predictions = MODES[mode](qa)
     assert all(prediction.answer in q.answers for prediction, q in zip(predictions, BANK, strict=True))
@@ -60,7 +61,7 @@ def test_a_cap_on_tokens_is_exact(mode: str, engine: str, server: Any) -> None:
 def test_a_cap_on_dollars_holds_whatever_fails(mode: str, engine: str, server: Any) -> None:
     fake = server(BANK, fault_rate=0.25, hang=0.5, faults=["500", "hang", "no_usage", "absurd_usage", "prose", "reset"])
     pool = BudgetPool(dollars=0.01, strict=True, prices=PRICES)
-    qa = DynScaling(dspy.Predict("question -> answer"), budget=pool)
+    qa = one_each(dspy.Predict("question -> answer"), budget=pool)
     with dspy.context(lm=fake.lm(engine, max_tokens=40), adapter=NO_FALLBACK):
         predictions = MODES[mode](qa)
     assert all(prediction.answer in q.answers for prediction, q in zip(predictions, BANK, strict=True))
@@ -77,7 +78,7 @@ def test_a_cap_on_dollars_holds_whatever_fails(mode: str, engine: str, server: A
 def test_a_budget_too_small_for_all_ends_and_is_not_passed(mode: str, server: Any) -> None:
     fake = server(BANK)
     pool = BudgetPool(tokens=1_500, strict=True)
-    qa = DynScaling(dspy.Predict("question -> answer"), budget=pool)
+    qa = one_each(dspy.Predict("question -> answer"), budget=pool)
 
     async def gather_some() -> list[Any]:
         calls = (qa.acall(**example.inputs()) for example in EXAMPLES)
@@ -101,10 +102,10 @@ def test_a_budget_too_small_for_all_ends_and_is_not_passed(mode: str, server: An
 
 def test_what_has_no_bound_is_refused_by_a_strict_pool(server: Any) -> None:
     fake = server(BANK)
-    qa = DynScaling(dspy.Predict("question -> answer"), budget=BudgetPool(tokens=10_000, strict=True))
+    qa = one_each(dspy.Predict("question -> answer"), budget=BudgetPool(tokens=10_000, strict=True))
     with dspy.context(lm=fake.lm()), pytest.raises(UnboundedCost, match="openai/fake .*: it has no max_tokens"):
         qa(question=BANK[0].text)
-    qa = DynScaling(dspy.Predict("question -> answer"), budget=BudgetPool(dollars=1, strict=True))
+    qa = one_each(dspy.Predict("question -> answer"), budget=BudgetPool(dollars=1, strict=True))
     with (
         dspy.context(lm=fake.lm(max_tokens=40)),
         pytest.raises(UnboundedCost, match="price of openai/fake is not"),
@@ -118,7 +119,7 @@ def test_what_has_no_bound_is_refused_by_a_strict_pool(server: Any) -> None:
 def test_what_has_no_bound_is_told_once_otherwise(server: Any, caplog: Any) -> None:
     fake = server(BANK)
     pool = BudgetPool(tokens=3_000)
-    qa = DynScaling(dspy.Predict("question -> answer"), budget=pool)
+    qa = one_each(dspy.Predict("question -> answer"), budget=pool)
     with caplog.at_level(logging.WARNING, "dynscale_dspy"), dspy.context(lm=fake.lm()):
         batch(qa)
     [record] = [record for record in caplog.records if record.name.startswith("dynscale_dspy.pool")]
@@ -131,7 +132,7 @@ def test_what_has_no_bound_is_told_once_otherwise(server: Any, caplog: Any) -> N
 def test_a_language_models_own_price_counts(server: Any) -> None:
     fake = server(BANK)
     pool = BudgetPool(dollars=0.005, strict=True)
-    qa = DynScaling(dspy.Predict("question -> answer"), budget=pool)
+    qa = one_each(dspy.Predict("question -> answer"), budget=pool)
     own = {"input_cost_per_token": 3e-7, "output_cost_per_token": 1.7e-6}
     with dspy.context(lm=fake.lm("litellm", max_tokens=40, **own)):
         batch(qa)
@@ -145,7 +146,7 @@ def test_answers_from_the_cache_cost_nothing_and_say_so(server: Any) -> None:
     fake = server(BANK)
     for turn in range(2):
         pool = BudgetPool(tokens=9_000, dollars=1, strict=True, prices=PRICES)
-        qa = DynScaling(dspy.Predict("question -> answer"), budget=pool, max_samples=1)
+        qa = one_each(dspy.Predict("question -> answer"), budget=pool, max_samples=1)
         with dspy.context(lm=fake.lm(max_tokens=40, cache=True)):
             prediction = qa(question=BANK[0].text)
         now = pool.statistics()
@@ -160,7 +161,7 @@ def test_answers_from_the_cache_cost_nothing_and_say_so(server: Any) -> None:
 def test_several_choices_in_one_request_are_all_paid(engine: str, server: Any) -> None:
     fake = server([FakeQuestion("Say much?", {"word " * 60: 1.0}, "word")])
     pool = BudgetPool(samples=3)
-    qa = DynScaling(dspy.Predict("question -> answer", n=3, temperature=1.0), budget=pool, max_samples=1)
+    qa = one_each(dspy.Predict("question -> answer", n=3, temperature=1.0), budget=pool, max_samples=1)
     with dspy.context(lm=fake.lm(engine)):
         qa(question="Say much?")
     now, counted = pool.statistics(), fake.statistics()
@@ -174,7 +175,7 @@ def test_several_choices_in_one_request_are_all_paid(engine: str, server: Any) -
 def test_the_usage_of_one_choice_for_several_is_not_believed(cap: dict[str, Any], server: Any) -> None:
     fake = server([FakeQuestion("Say much?", {"word " * 60: 1.0}, "word")], fault_rate=1, faults=["usage_of_one"])
     pool = BudgetPool(**cap)
-    qa = DynScaling(dspy.Predict("question -> answer", n=3, temperature=1.0), budget=pool, max_samples=1)
+    qa = one_each(dspy.Predict("question -> answer", n=3, temperature=1.0), budget=pool, max_samples=1)
     with dspy.context(lm=fake.lm("litellm", max_tokens=400)):
         qa(question="Say much?")
     now, counted = pool.statistics(), fake.statistics()
@@ -194,7 +195,7 @@ def test_requests_of_threads_inside_a_sample_count(server: Any) -> None:
 
     fake = server([FakeQuestion("Wide?", {"a": 1.0}, "a")])
     pool = BudgetPool(tokens=4_000, strict=True)
-    qa = DynScaling(Wide(), budget=pool)
+    qa = one_each(Wide(), budget=pool)
     with dspy.context(lm=fake.lm(max_tokens=40)):
         qa(question="Wide?")
     now, counted = pool.statistics(), fake.statistics()
@@ -214,7 +215,7 @@ def test_a_tracker_of_the_programs_own_hides_nothing(server: Any) -> None:
 
     fake = server(BANK)
     pool = BudgetPool(tokens=4_000, strict=True)
-    qa = DynScaling(Tracking(), budget=pool)
+    qa = one_each(Tracking(), budget=pool)
     with dspy.context(lm=fake.lm(max_tokens=40)):
         qa(question=BANK[0].text)
     counted = fake.statistics()
@@ -225,7 +226,7 @@ def test_samples_that_cost_more_are_worth_less_under_a_cap_on_tokens(server: Any
     short = [FakeQuestion(f"Short {n}?", {"yes": 0.5, "no": 0.5}, "yes") for n in range(5)]
     long = [FakeQuestion(f"Long {n}? " + "x" * 4_000, {"yes": 0.5, "no": 0.5}, "yes") for n in range(5)]
     fake = server([*short, *long])
-    qa = DynScaling(dspy.Predict("question -> answer"), budget=BudgetPool(tokens=25_000, strict=True))
+    qa = one_each(dspy.Predict("question -> answer"), budget=BudgetPool(tokens=25_000, strict=True))
     examples = [{"question": question.text} for question in (*short, *long)]
     with dspy.context(lm=fake.lm(max_tokens=40)):
         qa.batch(examples, num_threads=1, disable_progress_bar=True)
@@ -237,7 +238,7 @@ def test_samples_that_cost_more_are_worth_less_under_a_cap_on_tokens(server: Any
 def test_every_request_handler_has_a_ceiling_of_its_own(mode: str, server: Any) -> None:
     fake = server(BANK)
     pool = BudgetPool(samples=45, policy=Uniform(first=4), per_call=4)
-    qa = DynScaling(dspy.Predict("question -> answer"), budget=pool)
+    qa = one_each(dspy.Predict("question -> answer"), budget=pool)
     scopes: list[BudgetPool] = []
 
     def handle(question: str) -> Any:
@@ -276,8 +277,8 @@ def test_every_request_handler_has_a_ceiling_of_its_own(mode: str, server: Any) 
 def test_a_scope_reaches_the_threads_that_dspy_starts(server: Any) -> None:
     fake = server(BANK)
     pool = BudgetPool(samples=500)
-    qa = DynScaling(dspy.Predict("question -> answer"), budget=pool)
-    unbudgeted = DynScaling(dspy.Predict("question -> answer"))
+    qa = one_each(dspy.Predict("question -> answer"), budget=pool)
+    unbudgeted = one_each(dspy.Predict("question -> answer"))
     with dspy.context(lm=fake.lm()), pool.scope(samples=80) as scope:
         scope.expect(2 * len(BANK))
         evaluate(qa)

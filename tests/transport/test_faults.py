@@ -22,6 +22,7 @@ from dynscale_dspy import (
     explain,
 )
 from dynscale_dspy.testing import FAULTS, PERMANENT_FAULTS, FakeQuestion, questions
+from tests.support import one_each
 
 BANK = questions(20)
 EXAMPLES = [dspy.Example(question=q.text, answer=q.answer).with_inputs("question") for q in BANK]
@@ -57,7 +58,7 @@ def test_one_kind_of_fault(fault: str, engine: str, server: Any, assert_exact: A
     fake = server(BANK, fault_rate=0.05, faults=[fault], hang=0.5)
     pool = BudgetPool(samples=60, tokens=10**6, strict=True)
     # Independent samples: one with a chain would ask again with a shorter one, and cost two requests.
-    qa = DynScaling(dspy.Predict("question -> answer"), budget=pool, sampling=Parallel())
+    qa = one_each(dspy.Predict("question -> answer"), budget=pool, sampling=Parallel())
     with dspy.context(lm=fake.lm(engine, max_tokens=40), adapter=NO_FALLBACK):
         predictions = batch(qa)
     counted = fake.statistics()
@@ -74,24 +75,20 @@ def test_all_kinds_of_fault_together(mode: str, engine: str, server: Any, assert
     fake = server(BANK, fault_rate=0.3, hang=0.5, faults=COUNTED)
     pool = BudgetPool(samples=120).expect(len(BANK))
     # A sample that sees earlier ones is asked for again, with fewer of them, where its prompt is too long.
-    qa = DynScaling(dspy.Predict("question -> answer"), budget=pool, sampling=Parallel())
+    qa = one_each(dspy.Predict("question -> answer"), budget=pool, sampling=Parallel())
     with dspy.context(lm=fake.lm(engine), adapter=NO_FALLBACK):
         predictions = MODES[mode](qa)
     assert len(fake.statistics().faults) > 5
-    # A call has no answer if every one of its samples met a fault, or the first a permanent one: rare, by the threads.
-    pairs = zip(BANK, predictions, strict=True)
-    answered = [(question, p) for question, p in pairs if isinstance(p, dspy.Prediction) and "answer" in p]
-    assert len(answered) >= len(BANK) - (0 if mode == "batch" else 3)
-    for question, prediction in answered:
+    for question, prediction in zip(BANK, predictions, strict=True):
         assert prediction.answer in question.answers
-    assert_exact(pool, fake, [prediction for _, prediction in answered])
+    assert_exact(pool, fake, predictions)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_client_that_gives_up_is_charged(engine: str, server: Any, assert_exact: Any) -> None:
     fake = server(BANK, fault_rate=0.05, faults=["hang"], hang=60)
     pool = BudgetPool(samples=60)
-    qa = DynScaling(dspy.Predict("question -> answer"), budget=pool)
+    qa = one_each(dspy.Predict("question -> answer"), budget=pool)
     with dspy.context(lm=fake.lm(engine, timeout=1), adapter=NO_FALLBACK):
         predictions = batch(qa)
     assert all(prediction.answer in q.answers for prediction, q in zip(predictions, BANK, strict=True))
@@ -104,7 +101,7 @@ def test_a_client_that_gives_up_is_charged(engine: str, server: Any, assert_exac
 def test_a_choice_too_many_costs_what_it_costs(engine: str, server: Any) -> None:
     fake = server(BANK, fault_rate=0.05, faults=["extra_choice"])
     pool = BudgetPool(samples=60)
-    qa = DynScaling(dspy.Predict("question -> answer"), budget=pool)
+    qa = one_each(dspy.Predict("question -> answer"), budget=pool)
     with dspy.context(lm=fake.lm(engine), adapter=NO_FALLBACK):
         predictions = batch(qa)
     assert all(prediction.answer in q.answers for prediction, q in zip(predictions, BANK, strict=True))
@@ -120,7 +117,7 @@ def test_a_request_that_found_no_connection_costs_nothing(mode: str, engine: str
     lm = fake.lm(engine, max_tokens=40)
     fake.stop()
     pool = BudgetPool(tokens=9_000, samples=3)
-    qa = DynScaling(dspy.Predict("question -> answer"), budget=pool, max_samples=1)
+    qa = one_each(dspy.Predict("question -> answer"), budget=pool, max_samples=1)
     with dspy.context(lm=lm), pytest.raises(dspy.utils.exceptions.LMError):
         qa(question=BANK[0].text) if mode == "call" else asyncio.run(qa.acall(question=BANK[0].text))
     assert pool.statistics().spent == Cost(samples=1)
@@ -143,7 +140,7 @@ def test_with_retries_and_fallback_the_cap_on_calls_holds(mode: str, engine: str
     fake = server(BANK, fault_rate=0.2, faults=["429_retry_after", "prose", "null_content"])
     pool = BudgetPool(calls=80).expect(len(BANK))
     counter = CallCounter()
-    qa = DynScaling(dspy.Predict("question -> answer"), budget=pool)
+    qa = one_each(dspy.Predict("question -> answer"), budget=pool)
     with dspy.context(lm=fake.lm(engine, num_retries=3), callbacks=[counter]):
         predictions = MODES[mode](qa)
     for question, prediction in zip(BANK, predictions, strict=True):
@@ -174,14 +171,14 @@ def test_if_all_fail_the_first_error_comes_out_unchanged(failure: str, engine: s
         with pytest.raises(FAILURES[failure]) as plain:
             program(question=BANK[0].text)
         for budget in (1, 3):
-            qa = DynScaling(program, budget=BudgetPool(samples=budget))
+            qa = one_each(program, budget=BudgetPool(samples=budget))
             with pytest.raises(FAILURES[failure]) as wrapped:
                 qa(question=BANK[0].text)
             assert type(wrapped.value) is type(plain.value)
             assert str(wrapped.value) == str(plain.value)
             assert qa.pool.statistics().reserved == Cost()
             assert qa.pool.statistics().open_calls == 0
-        qa = DynScaling(program, budget=BudgetPool(samples=60))
+        qa = one_each(program, budget=BudgetPool(samples=60))
         with pytest.raises(FAILURES[failure]):
             asyncio.run(qa.acall(question=BANK[0].text))
         with pytest.raises(FAILURES[failure]):
@@ -197,7 +194,7 @@ def test_even_a_stop_iteration_comes_out_unchanged() -> None:
 
     pool = BudgetPool(samples=3)
     with pytest.raises(StopIteration):
-        DynScaling(Careless(), budget=pool)(question="?")
+        one_each(Careless(), budget=pool)(question="?")
     assert pool.statistics().reserved == Cost()
 
 
@@ -213,7 +210,7 @@ def test_batch_reports_the_calls_that_failed_and_keeps_the_rest(server: Any) -> 
             return self.predict(question=question)
 
     fake = server(BANK)
-    qa = DynScaling(Picky(), budget=BudgetPool(samples=60))
+    qa = one_each(Picky(), budget=BudgetPool(samples=60))
     with dspy.context(lm=fake.lm()):
         predictions, failed, errors = qa.batch(
             EXAMPLES, num_threads=8, disable_progress_bar=True, return_failed_examples=True
@@ -231,7 +228,7 @@ def test_a_reply_without_choices_spoils_only_its_own_sample(engine: str, server:
     # LiteLLM lets it through, and DSPy makes a prediction without fields of it.
     fake = server(BANK, fault_rate=0.2, faults=["empty_choices"])
     pool = BudgetPool(samples=90)
-    qa = DynScaling(dspy.Predict("question -> answer"), budget=pool, answer="answer")
+    qa = one_each(dspy.Predict("question -> answer"), budget=pool, answer="answer")
     with dspy.context(lm=fake.lm(engine), adapter=NO_FALLBACK):
         predictions = batch(qa)
     assert fake.statistics().faults["empty_choices"] > 5
@@ -241,7 +238,7 @@ def test_a_reply_without_choices_spoils_only_its_own_sample(engine: str, server:
 def test_an_empty_pool_refuses_before_any_request(server: Any) -> None:
     fake = server(BANK)
     pool = BudgetPool(samples=2)
-    qa = DynScaling(dspy.Predict("question -> answer"), budget=pool)
+    qa = one_each(dspy.Predict("question -> answer"), budget=pool)
     with dspy.context(lm=fake.lm()):
         while pool.statistics().spent.samples < 2:
             qa(question=BANK[0].text)
@@ -254,7 +251,7 @@ def test_an_empty_pool_refuses_before_any_request(server: Any) -> None:
 def test_a_truncated_answer_casts_no_vote(server: Any) -> None:
     # A reply cut off in its answer still parses: into another answer.
     fake = server(BANK, fault_rate=0.5, faults=["length"])
-    qa = DynScaling(dspy.Predict("question -> answer"), budget=BudgetPool(samples=90))
+    qa = one_each(dspy.Predict("question -> answer"), budget=BudgetPool(samples=90))
     with dspy.context(lm=fake.lm()):
         predictions = batch(qa)
     problems = [sample.problem for prediction in predictions for sample in explain(prediction).samples]
@@ -270,7 +267,7 @@ def test_a_truncated_answer_casts_no_vote(server: Any) -> None:
 def test_a_permanent_fault_stops_the_call_at_once(fault: str, engine: str, server: Any) -> None:
     fake = server(BANK, fault_rate=1.0, faults=[fault])
     pool = BudgetPool(samples=500, policy=Uniform(first=1)).expect(2)
-    qa = DynScaling(dspy.Predict("question -> answer"), budget=pool, max_samples=250)
+    qa = one_each(dspy.Predict("question -> answer"), budget=pool, max_samples=250)
     with dspy.context(lm=fake.lm(engine, num_retries=3)), pytest.raises(Exception, match="API key|does not exist"):
         qa(question=BANK[0].text)
     # All 250 were granted together; only those on the wire before the first reply are lost.
@@ -286,7 +283,7 @@ def test_a_permanent_fault_stops_the_call_at_once(fault: str, engine: str, serve
 def test_a_pool_whose_samples_all_fail_stops_itself(mode: str, server: Any) -> None:
     fake = server(BANK, fault_rate=1.0, faults=["500"])
     pool = BudgetPool(samples=10_000, max_failures=6)
-    qa = DynScaling(dspy.Predict("question -> answer"), budget=pool)
+    qa = one_each(dspy.Predict("question -> answer"), budget=pool)
 
     async def gather_all() -> list[Any]:
         return await asyncio.gather(*(qa.acall(**e.inputs()) for e in EXAMPLES), return_exceptions=True)
@@ -305,8 +302,9 @@ def test_a_pool_whose_samples_all_fail_stops_itself(mode: str, server: Any) -> N
             qa(question=BANK[0].text)
     assert isinstance(stopped.value.__cause__, dspy.utils.exceptions.LMServerError)
     assert errors == [] or len(errors) == 20
-    # Those in flight when it stopped were begun before.
-    assert 6 <= fake.statistics().requests <= (40 if mode == "gather" else 14)
+    # Those in flight when it stopped were begun before. Gathered, that is two for each of the twenty calls; and before
+    # the sixth failure two calls may have seen both of theirs fail, and begun on more.
+    assert 6 <= fake.statistics().requests <= (50 if mode == "gather" else 14)
     assert pool.statistics().spent.calls == fake.statistics().requests
     assert pool.statistics().reserved == Cost()
 
@@ -317,7 +315,7 @@ def test_a_chain_that_is_too_long_is_shortened(mode: str, engine: str, server: A
     question = FakeQuestion("Which?", {f"answer {'long ' * 40}{n}": 1 for n in range(9)}, "answer")
     fake = server([question], context=330)
     pool = BudgetPool(per_call=6, policy=Uniform(first=6))
-    qa = DynScaling(
+    qa = one_each(
         dspy.Predict("question -> answer"),
         budget=pool,
         sampling=Integrated(independent=4, width=4, repeats=True),
@@ -341,7 +339,7 @@ def test_a_chain_that_is_too_long_is_shortened(mode: str, engine: str, server: A
 def test_a_stopped_pool_hangs_up_on_what_runs_in_tasks_and_answers_with_what_there_is(server: Any) -> None:
     fake = server(BANK[:1])
     pool = BudgetPool(per_call=4, policy=Uniform(first=1))
-    qa = DynScaling(dspy.Predict("question -> answer"), budget=pool, sampling=Sequential())
+    qa = one_each(dspy.Predict("question -> answer"), budget=pool, sampling=Sequential())
 
     async def main() -> Any:
         call = asyncio.create_task(qa.acall(question=BANK[0].text))
@@ -367,7 +365,7 @@ def test_a_stopped_pool_hangs_up_on_what_runs_in_tasks_and_answers_with_what_the
 def test_a_paused_pool_lets_calls_wait(mode: str, server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = server(BANK)
     pool = BudgetPool(samples=60)
-    qa = DynScaling(dspy.Predict("question -> answer"), budget=pool)
+    qa = one_each(dspy.Predict("question -> answer"), budget=pool)
     pool.pause()
     results: list[Any] = []
 
@@ -398,7 +396,7 @@ def test_no_key_and_no_prompt_is_told_anywhere(engine: str, server: Any, caplog:
     pool = BudgetPool(
         samples=60, tokens=50_000, path=tmp_path / "budget.sqlite", warn_at=0.1, max_failures=4, strict=False
     )
-    qa = DynScaling(dspy.Predict("question -> answer"), budget=pool)
+    qa = one_each(dspy.Predict("question -> answer"), budget=pool)
     with dspy.context(lm=fake.lm(engine, api_key="sk-CONFIDENTIAL")), caplog.at_level(logging.DEBUG, "dynscale_dspy"):
         predictions, _, errors = qa.batch(
             [{"question": q.text} for q in bank],

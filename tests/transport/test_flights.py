@@ -10,8 +10,9 @@ from typing import Any
 import dspy
 import pytest
 
-from dynscale_dspy import BudgetPool, Cost, DynScaling, Uniform, explain
+from dynscale_dspy import BudgetPool, Cost, Uniform, explain
 from dynscale_dspy.testing import FakeQuestion, FakeServer
+from tests.support import one_each
 
 ENGINES = ["auto", "litellm"]
 OPEN = FakeQuestion("Heads or tails?", {"heads": 0.5, "tails": 0.5}, "heads")
@@ -53,7 +54,7 @@ def assert_charged_once(pool: BudgetPool, fake: FakeServer, prediction: Any) -> 
 def test_the_same_call_in_two_threads_is_one(server: Any, asked: Any) -> None:
     fake = server([OPEN])
     pool = BudgetPool(samples=20)
-    qa = DynScaling(dspy.Predict("question -> answer"), budget=pool)
+    qa = one_each(dspy.Predict("question -> answer"), budget=pool)
     both = asked(pool, 2)
     with dspy.context(lm=fake.lm()), ThreadPoolExecutor(2) as threads, dspy_threads() as bound:
         with fake.held():
@@ -82,7 +83,7 @@ def dspy_threads() -> Any:
 def test_the_same_call_in_two_tasks_is_one(server: Any) -> None:
     fake = server([OPEN])
     pool = BudgetPool(samples=20)
-    qa = DynScaling(dspy.Predict("question -> answer"), budget=pool)
+    qa = one_each(dspy.Predict("question -> answer"), budget=pool)
 
     async def main() -> list[Any]:
         return await asyncio.gather(*(qa.acall(question=OPEN.text) for _ in range(5)))
@@ -96,7 +97,7 @@ def test_the_same_call_in_two_tasks_is_one(server: Any) -> None:
 def test_the_same_call_one_after_the_other_is_two(server: Any) -> None:
     fake = server([OPEN])
     pool = BudgetPool(samples=20)
-    qa = DynScaling(dspy.Predict("question -> answer"), budget=pool)
+    qa = one_each(dspy.Predict("question -> answer"), budget=pool)
     with dspy.context(lm=fake.lm()):
         first, second = qa(question=OPEN.text), qa(question=OPEN.text)
     assert pool.statistics().closed_calls == 2
@@ -106,7 +107,7 @@ def test_the_same_call_one_after_the_other_is_two(server: Any) -> None:
 def test_stragglers_submitted_again_are_charged_once(server: Any, asked: Any) -> None:
     fake = server([OPEN])
     pool = BudgetPool(samples=20)
-    qa = DynScaling(dspy.Predict("question -> answer"), budget=pool)
+    qa = one_each(dspy.Predict("question -> answer"), budget=pool)
     again = asked(pool, 2)  # the call, and DSPy's second submission of it
     released = threading.Event()
 
@@ -160,7 +161,7 @@ def test_a_cancelled_call_gives_everything_back(program: str, engine: str, serve
     fake = server([OPEN, OTHER])
     pool = BudgetPool(samples=30, policy=Uniform(first=4))
     module = Synchronous() if program == "synchronous" else dspy.Predict("question -> answer")
-    qa = DynScaling(module, budget=pool, max_samples=4)
+    qa = one_each(module, budget=pool, max_samples=4)
 
     async def main() -> Any:
         with fake.held():
@@ -195,7 +196,7 @@ def test_many_calls_cancelled_together(engine: str, server: Any) -> None:
     bank = [FakeQuestion(f"Coin {number:02d}?", {"heads": 0.5, "tails": 0.5}, "heads") for number in range(20)]
     fake = server([*bank, OTHER])
     pool = BudgetPool(samples=100, policy=Uniform(first=2)).expect(21)
-    qa = DynScaling(dspy.Predict("question -> answer"), budget=pool, max_samples=2)
+    qa = one_each(dspy.Predict("question -> answer"), budget=pool, max_samples=2)
 
     async def main() -> Any:
         with fake.held():
@@ -223,7 +224,7 @@ def test_cancelled_at_any_moment_nothing_stays_reserved(program: str, server: An
 
     fake = server([OPEN])
     pool = BudgetPool(per_call=8, policy=Uniform(first=8))
-    qa = DynScaling(Synchronous() if program == "synchronous" else dspy.Predict("question -> answer"), budget=pool)
+    qa = one_each(Synchronous() if program == "synchronous" else dspy.Predict("question -> answer"), budget=pool)
 
     async def main() -> None:
         for turns in range(12):
@@ -243,7 +244,7 @@ def test_cancelled_at_any_moment_nothing_stays_reserved(program: str, server: An
 def test_when_the_first_of_two_equal_calls_is_cancelled_the_second_takes_over(server: Any, asked: Any) -> None:
     fake = server([OPEN])
     pool = BudgetPool(samples=30)
-    qa = DynScaling(dspy.Predict("question -> answer"), budget=pool)
+    qa = one_each(dspy.Predict("question -> answer"), budget=pool)
     both = asked(pool, 2)
 
     async def main() -> Any:
@@ -271,7 +272,7 @@ def test_when_the_first_of_two_equal_calls_is_cancelled_the_second_takes_over(se
 def test_cancelling_the_second_of_two_equal_calls_leaves_the_first_alone(server: Any, asked: Any) -> None:
     fake = server([OPEN])
     pool = BudgetPool(samples=30)
-    qa = DynScaling(dspy.Predict("question -> answer"), budget=pool)
+    qa = one_each(dspy.Predict("question -> answer"), budget=pool)
     both = asked(pool, 2)
 
     async def main() -> Any:

@@ -8,6 +8,7 @@ import pytest
 
 from dynscale_dspy import BudgetExhausted, BudgetPool, Cost, DynScaling, explain
 from dynscale_dspy.testing import FakeQuestion, questions
+from tests.support import one_each
 
 BANK = questions(10)
 
@@ -65,7 +66,7 @@ def test_the_cap_on_calls_is_exact_online(make: Any, num_threads: int, server: A
     cap = 76  # 25 samples of three, and one call over
     fake = server(BANK)
     pool = BudgetPool(calls=cap).expect(len(BANK))
-    qa = DynScaling(make(), budget=pool)
+    qa = one_each(make(), budget=pool)
     with dspy.context(lm=fake.lm()):
         predictions = evaluate(qa, BANK, num_threads)
     now, counted = pool.statistics(), fake.statistics()
@@ -83,7 +84,7 @@ def test_the_cap_on_calls_is_exact_in_batch(make: Any, num_threads: int, server:
     cap = 76
     fake = server(BANK)
     pool = BudgetPool(calls=cap)
-    qa = DynScaling(make(), budget=pool)
+    qa = one_each(make(), budget=pool)
     with dspy.context(lm=fake.lm()):
         predictions = qa.batch(examples_of(BANK), num_threads=num_threads, disable_progress_bar=True)
     now, counted = pool.statistics(), fake.statistics()
@@ -97,7 +98,7 @@ def test_the_cap_on_calls_is_exact_in_batch(make: Any, num_threads: int, server:
 def test_a_sample_that_could_not_finish_is_not_begun(server: Any) -> None:
     fake = server(BANK)
     pool = BudgetPool(calls=8)
-    qa = DynScaling(Chain(), budget=pool, max_samples=3)
+    qa = one_each(Chain(), budget=pool, max_samples=3)
     with dspy.context(lm=fake.lm()):
         prediction = qa.batch([{"question": BANK[0].text}], num_threads=1, disable_progress_bar=True)[0]
     assert [sample.cost.calls for sample in explain(prediction).samples] == [3, 3]
@@ -125,7 +126,7 @@ def test_a_cut_passes_through_a_program_that_catches_errors(server: Any) -> None
     pool = BudgetPool(calls=5)
     program = Stubborn()
     with dspy.context(lm=fake.lm()), pytest.raises(BudgetExhausted):
-        DynScaling(program, budget=pool)(question=BANK[0].text)
+        one_each(program, budget=pool)(question=BANK[0].text)
     assert not program.finished.is_set()
     assert fake.statistics().requests == pool.statistics().spent.calls == 5
     assert pool.statistics().reserved == Cost()
@@ -139,7 +140,7 @@ def test_early_queries_do_not_drain_the_pool(num_threads: int, order: str, serve
         bank.sort(key=lambda question: max(question.answers.values()))
     fake = server(bank, median_latency=0.001)
     pool = BudgetPool(samples=240).expect(60)
-    qa = DynScaling(dspy.Predict("question -> answer"), budget=pool)
+    qa = one_each(dspy.Predict("question -> answer"), budget=pool)
     with dspy.context(lm=fake.lm()):
         predictions = evaluate(qa, bank, num_threads)
     assert len(predictions) == 60

@@ -9,6 +9,7 @@ import pytest
 
 from dynscale_dspy import BudgetPool, Cost, DynScaling, Uniform, explain
 from dynscale_dspy.testing import FakeQuestion, questions
+from tests.support import one_each
 
 BANK = questions(10)
 ENGINES = ["auto", "litellm"]
@@ -78,7 +79,7 @@ MODES: dict[str, Runner] = {
 def test_all_answer_within_budget(mode: str, engine: str, server: Any, assert_exact: Any) -> None:
     fake = server(BANK)
     pool = BudgetPool(samples=30).expect(len(BANK))
-    qa = DynScaling(dspy.ChainOfThought("question -> answer"), budget=pool)
+    qa = one_each(dspy.ChainOfThought("question -> answer"), budget=pool)
     with dspy.context(lm=fake.lm(engine)):
         predictions = MODES[mode](qa, examples_of(BANK))
     for question, prediction in zip(BANK, predictions, strict=True):
@@ -93,7 +94,7 @@ def test_all_answer_within_budget(mode: str, engine: str, server: Any, assert_ex
 def test_a_cap_of_one_sample_each_is_kept(mode: str, server: Any, assert_exact: Any) -> None:
     fake = server(BANK)
     pool = BudgetPool(samples=len(BANK), policy=Uniform()).expect(len(BANK))
-    qa = DynScaling(dspy.Predict("question -> answer"), budget=pool)
+    qa = one_each(dspy.Predict("question -> answer"), budget=pool)
     with dspy.context(lm=fake.lm()):
         predictions = MODES[mode](qa, examples_of(BANK))
     assert [len(explain(prediction).samples) for prediction in predictions] == [1] * len(BANK)
@@ -103,7 +104,7 @@ def test_a_cap_of_one_sample_each_is_kept(mode: str, server: Any, assert_exact: 
 @pytest.mark.parametrize("mode", MODES)
 def test_the_ambient_pool_reaches_every_thread_and_task(mode: str, server: Any, assert_exact: Any) -> None:
     fake = server(BANK)
-    qa = DynScaling(dspy.Predict("question -> answer"))
+    qa = one_each(dspy.Predict("question -> answer"))
     with dspy.context(lm=fake.lm()), BudgetPool(samples=30).expect(len(BANK)) as pool:
         predictions = MODES[mode](qa, examples_of(BANK))
     assert pool.statistics().spent.samples > len(BANK)
@@ -115,7 +116,7 @@ def test_the_ambient_pool_reaches_every_thread_and_task(mode: str, server: Any, 
 def test_dspy_configure_is_enough(server: Any, assert_exact: Any) -> None:
     fake = server(BANK)
     dspy.configure(lm=fake.lm())
-    qa = DynScaling(dspy.Predict("question -> answer"), budget=3)
+    qa = one_each(dspy.Predict("question -> answer"), budget=3)
     prediction = qa(question=BANK[0].text)
     assert_exact(qa.pool, fake, [prediction])
 
@@ -148,8 +149,8 @@ NESTING = ["call", "gather", "batch", "Evaluate, 4 threads", "Evaluate, 64 threa
 def test_nesting_on_one_pool_charges_leaves_only(mode: str, server: Any) -> None:
     fake = server(BANK)
     pool = BudgetPool(samples=80).expect(len(BANK))
-    inner = DynScaling(dspy.Predict("question -> answer"), budget=pool)
-    outer = DynScaling(Outer(inner, own=False), budget=pool)
+    inner = one_each(dspy.Predict("question -> answer"), budget=pool)
+    outer = one_each(Outer(inner, own=False), budget=pool)
     with dspy.context(lm=fake.lm()):
         predictions = MODES[mode](outer, examples_of(BANK))
     assert all(prediction.answer in q.answers for prediction, q in zip(predictions, BANK, strict=True))
@@ -163,8 +164,8 @@ def test_nesting_on_one_pool_charges_leaves_only(mode: str, server: Any) -> None
 def test_nesting_on_two_pools_charges_both(mode: str, server: Any) -> None:
     fake = server(BANK)
     inside, outside = BudgetPool(samples=200, per_call=2), BudgetPool(samples=30).expect(len(BANK))
-    inner = DynScaling(dspy.Predict("question -> answer"), budget=inside)
-    outer = DynScaling(Outer(inner, own=True), budget=outside)
+    inner = one_each(dspy.Predict("question -> answer"), budget=inside)
+    outer = one_each(Outer(inner, own=True), budget=outside)
     with dspy.context(lm=fake.lm()):
         predictions = MODES[mode](outer, examples_of(BANK))
     samples = sum(len(explain(prediction).samples) for prediction in predictions)
@@ -181,7 +182,7 @@ def test_batch_keeps_as_many_requests_going_as_threads(server: Any, release_when
     bank = questions(80)
     fake = server(bank)
     pool = BudgetPool(samples=240)
-    qa = DynScaling(dspy.Predict("question -> answer"), budget=pool)
+    qa = one_each(dspy.Predict("question -> answer"), budget=pool)
     with dspy.context(lm=fake.lm()), release_when(fake, lambda now: now.in_flight == 64):
         predictions = qa.batch(examples_of(bank), num_threads=64, disable_progress_bar=True)
     assert fake.statistics().peak_in_flight == 64
@@ -192,7 +193,7 @@ def test_tasks_over_litellm_are_all_in_flight_at_once(server: Any, release_when:
     bank = questions(256)
     fake = server(bank)
     pool = BudgetPool(samples=400).expect(256)
-    qa = DynScaling(dspy.Predict("question -> answer"), budget=pool)
+    qa = one_each(dspy.Predict("question -> answer"), budget=pool)
     with dspy.context(lm=fake.lm("litellm")), release_when(fake, lambda now: now.in_flight >= 256):
         predictions = gather(qa, examples_of(bank))
     assert fake.statistics().peak_in_flight > 200

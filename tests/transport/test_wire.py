@@ -10,6 +10,7 @@ import pytest
 
 from dynscale_dspy import BudgetPool, DynScaling, Integrated, Sequential, explain
 from dynscale_dspy.testing import FakeQuestion, questions
+from tests.support import one_each
 
 ENGINES = ["auto", "litellm"]
 OPEN = FakeQuestion("Heads or tails?", {"heads": 0.5, "tails": 0.5}, "heads")
@@ -20,7 +21,7 @@ EXAMPLES = [dspy.Example(question=q.text, answer=q.answer).with_inputs("question
 @pytest.mark.parametrize("engine", ENGINES)
 def test_every_sample_sends_its_own_seed(engine: str, server: Any) -> None:
     fake = server([OPEN])
-    qa = DynScaling(dspy.Predict("question -> answer"), budget=BudgetPool(samples=6), max_samples=6)
+    qa = one_each(dspy.Predict("question -> answer"), budget=BudgetPool(samples=6), max_samples=6)
     with dspy.context(lm=fake.lm(engine, seed=7)):
         qa.batch([{"question": OPEN.text}], num_threads=2, disable_progress_bar=True)
         asyncio.run(qa_of(BudgetPool(samples=4)).acall(question=OPEN.text))
@@ -31,7 +32,7 @@ def test_every_sample_sends_its_own_seed(engine: str, server: Any) -> None:
 
 
 def qa_of(budget: Any, **options: Any) -> DynScaling:
-    return DynScaling(dspy.Predict("question -> answer"), budget=budget, **options)
+    return one_each(dspy.Predict("question -> answer"), budget=budget, **options)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -105,7 +106,7 @@ def test_a_warm_cache_repeats_everything_without_a_request(run: Any, sampling: A
     with dspy.context(lm=fake.lm(engine, cache=True)):
         for _ in range(2):
             pool = BudgetPool(samples=48).expect(len(BANK))
-            predictions = run(DynScaling(program, budget=pool, sampling=sampling))
+            predictions = run(one_each(program, budget=pool, sampling=sampling))
             told = [explain(prediction) for prediction in predictions]
             seen.append([[(s.answer, s.shown, s.round) for s in explanation.samples] for explanation in told])
             # Each sample was a request of its own the first time, and none was the second.
@@ -131,7 +132,7 @@ def test_the_first_sample_shares_the_cache_entry_of_the_plain_program(server: An
     program = dspy.Predict("question -> answer")
     with dspy.context(lm=fake.lm(cache=True)):
         plain = program(question=OPEN.text)
-        prediction = DynScaling(program, budget=6)(question=OPEN.text)
+        prediction = one_each(program, budget=6)(question=OPEN.text)
     samples = explain(prediction).samples
     assert samples[0].answer == plain.answer
     assert fake.statistics().requests == len(samples)

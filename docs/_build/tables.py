@@ -1,0 +1,154 @@
+"""Write the tables of the pages that a benchmark's JSON holds: `python docs/_build/tables.py`. A test compares them.
+
+A page marks where: `<!-- table: NAME -->` up to `<!-- end of table -->`. Benchmarks are run by `benchmarks.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+DOCS = Path(__file__).parents[1]
+ROOT = DOCS.parent
+PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
+DATA = {"aime": "AIME", "gpqa-diamond": "GPQA-Diamond", "math": "MATH-500"}
+
+
+def main() -> None:
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        made = remade(text)
+        if made != text:
+            page.write_text(made, encoding="utf-8")
+            print(page.relative_to(ROOT))
+
+
+def remade(text: str) -> str:
+    """A page with its tables as the JSON has them now."""
+    return re.sub(
+        r"(<!-- table: (\w[\w ]*) -->\n).*?(<!-- end of table -->)",
+        lambda found: found[1] + TABLES[found[2]]() + found[3] if found[2] in TABLES else found[0],
+        text,
+        flags=re.DOTALL,
+    )
+
+
+def confidence() -> str:
+    names = {
+        "all pools": "recorded pools",
+        "lab, uniform": "lab, `Uniform`",
+        "lab, knowledge gradient": "lab, `KnowledgeGradient`",
+    }
+    kept = _load("confidence")
+    lines = [
+        "| | answers | accuracy | mean confidence | calibration error to the long run | to the truth | kept at 0.9 "
+        "| right of those |",
+        "|---|" + "---:|" * 7,
+    ]
+    for row in kept["rows"]:
+        if row["answers from"] not in names:
+            continue
+        settled = row["error to long run"]
+        cells = [
+            names[row["answers from"]],
+            f"{row['answers']:,}",
+            f"{row['accuracy']:.1%}",
+            f"{row['mean confidence']:.3f}",
+            "" if settled is None else f"{settled:.3f}",
+            f"{row['error to truth']:.3f}",
+            f"{row['kept at 0.9']:.1%}",
+            f"{row['right of those']:.1%}",
+        ]
+        lines.append(_line(cells))
+    return _table(lines, kept)
+
+
+def replay(budgets_of: str) -> str:
+    kept = _load("replay")
+    rows = [row for row in kept["rows"] if row["one budget for"] == budgets_of]
+    head, *names = "", *DATA.values()
+    lines = [_line([head, *(c for name in names for c in (f"{name}: at 2, 4, 8", "reach", "area"))]), "|---" * 10 + "|"]
+    for policy in dict.fromkeys(row["policy"] for row in rows):
+        cells, bound = [policy], "not a policy" in policy
+        for data in DATA:
+            row = next(row for row in rows if (row["policy"], row["data"]) == (policy, data))
+            # Unbreakable: three numbers on three lines are hard to compare.
+            cells.append("\u00a0".join("–" if row[f"at {n}"] is None else f"{100 * row[f'at {n}']:.1f}" for n in (2, 4, 8)))
+            cells.append("" if bound else "never" if row["reach"] is None else f"{row['reach']:.1f}")
+            cells.append(f"{100 * row['area']:.2f}")
+        lines.append(_line(cells))
+    return _table(lines, kept)
+
+
+def demo() -> str:
+    names = {
+        "single": "one sample",
+        "uniform": "uniform voting, 8 samples a question",
+        "dynscaling": "DynScaling, 4 samples a question on average",
+    }
+    kept = _load("demo")
+    lines = ["| | accuracy | cost | gain of DynScaling |", "|---|---:|---:|---:|"]
+    for row in kept["rows"]:
+        gain = ""
+        if "gain of dynscaling" in row:
+            error, sets = row["its standard error"], row["sets of 200 questions"]
+            gain = f"{100 * row['gain of dynscaling']:+.1f} ± {100 * error:.1f} points, "
+            gain += f"above 0 on {row['sets on which it gains']} of {sets}"
+        cells = [names[row["method"]], f"{row['accuracy']:.1%}", f"{row['cost']:,.0f}", gain]
+        lines.append(_line(cells))
+    return "\n".join(lines) + "\n"
+
+
+def factorial(price: float) -> str:
+    policies = {"uniform": "`Uniform`", "kg": "`KnowledgeGradient`"}
+    strategies = {
+        "parallel": "`Parallel`",
+        "integrated": "`Integrated`",
+        "prefill": "`Integrated`, prefill",
+        "sequential": "`Sequential`",
+    }
+    rows = [row for row in _load("factorial")["rows"] if row["r"] == price]
+    worths = sorted({row["worth"] for row in rows})
+    lines = [_line(["policy", "strategy", *map(str, worths)]), "|---" * (2 + len(worths)) + "|"]
+    for policy, strategy in dict.fromkeys((row["policy"], row["strategy"]) for row in rows):
+        cells = [policies[policy], strategies[strategy]]
+        for worth in worths:
+            row = next(r for r in rows if (r["policy"], r["strategy"], r["worth"]) == (policy, strategy, worth))
+            if row["accuracy"] is None:
+                cells.append("not reached")
+                continue
+            gain, low, high = (100 * row[name] for name in ("gain", "low", "high"))
+            base = policy == "uniform" and strategy == "parallel"
+            cells.append(f"{100 * row['accuracy']:.1f}" + ("" if base else f" ({gain:+.1f} [{low:+.1f}, {high:+.1f}])"))
+        lines.append(_line(cells))
+    return "\n".join(lines) + "\n"
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "confidence": confidence,
+    "demo": demo,
+    "factorial 0": lambda: factorial(0.0),
+    "factorial quarter": lambda: factorial(0.25),
+    "factorial 1": lambda: factorial(1.0),
+    "replay each pool": lambda: replay("each pool"),
+    "replay all pools": lambda: replay("all pools"),
+}
+
+
+def _load(name: str) -> dict[str, Any]:
+    return json.loads((DOCS / "benchmarks" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def _line(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _table(lines: list[str], kept: dict[str, Any]) -> str:
+    return "\n".join([*lines, "", "```bash", kept["command"], "```"]) + "\n"
+
+
+if __name__ == "__main__":
+    main()

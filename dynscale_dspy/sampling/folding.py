@@ -1,0 +1,234 @@
+"""Several samples from one request: its ``n`` choices are dealt out to as many runs of the program.
+
+The prompt is then sent, billed and read by the server once. Which routes can do it is not assumed: DSPy's native
+engine makes one request a choice, so there it is never tried; through LiteLLM it is, and what a server makes of it is
+remembered for the language model. Where it cannot be done each sample asks for itself, as without folding.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import weakref
+from collections.abc import Generator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import dspy
+
+from dynscale_dspy.sampling.metering import is_context_overflow, is_permanent
+
+if TYPE_CHECKING:
+    from dynscale_dspy.arms import Ticket
+    from dynscale_dspy.sampling.overlay import Meter
+
+logger = logging.getLogger(__name__)
+
+MOST_CHOICES = 8
+"""Choices asked of one request unless the user says otherwise."""
+ATTEMPTS = 2
+"""Requests for several choices that may fail before those samples that are left fail with them."""
+
+_findings: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
+_lock = threading.Lock()
+
+
+class Fold:
+    """The samples of one call that are to share a request. They run one after another, in one thread or task.
+
+    The first that asks, asks for as many choices as there are samples; each of the others then finds its own here.
+
+    Args:
+        tickets: What pays for each of them.
+    """
+
+    def __init__(self, tickets: Sequence[Ticket]) -> None:
+        self.tickets = tickets
+        self.request: Any = None
+        self.choices: dict[int, tuple[Any, str | None]] = {}
+        self.failures = 0
+        self.error: Exception | None = None
+
+    def keep(self, request: Any, position: int, outputs: Sequence[Any], reasons: Sequence[str | None]) -> None:
+        """What came back for the sample at this position and for those after it."""
+        self.request = request
+        padded = [*reasons, *[None] * len(outputs)]
+        self.choices = {position + i: (output, padded[i]) for i, output in enumerate(outputs)}
+
+    def failed(self, error: Exception) -> None:
+        """The request failed for good; after a second one, or where another would fail alike, nobody asks again."""
+        self.failures += 1
+        if self.failures >= ATTEMPTS or is_permanent(error):
+            self.error = error
+
+
+class Seat:
+    """One sample's place in a fold.
+
+    Args:
+        fold: The fold.
+        position: Its position there.
+    """
+
+    def __init__(self, fold: Fold, position: int) -> None:
+        self.fold = fold
+        self.position = position
+        self.served = False
+        """Whether the sample's answer came as one of several choices."""
+        self.finish_reason: str | None = None
+        self._asked = False
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the answer is there already."""
+        return not self._asked and self.position in self.fold.choices
+
+    def ask(
+        self, lm: Any, meter: Meter, messages: Any, kwargs: dict[str, Any]
+    ) -> Generator[dict[str, Any], list[Any], list[Any]]:
+        """One request of the sample: yields the settings to make it with, is sent its outputs, returns the sample's."""
+        fold = self.fold
+        request = (messages, {name: value for name, value in kwargs.items() if name != "rollout_id"})
+        if self._asked or messages is None:
+            return (yield kwargs)  # an adapter's fallback, or the program's second request
+        self._asked = True
+        if fold.request is not None:
+            if fold.request == request and self.position in fold.choices:
+                output, self.finish_reason = fold.choices[self.position]
+                self.served = True
+                return [output]
+            return (yield kwargs)
+        with meter.shared(lm, messages, kwargs, fold.tickets[self.position + 1 :]) as count:
+            if count == 1 or not _findings.get(lm, True):
+                return (yield kwargs)
+            try:
+                outputs = yield {**kwargs, "n": count}
+            except Exception as error:
+                if not _is_refusal(error):
+                    self._asked = False  # whoever asks again for this sample asks for all of them
+                    raise
+                outputs = None
+        if outputs is None:
+            outputs = yield kwargs
+            _found(lm, False)  # it was the several choices that it would not have
+            fold.request = _NOTHING
+            return outputs
+        fold.keep(request, self.position, outputs, meter.finish_reasons())
+        _, self.finish_reason = fold.choices.get(self.position, (None, None))
+        self.served = True
+        _found(lm, len(outputs) > 1)
+        return outputs[:1]
+
+
+class SharingLM:
+    """Stands where a language model is expected, and asks through a seat. Everything else is the language model's.
+
+    Args:
+        lm: What asks.
+        known_as: The language model that findings are kept for.
+        seat: The sample's seat.
+        meter: The sample's meter.
+    """
+
+    def __init__(self, lm: Any, known_as: Any, seat: Seat, meter: Meter) -> None:
+        self._lm = lm
+        self._known_as = known_as
+        self._seat = seat
+        self._meter = meter
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["_lm"], name)
+
+    def __call__(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
+        """Ask, or be handed what another sample's request brought."""
+        steps = self._seat.ask(self._known_as, self._meter, messages, kwargs)
+        try:
+            asked = next(steps)
+            while True:
+                try:
+                    with _calling(self._lm, messages):
+                        outputs = self._lm(prompt, messages=messages, **asked)
+                except Exception as error:
+                    asked = steps.throw(error)
+                else:
+                    asked = steps.send(outputs)
+        except StopIteration as stop:
+            return stop.value
+
+    async def acall(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
+        """The same from a task."""
+        steps = self._seat.ask(self._known_as, self._meter, messages, kwargs)
+        try:
+            asked = next(steps)
+            while True:
+                try:
+                    with _calling(self._lm, messages):
+                        outputs = await self._lm.acall(prompt, messages=messages, **asked)
+                except Exception as error:
+                    asked = steps.throw(error)
+                else:
+                    asked = steps.send(outputs)
+        except StopIteration as stop:
+            return stop.value
+
+
+def can_fold(lm: Any, config: Mapping[str, Any]) -> bool:
+    """Whether several choices of this language model may come of one request.
+
+    Args:
+        lm: The language model.
+        config: What the predictor sets for it.
+    """
+    if getattr(lm, "model_type", None) != "chat" or not _findings.get(lm, True):
+        return False
+    settings = {**lm.kwargs, **config}
+    if settings.get("n") not in (None, 1) or settings.get("num_generations") is not None:
+        return False
+    if settings.get("seed") is not None:
+        return False  # what a server makes of one seed for several choices differs
+    return one_request(lm, settings)
+
+
+def one_request(lm: Any, settings: Mapping[str, Any]) -> bool:
+    """Whether a call for several choices is one request: so it is through LiteLLM, and not with the native engine."""
+    engine = getattr(lm, "_engine_spec", None)
+    if engine is None:
+        return isinstance(lm, dspy.LM)  # DSPy before 3.4 has nothing but LiteLLM
+    if engine == "auto":
+        try:
+            from dspy.clients.backend_selection import select_backend
+
+            return not select_backend(lm, {"model": lm.model, **settings}).native
+        except Exception:  # another DSPy than this was written for, or settings it will refuse itself
+            return False
+    return engine == "litellm"
+
+
+def _found(lm: Any, able: bool) -> None:
+    with _lock:
+        known, _findings[lm] = _findings.get(lm), able
+    if not able and known is not False:
+        logger.info("%s gives one choice a request: each sample asks for itself", getattr(lm, "model", lm))
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether the request was turned away for what it asked, so that asking for less may help."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    status = getattr(error, "status_code", None) or getattr(error, "status", None)
+    refused = status in (400, 404, 405, 415, 422, 501) or bool(
+        names & {"UnsupportedParamsError", "LMUnsupportedFeatureError", "LMInvalidRequestError"}
+    )
+    return refused and not is_context_overflow(error)
+
+
+try:
+    # DSPy 3.4 deprecates OpenAI-style messages except where an adapter of its own sends them, as here.
+    from dspy.clients._deprecation import adapter_message_call as _calling
+except ImportError:
+
+    def _calling(lm: Any, messages: Any) -> Any:
+        return contextlib.nullcontext()
+
+
+_NOTHING = object()
+"""Equal to no request."""

@@ -1,0 +1,268 @@
+"""Samples that share a request: fewer prompts, the same votes, exact books."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import dspy
+import pytest
+
+from dynscale_dspy import BudgetPool, Cost, DynScaling, Integrated, KnowledgeGradient, Parallel, Uniform, explain
+from dynscale_dspy.testing import FakeQuestion, FakeServer, questions
+
+BANK = questions(6, seed=3)
+EACH = 8
+
+
+def call(qa: DynScaling, bank: list[FakeQuestion]) -> list[Any]:
+    return [qa(question=question.text) for question in bank]
+
+
+def gather(qa: DynScaling, bank: list[FakeQuestion]) -> list[Any]:
+    async def main() -> list[Any]:
+        return await asyncio.gather(*(qa.acall(question=question.text) for question in bank))
+
+    return asyncio.run(main())
+
+
+def batch(qa: DynScaling, bank: list[FakeQuestion]) -> list[Any]:
+    return qa.batch([{"question": question.text} for question in bank], num_threads=4, disable_progress_bar=True)
+
+
+MODES: dict[str, Callable[[DynScaling, list[FakeQuestion]], list[Any]]] = {
+    "litellm call": call,
+    "litellm gather": gather,
+    "litellm batch": batch,
+}
+
+
+def uniform(module: dspy.Module | None = None, *, samples: int = EACH * len(BANK), **options: Any) -> DynScaling:
+    caps = {name: options.pop(name) for name in ("tokens", "dollars", "prices") if name in options}
+    pool = BudgetPool(samples=samples, policy=Uniform(), **caps).expect(len(BANK))
+    return DynScaling(module or dspy.ChainOfThought("question -> answer"), pool, sampling=Parallel(), **options)
+
+
+def tallies(predictions: list[Any]) -> list[Counter[Any]]:
+    return [Counter(sample.answer for sample in explain(prediction).samples) for prediction in predictions]
+
+
+def assert_books(pool: BudgetPool, fake: FakeServer) -> None:
+    now, counted = pool.statistics(), fake.statistics()
+    assert now.reserved == Cost()
+    assert now.open_calls == 0
+    assert now.spent.calls == counted.requests
+    assert now.spent.prompt_tokens == counted.prompt_tokens
+    assert now.spent.completion_tokens == counted.completion_tokens
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_eight_samples_are_one_request_with_the_same_votes(mode: str, server: Any) -> None:
+    fake = server(BANK)
+    qa = uniform()
+    with dspy.context(lm=fake.lm("litellm"), track_usage=True):
+        folded = MODES[mode](qa, BANK)
+    counted = fake.statistics()
+    assert counted.requests == len(BANK)
+    assert counted.delivered == qa.pool.statistics().spent.samples == EACH * len(BANK)
+    assert_books(qa.pool, fake)
+    usage = [prediction.get_lm_usage()["openai/fake"] for prediction in folded]
+    assert sum(used["prompt_tokens"] for used in usage) == counted.prompt_tokens
+    assert sum(used["completion_tokens"] for used in usage) == counted.completion_tokens
+
+    other = server(BANK)
+    with dspy.context(lm=other.lm("litellm")):
+        alone = MODES[mode](uniform(max_choices=1), BANK)
+    assert other.statistics().requests == EACH * len(BANK)
+    assert tallies(folded) == tallies(alone)
+
+
+@pytest.mark.parametrize(
+    "adapter", [dspy.ChatAdapter(), dspy.JSONAdapter(), dspy.XMLAdapter()], ids=lambda a: type(a).__name__
+)
+def test_the_users_adapter_reads_each_choice_litellm(adapter: dspy.Adapter, server: Any) -> None:
+    fake = server(BANK)
+    with dspy.context(lm=fake.lm("litellm"), adapter=adapter):
+        predictions = call(uniform(), BANK)
+    assert fake.statistics().requests == len(BANK)
+    for question, prediction in zip(BANK, predictions, strict=True):
+        assert {sample.answer for sample in explain(prediction).samples} <= question.answers.keys()
+
+
+def test_at_most_so_many_choices_litellm(server: Any) -> None:
+    fake = server(BANK)
+    with dspy.context(lm=fake.lm("litellm")):
+        call(uniform(max_choices=3), BANK)
+    assert Counter(body.get("n", 1) for body in fake.bodies) == {3: 2 * len(BANK), 2: len(BANK)}
+
+
+def test_the_native_engine_is_never_asked_for_several(server: Any) -> None:
+    fake = server(BANK)
+    with dspy.context(lm=fake.lm("auto")):
+        call(uniform(), BANK)
+    assert all("n" not in body for body in fake.bodies)
+    assert fake.statistics().requests == EACH * len(BANK)
+
+
+@pytest.mark.parametrize("options", [{"seed": 3}, {"n": 2}], ids=["seed", "n"])
+def test_a_seed_or_choices_of_the_users_own_are_left_alone_litellm(options: dict[str, Any], server: Any) -> None:
+    fake = server(BANK)
+    with dspy.context(lm=fake.lm("litellm", **options)):
+        call(uniform(), BANK)
+    assert fake.statistics().requests == EACH * len(BANK)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_warm_cache_makes_no_request(mode: str, server: Any) -> None:
+    fake = server(BANK)
+    with dspy.context(lm=fake.lm("litellm", cache=True)):
+        first, asked = MODES[mode](uniform(), BANK), fake.statistics().requests
+        again = MODES[mode](uniform(), BANK)
+    assert fake.statistics().requests == asked == len(BANK)
+    assert tallies(first) == tallies(again)
+
+
+@pytest.mark.parametrize("choices", ["one", "refuse"])
+@pytest.mark.parametrize("mode", ["litellm call", "litellm gather"])
+def test_a_server_that_cannot_is_not_asked_twice(mode: str, choices: str, server: Any) -> None:
+    fake = server(BANK, choices=choices)
+    lm = fake.lm("litellm")
+    qa = uniform()
+    with dspy.context(lm=lm):
+        MODES[mode](qa, BANK[:1])
+        assert sum("n" in body for body in fake.bodies) == 1
+        MODES[mode](qa, BANK[1:])
+    assert sum("n" in body for body in fake.bodies) == 1
+    assert fake.statistics().delivered == qa.pool.statistics().spent.samples == EACH * len(BANK)
+    refused = 1 if choices == "refuse" else 0
+    assert fake.statistics().requests == EACH * len(BANK) + refused
+
+
+class Picky(dspy.Module):
+    """Fails on one answer."""
+
+    def __init__(self, bad: str) -> None:
+        super().__init__()
+        self.answer = dspy.Predict("question -> answer")
+        self.bad = bad
+
+    def forward(self, question: str) -> dspy.Prediction:
+        prediction = self.answer(question=question)
+        if prediction.answer == self.bad:
+            raise ZeroDivisionError(prediction.answer)
+        return prediction
+
+    async def aforward(self, question: str) -> dspy.Prediction:
+        prediction = await self.answer.acall(question=question)
+        if prediction.answer == self.bad:
+            raise ZeroDivisionError(prediction.answer)
+        return prediction
+
+
+@pytest.mark.parametrize("mode", ["litellm call", "litellm gather"])
+def test_what_goes_wrong_with_one_choice_costs_one_vote(mode: str, server: Any) -> None:
+    bank = [FakeQuestion("heads or tails?", {"heads": 0.5, "tails": 0.5}, "heads")]
+    fake = server(bank)
+    pool = BudgetPool(samples=8, policy=Uniform()).expect(1)
+    with dspy.context(lm=fake.lm("litellm")):
+        [prediction] = MODES[mode](DynScaling(Picky("tails"), pool, sampling=Parallel()), bank)
+    samples = explain(prediction).samples
+    assert fake.statistics().requests == 1
+    assert {sample.answer for sample in samples if sample.error is None} == {"heads"}
+    assert 0 < sum(isinstance(sample.error, ZeroDivisionError) for sample in samples) < 8
+
+
+def test_choices_that_cannot_be_read_are_asked_for_again_each_alone_litellm(server: Any) -> None:
+    fake = server(BANK, fault_rate=1.0, faults=("prose",))
+    with dspy.context(lm=fake.lm("litellm")):
+        with pytest.raises(Exception):  # noqa: B017  # whatever the adapter makes of it
+            uniform()(question=BANK[0].text)
+    # The one request, and then the adapter's own fallback for each of the eight.
+    assert [body.get("n", 1) for body in fake.bodies] == [8] + [1] * 8
+
+
+@pytest.mark.parametrize("mode", ["litellm call", "litellm gather"])
+def test_a_request_that_fails_twice_fails_its_samples(mode: str, server: Any) -> None:
+    fake = server(BANK, fault_rate=1.0, faults=("503",))
+    qa = uniform()
+    with dspy.context(lm=fake.lm("litellm")), pytest.raises(Exception, match="503"):
+        MODES[mode](qa, BANK[:1])
+    assert [body.get("n", 1) for body in fake.bodies] == [8, 7]
+    assert qa.pool.statistics().reserved == Cost()
+    assert qa.pool.statistics().spent.samples == 2
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("tokens", [4_000, 20_000])
+def test_a_cap_on_tokens_holds(mode: str, tokens: int, server: Any) -> None:
+    fake = server(BANK)
+    pool = BudgetPool(tokens=tokens, policy=KnowledgeGradient()).expect(len(BANK))
+    qa = DynScaling(dspy.Predict("question -> answer"), pool, sampling=Integrated())
+    with dspy.context(lm=fake.lm("litellm", max_tokens=40)):
+        MODES[mode](qa, BANK)
+    assert pool.statistics().spent.tokens <= tokens
+    assert_books(pool, fake)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_with_faults_of_every_kind_the_cap_holds_and_calls_answer(mode: str, server: Any) -> None:
+    fake = server(BANK, fault_rate=0.3, hang=0.05)
+    qa = uniform(tokens=100_000)
+    with dspy.context(lm=fake.lm("litellm", max_tokens=60, num_retries=3)):
+        predictions = MODES[mode](qa, BANK)
+    assert None not in predictions
+    now = qa.pool.statistics()
+    assert now.reserved == Cost()
+    assert now.spent.samples <= EACH * len(BANK)
+    assert now.spent.tokens <= 100_000
+
+
+def test_a_cancelled_call_gives_back_what_was_not_asked_for_litellm(server: Any) -> None:
+    fake = server(BANK)
+    qa = uniform(tokens=100_000)
+
+    async def main() -> Cost:
+        with dspy.context(lm=fake.lm("litellm", max_tokens=60)), contextlib.ExitStack() as holding:
+            await qa.acall(question=BANK[1].text)  # so that it is known what a sample takes
+            fake.reset()
+            spent = qa.pool.statistics().spent
+            holding.enter_context(fake.held())
+            task = asyncio.ensure_future(qa.acall(question=BANK[0].text))
+            while not fake.statistics().in_flight:
+                await asyncio.sleep(0.005)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            return spent
+
+    before = asyncio.run(main())
+    now = qa.pool.statistics()
+    assert now.reserved == Cost()
+    assert now.open_calls == 0
+    assert now.spent.samples - before.samples == 1
+    # Nobody knows what the provider makes of it: the request counts at its bound, all of its choices included.
+    assert fake.bodies[-1]["n"] == 8
+    assert now.spent.completion_tokens - before.completion_tokens == 8 * 60
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_bandit_decides_between_requests(mode: str, server: Any) -> None:
+    bank = questions(20, seed=5)
+    fake = server(bank)
+    pool = BudgetPool(samples=100).expect(len(bank))
+    qa = DynScaling(dspy.Predict("question -> answer"), pool, sampling=Parallel())
+    with dspy.context(lm=fake.lm("litellm")):
+        predictions = MODES[mode](qa, bank)
+    drawn = [len(explain(prediction).samples) for prediction in predictions]
+    assert sum(drawn) <= 100
+    assert min(drawn) < max(drawn)
+    assert_books(pool, fake)
+
+
+def test_max_choices_is_checked() -> None:
+    for bad, kind in ((0, ValueError), (True, TypeError), (2.5, TypeError)):
+        with pytest.raises(kind, match="max_choices"):
+            DynScaling(dspy.Predict("question -> answer"), 4, max_choices=bad)
