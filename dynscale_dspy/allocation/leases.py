@@ -153,6 +153,20 @@ class LeaseBook:
             # What was spent before is not to be answered for; what holders spend is counted here.
             allowance.excuse(self._committed[unit] - allowance.counts[3])
 
+    def open(self, report: Report, now: float) -> bool:
+        """Open the report's lease, with nothing in it, unless it is known. Returns whether it was opened.
+
+        :meth:`renew` does so too. A book that is to outlive its process is noted in between: a reservation whose lease
+        nobody remembers would never be given back.
+        """
+        if report.lease in self._leases:
+            return False
+        handle = self.ledger.store.reserve(Cost(), {})
+        limits = {unit: None if limit is None else 0 for unit, limit in self.ledger.limits.items()}
+        lease = self._leases[report.lease] = _Lease(handle, 0, limits, Cost(), Cost(), {}, now, 0)
+        lease.ended = report.number > 1  # what a restored book does not remember had nothing
+        return True
+
     def renew(self, report: Report, now: float) -> Grant:
         """Take note of a report and answer it; the same report again is answered again, and counts once.
 
@@ -161,9 +175,8 @@ class LeaseBook:
             now: The time, in seconds.
         """
         self.messages += 1
-        lease = self._leases.get(report.lease)
-        if lease is None:
-            lease = self._open(report, now)
+        self.open(report, now)
+        lease = self._leases[report.lease]
         if lease.ended:
             return Grant(report.number, lease.limits, False, {}, None, ended=True)
         lease.seen = now
@@ -270,14 +283,6 @@ class LeaseBook:
                 self._load_pace(fields)
 
     # ---- inside
-
-    def _open(self, report: Report, now: float) -> _Lease:
-        # Reserve nothing at first: if the book is lost before it has noted the lease, nothing is lost with it.
-        handle = self.ledger.store.reserve(Cost(), {})
-        limits = {unit: None if limit is None else 0 for unit, limit in self.ledger.limits.items()}
-        lease = self._leases[report.lease] = _Lease(handle, 0, limits, Cost(), Cost(), {}, now, 0)
-        lease.ended = report.number > 1  # one that a restored book has forgotten had nothing
-        return lease
 
     def _follow(self, lease: _Lease, report: Report, holders: int) -> None:
         """Pace and price go where this holder went, by its share."""

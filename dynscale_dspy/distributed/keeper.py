@@ -98,8 +98,10 @@ class Keeper:
 
     def renew(self, report: Report) -> Answer:
         """Answer a report."""
-        pool = self._pool
-        grant = self._book.renew(report, time.time())
+        pool, now = self._pool, time.time()
+        if self._book.open(report, now):
+            self._save(report.lease)
+        grant = self._book.renew(report, now)
         pool._samples_per_call.update(report.closed_calls)
         pool._closed_calls += sum(report.closed_calls.values())
         self._save(report.lease)
