@@ -40,8 +40,10 @@ def test_the_public_surface():
 
 def test_importing_is_light():
     heavy = ["litellm", "scipy.special", "scipy.stats", "matplotlib", "starlette", "uvicorn", "tokenizers", "rich"]
-    ours = "import dynscale_dspy, dynscale_dspy.lab; print([m for m in heavy if m in sys.modules and m not in theirs])"
-    code = f"import sys, dspy; theirs = set(sys.modules); heavy = {heavy}; {ours}"
+    heavy += ["ray"]
+    ours = "import dynscale_dspy.lab, dynscale_dspy.distributed"
+    found = "print([m for m in heavy if m in sys.modules and m not in theirs])"
+    code = f"import sys, dspy; theirs = set(sys.modules); heavy = {heavy}; {ours}; {found}"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 

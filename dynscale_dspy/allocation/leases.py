@@ -8,6 +8,7 @@ restored in between.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from copy import copy
 from dataclasses import astuple, dataclass, field
@@ -40,6 +41,7 @@ class Report:
             it gives some back. None for a unit without a cap.
         want: What it would like to have in hand.
         need: What it cannot do without.
+        waiting: Calls that wait for their first sample; what they need is given before all else.
         committed: What it has spent or will, by unit of pace, all since the lease was opened.
         counts: By unit of pace, what was added to the :attr:`Allowance.counts` since the latest answer.
         price: Where its price stands, if it has one.
@@ -55,6 +57,7 @@ class Report:
     limits: Mapping[str, int | None]
     want: Cost = NOTHING
     need: Cost = NOTHING
+    waiting: int = 0
     committed: Mapping[str, float] = field(default_factory=dict)
     counts: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     price: tuple[float, ...] | None = None
@@ -311,12 +314,24 @@ class LeaseBook:
             spent, reserved = self.ledger.store.totals()
             free = cap - getattr(spent, unit) - getattr(reserved, unit) + _or_zero(lease.limits[unit]) - kept
             room = kept - busy
+            need = getattr(report.need, unit)
+            # Of what is free, one sample of each announced call that has not come is kept for it.
+            spare = max(free - self._coming, 0) if unit == "samples" else free
             fair = min(getattr(report.want, unit) - room, max(free // (SHARE * holders), LEAST))
-            limits[unit] = kept + max(0, min(free, max(getattr(report.need, unit) - room, fair)))
+            more = max(min(spare, max(need - room, fair)), min(free, need * report.waiting - room), 0)
+            limits[unit] = kept + more
         if self.ledger.store.amend(lease.handle, _amount(limits), self.ledger.limits):
             lease.limits = limits
         if not lease.active:
             self._order.pop(report.lease, None)
+
+    @property
+    def _coming(self) -> int:
+        """Announced calls of which no holder has told yet."""
+        allowance = next(iter(self.allowances.values()), None)
+        if allowance is None or allowance.expected is None:
+            return 0
+        return max(math.ceil(allowance.expected - allowance.counts[0]), 0)
 
     def _more(self, lease: _Lease, now: float) -> bool:
         """Whether something is free in every unit, or may come back from a holder that is alive."""
@@ -414,6 +429,7 @@ class Holder:
         committed: Mapping[str, float],
         want: Cost = NOTHING,
         need: Cost = NOTHING,
+        waiting: int = 0,
         give_back: bool = False,
         open_calls: int = 0,
         closed_calls: Mapping[int, int] | None = None,
@@ -426,6 +442,7 @@ class Holder:
             committed: What is spent or will be.
             want: What to have in hand.
             need: What cannot be done without.
+            waiting: Calls that wait for their first sample.
             give_back: Whether to keep only what is used and held.
             open_calls: Calls being answered.
             closed_calls: How many calls drew how many samples.
@@ -445,6 +462,7 @@ class Holder:
             dict(self.limits),
             want=want,
             need=need,
+            waiting=waiting,
             committed=committed,
             counts={unit: _difference(now, self._counts.get(unit, _NONE)) for unit, now in counts.items()},
             price=position,

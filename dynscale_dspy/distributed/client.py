@@ -96,7 +96,7 @@ def share(pool: BudgetPool, name: str) -> LeasedPool:
         scheduling_strategy=here,
     )
     keeper = actor.remote(moved, str(path), expected, temporary=pool._path is None)
-    ray.get(keeper.settings.remote())
+    _ask(keeper.settings)
     with pool._locked():
         pool._state, pool._shared_as = "stopped", name
     return connect(name)
@@ -129,7 +129,7 @@ class LeasedPool(BudgetPool):
     """
 
     def __init__(self, name: str, actor: Any) -> None:
-        settings = _ray().get(actor.settings.remote())
+        settings = _ask(actor.settings)
         capped = settings.pop("capped")
         self.name = name
         self.closed = False
@@ -145,6 +145,7 @@ class LeasedPool(BudgetPool):
         self._holder = Holder(self._lease, self._ledger.limits, self._own_pacing)
         self._own_pacing.holder = self._holder
         self._extra = Cost()
+        self._waiting = 0  # calls without a first sample that try again when the next answer comes
         self._told: Counter[int] = Counter()
         self._waiting_since: float | None = None
         self._next_try = self._next_beat = self._next_sweep = 0.0
@@ -160,7 +161,7 @@ class LeasedPool(BudgetPool):
 
     def statistics(self) -> PoolStatistics:
         """The whole budget, as far as all holders have told. What is leased and not reported counts as reserved."""
-        now = _ray().get(self._actor.statistics.remote())
+        now = _ask(self._actor.statistics)
         return replace(
             now,
             limits=MappingProxyType(now.limits),
@@ -170,27 +171,27 @@ class LeasedPool(BudgetPool):
 
     def leases(self) -> LeaseStatistics:
         """How leasing goes: messages, leases, holders."""
-        return _ray().get(self._actor.leases.remote())
+        return _ask(self._actor.leases)
 
     def expect(self, calls: int) -> BudgetPool:
         """Announce how many calls will come, to all processes together; best before the first. Returns the pool."""
-        _ray().get(self._actor.expect.remote(calls))
+        _ask(self._actor.expect, calls)
         return self
 
     def pause(self) -> None:
         """Let no further sample begin anywhere until :meth:`resume`."""
         super().pause()
-        _ray().get(self._actor.control.remote("pause"))
+        _ask(self._actor.control, "pause")
 
     def resume(self) -> None:
         """Go on everywhere."""
-        _ray().get(self._actor.control.remote("resume"))
+        _ask(self._actor.control, "resume")
         super().resume()
 
     def stop(self, *, cancel: bool = False) -> None:
         """Let no further sample begin anywhere; ``cancel`` cuts off this process's."""
         super().stop(cancel=cancel)
-        _ray().get(self._actor.control.remote("stop"))
+        _ask(self._actor.control, "stop")
 
     def reconcile(self, *, refund: bool = False) -> Cost:
         """Settle the leases of dead holders. Returns how much of them was not reported.
@@ -200,7 +201,7 @@ class LeasedPool(BudgetPool):
         ``refund`` given back.
         """
         self.sweep()
-        return _ray().get(self._actor.reconcile.remote(refund))
+        return _ask(self._actor.reconcile, refund)
 
     def share(self, module: Any, fraction: float | None = None) -> Any:
         """Not for a client: what it could share is only a lease.
@@ -214,7 +215,7 @@ class LeasedPool(BudgetPool):
         """Settle the leases of dead holders of this machine."""
         with deserted(self._budget) as found:
             for lease, used in found.items():
-                _ray().get(self._actor.close_for.remote(lease, used))
+                _ask(self._actor.close_for, lease, used)
                 logger.warning("the holder of a lease on %r died: it had spent %d samples", self.name, used.samples)
 
     def close(self) -> None:
@@ -235,7 +236,7 @@ class LeasedPool(BudgetPool):
             with self._lock:
                 report = self._report(give_back=True)
             try:
-                _ray().get(self._actor.close.remote(report))
+                _ask(self._actor.close, report)
             except Exception as error:
                 # Its journal stays, and is read by others.
                 logger.warning("a lease on %r could not be closed: %s", self.name, type(error).__name__)
@@ -251,7 +252,7 @@ class LeasedPool(BudgetPool):
         ray = _ray()
         self.close()
         final = self.statistics()
-        ray.get(self._actor.forget.remote())
+        _ask(self._actor.forget)
         ray.kill(self._actor, no_restart=True)
         return final
 
@@ -279,6 +280,7 @@ class LeasedPool(BudgetPool):
         if self._halted() or not holder.more or holder.fits(self._next_sample(), *self._totals()):
             return False
         # What is in other hands is worth waiting for if a call has nothing yet.
+        self._waiting += first
         return first or not holder.fruitless
 
     def _tend(self) -> None:
@@ -342,6 +344,7 @@ class LeasedPool(BudgetPool):
             committed={unit: pacing._committed(unit) for unit in UNITS},
             want=self._next_want() if low else Cost(),
             need=self._next_sample().at_least(self._extra) if low else Cost(),
+            waiting=self._waiting,
             # What is not needed, or not enough, others may need.
             give_back=give_back or (not low and idle) or (low and holder.fruitless > 0),
             open_calls=self._open_calls,
@@ -365,7 +368,7 @@ class LeasedPool(BudgetPool):
             self._waiting_since, self._next_try = None, 0.0
         if holder.ended:
             self._lost = LookupError("its lease was settled as that of a dead process")
-        self._extra = Cost()
+        self._extra, self._waiting = Cost(), 0
         self._freed()
         for answered in self._fetching:
             answered.set()
@@ -383,8 +386,7 @@ class LeasedPool(BudgetPool):
                 report = self._report()
             if report is not None:
                 try:
-                    # An actor that is being restarted is waited for.
-                    answer = _ray().get(self._actor.renew.remote(report))
+                    answer = _ask(self._actor.renew, report)
                 except Exception as error:
                     self._give_up(error)
                     return
@@ -439,6 +441,14 @@ def _ray() -> Any:
             "BudgetPool(path=...) does without"
         ) from None
     return ray
+
+
+def _ask(method: Any, *arguments: Any) -> Any:
+    """The actor's answer; one that is being restarted is waited for."""
+    ray = _ray()
+    if not ray.is_initialized():  # or Ray would start a new cluster
+        raise ConnectionError("this process has left the Ray cluster")
+    return ray.get(method.remote(*arguments))
 
 
 def _start(ray: Any) -> None:

@@ -126,8 +126,12 @@ def run(
         batch_size=rows_per_task,
         batch_format="numpy",
         # Threads of a worker wait for the rows of a task each, so that its last rows do not idle the rest.
-        compute=ActorPoolStrategy(min_size=fewest, max_size=most, enable_true_multi_threading=True),
-        max_concurrency=math.ceil(in_flight / rows_per_task) + 1,
+        compute=ActorPoolStrategy(
+            min_size=fewest,
+            max_size=most,
+            enable_true_multi_threading=True,
+            max_concurrent_calls_per_actor=math.ceil(in_flight / rows_per_task) + 1,
+        ),
         num_cpus=num_cpus,
     )
 

@@ -276,6 +276,7 @@ class Simulation:
             committed={"samples": taken},
             want=Cost(samples=max(CHUNK, 2 * (worker.open + len(worker.waiting)))) if low else Cost(),
             need=need if low else Cost(),
+            waiting=len(worker.waiting),
             give_back=idle or worker.holder.fruitless > 0,
             open_calls=worker.open,
         )
@@ -373,7 +374,7 @@ def main() -> None:
         table.add_row(
             *("" if value is None else f"{value:,}" if isinstance(value, int) else str(value) for value in row.values())
         )
-    Console().print(table)
+    Console(width=150).print(table)
     if arguments.json:
         Path(arguments.json).write_text(json.dumps(rows, indent=1))
 

@@ -1,0 +1,230 @@
+"""One local cluster for all of these, which takes a few seconds to start."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import pickle
+import signal
+import threading
+import time
+
+import dspy
+import pytest
+import ray
+
+from dynscale_dspy import BudgetExhausted, BudgetPool, DynScaling
+from dynscale_dspy.distributed import LeasedPool, run
+from dynscale_dspy.testing import questions
+
+pytestmark = pytest.mark.xdist_group("ray")
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    ray.init(num_cpus=3, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def shared(cluster):
+    """Shares pools, and ends them after the test."""
+    clients: list[LeasedPool] = []
+
+    def share(pool: BudgetPool, name: str) -> LeasedPool:
+        clients.append(pool.share(name))
+        return clients[-1]
+
+    yield share
+    for client in clients:
+        client.end()
+
+
+def until(condition):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        threading.Event().wait(0.05)
+
+
+async def ask_all(qa, texts, at_a_time=16):
+    free = asyncio.Semaphore(at_a_time)
+
+    async def ask(text):
+        async with free:
+            return await qa.acall(question=text)
+
+    return await asyncio.gather(*map(ask, texts), return_exceptions=True)
+
+
+@ray.remote(num_cpus=1)
+class Worker:
+    def __init__(self, lm):
+        self.lm = lm
+
+    def pid(self):
+        return os.getpid()
+
+    def ask(self, program, texts):
+        with dspy.context(lm=self.lm):
+            answers = asyncio.run(ask_all(program, texts))
+        return [None if isinstance(answer, BaseException) else answer.answer for answer in answers]
+
+    def close(self, name):
+        BudgetPool.connect(name).close()
+
+
+def test_two_workers_spend_one_budget_to_the_last_sample(shared, server):
+    bank = questions(60, seed=1)
+    server = server(bank)
+    pool = BudgetPool(samples=200)
+    client = shared(pool, "two")
+    program = DynScaling(dspy.Predict("question -> answer"), budget=client)
+    workers = [Worker.remote(server.lm(cache=False)) for _ in range(2)]
+    texts = [question.text for question in bank]
+    answers = ray.get([worker.ask.remote(program, texts[i::2]) for i, worker in enumerate(workers)])
+    ray.get([worker.close.remote("two") for worker in workers])
+    now = client.statistics()
+    assert now.spent.samples == server.statistics().samples <= 200
+    assert now.reserved.samples == now.open_calls == 0
+    assert sum(answer is not None for part in answers for answer in part) == now.closed_calls
+    assert sum(n * calls for n, calls in now.samples_per_call.items()) == now.spent.samples
+    with dspy.context(lm=server.lm(cache=False)), pytest.raises(BudgetExhausted, match="shared as 'two'"):
+        DynScaling(dspy.Predict("question -> answer"), budget=pool)(question=texts[0])
+
+
+def test_a_client_is_a_pool(shared, server):
+    bank = questions(20, seed=2)
+    server = server(bank)
+    client = shared(BudgetPool(samples=100, seed=3), "client").expect(25)
+    assert BudgetPool.connect("client") is client
+    assert pickle.loads(pickle.dumps(client)) is client
+    assert client.seed == 3 and client.policy == BudgetPool(samples=1).policy
+    qa = DynScaling(dspy.Predict("question -> answer"), budget=client)
+    with dspy.context(lm=server.lm(cache=False)):
+        qa(question=bank[0].text)
+        qa.batch([{"question": question.text} for question in bank[1:]], disable_progress_bar=True)
+        with client.scope(samples=2) as scope:
+            qa(question="Something else?")
+        assert scope.statistics().spent.samples <= 2
+        client.stop()
+        with pytest.raises(BudgetExhausted, match="stopped"):
+            qa(question=bank[0].text)
+        client.resume()
+        assert client.statistics().state == "open"
+        qa(question=bank[0].text)
+    until(lambda: client.statistics().reserved.samples == 0)  # idle, it gives back what it has in hand
+    assert client.statistics().spent.samples == server.statistics().samples <= 100
+    with pytest.raises(ValueError, match="is itself a client"):
+        BudgetPool.share(client, "again")
+    with pytest.raises(ValueError, match="already"):
+        BudgetPool(samples=5).share("client")
+    with pytest.raises(LookupError, match="'nothing'"):
+        BudgetPool.connect("nothing")
+    client.close()
+    with dspy.context(lm=server.lm()), pytest.raises(BudgetExhausted, match="closed"):
+        qa(question=bank[0].text)
+    assert BudgetPool.connect("client") is not client
+
+
+def test_rows_are_answered_once_though_a_worker_and_the_keeper_are_killed(shared, server, tmp_path):
+    bank = questions(120, seed=4)
+    server = server(bank, median_latency=0.2)
+    client = shared(BudgetPool(samples=360).expect(120), "rows")
+    # Rows that cannot be answered fail alone.
+    rows = [{"id": i, "question": question.text} for i, question in enumerate(bank)]
+    dataset = ray.data.from_items(rows, override_num_blocks=4)
+    qa = DynScaling(Marked(tmp_path / "pids"), budget=client)
+    killed = threading.Event()
+
+    def chaos():
+        until(lambda: server.statistics().samples > 60)
+        pids = {int(path.name) for path in (tmp_path / "pids").iterdir()}
+        os.kill(min(pids), signal.SIGKILL)
+        until(lambda: server.statistics().samples > 120)
+        ray.kill(client._actor, no_restart=False)
+        killed.set()
+
+    (tmp_path / "pids").mkdir()
+    thread = threading.Thread(target=chaos)
+    thread.start()
+    options = {"inputs": ["question"], "outputs": ["answer"], "key": "id", "checkpoint": tmp_path / "rows"}
+    with dspy.context(lm=server.lm(cache=False)):
+        answered = run(qa, dataset, client, rows_per_task=16, in_flight=16, **options).take_all()
+    thread.join()
+    assert killed.is_set()
+    assert sorted(row["id"] for row in answered) == list(range(120))
+    failed = [row for row in answered if row["dynscale_error"]]
+    assert failed == []
+    client.reconcile()
+    until(lambda: client.statistics().reserved.samples == 0)
+    spent, made = client.statistics().spent, server.statistics()
+    # What the dead worker had under way counts, whether or not it had been asked for: 16 calls of a few samples each.
+    assert made.requests <= spent.samples <= 360
+    assert spent.samples - made.requests < 16 * 8
+    assert sum(row["dynscale_samples"] for row in answered) <= spent.samples
+    # Once more: everything is there, and nothing is paid.
+    with dspy.context(lm=server.lm(cache=False)):
+        again = run(qa, dataset, client, rows_per_task=16, in_flight=16, **options).take_all()
+    key = lambda row: row["id"]  # noqa: E731
+    assert [row["answer"] for row in sorted(again, key=key)] == [row["answer"] for row in sorted(answered, key=key)]
+    assert server.statistics().requests == made.requests
+
+
+def test_a_failed_row_does_not_fail_the_job(shared, server):
+    server = server(questions(8, seed=5))
+    client = shared(BudgetPool(samples=40), "failures")
+    dataset = ray.data.from_items([{"question": q.text, "answer": "?"} for q in questions(8, seed=5)])
+    qa = DynScaling(Picky(), budget=client)
+    with dspy.context(lm=server.lm(cache=False)):
+        with pytest.raises(ValueError, match="column 'answer' already"):
+            run(qa, dataset, client)
+        rows = run(qa, dataset, client, outputs={"answer": "said"}, workers=1).take_all()
+    assert [row["dynscale_error"] for row in rows if row["said"] is None] == ["ValueError: no 0003"]
+    assert sum(row["said"] is not None for row in rows) == 7
+    assert all(row["dynscale_samples"] >= 1 for row in rows)
+
+
+def test_what_run_cannot_do_is_refused_before_anything_is_spent(shared):
+    client = shared(BudgetPool(samples=40), "refusals")
+    dataset = ray.data.from_items([{"text": "?"}])
+    plain = dspy.Predict("question -> answer")
+    with pytest.raises(ValueError, match="nothing in program is wrapped"):
+        run(plain, dataset, client)
+    with pytest.raises(ValueError, match="budget of its own"):
+        run(DynScaling(plain, budget=4), dataset, client)
+    with pytest.raises(TypeError, match="pool must be a shared one"):
+        run(DynScaling(plain), dataset, BudgetPool(samples=4))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="no column 'question', only text"):
+        run(DynScaling(plain), dataset, client)
+    with pytest.raises(ValueError, match="needs key="):
+        run(DynScaling(plain), dataset, client, checkpoint="somewhere")
+    with pytest.raises(ValueError, match="in_flight must be"):
+        run(DynScaling(plain), dataset, client, in_flight=0)
+
+
+class Marked(dspy.Module):
+    """Tells where it runs."""
+
+    def __init__(self, folder):
+        super().__init__()
+        self.answer = dspy.Predict("question -> answer")
+        self.folder = folder
+
+    async def aforward(self, question):
+        (self.folder / str(os.getpid())).touch()
+        return await self.answer.acall(question=question)
+
+
+class Picky(dspy.Module):
+    def __init__(self):
+        super().__init__()
+        self.answer = dspy.Predict("question -> answer")
+
+    async def aforward(self, question):
+        if "0003" in question:
+            raise ValueError("no 0003")
+        return await self.answer.acall(question=question)
