@@ -48,6 +48,7 @@ class Report:
         moved: How far that has moved since the latest answer; None if that brought no price.
         open_calls: Calls being answered.
         closed_calls: How many calls drew how many samples, of those closed since the latest answer.
+        where: Which process this is, for people.
     """
 
     lease: str
@@ -64,6 +65,7 @@ class Report:
     moved: tuple[float, ...] | None = None
     open_calls: int = 0
     closed_calls: Mapping[int, int] = field(default_factory=dict)
+    where: str = ""
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,7 @@ class _Lease:
     committed: dict[str, float]
     seen: float
     open_calls: int
+    where: str
     ended: bool = False
 
     def room(self, unit: str) -> int:
@@ -166,7 +169,7 @@ class LeaseBook:
             return False
         handle = self.ledger.store.reserve(Cost(), {})
         limits = {unit: None if limit is None else 0 for unit, limit in self.ledger.limits.items()}
-        lease = self._leases[report.lease] = _Lease(handle, 0, limits, Cost(), Cost(), {}, now, 0)
+        lease = self._leases[report.lease] = _Lease(handle, 0, limits, Cost(), Cost(), {}, now, 0, report.where)
         lease.ended = report.number > 1  # what a restored book does not remember had nothing
         return True
 
@@ -211,6 +214,8 @@ class LeaseBook:
         if lease is None or lease.ended:
             return False
         lease.ended = True
+        for allowance in self.allowances.values():
+            allowance.count((-lease.open_calls, 0, 0, 0))  # what a dead holder left unanswered comes again
         lease.used, lease.held, lease.open_calls = used, Cost(), 0
         self._order.pop(name, None)
         self.ledger.store.settle(lease.handle, used)
@@ -246,6 +251,10 @@ class LeaseBook:
     def open_leases(self) -> int:
         """Leases that are not closed."""
         return sum(not lease.ended for lease in self._leases.values())
+
+    def spending(self, now: float) -> list[str]:
+        """Where those are who spend at present."""
+        return [self._leases[name].where for name in self._order] if self.holders(now) else []
 
     def holders(self, now: float) -> int:
         """How many spend at present; at least 1."""
@@ -381,10 +390,12 @@ class Holder:
         lease: A name that no other lease has.
         limits: The limits of the holder's ledger. They are changed here.
         pace: Its pace. It is changed here.
+        where: Which process this is, for people.
     """
 
-    def __init__(self, lease: str, limits: dict[str, int | None], pace: Pace) -> None:
+    def __init__(self, lease: str, limits: dict[str, int | None], pace: Pace, *, where: str = "") -> None:
         self.lease = lease
+        self.where = where
         self.limits = limits
         self.pace = pace
         self.more = True
@@ -469,6 +480,7 @@ class Holder:
             moved=None if position is None or self._position is None else _difference(position, self._position),
             open_calls=open_calls,
             closed_calls=closed_calls or {},
+            where=self.where,
         )
         self._sent = report, counts
         self._interval = max(CHUNK, want.samples) // 2

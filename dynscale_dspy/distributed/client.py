@@ -5,6 +5,8 @@ from __future__ import annotations
 import atexit
 import logging
 import math
+import os
+import platform
 import tempfile
 import threading
 import time
@@ -142,7 +144,9 @@ class LeasedPool(BudgetPool):
         self._path = None  # nobody else spends from this file
         self._ledger.limits.update({unit: 0 if unit in capped else None for unit in UNITS})
         self._own_pacing: _LeasedPacing = _LeasedPacing(self, self._per_call)
-        self._holder = Holder(self._lease, self._ledger.limits, self._own_pacing)
+        self._holder = Holder(
+            self._lease, self._ledger.limits, self._own_pacing, where=f"{platform.node()}:{os.getpid()}"
+        )
         self._own_pacing.holder = self._holder
         self._extra = Cost()
         self._waiting = 0  # calls without a first sample that try again when the next answer comes

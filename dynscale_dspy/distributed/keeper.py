@@ -43,12 +43,12 @@ class LeaseStatistics:
     Args:
         messages: Reports that the actor has answered since it was started.
         open_leases: Leases not closed, those of dead holders whose record was not found included.
-        holders: Holders that spend at present.
+        holders: Those that spend at present, each as ``machine:process id``.
     """
 
     messages: int
     open_leases: int
-    holders: int
+    holders: tuple[str, ...]
 
 
 class Keeper:
@@ -143,7 +143,8 @@ class Keeper:
 
     def leases(self) -> LeaseStatistics:
         """How leasing goes."""
-        return LeaseStatistics(self._book.messages, self._book.open_leases, self._book.holders(time.time()))
+        book = self._book
+        return LeaseStatistics(book.messages, book.open_leases, tuple(book.spending(time.time())))
 
     def control(self, action: str) -> None:
         """``"pause"``, ``"resume"`` or ``"stop"``."""

@@ -290,3 +290,16 @@ def test_parts_add_up_to_the_whole():
     assert [sum(counts) for counts in zip(*(part.counts for part in parts), strict=True)][:3] == pytest.approx(
         list(whole.counts[:3])
     )
+
+
+def test_calls_that_a_dead_holder_left_unanswered_are_expected_again():
+    book = make_book(40, expected=10)
+    process = Process("a", Allowance(4, first=1, expected=10))
+    process.renew(book)
+    for _ in range(6):
+        process.pace.allowances["samples"].open()
+    report = process.holder.report(Cost(samples=12), Cost(), committed={"samples": 12}, open_calls=4)
+    process.holder.apply(book.renew(report, 0))
+    assert book.allowances["samples"].counts[0] == 6
+    book.close("a", Cost(samples=12))
+    assert book.allowances["samples"].counts[0] == 2
