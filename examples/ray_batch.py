@@ -88,9 +88,7 @@ def kill_one(pool: LeasedPool, count: int, done: threading.Event) -> None:
             process = int(holder.rpartition(":")[2])
             if process != os.getpid():
                 os.kill(process, signal.SIGKILL)
-                print(
-                    f"-- killed worker {process}; what it had leased and not spent comes back, its rows are done again"
-                )
+                print(f"-- killed worker {process}: what it had left comes back, its rows are done again")
                 return
 
 

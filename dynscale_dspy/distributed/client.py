@@ -136,7 +136,7 @@ class LeasedPool(BudgetPool):
         self.name = name
         self.closed = False
         self._actor = actor
-        self._budget = actor._actor_id.hex()
+        self._budget = settings.pop("budget")
         self._lease = uuid.uuid4().hex
         self._journal = Journal(self._budget, self._lease)
         self._serving = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import uuid
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -73,8 +74,10 @@ class Keeper:
         self._expected = expected
         if expected is not None:
             pool.expect(expected)
+        self._budget = uuid.uuid4().hex  # by which holders name their own records, whatever actor keeps the budget
         self._book = LeaseBook(pool._ledger, self._pacing.allowances)
         self._load()
+        self._save()
 
     # ---- what holders call
 
@@ -82,6 +85,7 @@ class Keeper:
         """How the pool was made, for a client to be made alike."""
         pool = self._pool
         return {
+            "budget": self._budget,
             "capped": [unit for unit, limit in pool._ledger.limits.items() if limit is not None],
             "per_call": pool._per_call,
             "min_per_call": pool.min_per_call,
@@ -184,6 +188,7 @@ class Keeper:
     def _save(self, *leases: str) -> None:
         pool = self._pool
         pace = {
+            "budget": self._budget,
             "expected": self._expected,
             "state": pool._state,
             "deadline": pool._deadline,
@@ -198,6 +203,7 @@ class Keeper:
         if not notes:
             return
         pool, kept = self._pool, notes["pool"]
+        self._budget = kept["budget"]
         self._expected, pool._state, pool._deadline = kept["expected"], kept["state"], kept["deadline"]
         self._pacing._expected = self._expected
         self._pacing.paced = self._pacing.paced or self._expected is not None

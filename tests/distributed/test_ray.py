@@ -23,7 +23,7 @@ pytestmark = pytest.mark.xdist_group("ray")
 
 @pytest.fixture(scope="module")
 def cluster():
-    ray.init(num_cpus=3, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
+    ray.init("local", num_cpus=3, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
     ray.data.DataContext.get_current().enable_progress_bars = False
     yield
     ray.shutdown()
@@ -186,6 +186,35 @@ def test_a_failed_row_does_not_fail_the_job(shared, server):
     assert [row["dynscale_error"] for row in rows if row["said"] is None] == ["ValueError: no 0003"]
     assert sum(row["said"] is not None for row in rows) == 7
     assert all(row["dynscale_samples"] >= 1 for row in rows)
+
+
+def test_a_budget_in_a_file_outlives_its_cluster(shared, server, tmp_path):
+    bank = questions(10, seed=6)
+    server = server(bank)
+    client = BudgetPool(samples=60, path=tmp_path / "budget.sqlite").expect(20).share("lasting")
+    with dspy.context(lm=server.lm(cache=False)):
+        qa = DynScaling(dspy.Predict("question -> answer"), budget=client)
+        for question in bank[:5]:
+            qa(question=question.text)
+        ray.kill(client._actor, no_restart=True)
+        client.close()
+    until(lambda: _gone("lasting"))
+    again = shared(BudgetPool(samples=60, path=tmp_path / "budget.sqlite"), "lasting")
+    again.sweep()
+    now = again.statistics()
+    assert (now.spent.samples, now.reserved.samples) == (server.statistics().samples, 0)
+    with dspy.context(lm=server.lm(cache=False)):
+        DynScaling(dspy.Predict("question -> answer"), budget=again)(question=bank[5].text)
+
+
+def _gone(name):
+    try:
+        BudgetPool.connect(name)
+    except LookupError:
+        return True
+    except ray.exceptions.RayActorError:
+        pass
+    return False
 
 
 def test_what_run_cannot_do_is_refused_before_anything_is_spent(shared):
