@@ -340,7 +340,7 @@ class Ticket:
                 return Cost()
             whole = self._state == "started"
             self.arm.hopeless = self.arm.hopeless or permanent
-            used = sum((charge.bound for charge in self._unanswered), self._used)
+            used = self._owed
             self._unanswered.clear()
             self.free = self.redo and used == Cost()
             charged = Cost() if self.free else used + Cost(samples=1 if whole else 0)
@@ -377,6 +377,11 @@ class Ticket:
         return more == Cost() or self.arm.ledger.extend(self._reservation, more)
 
     @property
+    def _owed(self) -> Cost:
+        """What its requests came to; those without an outcome at their bounds."""
+        return sum((charge.bound for charge in self._unanswered), self._used)
+
+    @property
     def _paid_ahead(self) -> bool:
         """Whether a request of another sample has brought this one's answer: there is nothing left to save."""
         return self._used != Cost() or bool(self._unanswered)
@@ -386,7 +391,7 @@ class Ticket:
         if not self._paid_ahead:
             self.arm.ledger.refund(self._reservation)
             return
-        used = sum((charge.bound for charge in self._unanswered), self._used)
+        used = self._owed
         self._unanswered.clear()
         self.arm.ledger.settle(self._reservation, used, beyond=self._beyond)
         self.arm._settled(used, used)
@@ -397,7 +402,7 @@ class Ticket:
             self._state = "passed on"
             for node in self.pool._chain:
                 node._drawn -= 1
-            need = sum((charge.bound for charge in self._unanswered), self._used)
+            need = self._owed
             self.arm.ledger.amend(
                 self._reservation,
                 Cost(calls=need.calls, prompt_tokens=need.tokens, nanodollars=need.nanodollars),

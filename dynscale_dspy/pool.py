@@ -158,9 +158,9 @@ class BudgetPool:
         warn_at: The share of any cap, between 0 and 1, at which to call ``on_warning``, once for each.
         on_warning: Called with a :class:`BudgetWarning`; by default it is logged.
         max_failures: Samples in a row that may fail before the pool stops itself; None for never.
-        max_concurrency: Most requests under way at once, whatever threads or tasks make them. Halved when the server
-            pushes back (status 429 or 503, or replies that take 2.5 times longer than at its best), then grows again;
-            a Retry-After is kept to. None for no limit.
+        max_concurrency: Most requests of this process under way at once, in whatever threads and tasks. Halved when
+            the server pushes back (status 429 or 503, or replies that take 2.5 times longer than at its best), then
+            grows again; a Retry-After is kept to. None for no limit.
         hedge: A quantile of latency such as 0.95: for a request that takes longer a second one is made, the first
             answer wins, and both are paid for. None for never.
         seed: Seeds the order in which attempts are shown.

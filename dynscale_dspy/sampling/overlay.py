@@ -531,11 +531,9 @@ class SampleRun(AbstractContextManager):
 
     def _finish_reason(self) -> str | None:
         """Why the sample's last answer ended."""
-        requests = 1 if self._seat is not None and self._seat.served else 0
-        if requests and len(self._recorder.history) <= requests:
-            return self._seat.finish_reason  # type: ignore[union-attr]
-        reasons = _finish_reasons(self._recorder.history[-1]) if self._recorder.history else []
-        return reasons[0] if reasons else None
+        if self._recorder.history:
+            return _finish_reasons(self._recorder.history[-1])[0]
+        return self._seat.finish_reason if self._seat is not None else None
 
     def _draw_attributes(self) -> dict[str, Any]:
         draw = self.draw
