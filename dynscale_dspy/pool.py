@@ -944,7 +944,7 @@ class BudgetPool:
         """Whether a first sample would fit if what is in flight turned out to cost nothing."""
         if not self.metered or self._ledger.remaining("samples") < 1 or self._ledger.remaining("calls") < 1:
             return False
-        need = arm._metered()
+        need = arm._metered(first=True)
         return all(arm.ledger.unspent(unit) >= getattr(need, unit) for unit in METERED)
 
     def _halted(self) -> bool:
@@ -1072,11 +1072,13 @@ class _Pacing:
             committed = math.ceil(self._committed(unit))
             credit: float = allowance.credit(committed, opening=opening)
             if self._expected is not None and unit in METERED:
-                # The last of the expected calls must find the upper bound of a sample, not just what one costs, even
-                # if all that is in flight comes to its own bounds: samples that see earlier ones cost more than most.
-                bound = max(0.0, getattr(arm._metered(), unit) - each)
+                # The last of the expected calls must find the upper bound of a first sample, not just what one costs,
+                # even if this one and all that is in flight come to their own bounds: those that see earlier ones
+                # cost more than most.
+                bounds = (getattr(arm._metered(first=first), unit) for first in (True, False))
                 spent, reserved = self._pool._local.store.totals()
-                at_most = math.ceil(getattr(spent, unit) + getattr(reserved, unit) + bound)
+                beyond = sum(max(0.0, bound - each) for bound in bounds)
+                at_most = math.ceil(getattr(spent, unit) + getattr(reserved, unit) + beyond)
                 credit = max(0.0, min(credit, allowance.headroom(at_most, opening=opening)))
             credits.append(int(credit // each))
         return min(credits)
