@@ -276,6 +276,7 @@ class BudgetPool:
         self._root = self._chain[-1]
         # One lock for a pool and its scopes, so that a charge to all of them is one step.
         self._lock: threading.Lock = _parent._lock if _parent is not None else threading.Lock()
+        self._own_locked = _Locked(self)
         self._todo: list[Callable[[], object]] = []
         self._waiters: list[Future[None]] = []
         self._looking_again = False
@@ -879,18 +880,9 @@ class BudgetPool:
 
     # ---- inside the lock
 
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
+    def _locked(self) -> _Locked:
         """Hold the lock; futures are resolved and callbacks called when it is let go."""
-        root = self._root
-        with self._lock:
-            root._begin_period()
-            try:
-                yield
-            finally:
-                todo, root._todo = root._todo, []
-        for act in todo:
-            act()
+        return self._root._own_locked
 
     def _begin_period(self) -> None:
         if self._period is None:
@@ -1025,6 +1017,30 @@ class BudgetPool:
         with self._locked():
             self._looking_again = False
             self._freed()
+
+
+class _Locked:
+    """A pool's lock, to be held with ``with``. A class of its own: it is taken many times a sample."""
+
+    __slots__ = ("_root",)
+
+    def __init__(self, root: BudgetPool) -> None:
+        self._root = root
+
+    def __enter__(self) -> None:
+        self._root._lock.acquire()
+        try:
+            self._root._begin_period()
+        except BaseException:
+            self._root._lock.release()
+            raise
+
+    def __exit__(self, *exc: object) -> None:
+        root = self._root
+        todo, root._todo = root._todo, []
+        root._lock.release()
+        for act in todo:
+            act()
 
 
 class _Pacing:

@@ -199,6 +199,11 @@ class Round:
         self._enough = enough
         self._finished: list[Sample] = []
 
+    @property
+    def may_end_early(self) -> bool:
+        """Whether some of the jobs may prove needless before they are finished."""
+        return self._enough is not None
+
     def tell(self, samples: Sequence[Sample]) -> None:
         """Some of the jobs are finished."""
         if self._enough is not None:
