@@ -88,18 +88,27 @@ def _canonical_text(text: str) -> Hashable | None:
     if not text:
         return None
     if len(text) <= _LONGEST_NUMBER and _NUMBER.fullmatch(text):
-        return ("number", Fraction(text.replace(",", "")))
+        return ("number", _number(text.replace(",", "")))
     return ("text", text.casefold())
 
 
 def _canonical_number(number: Real) -> Hashable:
     if isinstance(number, Rational):
-        return ("number", Fraction(int(number.numerator), int(number.denominator)))
+        return ("number", _plain(Fraction(int(number.numerator), int(number.denominator))))
     value = float(number)
     if value != value or value in (float("inf"), float("-inf")):
         return ("text", repr(value))
     # Through the shortest decimal text, so that the float 0.1 is the text "0.1".
-    return ("number", Fraction(repr(value)))
+    return ("number", _number(repr(value)))
+
+
+def _number(text: str) -> int | Fraction:
+    return int(text) if text.isdecimal() else _plain(Fraction(text))
+
+
+def _plain(number: Fraction) -> int | Fraction:
+    # Votes are looked up by their keys all the time, and an integer is hashed much faster.
+    return number.numerator if number.denominator == 1 else number
 
 
 class AnswerReader:

@@ -21,14 +21,16 @@ class Profile:
 
     Args:
         need: The most that a sample has held at once, unit by unit: with so much set aside the next one can finish.
+        first: The same of calls' first samples, which see no earlier ones and so need less.
         record: What samples have cost.
         pilots: Its open calls.
     """
 
-    __slots__ = ("need", "pilots", "record")
+    __slots__ = ("first", "need", "pilots", "record")
 
     def __init__(self) -> None:
         self.need: Cost | None = None
+        self.first: Cost | None = None
         self.record = CostRecord()
         self.pilots = 0
 
@@ -131,7 +133,7 @@ class Arm:
         """Known set: set aside what the next waiting ticket will need in tokens and dollars; False if not now."""
         with self.pool._locked():
             ticket = self._waiting[0]
-            return ticket.redo or ticket._hold(self._metered())
+            return ticket.redo or ticket._hold(self._metered(first=ticket.index == 0))
 
     def close(self) -> None:
         """The call is over: samples that were reserved and not started are free again, and will not start.
@@ -189,9 +191,9 @@ class Arm:
     def _counts_requests(self) -> bool:
         return any(self.ledger.capped(unit) for unit in ("calls", *METERED))
 
-    def _metered(self) -> Cost:
+    def _metered(self, *, first: bool) -> Cost:
         """Tokens and dollars to set aside for one sample; at least one of each, so that none begins on nothing."""
-        need = self._profile.need or Cost()
+        need = (self._profile.first if first else None) or self._profile.need or Cost()
         return Cost(
             prompt_tokens=max(need.tokens, 1) if self.ledger.capped("tokens") else 0,
             nanodollars=max(need.nanodollars, 1) if self.ledger.capped("nanodollars") else 0,
@@ -214,7 +216,7 @@ class Arm:
                     aside = max(1, int(min(self.calls_each, ledger.remaining("calls"))))
                 amount = Cost(samples=1, calls=aside)
                 if metered:
-                    amount += self._metered()
+                    amount += self._metered(first=self._made == 0)
             reservation = ledger.reserve(amount)
             if reservation is None:
                 break
@@ -340,7 +342,7 @@ class Ticket:
                 return Cost()
             whole = self._state == "started"
             self.arm.hopeless = self.arm.hopeless or permanent
-            used = sum((charge.bound for charge in self._unanswered), self._used)
+            used = self._owed
             self._unanswered.clear()
             self.free = self.redo and used == Cost()
             charged = Cost() if self.free else used + Cost(samples=1 if whole else 0)
@@ -349,7 +351,10 @@ class Ticket:
             self.arm.ledger.settle(self._reservation, charged, beyond=self._beyond, sample=sample)
             cost = used + self._replayed + Cost(samples=1 if whole else 0)
             if not self._refused:
-                self.arm._profile.need = self._peak.at_least(self.arm._profile.need or Cost())
+                profile = self.arm._profile
+                profile.need = self._peak.at_least(profile.need or Cost())
+                if self.index == 0:
+                    profile.first = self._peak.at_least(profile.first or Cost())
             if whole:
                 for record in (self.arm.record, self.arm._profile.record, *(node._record for node in pool._chain)):
                     record.add(cost)
@@ -377,6 +382,11 @@ class Ticket:
         return more == Cost() or self.arm.ledger.extend(self._reservation, more)
 
     @property
+    def _owed(self) -> Cost:
+        """What its requests came to; those without an outcome at their bounds."""
+        return sum((charge.bound for charge in self._unanswered), self._used)
+
+    @property
     def _paid_ahead(self) -> bool:
         """Whether a request of another sample has brought this one's answer: there is nothing left to save."""
         return self._used != Cost() or bool(self._unanswered)
@@ -386,7 +396,7 @@ class Ticket:
         if not self._paid_ahead:
             self.arm.ledger.refund(self._reservation)
             return
-        used = sum((charge.bound for charge in self._unanswered), self._used)
+        used = self._owed
         self._unanswered.clear()
         self.arm.ledger.settle(self._reservation, used, beyond=self._beyond)
         self.arm._settled(used, used)
@@ -397,7 +407,7 @@ class Ticket:
             self._state = "passed on"
             for node in self.pool._chain:
                 node._drawn -= 1
-            need = sum((charge.bound for charge in self._unanswered), self._used)
+            need = self._owed
             self.arm.ledger.amend(
                 self._reservation,
                 Cost(calls=need.calls, prompt_tokens=need.tokens, nanodollars=need.nanodollars),

@@ -410,7 +410,8 @@ class _Call:
         predictors = [predictor for _, predictor in named_predictors(owner.module)]
         _check_ready(predictors, owner.module, kwargs, owner.temperature, vary)
         self.calls_guessed = max(1, len(predictors))
-        self._settings = SampleSettings(owner.module, owner._reader, owner.temperature, vary, owner)
+        lm = _lm_of(predictors[0], owner.module, kwargs) if len(predictors) == 1 else None
+        self._settings = SampleSettings(owner.module, owner._reader, owner.temperature, vary, owner, lm)
         self.plan = Plan(
             owner.sampling,
             seed=self._pool.seed,
@@ -681,11 +682,16 @@ def _choices(owner: DynScaling, predictors: Sequence[dspy.Predict], kwargs: Mapp
     if owner.max_choices == 1 or len(predictors) != 1 or isinstance(owner.module, DynScaling):
         return 1
     predictor = predictors[0]
-    lm = (kwargs.get("lm") if predictor is owner.module else None) or predictor.lm or dspy.settings.lm
     config = predictor.config
     if predictor is owner.module and kwargs.get("config"):
         config = {**config, **kwargs["config"]}
-    return owner.max_choices if can_fold(lm, config) else 1
+    return owner.max_choices if can_fold(_lm_of(predictor, owner.module, kwargs), config) else 1
+
+
+def _lm_of(predictor: dspy.Predict, program: dspy.Module, kwargs: Mapping[str, Any]) -> Any:
+    """What a predictor will ask in a call of its program."""
+    handed_on = predictor is program or type(program) is dspy.ChainOfThought
+    return (kwargs.get("lm") if handed_on else None) or predictor.lm or dspy.settings.lm
 
 
 def _has_aforward(module: dspy.Module) -> bool:
@@ -716,7 +722,7 @@ def _check_ready(
 ) -> None:
     """Find, before anything is spent, what would make every sample fail or be the same."""
     for predictor in predictors:
-        lm = (kwargs.get("lm") if predictor is module else None) or predictor.lm or dspy.settings.lm
+        lm = _lm_of(predictor, module, kwargs)
         if lm is None:
             raise ValueError(
                 "No LM is loaded. Please configure the LM using `dspy.configure(lm=dspy.LM(...))`, e.g. "

@@ -159,9 +159,9 @@ class BudgetPool:
         warn_at: The share of any cap, between 0 and 1, at which to call ``on_warning``, once for each.
         on_warning: Called with a :class:`BudgetWarning`; by default it is logged.
         max_failures: Samples in a row that may fail before the pool stops itself; None for never.
-        max_concurrency: Most requests under way at once, whatever threads or tasks make them. Halved when the server
-            pushes back (status 429 or 503, or replies that take 2.5 times longer than at its best), then grows again;
-            a Retry-After is kept to. None for no limit.
+        max_concurrency: Most requests of this process under way at once, in whatever threads and tasks. Halved when
+            the server pushes back (status 429 or 503, or replies that take 2.5 times longer than at its best), then
+            grows again; a Retry-After is kept to. None for no limit.
         hedge: A quantile of latency such as 0.95: for a request that takes longer a second one is made, the first
             answer wins, and both are paid for. None for never.
         seed: Seeds the order in which attempts are shown.
@@ -277,6 +277,7 @@ class BudgetPool:
         self._root = self._chain[-1]
         # One lock for a pool and its scopes, so that a charge to all of them is one step.
         self._lock: threading.Lock = _parent._lock if _parent is not None else threading.Lock()
+        self._own_locked = _Locked(self)
         self._todo: list[Callable[[], object]] = []
         self._waiters: list[Future[None]] = []
         self._looking_again = False
@@ -917,19 +918,9 @@ class BudgetPool:
 
     # ---- inside the lock
 
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
+    def _locked(self) -> _Locked:
         """Hold the lock; futures are resolved and callbacks called when it is let go."""
-        root = self._root
-        with self._lock:
-            root._begin_period()
-            try:
-                yield
-            finally:
-                root._tend()
-                todo, root._todo = root._todo, []
-        for act in todo:
-            act()
+        return self._root._own_locked
 
     def _tend(self) -> None:
         """Called at the end of each step: for pools whose budget comes from elsewhere."""
@@ -990,7 +981,7 @@ class BudgetPool:
         """Whether a first sample would fit if what is in flight turned out to cost nothing."""
         if not self.metered or self._ledger.remaining("samples") < 1 or self._ledger.remaining("calls") < 1:
             return False
-        need = arm._metered()
+        need = arm._metered(first=True)
         return all(arm.ledger.unspent(unit) >= getattr(need, unit) for unit in METERED)
 
     def _halted(self) -> bool:
@@ -1075,6 +1066,33 @@ class BudgetPool:
             self._freed()
 
 
+class _Locked:
+    """A pool's lock, to be held with ``with``. A class of its own: it is taken many times a sample."""
+
+    __slots__ = ("_root",)
+
+    def __init__(self, root: BudgetPool) -> None:
+        self._root = root
+
+    def __enter__(self) -> None:
+        self._root._lock.acquire()
+        try:
+            self._root._begin_period()
+        except BaseException:
+            self._root._lock.release()
+            raise
+
+    def __exit__(self, *exc: object) -> None:
+        root = self._root
+        try:
+            root._tend()
+        finally:
+            todo, root._todo = root._todo, []
+            root._lock.release()
+        for act in todo:
+            act()
+
+
 class _Pacing:
     """How the samples of a pool are spread over its calls: an allowance in each unit, and a price."""
 
@@ -1120,11 +1138,13 @@ class _Pacing:
             committed = math.ceil(self._committed(unit))
             credit: float = allowance.credit(committed, opening=opening)
             if self._expected is not None and unit in METERED:
-                # The last of the expected calls must find the upper bound of a sample, not just what one costs, even
-                # if all that is in flight comes to its own bounds: samples that see earlier ones cost more than most.
-                bound = max(0.0, getattr(arm._metered(), unit) - each)
+                # The last of the expected calls must find the upper bound of a first sample, not just what one costs,
+                # even if this one and all that is in flight come to their own bounds: those that see earlier ones
+                # cost more than most.
+                bounds = (getattr(arm._metered(first=first), unit) for first in (True, False))
                 spent, reserved = self._pool._local.store.totals()
-                at_most = math.ceil(getattr(spent, unit) + getattr(reserved, unit) + bound)
+                beyond = sum(max(0.0, bound - each) for bound in bounds)
+                at_most = math.ceil(getattr(spent, unit) + getattr(reserved, unit) + beyond)
                 credit = max(0.0, min(credit, allowance.headroom(at_most, opening=opening)))
             credits.append(int(credit // each))
         return min(credits)

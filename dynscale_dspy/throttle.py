@@ -155,7 +155,11 @@ class Throttle:
         try:
             asyncio.get_running_loop()
         except RuntimeError:
-            turn.result()
+            try:
+                turn.result()
+            except BaseException:
+                self._withdraw(turn)
+                raise
         else:
             # A synchronous call inside a running loop: those under way may need this very loop to end.
             if not turn.done():
@@ -171,16 +175,20 @@ class Throttle:
         try:
             if not turn.done():
                 await asyncio.wrap_future(turn)
-        except asyncio.CancelledError:
-            with self._lock:
-                if turn in self._queue:
-                    self._queue.remove(turn)
-                else:
-                    self._under_way -= 1
-            self._admit()
+        except BaseException:
+            self._withdraw(turn)
             raise
         with self._observed():
             yield
+
+    def _withdraw(self, turn: Future[None]) -> None:
+        """Whoever waited was interrupted, perhaps just after its turn had come."""
+        with self._lock:
+            if turn in self._queue:
+                self._queue.remove(turn)
+            else:
+                self._under_way -= 1
+        self._admit()
 
     @contextlib.contextmanager
     def _observed(self) -> Iterator[None]:

@@ -11,7 +11,7 @@ import threading
 from concurrent.futures import Future
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 
@@ -269,6 +269,49 @@ def test_early_calls_cannot_drain_a_pool_that_knows_how_many_come():
         served.append(drawn)
     assert sum(served) <= 100
     assert max(served[:5]) < 20
+
+
+@given(
+    calls=st.integers(2, 8),
+    bound=st.integers(300, 900),
+    cost=st.integers(100, 200),
+    grows=st.integers(0, 120),
+    spare=st.integers(0, 3000),
+    at_once=st.integers(1, 8),
+    data=st.data(),
+)
+def test_every_announced_call_finds_its_first_sample_however_dear_those_that_see_earlier_ones(
+    calls, bound, cost, grows, spare, at_once, data
+):
+    """What a sample costs and may cost at most grows with what it is shown; the cap lets all calls begin."""
+    pool = BudgetPool(tokens=(calls - 1) * cost + bound + spare, policy=KnowledgeGradient()).expect(calls)
+    program, coming, running = Program(), calls, []
+    while coming or running:
+        if coming and len(running) < at_once:
+            arm = pool.open_or_wait(64, program=program)
+            if isinstance(arm, Arm):
+                coming -= 1
+                running.append((arm, []))
+                continue
+            assert arm is not None and running, "an announced call found the pool empty"
+        # One of the calls under way goes on: it begins a sample, or its oldest finishes.
+        arm, flying = data.draw(st.sampled_from(running))
+        if arm.waiting and (not flying or data.draw(st.booleans())):
+            ticket = arm.take()
+            assert ticket.start()
+            more = grows * ticket.index
+            charge = ticket.call(Cost(calls=1, prompt_tokens=bound + more))
+            if charge is None:
+                ticket.settle(BudgetExhausted(""))
+            else:
+                flying.append((ticket, charge, Cost(calls=1, prompt_tokens=cost + more // 4)))
+        elif flying:
+            ticket, charge, used = flying.pop(0)
+            ticket.answered(charge, used)
+            ticket.settle()
+        if not flying and not arm.waiting and not arm.request(Tally.of("AB"), 4):
+            arm.close()
+            running.remove((arm, flying))
 
 
 def test_a_private_pool_lets_hard_calls_use_what_easy_ones_left():

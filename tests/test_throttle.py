@@ -179,6 +179,21 @@ def test_a_pool_gives_way_to_a_server_that_is_full(server):
     assert pool.statistics().concurrency < 32
 
 
+def test_an_interrupted_thread_gives_its_place_back(monkeypatch):
+    throttle = Throttle(1, None)
+    turn = throttle._enter()  # the only place is taken
+
+    def interrupted(self, timeout=None):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("concurrent.futures.Future.result", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            throttle.run(lambda: "never")
+    throttle._withdraw(turn)
+    assert throttle.run(lambda: "free") == "free"
+
+
 def settled(throttle: Throttle) -> None:
     for _ in range(ENOUGH):
         throttle.run(lambda: None)

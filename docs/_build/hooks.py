@@ -18,11 +18,12 @@ TITLES = {
     "confidence": "What confidence is worth, by pool",
     "replay": "Policies replayed over recorded samples",
     "chaos": "Faults, kills and shared books",
+    "overhead": "What a sample costs: CPU, prompt tokens, latencies",
     "scale": "How many calls a pool can serve, and at what cost in time",
 }
 """In this order; others follow."""
 WIDE = "---\nhide: [toc]\n---\n\n"
-ELSEWHERE = {"replay": "allocation.md#measured"}
+ELSEWHERE = {"replay": "allocation.md#measured", "overhead": "speed.md#measured"}
 """Shown on a page of its own."""
 
 

@@ -127,12 +127,27 @@ def factorial(price: float) -> str:
     return "\n".join(lines) + "\n"
 
 
+def overhead() -> str:
+    kept = _load("overhead")
+    methods = {"bare": "bare program", "litellm": "LiteLLM's `completion`", "apart": "wrapped, apart", "folded": "folded"}
+    engines = {"auto": "native", "litellm": "LiteLLM"}
+    lines = [_line(["engine", "calls", "answers a query", *methods.values()]), "|---|---|" + "---:|" * (1 + len(methods))]
+    by_setting: dict[tuple[str, str, int], dict[str, float]] = {}
+    for row in kept["rows"]:
+        by_setting.setdefault((row["engine"], row["mode"], row["choices"]), {})[row["method"]] = row["cpu_ms"]
+    for (engine, mode, choices), found in by_setting.items():
+        cells = [f"{found[method]:.2f}" if method in found else "" for method in methods]
+        lines.append(_line([engines[engine], mode, str(choices), *cells]))
+    return _table(lines, kept)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "confidence": confidence,
     "demo": demo,
     "factorial 0": lambda: factorial(0.0),
     "factorial quarter": lambda: factorial(0.25),
     "factorial 1": lambda: factorial(1.0),
+    "overhead": overhead,
     "replay each pool": lambda: replay("each pool"),
     "replay all pools": lambda: replay("all pools"),
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Protocol
 
 NANO = 10**9
@@ -74,10 +74,16 @@ class Cost:
 
     def at_least(self, other: Cost) -> Cost:
         """The larger amount, unit by unit."""
-        return Cost(*(max(getattr(self, name), getattr(other, name)) for name in _FIELDS))
+        return Cost(
+            max(self.samples, other.samples),
+            max(self.calls, other.calls),
+            max(self.prompt_tokens, other.prompt_tokens),
+            max(self.completion_tokens, other.completion_tokens),
+            max(self.cached_tokens, other.cached_tokens),
+            max(self.nanodollars, other.nanodollars),
+            max(self.cached_calls, other.cached_calls),
+        )
 
-
-_FIELDS = tuple(field.name for field in fields(Cost))
 
 UNITS = ("samples", "calls", "tokens", "nanodollars")
 """What a ledger can cap."""

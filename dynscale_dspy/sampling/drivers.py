@@ -188,9 +188,11 @@ async def _gather(step: Round, run: Callable[[Job], Awaitable[Sample]]) -> list[
     groups = _groups(step.jobs)
     tasks = [asyncio.ensure_future(_arun_group(group, run)) for group in groups]
     waiting = set(tasks)
+    # Waking for each costs a look at all of them: only where one may make the others needless.
+    wake = asyncio.FIRST_COMPLETED if step.may_end_early else asyncio.FIRST_EXCEPTION
     try:
         while waiting:
-            done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            done, waiting = await asyncio.wait(waiting, return_when=wake)
             for task in done:
                 step.tell(task.result())
             if step.over:

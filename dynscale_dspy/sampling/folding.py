@@ -11,7 +11,7 @@ import contextlib
 import logging
 import threading
 import weakref
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import dspy
@@ -76,6 +76,7 @@ class Seat:
         self.served = False
         """Whether the sample's answer came as one of several choices."""
         self.finish_reason: str | None = None
+        """Why that choice ended, if another sample's request brought it: this one has no request to look at then."""
         self._asked = False
 
     @property
@@ -114,7 +115,6 @@ class Seat:
             fold.request = _NOTHING
             return outputs
         fold.keep(request, self.position, outputs, meter.finish_reasons())
-        _, self.finish_reason = fold.choices.get(self.position, (None, None))
         self.served = True
         _found(lm, len(outputs) > 1)
         return outputs[:1]
@@ -141,35 +141,50 @@ class SharingLM:
 
     def __call__(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
         """Ask, or be handed what another sample's request brought."""
-        steps = self._seat.ask(self._known_as, self._meter, messages, kwargs)
-        try:
-            asked = next(steps)
-            while True:
-                try:
-                    with _calling(self._lm, messages):
-                        outputs = self._lm(prompt, messages=messages, **asked)
-                except Exception as error:
-                    asked = steps.throw(error)
-                else:
-                    asked = steps.send(outputs)
-        except StopIteration as stop:
-            return stop.value
+        exchange = _Exchange(self._seat.ask(self._known_as, self._meter, messages, kwargs))
+        while exchange.asked is not None:
+            with exchange.answering(), _calling(self._lm, messages):
+                exchange.outputs = self._lm(prompt, messages=messages, **exchange.asked)
+        return exchange.result
 
     async def acall(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
         """The same from a task."""
-        steps = self._seat.ask(self._known_as, self._meter, messages, kwargs)
+        exchange = _Exchange(self._seat.ask(self._known_as, self._meter, messages, kwargs))
+        while exchange.asked is not None:
+            with exchange.answering(), _calling(self._lm, messages):
+                exchange.outputs = await self._lm.acall(prompt, messages=messages, **exchange.asked)
+        return exchange.result
+
+
+class _Exchange:
+    """Steps of asking, for a caller that only makes the requests: what is asked now, and in the end the result."""
+
+    def __init__(self, steps: Generator[dict[str, Any], list[Any], list[Any]]) -> None:
+        self.asked: dict[str, Any] | None = None
+        self.outputs: Any = None
+        self.result: Any = None
+        self._steps = steps
+        self._go_on(lambda: next(steps))
+
+    @contextlib.contextmanager
+    def answering(self) -> Iterator[None]:
+        """Around one request: afterwards the steps know what came of it, or raise it."""
         try:
-            asked = next(steps)
-            while True:
-                try:
-                    with _calling(self._lm, messages):
-                        outputs = await self._lm.acall(prompt, messages=messages, **asked)
-                except Exception as error:
-                    asked = steps.throw(error)
-                else:
-                    asked = steps.send(outputs)
+            yield
+        except Exception as error:
+            failure = error
+            self._go_on(lambda: self._steps.throw(failure))
+        except BaseException:
+            self._steps.close()  # an interruption: what was set aside for others is free again
+            raise
+        else:
+            self._go_on(lambda: self._steps.send(self.outputs))
+
+    def _go_on(self, step: Callable[[], dict[str, Any]]) -> None:
+        try:
+            self.asked = step()
         except StopIteration as stop:
-            return stop.value
+            self.asked, self.result = None, stop.value
 
 
 def can_fold(lm: Any, config: Mapping[str, Any]) -> bool:

@@ -48,6 +48,7 @@ class SampleSettings:
         temperature: Overrides the language model's temperature if not None.
         vary: Whether samples must differ, so that an unset temperature becomes 1.
         owner: Whose samples these are.
+        lm: What the program's only predictor asks, if it has one.
     """
 
     module: dspy.Module
@@ -55,6 +56,7 @@ class SampleSettings:
     temperature: float | None
     vary: bool
     owner: object = None
+    lm: Any = None
 
 
 def derive_rollout(base: int | None, index: int) -> int | None:
@@ -83,6 +85,7 @@ class SampleAdapter:
         settings: SampleSettings | None = None,
         meter: Meter | None = None,
         seat: Seat | None = None,
+        listener: Meter | None = None,
     ) -> None:
         # `dspy.Refine` inside a sample makes a subclass of this and an instance without arguments, which calls the
         # adapter around it: this sample's own.
@@ -91,6 +94,7 @@ class SampleAdapter:
         self._settings: SampleSettings = settings  # type: ignore[assignment]
         self._meter: Meter = meter  # type: ignore[assignment]
         self._seat = seat
+        self._listener = listener
 
     def __getattr__(self, name: str) -> Any:
         # DSPy's agents call the adapter's formatting methods directly.
@@ -138,7 +142,7 @@ class SampleAdapter:
 
     def _asking(self, lm: Any) -> _Asking:
         text = chain.text_for((dspy.settings.caller_modules or [None])[-1], self._draw.chain)
-        asking = _Asking(self.inner, lm, text, prefill=self._draw.prefill)
+        asking = _Asking(self.inner, lm, text, prefill=self._draw.prefill, listener=self._listener)
         if self._seat is not None:
             asking.lm = SharingLM(asking.lm, lm, self._seat, self._meter)
         return asking
@@ -180,7 +184,7 @@ class _Asking:
     every request is seen and paid for. DSPy's loop, inside the call, would hide them.
     """
 
-    def __init__(self, inner: Any, lm: Any, text: str | None, *, prefill: bool) -> None:
+    def __init__(self, inner: Any, lm: Any, text: str | None, *, prefill: bool, listener: Meter | None) -> None:
         self.chain = text
         self.started: StartedMessage | None = None
         if text is not None and prefill and StartedMessage.possible(inner, lm):
@@ -188,7 +192,10 @@ class _Asking:
         self._inner = inner
         self._left = getattr(lm, "num_retries", 0) if _is_retryable is not None else 0
         self._failed = 0
-        self.lm: Any = _without_retries(lm) if self._left else lm
+        changes: dict[str, Any] = {"num_retries": 0} if self._left else {}
+        if listener is not None:
+            changes["callbacks"] = [*lm.callbacks, listener]
+        self.lm: Any = _like(lm, changes) if changes else lm
 
     @property
     def adapter(self) -> Any:
@@ -222,11 +229,11 @@ def _again(overlaid: tuple[dict, Any, list, dict]) -> tuple[dict, Any, list, dic
     return (dict(kwargs), *others)  # type: ignore[return-value]
 
 
-def _without_retries(lm: Any) -> Any:
-    """The same language model, sharing its connections and history, that tries once."""
-    once = object.__new__(type(lm))
-    once.__dict__.update(vars(lm), num_retries=0)
-    return once
+def _like(lm: Any, changes: Mapping[str, Any]) -> Any:
+    """The same language model, sharing its connections and history, but for some of its attributes."""
+    other = object.__new__(type(lm))
+    other.__dict__.update(vars(lm), **changes)
+    return other
 
 
 class CallRefused(BaseException):
@@ -395,6 +402,17 @@ def current_meter() -> Meter | None:
     return next((callback for callback in reversed(callbacks) if isinstance(callback, Meter)), None)
 
 
+def _asks_one(settings: SampleSettings, adapter: Any) -> bool:
+    """Whether all that the program asks goes through its adapter to the language model that is known: DSPy's own."""
+    program = settings.module
+    predictor = getattr(program, "predict", None) if type(program) is dspy.ChainOfThought else program
+    return (
+        type(predictor) is dspy.Predict
+        and type(settings.lm) is dspy.LM
+        and type(adapter) in (dspy.ChatAdapter, dspy.JSONAdapter, dspy.XMLAdapter)
+    )
+
+
 class _Tracker(UsageTracker):
     """A usage tracker that also knows which call a report is of. An answer from DSPy's cache has none."""
 
@@ -476,11 +494,13 @@ class SampleRun(AbstractContextManager):
                 *callbacks,
                 tracing.SpanMark(started=self._draw_attributes),
             ]
+        adapter = settings.adapter or dspy.ChatAdapter()
+        # With a callback in its settings DSPy binds the arguments of every module and adapter call to tell it of them,
+        # which takes longer than all else around a sample. Where only one language model can be asked, that is enough.
+        listener = self._meter if _asks_one(self._settings, adapter) else None
         self._context = dspy.context(
-            adapter=SampleAdapter(
-                settings.adapter or dspy.ChatAdapter(), self.draw, self._settings, self._meter, self._seat
-            ),
-            callbacks=[*callbacks, self._meter],
+            adapter=SampleAdapter(adapter, self.draw, self._settings, self._meter, self._seat, listener),
+            callbacks=callbacks if listener is not None else [*callbacks, self._meter],
             caller_modules=[*(settings.caller_modules or []), self._recorder],
             trace=self._trace,
             usage_tracker=self._meter.tracker,
@@ -531,11 +551,9 @@ class SampleRun(AbstractContextManager):
 
     def _finish_reason(self) -> str | None:
         """Why the sample's last answer ended."""
-        requests = 1 if self._seat is not None and self._seat.served else 0
-        if requests and len(self._recorder.history) <= requests:
-            return self._seat.finish_reason  # type: ignore[union-attr]
-        reasons = _finish_reasons(self._recorder.history[-1]) if self._recorder.history else []
-        return reasons[0] if reasons else None
+        if self._recorder.history:
+            return _finish_reasons(self._recorder.history[-1])[0]
+        return self._seat.finish_reason if self._seat is not None else None
 
     def _draw_attributes(self) -> dict[str, Any]:
         draw = self.draw

@@ -110,7 +110,7 @@ class Plan:
         index = self._drawn
         self._drawn += 1
         voters = sorted((s for s in self.samples if s.key is not None), key=lambda s: s.draw.index)
-        shown = self.strategy.shown(voters, self.tally, index, self._generator(index))
+        shown = self.strategy.shown(voters, self.tally, index, self._generator(index)) if voters else ()
         latest = max((sample.draw.round for sample in self.samples), default=-1)
         draw = Draw(index=index, round=latest + 1)
         if not shown:
@@ -198,6 +198,11 @@ class Round:
         self.over = False
         self._enough = enough
         self._finished: list[Sample] = []
+
+    @property
+    def may_end_early(self) -> bool:
+        """Whether some of the jobs may prove needless before they are finished."""
+        return self._enough is not None
 
     def tell(self, samples: Sequence[Sample]) -> None:
         """Some of the jobs are finished."""

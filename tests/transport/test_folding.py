@@ -185,6 +185,18 @@ def test_choices_that_cannot_be_read_are_asked_for_again_each_alone_litellm(serv
 
 
 @pytest.mark.parametrize("mode", ["litellm call", "litellm gather"])
+def test_choices_that_were_cut_off_cast_no_vote(mode: str, server: Any) -> None:
+    bank = [FakeQuestion("heads or tails?", {"heads": 0.5, "tails": 0.5}, "heads")]
+    fake = server(bank, fault_rate=1.0, faults=("length",))
+    pool = BudgetPool(samples=8, policy=Uniform()).expect(1)
+    qa = DynScaling(dspy.Predict("question -> answer"), pool, sampling=Parallel())
+    with dspy.context(lm=fake.lm("litellm"), adapter=dspy.ChatAdapter(use_json_adapter_fallback=False)):
+        [prediction] = MODES[mode](qa, bank)
+    assert fake.statistics().requests == 1
+    assert [sample.problem for sample in explain(prediction).samples] == ["truncated"] * 8
+
+
+@pytest.mark.parametrize("mode", ["litellm call", "litellm gather"])
 def test_a_request_that_fails_twice_fails_its_samples(mode: str, server: Any) -> None:
     fake = server(BANK, fault_rate=1.0, faults=("503",))
     qa = uniform()
