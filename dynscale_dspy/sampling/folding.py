@@ -116,7 +116,8 @@ class Seat:
             return outputs
         fold.keep(request, self.position, outputs, meter.finish_reasons())
         self.served = True
-        _found(lm, len(outputs) > 1)
+        # A server that counts one choice only is not always caught at it: it is not asked for several again.
+        _found(lm, len(outputs) > 1 and not meter.miscounted)
         return outputs[:1]
 
 

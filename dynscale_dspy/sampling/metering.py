@@ -19,6 +19,8 @@ PER_REQUEST = 128
 BYTES_PER_TOKEN = 7
 """Several choices together are longer than their reported tokens only if a token is longer than this on average."""
 
+MISCOUNTED = "the usage of one choice for several"
+"""Why a report was not believed: llama.cpp's server, among others, reports what one of the choices used."""
 LARGEST = 10_000_000
 """Tokens that no request can have: no context window is as large."""
 
@@ -160,7 +162,7 @@ def reading(
     elif texts and not used.completion_tokens:
         distrust = "no tokens for a text it wrote"
     elif calls == 1 and choices > 1 and used.completion_tokens * BYTES_PER_TOKEN < sum(map(_bytes, texts)):
-        distrust = "the usage of one choice for several"
+        distrust = MISCOUNTED
     elif metered and not lacking and _beyond(used, most):
         distrust = "more usage than the request allowed"
     if distrust:

@@ -22,6 +22,7 @@ from dynscale_dspy.pool import Charge, Ticket
 from dynscale_dspy.sampling import chain
 from dynscale_dspy.sampling.folding import Seat, SharingLM
 from dynscale_dspy.sampling.metering import (
+    MISCOUNTED,
     Bound,
     answered_by_cache,
     choice_bound,
@@ -262,6 +263,8 @@ class Meter(BaseCallback):
         self.ticket = ticket
         self.outer = outer
         self.calls = 0
+        self.miscounted = False
+        """Whether the latest request for several choices cannot be counted, where it has to be."""
         self.tracker = _Tracker()
         self.history = _History()
         self._open: dict[str, _OpenCall] = {}
@@ -352,6 +355,8 @@ class Meter(BaseCallback):
                 share.ticket.answered(share.charge, part)
             if distrust:
                 ticket.pool.distrust(distrust)
+            if distrust == MISCOUNTED and ticket.pool.metered:
+                self.miscounted = True
 
     @staticmethod
     def _reserve(ticket: Ticket, lm: Any, inputs: dict[str, Any], *, shared: bool) -> tuple[Charge, Bound]:

@@ -91,8 +91,8 @@ class StartedMessage:
         if completion.startswith(start):
             self._found(True)
             completion = completion[len(start) :]
-        elif completion.lstrip().startswith(self._header):
-            # A new turn, which saw the attempts all the same.
+        elif self._header in completion:
+            # A new turn, with or without words before its first field, which saw the attempts all the same.
             self._found(False)
             return self._inner.parse(signature, completion)
         else:

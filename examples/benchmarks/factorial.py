@@ -27,6 +27,7 @@ import sys
 import tempfile
 import threading
 import time
+import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -81,6 +82,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", choices=("factorial", "transitions", "others"), default="factorial")
     parser.add_argument("--questions", type=int, default=400)
+    parser.add_argument("--set", type=int, default=12, help="which held-out questions: lab.questions(..., seed=SET)")
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--policies", default="uniform,ucb,kg", help=", ".join(POLICIES))
@@ -99,7 +101,7 @@ def main() -> None:
         state = options.state or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         state.mkdir(parents=True, exist_ok=True)
         dspy.configure_cache(disk_cache_dir=str(state / "replies"), memory_max_entries=200_000)
-        bench = Bench(stack.enter_context(_server()), state, options.questions, options.threads)
+        bench = Bench(stack.enter_context(_server()), state, lab.questions(options.questions, options.set), options)
         seeds = range(options.first_seed, options.first_seed + options.seeds)
         rows = {"factorial": factorial, "transitions": transitions, "others": others}[options.part](
             bench, seeds, options
@@ -154,27 +156,31 @@ class Tokens(BaseCallback):
 class Bench:
     """Questions, the language model, and the runs that are finished."""
 
-    def __init__(self, address: str, state: Path, questions: int, threads: int) -> None:
-        self.examples = lab.questions(questions, seed=12)
-        self.threads = threads
+    def __init__(self, address: str, state: Path, examples: list[dspy.Example], options: argparse.Namespace) -> None:
+        self.examples = examples
+        self.threads = options.threads
+        self._set = options.set
         self.tokens = Tokens()
         self._address = address
         self._file = state / "runs.jsonl"
         lines = self._file.read_text().splitlines() if self._file.exists() else []
         self._finished = {json.dumps(run["name"]): run for run in map(json.loads, lines)}
 
-    def lm(self, seed: int) -> dspy.LM:
-        """The model in the box; a sample's index is added to the seed, so replies are reproducible."""
+    def lm(self, seed: int, question: str = "") -> dspy.LM:
+        """The model in the box. A sample's index is added to the seed, so replies are reproducible.
+
+        Each question has a seed of its own: with one for all, a sample's draws would be the same for every question,
+        and 400 questions would err together.
+        """
         options: dict[str, Any] = {"temperature": 1.0, "max_tokens": 256, "num_retries": 0}
         if "engine" in dspy.LM.__init__.__code__.co_varnames:
             options["engine"] = "litellm"
-        return dspy.LM(
-            "openai/lab-arithmetic", api_base=self._address, api_key="lab", seed=1_000_000 * (seed + 1), **options
-        )
+        options["seed"] = 1_000_000 * (1000 * zlib.crc32(question.encode()) + seed)
+        return dspy.LM("openai/lab-arithmetic", api_base=self._address, api_key="lab", **options)
 
     def once(self, name: list[Any], run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """A run's record; computed unless it is already in the state."""
-        name = [len(self.examples), *name]
+        name = [self._set, len(self.examples), *name]
         found = self._finished.get(json.dumps(name))
         if found is None:
             self.tokens.clear()
@@ -191,7 +197,7 @@ class Bench:
 
         def run() -> dict[str, Any]:
             pool = BudgetPool(samples=samples * len(self.examples), policy=POLICIES[policy](), seed=seed)
-            qa = DynScaling(dspy.ChainOfThought("question -> answer"), pool, sampling=STRATEGIES[strategy]())
+            qa = DynScaling(Seeded(self, seed), pool, sampling=STRATEGIES[strategy]())
             with dspy.context(lm=self.lm(seed), callbacks=[self.tokens], max_errors=10**6):
                 predictions = qa.batch(self.examples, num_threads=self.threads, disable_progress_bar=True)
             reports = [explain(prediction) for prediction in predictions if prediction is not None]
@@ -215,7 +221,7 @@ class Bench:
         """The same work for every question, side by side."""
 
         def one(example: dspy.Example) -> Any:
-            with dspy.context(lm=self.lm(seed), callbacks=[self.tokens]):
+            with dspy.context(lm=self.lm(seed, example.question), callbacks=[self.tokens]):
                 return work(example)
 
         with ThreadPoolExecutor(self.threads) as executor:
@@ -234,6 +240,20 @@ class Bench:
         except Exception:  # the adapter's error type differs between versions of DSPy
             return None
         return prediction.reasoning, prediction.answer.strip()
+
+
+class Seeded(dspy.Module):
+    """The program, with each question's own seed."""
+
+    def __init__(self, bench: Bench, seed: int) -> None:
+        super().__init__()
+        self.answer = dspy.ChainOfThought("question -> answer")
+        self._lms = {example.question: bench.lm(seed, example.question) for example in bench.examples}
+
+    def forward(self, question: str) -> dspy.Prediction:
+        """Answer it."""
+        with dspy.context(lm=self._lms[question]):
+            return self.answer(question=question)
 
 
 Attempt = tuple[str, str]  # the reasoning and the answer

@@ -35,6 +35,10 @@ def opens_a_turn(messages, body):
     return WHOLE
 
 
+def opens_a_turn_with_words(messages, body):
+    return f"Let me see.\n\n{WHOLE}"
+
+
 def refuses(messages, body):
     return None
 
@@ -121,7 +125,7 @@ def test_the_model_goes_on_with_the_chain(behaviour):
         assert sample.shown
 
 
-@pytest.mark.parametrize("behaviour", [opens_a_turn, refuses])
+@pytest.mark.parametrize("behaviour", [opens_a_turn, opens_a_turn_with_words, refuses])
 def test_a_server_that_cannot_is_asked_by_a_field_from_then_on(behaviour):
     with serving(behaviour) as server:
         report = ask(server)

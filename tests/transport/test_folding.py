@@ -220,6 +220,21 @@ def test_a_cap_on_tokens_holds(mode: str, tokens: int, server: Any) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
+def test_a_server_that_counts_one_choice_is_not_asked_for_several_again(mode: str, server: Any) -> None:
+    bank = [FakeQuestion(f"{i} Say much?", {"word " * 60: 1.0}, "word") for i in range(len(BANK))]
+    fake = server(bank, fault_rate=1, faults=["usage_of_one"])
+    qa = uniform(samples=3 * len(bank), tokens=1_000_000)
+    with dspy.context(lm=fake.lm("litellm", max_tokens=400)):
+        call(qa, bank[:1])
+        assert fake.statistics().requests == 2  # the first sample alone, until what one costs is known
+        MODES[mode](qa, bank[1:])
+    now, counted = qa.pool.statistics(), fake.statistics()
+    assert now.distrusted == {"the usage of one choice for several": 1}
+    assert counted.requests == 2 + 3 * (len(bank) - 1)
+    assert now.spent.completion_tokens >= counted.completion_tokens
+
+
+@pytest.mark.parametrize("mode", MODES)
 def test_with_faults_of_every_kind_the_cap_holds_and_calls_answer(mode: str, server: Any) -> None:
     fake = server(BANK, fault_rate=0.3, hang=0.05)
     qa = uniform(tokens=100_000)
