@@ -19,11 +19,19 @@ TITLES = {
     "replay": "Policies replayed over recorded samples",
     "chaos": "Faults, kills and shared books",
     "overhead": "What a sample costs: CPU, prompt tokens, latencies",
+    "cluster": "One budget on a Ray cluster of three nodes",
+    "leases": "What leasing a budget costs, from one worker to ten thousand",
+    "leases_shift": "The same, where the easier questions come first",
+    "leases_large": "The same, ten million questions",
     "scale": "How many calls a pool can serve, and at what cost in time",
 }
 """In this order; others follow."""
 WIDE = "---\nhide: [toc]\n---\n\n"
-ELSEWHERE = {"replay": "allocation.md#measured", "overhead": "speed.md#measured"}
+ELSEWHERE = {
+    "replay": "allocation.md#measured",
+    "overhead": "speed.md#measured",
+    **dict.fromkeys(("cluster", "leases", "leases_shift", "leases_large"), "distributed.md#measured"),
+}
 """Shown on a page of its own."""
 
 

@@ -141,12 +141,57 @@ def overhead() -> str:
     return _table(lines, kept)
 
 
+def leases(name: str) -> str:
+    kept = _load(name)
+    shift = any(row["lag"] is not None for row in kept["rows"])
+    heads = ["workers", "accuracy", "loss, points", "budget spent", "samples a message", "messages a second"]
+    lines = [_line([*heads, *(["lag"] if shift else [])]), "|---:" * (len(heads) + shift) + "|"]
+    for row in kept["rows"]:
+        one = row["workers"] == "central"
+        assert not row["over_spend"] and not row["unanswered"]  # the page says so
+        cells = [
+            "one process, no lease" if one else f"{row['workers']:,}",
+            f"{row['accuracy']:.2f} %",
+            "" if one else f"{row['loss']:.2f}",
+            f"{row['spent_percent']:.2f} %",
+            "" if one else f"{row['samples_a_message']:.1f}",
+            "" if one else f"{row['messages_a_second']:,}",
+        ]
+        lines.append(_line([*cells, *([f"{row['lag']:,}"] if shift else [])]))
+    return _table(lines, kept)
+
+
+def cluster() -> str:
+    kept = _load("cluster")
+    heads = ["", "right", "samples", "seconds", "samples a second", "samples a message", "rows lost, twice, failed"]
+    lines = [_line([*heads, "over-spent", "not paid", "not seen"]), "|---" + "|---:" * (len(heads) + 2) + "|"]
+    for row in kept["rows"]:
+        if row["queries"] is None:
+            continue  # the actor's own pace, which the text tells
+        cells = [
+            row["run"],
+            f"{row['right_percent']:.2f} %",
+            f"{row['samples']:,}",
+            f"{row['seconds']:.0f}",
+            f"{row['samples_a_second']:.1f}",
+            "" if row["samples_a_message"] is None else f"{row['samples_a_message']:.1f}",
+            f"{row['lost']}, {row['twice']}, {row['failed']}",
+            *(str(row[name]) for name in ("over_spend", "unpaid", "unseen")),
+        ]
+        lines.append(_line(cells))
+    return _table(lines, kept)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "confidence": confidence,
+    "cluster": cluster,
     "demo": demo,
     "factorial 0": lambda: factorial(0.0),
     "factorial quarter": lambda: factorial(0.25),
     "factorial 1": lambda: factorial(1.0),
+    "leases": lambda: leases("leases"),
+    "leases large": lambda: leases("leases_large"),
+    "leases shift": lambda: leases("leases_shift"),
     "overhead": overhead,
     "replay each pool": lambda: replay("each pool"),
     "replay all pools": lambda: replay("all pools"),
