@@ -139,6 +139,10 @@ class _Options:
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)!r}")
 
+    def delay(self, name: str, attempt: int) -> float:
+        normal = NormalDist().inv_cdf(uniform(self.seed, name, attempt, "delay"))
+        return self.median_latency * math.exp(self.sigma * normal)
+
 
 class FakeServer:
     """A fake model of known answer distributions behind ``POST /v1/chat/completions``, on a free port of 127.0.0.1.
@@ -292,6 +296,10 @@ class FakeServer:
             options["engine"] = engine
         defaults: dict[str, Any] = {"api_key": "local", "cache": False, "num_retries": 0, "temperature": 1.0}
         return dspy.LM("openai/fake", api_base=self.url, **{**defaults, **options})
+
+    def delay(self, question: FakeQuestion, attempt: int) -> float:
+        """Seconds to the reply of a question's request number ``attempt``, from 0, if it meets no fault."""
+        return self._world.options.delay(question.text, attempt)
 
     # ---- for tests
 
@@ -462,8 +470,7 @@ class _World:
             headers = (f"retry-after: {options.retry_after:g}",)
             counts.faults["429_retry_after"] += 1
             return _Reply(counts, status=429, payload=_error("too many requests", "rate_limit_error"), headers=headers)
-        normal = NormalDist().inv_cdf(uniform(seed, name, attempt, "delay"))
-        delay = options.median_latency * math.exp(options.sigma * normal)
+        delay = options.delay(name, attempt)
         fault = ""
         if options.faults and uniform(seed, name, attempt, "fault") < options.fault_rate:
             fault = options.faults[int(uniform(seed, name, attempt, "kind") * len(options.faults))]
