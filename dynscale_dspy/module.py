@@ -32,6 +32,9 @@ from dynscale_dspy.settings import KEY, dump_settings, load_settings
 
 logger = logging.getLogger(__name__)
 
+LONG = 4096
+"""Characters of inputs from which a server's cache of prompts matters: about the 1,024 tokens that providers cache."""
+
 
 class DynScaling(dspy.Module):
     """Wraps a DSPy program: each call is sampled as often as it is worth, and the vote's winner is returned.
@@ -58,6 +61,9 @@ class DynScaling(dspy.Module):
             winner. Requests of tasks are closed, so that a local server stops writing; threads finish what they have
             begun. What was asked for is paid for, confidence is about the votes there are, and which they are depends
             on timing.
+        leader: Whether the first sample of a call with long inputs (4,096 characters or more) is asked for alone, and
+            the others once it is answered: they then find its prompt in the server's cache, where there is one.
+            Costs the time of one reply. Where samples share a request, nobody has to wait.
         min_confidence: An answer whose :attr:`~dynscale_dspy.report.Explanation.confidence` is below this goes to
             ``on_low``. It is about the vote: docs/confidence.md says what it was worth in truth. One sample alone has
             0.75, so a call that can afford only one never reaches 0.9.
@@ -93,6 +99,7 @@ class DynScaling(dspy.Module):
         max_samples: int = 64,
         max_choices: int = MOST_CHOICES,
         stop_when_decided: bool = False,
+        leader: bool = False,
         min_confidence: float | None = None,
         on_low: Literal["abstain", "raise"] | Callable[..., Any] = "abstain",
         seed: int = 0,
@@ -114,8 +121,9 @@ class DynScaling(dspy.Module):
                 raise TypeError(f"temperature must be a number, got {temperature!r}")
             if temperature < 0:
                 raise ValueError(f"temperature must be at least 0, got {temperature!r}")
-        if not isinstance(stop_when_decided, bool):
-            raise TypeError(f"stop_when_decided must be True or False, got {stop_when_decided!r}")
+        for name, value in (("stop_when_decided", stop_when_decided), ("leader", leader)):
+            if not isinstance(value, bool):
+                raise TypeError(f"{name} must be True or False, got {value!r}")
         check_low(min_confidence, on_low)
         self.module = module
         self.min_confidence = min_confidence
@@ -125,6 +133,7 @@ class DynScaling(dspy.Module):
         self.max_samples = max_samples
         self.max_choices = max_choices
         self.stop_when_decided = stop_when_decided
+        self.leader = leader
         self._budget = _as_pool(budget, policy, seed)
         self._private = self._budget is not budget
         self._reader = AnswerReader(module, answer)
@@ -345,6 +354,7 @@ class DynScaling(dspy.Module):
             max_samples=self.max_samples,
             max_choices=self.max_choices,
             stop_when_decided=self.stop_when_decided,
+            leader=self.leader,
             min_confidence=self.min_confidence,
             on_low=self.on_low,
             answer=self._reader.answer,
@@ -358,6 +368,7 @@ class DynScaling(dspy.Module):
         self.max_samples = settings.get("max_samples", self.max_samples)
         self.max_choices = settings.get("max_choices", self.max_choices)
         self.stop_when_decided = settings.get("stop_when_decided", self.stop_when_decided)
+        self.leader = settings.get("leader", self.leader)
         if "min_confidence" in settings:
             check_low(settings["min_confidence"], settings.get("on_low", "abstain"))
             self.min_confidence = settings["min_confidence"]
@@ -390,7 +401,17 @@ class DynScaling(dspy.Module):
 
 
 _OWN = frozenset(
-    {"module", "sampling", "temperature", "max_samples", "max_choices", "stop_when_decided", "min_confidence", "on_low"}
+    {
+        "module",
+        "sampling",
+        "temperature",
+        "max_samples",
+        "max_choices",
+        "stop_when_decided",
+        "leader",
+        "min_confidence",
+        "on_low",
+    }
     | {"history", "callbacks", "_budget", "_private", "_reader", "_compiled"}
 )
 """Attributes of the wrapper itself; a program may have others of the same names."""
@@ -412,14 +433,16 @@ class _Call:
         self.calls_guessed = max(1, len(predictors))
         lm = _lm_of(predictors[0], owner.module, kwargs) if len(predictors) == 1 else None
         self._settings = SampleSettings(owner.module, owner._reader, owner.temperature, vary, owner, lm)
+        choices = _choices(owner, predictors, kwargs) if vary and not self._pool.lasting else 1
         self.plan = Plan(
             owner.sampling,
             seed=self._pool.seed,
             key=inputs,
             max_samples=int(min(owner.max_samples, self._pool.most_per_call)),
             tally=self._pool.policy.tally(),
-            max_choices=_choices(owner, predictors, kwargs) if vary and not self._pool.lasting else 1,
+            max_choices=choices,
             stop_when_decided=owner.stop_when_decided,
+            leader=owner.leader and choices == 1 and _is_long((args, kwargs)),
         )
         # The same call is the same program with the same inputs under the same language model and enclosing sample
         # (whose adapter overlay is its own object).
@@ -686,6 +709,11 @@ def _choices(owner: DynScaling, predictors: Sequence[dspy.Predict], kwargs: Mapp
     if predictor is owner.module and kwargs.get("config"):
         config = {**config, **kwargs["config"]}
     return owner.max_choices if can_fold(_lm_of(predictor, owner.module, kwargs), config) else 1
+
+
+def _is_long(inputs: Any) -> bool:
+    """Whether a server's cache of prompts matters for these inputs."""
+    return len(str(inputs)) >= LONG
 
 
 def _lm_of(predictor: dspy.Predict, program: dspy.Module, kwargs: Mapping[str, Any]) -> Any:

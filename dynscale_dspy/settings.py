@@ -16,7 +16,16 @@ logger = logging.getLogger(__name__)
 KEY = "dynscale"
 """Where the settings stand in a saved state, beside the parameters. Loading without the wrapper passes over it."""
 
-_PLAIN = ("temperature", "max_samples", "max_choices", "stop_when_decided", "min_confidence", "on_low", "answer")
+_PLAIN = (
+    "temperature",
+    "max_samples",
+    "max_choices",
+    "stop_when_decided",
+    "leader",
+    "min_confidence",
+    "on_low",
+    "answer",
+)
 _STRATEGIES = {strategy.__name__: strategy for strategy in (Parallel, Sequential, Integrated)}
 _POLICIES = {policy.__name__: policy for policy in POLICIES.values()}
 
@@ -28,6 +37,7 @@ def dump_settings(
     max_samples: int,
     max_choices: int,
     stop_when_decided: bool,
+    leader: bool,
     min_confidence: float | None,
     on_low: Any,
     answer: Any,
@@ -41,6 +51,7 @@ def dump_settings(
         max_samples: Most samples a call may take.
         max_choices: Most samples that may share a request.
         stop_when_decided: Whether samples in flight are called off once they cannot change the winner.
+        leader: Whether the first sample of a call with long inputs is asked for alone.
         min_confidence: Confidence below which ``on_low`` decides, or None.
         on_low: A word, or a function.
         answer: Names of the answer's fields, None, or a function.
@@ -51,6 +62,7 @@ def dump_settings(
         "max_samples": max_samples,
         "max_choices": max_choices,
         "stop_when_decided": stop_when_decided,
+        "leader": leader,
     }
     if min_confidence is not None and isinstance(on_low, str):
         state |= {"min_confidence": min_confidence, "on_low": on_low}

@@ -65,6 +65,7 @@ class Plan:
         tally: An empty tally of the kind the policy reads; a plain one by default.
         max_choices: Most samples that may share a request.
         stop_when_decided: Whether samples in flight are called off once they cannot change the winner.
+        leader: Whether the first sample is drawn alone, and further ones once it is finished.
     """
 
     def __init__(
@@ -77,8 +78,10 @@ class Plan:
         tally: Tally | None = None,
         max_choices: int = 1,
         stop_when_decided: bool = False,
+        leader: bool = False,
     ) -> None:
         self.decided = False
+        self._leader = leader
         self._stop_when_decided = stop_when_decided
         self.strategy = strategy
         self.max_samples = max_samples
@@ -103,6 +106,8 @@ class Plan:
         """How many more may be drawn now."""
         if self.decided:
             return 0
+        if self._leader and not self.samples:
+            return 1 - self._drawn
         return min(self.max_samples - self._drawn, self.strategy.room(self.pending))
 
     def draw(self) -> Draw:
