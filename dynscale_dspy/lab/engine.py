@@ -197,12 +197,12 @@ class Engine:
             if self._running[row].request.future.cancelled():
                 self._release(row)
         before = len(self._running)
-        tokens = 0
+        prompts: set[tuple[int, ...]] = set()
         while self._waiting and len(self._running) < self._batch_size:
             request = self._waiting[0].request
             if not request.future.cancelled():
-                tokens += len(request.prompt)
-                if tokens > _PREFILL_TOKENS and len(self._running) > before:
+                prompts.add(request.prompt)  # those that are the same are read once
+                if sum(map(len, prompts)) > _PREFILL_TOKENS and len(prompts) > 1:
                     break
                 self._running.append(self._waiting[0])
             self._waiting.popleft()

@@ -92,6 +92,21 @@ def test_long_prompts_are_admitted_a_few_at_a_time(engine: Engine, tokenizer: Ch
     assert all(future.result(timeout=20)[0].token_count <= 2 for future in futures)
 
 
+def test_choices_of_a_long_prompt_read_it_once(
+    engine: Engine, tokenizer: ChatTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = []
+    forward = engine._model.forward
+
+    def counting(cache: object, rows: object, chunks: list[tuple[int, ...]]) -> object:
+        read.extend(chunk for chunk in chunks if len(chunk) > 1)
+        return forward(cache, rows, chunks)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(engine._model, "forward", counting)
+    sample(engine, [7] * 1500, n=8, max_tokens=2, seed=0)
+    assert [len(chunk) for chunk in read] == [1500]
+
+
 def test_a_reply_ends_where_the_context_does(engine: Engine) -> None:
     prompt = [7] * (engine.context - 3)
     completion = sample(engine, prompt, temperature=0)[0]
