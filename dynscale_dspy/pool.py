@@ -280,6 +280,8 @@ class BudgetPool:
         self._own_locked = _Locked(self)
         self._todo: list[Callable[[], object]] = []
         self._waiters: list[Future[None]] = []
+        self._without_first = 0  # how many of them are calls without a first sample
+        self._promised = 0  # first samples that have been fetched for such calls
         self._looking_again = False
         self._shared_as = ""
         self._store: Store = self._root._store if _parent is not None else _open_store(path, clock)
@@ -722,7 +724,9 @@ class BudgetPool:
             first = arm._reserve(min(pacing.first(arm), room))
             if not first:
                 wait = self._root._short(first=True) or (outer is None and self._would_fit(arm))
+                self._root._without_first += wait
                 return self._wait_for_change() if wait else None
+            self._root._promised = max(self._root._promised - 1, 0)
             arm._profile.pilots += 1
             for node in self._chain:
                 node._open_calls += 1
@@ -1046,7 +1050,7 @@ class BudgetPool:
 
     def _freed(self) -> None:
         """Whoever waits is to try again."""
-        waiters, self._root._waiters = self._root._waiters, []
+        waiters, self._root._waiters, self._root._without_first = self._root._waiters, [], 0
         self._root._todo.extend(lambda waiter=waiter: _resolve(waiter) for waiter in waiters)
 
     def _wait_for_change(self) -> Future[None]:

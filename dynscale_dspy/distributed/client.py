@@ -33,8 +33,10 @@ IDLE = 2.0
 """Seconds after which a holder without open calls gives back what it has in hand."""
 HEARTBEAT = 10.0
 """Seconds between the reports of a holder that has something in hand and no other reason to write."""
-SWEEP = 10.0
-"""Seconds between two looks for dead holders on this machine."""
+SWEEP = 3.0
+"""Seconds between two looks for dead holders on this machine: what they left unanswered is done again meanwhile."""
+PARTING = 5.0
+"""Seconds that the end of a budget waits for its holders to close."""
 LONGEST_WAIT = 60.0
 """Seconds a first sample waits for what other holders may give back."""
 FIRST_RETRY, LONGEST_RETRY = 0.05, 2.0
@@ -149,7 +151,7 @@ class LeasedPool(BudgetPool):
         )
         self._own_pacing.holder = self._holder
         self._extra = Cost()
-        self._waiting = 0  # calls without a first sample that try again when the next answer comes
+        self._asked_firsts = 0  # for how many calls the latest report asked for a first sample
         self._told: Counter[int] = Counter()
         self._waiting_since: float | None = None
         self._next_try = self._next_beat = self._next_sweep = 0.0
@@ -251,10 +253,16 @@ class LeasedPool(BudgetPool):
     def end(self) -> PoolStatistics:
         """Close this client and end the shared budget: its actor goes, for all processes. Returns what it came to.
 
-        A budget with a ``path`` stays in its file.
+        Workers that are just ending have :data:`PARTING` seconds to close; what others still have in hand then counts
+        as spent, for whether it was nobody will hear. A budget with a ``path`` stays in its file.
         """
         ray = _ray()
         self.close()
+        last = time.monotonic() + PARTING
+        while self.leases().open_leases and time.monotonic() < last:
+            self._sweep_quietly()
+            time.sleep(0.1)
+        _ask(self._actor.finish)
         final = self.statistics()
         _ask(self._actor.forget)
         ray.kill(self._actor, no_restart=True)
@@ -284,7 +292,6 @@ class LeasedPool(BudgetPool):
         if self._halted() or not holder.more or holder.fits(self._next_sample(), *self._totals()):
             return False
         # What is in other hands is worth waiting for if a call has nothing yet.
-        self._waiting += first
         return first or not holder.fruitless
 
     def _tend(self) -> None:
@@ -342,13 +349,14 @@ class LeasedPool(BudgetPool):
         if not due or not (low or give_back or closed or in_hand or not idle):
             return None
         self._told = Counter(self._samples_per_call)
+        self._asked_firsts = self._without_first if low else 0
         return holder.report(
             spent,
             reserved,
             committed={unit: pacing._committed(unit) for unit in UNITS},
             want=self._next_want() if low else Cost(),
             need=self._next_sample().at_least(self._extra) if low else Cost(),
-            waiting=self._waiting,
+            waiting=self._asked_firsts,
             # What is not needed, or not enough, others may need.
             give_back=give_back or (not low and idle) or (low and holder.fruitless > 0),
             open_calls=self._open_calls,
@@ -372,7 +380,7 @@ class LeasedPool(BudgetPool):
             self._waiting_since, self._next_try = None, 0.0
         if holder.ended:
             self._lost = LookupError("its lease was settled as that of a dead process")
-        self._extra, self._waiting = Cost(), 0
+        self._extra, self._promised = Cost(), self._asked_firsts
         self._freed()
         for answered in self._fetching:
             answered.set()
@@ -426,6 +434,19 @@ class _LeasedPacing(_Pacing):
     """Paces the calls of this process; the price opens where that of all holders is."""
 
     holder: Holder
+
+    def credit(self, arm: Arm, *, opening: int = 0) -> int:
+        """What the pace allows, but not what the lease holds for the first samples of calls that wait for it.
+
+        The pace tells what may be spent of the whole budget, and that is not in this lease: calls under way would take
+        all of it, those that wait would ask again, and at last be given what is kept for calls elsewhere.
+        """
+        credit, limit = super().credit(arm, opening=opening), self._ledger.limits["samples"]
+        if opening or limit is None:
+            return credit
+        client, (spent, reserved) = self._pool._root, self._ledger.store.totals()
+        kept = max(client._promised, client._without_first)
+        return max(0, min(credit, limit - spent.samples - reserved.samples - kept))
 
     def price_for(self, arm: Arm) -> ShadowPrice:
         """The price."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 import uuid
 from collections import Counter
@@ -167,6 +168,11 @@ class Keeper:
         left = self._book.reconcile(time.time(), refund=refund)
         self._save(*self._book.names)
         return left
+
+    def finish(self) -> None:
+        """Close every lease. Of one that its holder did not close all counts as spent."""
+        self._book.reconcile(math.inf)
+        self._save(*self._book.names)
 
     def forget(self) -> None:
         """The budget ends."""
