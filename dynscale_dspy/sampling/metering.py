@@ -6,7 +6,7 @@ import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from dynscale_dspy.allocation.ledger import NANO, Cost
@@ -170,6 +170,9 @@ def reading(
             return Cost(**{**vars_of(most), "calls": calls}), distrust
         # Without a bound the best guess: what there is to see, counted like a prompt.
         seen = Cost(prompt_tokens=most.prompt_tokens, completion_tokens=sum(map(_bytes, texts)) // 3)
+        if distrust == MISCOUNTED:
+            assert used is not None
+            seen = replace(used, completion_tokens=max(used.completion_tokens * choices, seen.completion_tokens))
         return _priced(lm, inputs, seen + Cost(calls=calls), None, prices, most.nanodollars > 0), distrust
     assert used is not None
     cost = _priced(lm, inputs, used + Cost(calls=calls), entry, prices, most.nanodollars > 0)

@@ -181,6 +181,10 @@ def test_the_usage_of_one_choice_for_several_is_not_believed(cap: dict[str, Any]
     now, counted = pool.statistics(), fake.statistics()
     assert now.distrusted == {"the usage of one choice for several": 1}
     assert now.spent.completion_tokens >= counted.completion_tokens
+    assert now.spent.prompt_tokens >= counted.prompt_tokens
+    if "tokens" not in cap:  # nothing to keep to: as near as one can tell
+        assert now.spent.prompt_tokens == counted.prompt_tokens
+        assert now.spent.completion_tokens < 1.5 * counted.completion_tokens
 
 
 def test_requests_of_threads_inside_a_sample_count(server: Any) -> None:
