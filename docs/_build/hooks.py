@@ -19,6 +19,9 @@ TITLES = {
     "replay": "Policies replayed over recorded samples",
     "chaos": "Faults, kills and shared books",
     "overhead": "What a sample costs: CPU, prompt tokens, latencies",
+    "throughput": "How full the wire is, and how others fill it",
+    "prompts": "What a long prompt costs eight samples",
+    "local_servers": "The model in the box on several servers",
     "cluster": "One budget on a Ray cluster of three nodes",
     "leases": "What leasing a budget costs, from one worker to ten thousand",
     "leases_shift": "The same, where the easier questions come first",
@@ -30,6 +33,9 @@ WIDE = "---\nhide: [toc]\n---\n\n"
 ELSEWHERE = {
     "replay": "allocation.md#measured",
     "overhead": "speed.md#measured",
+    "throughput": "speed.md#how-full-the-wire-is",
+    "prompts": "speed.md#long-prompts",
+    "local_servers": "servers.md#one-model-three-servers",
     **dict.fromkeys(("cluster", "leases", "leases_shift", "leases_large"), "distributed.md#measured"),
 }
 """Shown on a page of its own."""

@@ -182,6 +182,53 @@ def cluster() -> str:
     return _table(lines, kept)
 
 
+def prompts() -> str:
+    kept = _load("prompts")
+    heads = ["server", "eight samples, asked for", "prompt tokens", "of one sample's", "found in its cache", "seconds"]
+    lines = [_line([*heads, "its CPU seconds"]), "|---|---|" + "---:|" * 5]
+    for row in kept["rows"]:
+        cells = [
+            row["server"],
+            row["method"],
+            f"{row['prompt_tokens']:,.0f}",
+            f"{row['of_one']:.2f}",
+            "" if row["cached_tokens"] is None else f"{row['cached_tokens']:,.0f}",
+            f"{row['seconds']:.2f}",
+            "" if row["server_cpu_s"] is None else f"{row['server_cpu_s']:.2f}",
+        ]
+        lines.append(_line(cells))
+    return _table(lines, kept)
+
+
+def local_servers() -> str:
+    kept = _load("local_servers")
+    lines = [_line(list(kept["rows"][0])), "|---" * len(kept["rows"][0]) + "|"]
+    lines += [_line(list(row.values())) for row in kept["rows"]]
+    return _table(lines, kept)
+
+
+def throughput(part: str) -> str:
+    kept = _load("throughput")
+    heads = ["questions", "latency", "in flight", "reached", "requests", "seconds", "of the ideal", "CPU a sample"]
+    lines = [_line(["method", *heads]), "|---|" + "---:|" * len(heads)]
+    for row in kept["rows"]:
+        if row["part"] != part:
+            continue
+        cells = [
+            row["method"],
+            str(row["questions"]),
+            f"{row['latency_ms']} ms",
+            f"{row['in_flight']:,}",
+            f"{row['peak']:,}",
+            f"{row['requests']:,}",
+            f"{row['seconds']:.2f}",
+            "" if row["over_ideal"] is None else f"{row['over_ideal']:.2f}",
+            f"{row['cpu_ms']:.2f} ms",
+        ]
+        lines.append(_line(cells))
+    return _table(lines, kept)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "confidence": confidence,
     "cluster": cluster,
@@ -192,9 +239,13 @@ TABLES: dict[str, Callable[[], str]] = {
     "leases": lambda: leases("leases"),
     "leases large": lambda: leases("leases_large"),
     "leases shift": lambda: leases("leases_shift"),
+    "local servers": local_servers,
     "overhead": overhead,
+    "prompts": prompts,
     "replay each pool": lambda: replay("each pool"),
     "replay all pools": lambda: replay("all pools"),
+    "throughput peers": lambda: throughput("peers"),
+    "throughput width": lambda: throughput("width"),
 }
 
 

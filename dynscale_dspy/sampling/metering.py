@@ -27,7 +27,14 @@ LARGEST = 10_000_000
 _OPENAI = ("gpt-", "chatgpt-", "o1", "o3", "o4")
 _REFUSALS = ("LMAuthError", "LMBillingError", "LMRateLimitError", "LMInvalidRequestError", "LMUnsupportedModelError")
 _NO_REQUEST = ("LMConfigurationError", "LMNotConfiguredError")
-_UNCONNECTED = ("ConnectError", "ConnectTimeout", "PoolTimeout", "ConnectionRefusedError", "gaierror")
+_UNSENT = (
+    "ConnectError",
+    "ConnectTimeout",
+    "PoolTimeout",
+    "ConnectionRefusedError",
+    "gaierror",
+    "UnsupportedParamsError",
+)
 _PERMANENT = (
     "LMAuthError",
     "LMBillingError",
@@ -237,11 +244,11 @@ def _causes(error: BaseException) -> list[BaseException]:
 
 
 def _was_never_sent(error: BaseException) -> bool:
-    """Whether there was no connection to send the request over: refused, or none free in time."""
+    """Whether there was no connection to send the request over, or LiteLLM knew that the provider would not have it."""
     kinds = [(type(cause).__module__, type(cause).__name__) for cause in _causes(error)]
     # DSPy's native transport has an error of no particular kind for "none free in time" and for "closed".
     return any(
-        name in _UNCONNECTED or (name == "TransportError" and module.endswith("lm15.transports._exceptions"))
+        name in _UNSENT or (name == "TransportError" and module.endswith("lm15.transports._exceptions"))
         for module, name in kinds
     )
 

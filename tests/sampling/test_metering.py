@@ -178,3 +178,12 @@ def test_permanent_faults():
     assert is_permanent(errors.LMAuthError("")) and is_permanent(errors.LMNotConfiguredError(""))
     assert not is_permanent(errors.LMServerError("")) and not is_permanent(errors.LMRateLimitError(""))
     assert not is_permanent(ValueError()) and not is_permanent(None)
+
+
+def test_what_litellm_knows_that_a_provider_cannot_is_not_sent_and_costs_nothing():
+    options = {"api_base": "http://127.0.0.1:9", "api_key": "local", "cache": False, "num_retries": 0}
+    if "engine" in dspy.LM.__init__.__code__.co_varnames:
+        options["engine"] = "litellm"
+    with pytest.raises(Exception, match="does not support parameters") as caught:
+        dspy.LM("anthropic/claude-sonnet-4-5", temperature=1.0, **options)("?", n=2)
+    assert read((), error=caught.value) == (Cost(), "")
