@@ -15,6 +15,7 @@ TITLES = {
     "demo": "The demo, on twenty sets of questions",
     "arena": "Against other ways to sample, on a scripted server",
     "factorial": "Policies times strategies on the model in the box",
+    "factorial_others": "Other ways to spend several samples on the same model",
     "confidence": "What confidence is worth, by pool",
     "replay": "Policies replayed over recorded samples",
     "chaos": "Faults, kills and shared books",

@@ -103,7 +103,7 @@ def demo() -> str:
 
 
 def factorial(price: float) -> str:
-    policies = {"uniform": "`Uniform`", "kg": "`KnowledgeGradient`"}
+    policies = {"uniform": "`Uniform`", "ucb": "`UCB`", "kg": "`KnowledgeGradient`"}
     strategies = {
         "parallel": "`Parallel`",
         "integrated": "`Integrated`",
@@ -125,6 +125,16 @@ def factorial(price: float) -> str:
             cells.append(f"{100 * row['accuracy']:.1f}" + ("" if base else f" ({gain:+.1f} [{low:+.1f}, {high:+.1f}])"))
         lines.append(_line(cells))
     return "\n".join(lines) + "\n"
+
+
+def factorial_others() -> str:
+    kept = _load("factorial_others")
+    heads = ["method", "accuracy", "requests", *(f"samples' worth, r = {r}" for r in ("0", "1/4", "1"))]
+    lines = [_line(heads), "|---|" + "---:|" * (len(heads) - 1)]
+    for row in kept["rows"]:
+        worths = [format(row[f"samples' worth, r={r}"], ".1f") for r in ("0", "0.25", "1")]
+        lines.append(_line([row["method"], f"{row['accuracy']:.1%}", f"{row['requests']:.1f}", *worths]))
+    return _table(lines, kept)
 
 
 def overhead() -> str:
@@ -236,6 +246,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "factorial 0": lambda: factorial(0.0),
     "factorial quarter": lambda: factorial(0.25),
     "factorial 1": lambda: factorial(1.0),
+    "factorial others": factorial_others,
     "leases": lambda: leases("leases"),
     "leases large": lambda: leases("leases_large"),
     "leases shift": lambda: leases("leases_shift"),

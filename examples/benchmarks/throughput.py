@@ -8,7 +8,7 @@ the places is free. A place is a request under way, so a method that asks for ei
 
 The first part draws up to 1,600 samples with 1 to 1,000 requests in flight. The second answers questions with eight
 samples each and a vote, side by side with what DSPy, LiteLLM and others ship. ``--peers`` is a Python in which
-`its_hub`, `langchain-openai` and `pydantic-ai-slim[openai]` are installed; without it their rows are left out.
+`its_hub[lm]`, `langchain-openai` and `pydantic-ai-slim[openai]` are installed; without it their rows are left out.
 ``--arena`` is a folder with another server, `fake_server.py`, of the same routes.
 """
 
@@ -73,7 +73,7 @@ def ours(engine: str, choices: int = 1, *, threads: bool = False) -> Method:
                     asked = [{"question": question} for question in questions]
                     found = qa.batch(asked, num_threads=width, disable_progress_bar=True, in_order=False)
                 else:
-                    found = asyncio.run(_together(qa.acall(question=question) for question in questions))
+                    found = _run(_together(qa.acall(question=question) for question in questions))
             return [prediction.answer for prediction in found]
 
         return run
@@ -94,7 +94,7 @@ def dspy_gather(engine: str) -> Method:
 
         def run(questions: Sequence[str]) -> Answers:
             with dspy.context(lm=_lm(address, engine)):
-                return asyncio.run(_voted(one, questions, width, samples))
+                return _run(_voted(one, questions, width, samples))
 
         return run
 
@@ -146,7 +146,7 @@ def litellm_alone(address: str, width: int, samples: int) -> Run:
         )
         return _read(reply.choices[0].message.content)
 
-    return lambda questions: asyncio.run(_voted(one, questions, width, samples))
+    return lambda questions: _run(_voted(one, questions, width, samples))
 
 
 def its_hub(address: str, width: int, samples: int) -> Run:
@@ -165,7 +165,7 @@ def its_hub(address: str, width: int, samples: int) -> Run:
             await lm.close()
             return [_read(reply["content"]) for reply in found]
 
-        return asyncio.run(main())
+        return _run(main())
 
     return run
 
@@ -190,7 +190,7 @@ def langchain(address: str, width: int, samples: int, *, choices: bool) -> Run:
         chain = RunnableParallel({f"sample{i}": single for i in range(samples)}) | RunnableLambda(
             lambda found: _vote(found.values())
         )
-    return lambda questions: asyncio.run(chain.abatch(list(questions), config={"max_concurrency": width}))
+    return lambda questions: _run(chain.abatch(list(questions), config={"max_concurrency": width}))
 
 
 def pydantic_ai(address: str, width: int, samples: int) -> Run:
@@ -205,7 +205,7 @@ def pydantic_ai(address: str, width: int, samples: int) -> Run:
         async def one(question: str) -> str | None:
             return _read((await agent.run(question)).output)
 
-        return asyncio.run(_voted(one, questions, width, samples))
+        return _run(_voted(one, questions, width, samples))
 
     return run
 
@@ -256,6 +256,14 @@ def _batch(module: Any, address: str, engine: str, width: int) -> Run:
         return [prediction.answer for prediction in found]
 
     return run
+
+
+_loop = asyncio.new_event_loop()
+"""One for the warm-up and the run: clients keep their connections in it."""
+
+
+def _run(work: Any) -> Any:
+    return _loop.run_until_complete(work)
 
 
 async def _together(asked: Iterable[Awaitable[Any]]) -> list[Any]:
@@ -348,11 +356,13 @@ class Bench:
         for _ in range(self.options.repeats):
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
-                raise RuntimeError(f"{name} failed: {done.stderr[-2000:]}")
+                print(f"{name}, {width} in flight: failed, {done.stderr.strip().splitlines()[-1:]}", file=sys.stderr)
+                return
             runs.append(json.loads(done.stdout.splitlines()[-1]))
         found = sorted(runs, key=lambda run: run["seconds"])[len(runs) // 2]
         if found["drawn"] < count * samples:
-            raise RuntimeError(f"{name} drew {found['drawn']} samples of {count * samples}")
+            print(f"{name}, {width} in flight: drew {found['drawn']} of {count * samples}", file=sys.stderr)
+            return
         ideal = self._ideal(count, 1 if any(word in name for word in FOLDED) else samples, width)
         row = {"part": part, "method": name, "questions": count, "samples": samples, "in_flight": width}
         row |= {"latency_ms": round(1000 * self.latency), "peak": found["peak"], "requests": found["requests"]}
@@ -360,7 +370,7 @@ class Bench:
         row |= {"ideal": ideal and round(ideal, 2), "over_ideal": ideal and round(found["seconds"] / ideal, 2)}
         row["cpu_ms"] = round(statistics.median(run["cpu_ms"] for run in runs), 2)
         self.rows.append({column: row[column] for column in COLUMNS})
-        print(".", end="", file=sys.stderr, flush=True)
+        print(f"{name}, {width} in flight: {row['seconds']} s", file=sys.stderr, flush=True)
 
     def _ideal(self, count: int, requests: int, width: int) -> float | None:
         """Seconds until the last reply, if each request starts as soon as a place is free; None on another's server."""
@@ -379,6 +389,7 @@ class Bench:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--part", choices=("both", "width", "peers"), default="both")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--peers", metavar="PYTHON", help="an interpreter that has the other libraries")
     parser.add_argument("--arena", metavar="FOLDER", type=Path, help="a folder with another server")
@@ -396,22 +407,21 @@ def main() -> None:
     rows = []
     with _serving(0.2, options.arena) as address:
         bench = Bench(address, 0.2, options)
-        for name, widths in WIDTHS.items():
+        for name, widths in WIDTHS.items() if options.part != "peers" else ():
             for width in widths if not options.quick else widths[-1:]:
                 # At one in flight 1,600 samples would take minutes.
                 asked = min(count, max(4, 2 * width))
                 bench.add("width", name, asked, EACH, width)
-        if not options.quick:
+        if not options.quick and options.part != "width":
             for name in _compared(options):
                 bench.add("peers", name, 64, EACH, 512)
         rows += bench.rows
     with _serving(0.05, options.arena) as address:
         bench = Bench(address, 0.05, options)
         for width in (64,) if options.quick else (64, 256):
-            for name in _compared(options):
+            for name in _compared(options) if options.part != "width" else ():
                 bench.add("peers", name, count, EACH, width)
         rows += bench.rows
-    print(file=sys.stderr)
     show(rows)
     if options.json:
         Path(options.json).write_text(json.dumps(rows, indent=1))

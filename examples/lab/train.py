@@ -57,6 +57,7 @@ CONFIG: dict[str, Any] = {
     "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
     "dtype": "float16",
 }
+STEPS = 3550  # of the whole run, to which the following steps belong; a shorter run goes through all of it, faster
 # Up to which step, the level of the questions, and how many examples of single steps, of working and of reconsidering a
 # step of training has. The first stage is kept as it was run: its numbers are too large, and sums were not learned.
 STAGES: tuple[tuple[int, Level, tuple[int, int, int]], ...] = (
@@ -75,8 +76,8 @@ SHOWN = (0.15, 0.3, 0.3, 0.2, 0.05)  # how often 1 to 5 attempts are shown
 class Trainer:
     """The data, the model and its optimisers."""
 
-    def __init__(self, out: Path, seed: int) -> None:
-        self.out, self.step = out, 0
+    def __init__(self, out: Path, seed: int, *, pace: float = 1.0) -> None:
+        self.out, self.step, self.pace = out, 0, pace
         self.random = np.random.default_rng(seed)
         self.generator = torch.Generator().manual_seed(seed)
         torch.manual_seed(seed)
@@ -186,7 +187,7 @@ class Trainer:
     def learn(self, batches: list[list[Example]]) -> list[float]:
         """One step. Returns the mean loss a token of each batch."""
         steps, shares = ([pair[i] for pair in RATES] for i in (0, 1))
-        share = float(np.interp(self.step, steps, shares))
+        share = float(np.interp(self.step * self.pace, steps, shares))
         for optimiser, rate in zip(self.optimisers, self.rates, strict=True):
             for group in optimiser.param_groups:
                 group["lr"] = rate * share
@@ -301,7 +302,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--quick", action="store_true", help="a few steps of everything")
-    parser.add_argument("--steps", type=int, default=3550)
+    parser.add_argument("--steps", type=int, default=STEPS, help="fewer shorten every stage alike")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--questions", type=int, default=500, help="questions asked at each refresh")
@@ -313,7 +314,8 @@ def main() -> None:
 
     torch.set_num_threads(arguments.threads)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    trainer = Trainer(arguments.out, arguments.seed)
+    trainer = Trainer(arguments.out, arguments.seed, pace=STEPS / arguments.steps)
+    refreshes = {round(step / trainer.pace) for step in REFRESHES}
     if arguments.resume:
         trainer.resume()
     draws = (trainer.drill, trainer.fresh, trainer.revised)
@@ -321,9 +323,9 @@ def main() -> None:
     stage = -1
     start, tokens, losses = time.process_time(), 0, []
     while trainer.step < arguments.steps:
-        if trainer.step in REFRESHES or (arguments.quick and trainer.step == 10):
+        if trainer.step in refreshes:
             trainer.refresh(arguments.questions)
-        current = next(i for i, (until, _, _) in enumerate(STAGES) if trainer.step < until)
+        current = next(i for i, (until, _, _) in enumerate(STAGES) if trainer.step * trainer.pace < until)
         if current != stage:
             stage, (_, trainer.level, sizes) = current, STAGES[current]
             sources = [trainer.batches(draw, size) for draw, size in zip(draws, sizes, strict=True) if size]
