@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
+
 import dspy
 import pytest
 
 from dynscale_dspy import BudgetPool
+from dynscale_dspy.allocation.leases import Holder
+from dynscale_dspy.distributed.client import _LeasedPacing
 
 
 @pytest.mark.parametrize(
@@ -51,3 +55,42 @@ def test_without_ray_it_says_what_to_install(monkeypatch):
 
 
 MODULE = dspy.Predict("question -> answer")
+
+
+class Short(BudgetPool):
+    """A pool whose budget is always on its way."""
+
+    def _short(self, *, first=False):
+        return True
+
+
+def test_a_call_that_waits_for_its_first_sample_counts_once_however_often_it_looks():
+    pool = Short(samples=1)
+    arm = pool.open(1)
+    assert arm is not None
+    for _ in range(3):  # woken by whatever else happens, it looks again
+        waiting = [pool.open_or_wait(1) for _ in range(2)]
+        assert all(isinstance(future, Future) for future in waiting)
+        assert pool._without_first == 2
+        with pool._locked():
+            pool._freed()
+    assert pool._without_first == 0
+    arm.close()
+
+
+def test_calls_under_way_leave_first_samples_to_those_that_wait():
+    pool = BudgetPool(samples=12)
+    pool._own_pacing = pacing = _LeasedPacing(pool, 6.0)
+    pacing.holder = Holder("lease", {}, pacing)
+    arm = pool.open(1)
+    assert arm is not None
+    assert pacing.credit(arm) > 4
+    room = 12 - pool.statistics().reserved.samples
+    pool._promised = room - 3  # the latest answer brought them for calls that waited
+    assert pacing.credit(arm) == 3
+    assert pacing.credit(arm, opening=1) > 4  # a first sample is what they are for
+    other = pool.open(1)
+    assert other is not None
+    assert pool._promised == room - 4
+    for opened in (arm, other):
+        opened.close()
