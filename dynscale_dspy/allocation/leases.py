@@ -366,6 +366,7 @@ class LeaseBook:
         }
 
     def _load_pace(self, fields: Mapping[str, Any]) -> None:
+        self.allowances.clear()
         for unit, (per_call, first, expected, *counts) in fields["allowances"].items():
             self.allowances[unit] = Allowance(per_call, first=first, expected=expected)
             self.allowances[unit].count(counts)

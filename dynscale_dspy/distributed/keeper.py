@@ -73,8 +73,8 @@ class Keeper:
         self._path = path
         self._temporary = temporary
         self._expected = expected
-        if expected is not None:
-            pool.expect(expected)
+        if expected is not None and not pool._store.notes():
+            pool.expect(expected)  # of a budget that is taken up again some of the calls have come: see _load
         self._budget = uuid.uuid4().hex  # by which holders name their own records, whatever actor keeps the budget
         self._book = LeaseBook(pool._ledger, self._pacing.allowances)
         self._load()
