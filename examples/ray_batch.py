@@ -18,6 +18,7 @@ import threading
 import time
 
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # without a network LiteLLM waits for its price list
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no report of this cluster to Ray's authors
 
 import dspy
 

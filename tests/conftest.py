@@ -2,6 +2,7 @@ import os
 
 # Before anything imports LiteLLM: it would fetch a price list over the network.
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
 import copy
 import importlib
