@@ -96,6 +96,19 @@ def test_two_workers_spend_one_budget_to_the_last_sample(shared, server):
         DynScaling(dspy.Predict("question -> answer"), budget=pool)(question=texts[0])
 
 
+def test_the_end_of_a_budget_counts_what_its_holders_have_not_told(cluster, server):
+    bank = questions(8, seed=6)
+    server = server(bank)
+    client = BudgetPool(samples=60).share("ending")
+    worker = Worker.remote(server.lm(cache=False))
+    program = DynScaling(dspy.Predict("question -> answer"), budget=client)
+    ray.get(worker.ask.remote(program, [question.text for question in bank]))
+    ray.kill(worker)  # before it has told what it spent, and without closing its client
+    final = client.end()
+    assert 8 <= server.statistics().samples <= final.spent.samples <= 60
+    assert final.reserved.samples == 0
+
+
 def test_a_client_is_a_pool(shared, server):
     bank = questions(20, seed=2)
     server = server(bank)
