@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
+from dynscale_dspy.allocation.conditioning import Conditioning
 from dynscale_dspy.allocation.costs import CostRecord, relative_cost
 from dynscale_dspy.allocation.ledger import METERED, Cost, Ledger, Reservation
 from dynscale_dspy.allocation.tally import Tally
@@ -24,15 +25,17 @@ class Profile:
         first: The same of calls' first samples, which see no earlier ones and so need less.
         record: What samples have cost.
         pilots: Its open calls.
+        conditioning: What seeing earlier samples changes.
     """
 
-    __slots__ = ("first", "need", "pilots", "record")
+    __slots__ = ("conditioning", "first", "need", "pilots", "record")
 
     def __init__(self) -> None:
         self.need: Cost | None = None
         self.first: Cost | None = None
         self.record = CostRecord()
         self.pilots = 0
+        self.conditioning = Conditioning()
 
 
 class Arm:

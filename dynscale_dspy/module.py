@@ -443,6 +443,8 @@ class _Call:
             max_choices=choices,
             stop_when_decided=owner.stop_when_decided,
             leader=owner.leader and choices == 1 and _is_long((args, kwargs)),
+            conditioning=self._pool.conditioning(owner) if owner.sampling.learned else None,
+            unit=lambda: self._pool.binding_unit,
         )
         # The same call is the same program with the same inputs under the same language model and enclosing sample
         # (whose adapter overlay is its own object).

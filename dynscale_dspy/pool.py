@@ -18,6 +18,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from dynscale_dspy import _ambient
+from dynscale_dspy.allocation.conditioning import Conditioning
 from dynscale_dspy.allocation.costs import CostRecord
 from dynscale_dspy.allocation.ledger import METERED, NANO, UNITS, Cost, Ledger, MemoryStore, Store
 from dynscale_dspy.allocation.policies import KnowledgeGradient, Policy
@@ -901,6 +902,11 @@ class BudgetPool:
     def metered(self) -> bool:
         """Whether tokens or dollars are capped, here or in a pool around."""
         return any(self._ledger.capped(unit) for unit in METERED)
+
+    def conditioning(self, program: object) -> Conditioning:
+        """What this pool has learned of a wrapped module's two kinds of samples."""
+        with self._locked():
+            return self._profile(program).conditioning
 
     @property
     def binding_unit(self) -> str | None:

@@ -137,6 +137,17 @@ def factorial_others() -> str:
     return _table(lines, kept)
 
 
+def gains() -> str:
+    kept = _load("gains")
+    kinds = ("conditioned", "independent")
+    heads = ["state", "calls", *(f"{kind}: {what}" for kind in kinds for what in ("gain", "estimate"))]
+    lines = [_line(heads), "|---|" + "---:|" * (len(heads) - 1)]
+    for row in kept["rows"]:
+        found = [f"{100 * row[f'{kind}, {what}']:+.1f}" for kind in kinds for what in ("gain", "estimate")]
+        lines.append(_line([row["state"], f"{row['calls']:,}", *found]))
+    return _table(lines, kept)
+
+
 def overhead() -> str:
     kept = _load("overhead")
     methods = {"bare": "bare program", "litellm": "LiteLLM's `completion`", "apart": "wrapped, apart", "folded": "folded"}
@@ -247,6 +258,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "factorial quarter": lambda: factorial(0.25),
     "factorial 1": lambda: factorial(1.0),
     "factorial others": factorial_others,
+    "gains": gains,
     "leases": lambda: leases("leases"),
     "leases large": lambda: leases("leases_large"),
     "leases shift": lambda: leases("leases_shift"),

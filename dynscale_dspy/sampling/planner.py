@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from dynscale_dspy.allocation.conditioning import DOUBT, Conditioning, Dissent
 from dynscale_dspy.allocation.costs import CostRecord, relative_cost
 from dynscale_dspy.allocation.ledger import Cost
 from dynscale_dspy.allocation.policies import Policy
@@ -66,6 +67,8 @@ class Plan:
         max_choices: Most samples that may share a request.
         stop_when_decided: Whether samples in flight are called off once they cannot change the winner.
         leader: Whether the first sample is drawn alone, and further ones once it is finished.
+        conditioning: What is known of the program's two kinds of samples; nothing by default.
+        unit: Tells what runs out first, ``"tokens"`` or ``"nanodollars"``; None if that is samples or calls.
     """
 
     def __init__(
@@ -79,8 +82,13 @@ class Plan:
         max_choices: int = 1,
         stop_when_decided: bool = False,
         leader: bool = False,
+        conditioning: Conditioning | None = None,
+        unit: Callable[[], str | None] = lambda: None,
     ) -> None:
         self.decided = False
+        self._conditioning = conditioning or Conditioning()
+        self._unit = unit
+        self._dissent = Dissent(self._conditioning)
         self._leader = leader
         self._stop_when_decided = stop_when_decided
         self.strategy = strategy
@@ -90,6 +98,8 @@ class Plan:
         self.tally = tally or Tally()
         self._entropy = hashlib.blake2b(f"{seed}/{key!r}".encode(), digest_size=16).digest()
         self._drawn = 0
+        independent, conditioned = DOUBT * self._generator(max_samples).normal(size=2)
+        self._beliefs = float(independent), float(conditioned)
 
     @property
     def pending(self) -> int:
@@ -115,7 +125,10 @@ class Plan:
         index = self._drawn
         self._drawn += 1
         voters = sorted((s for s in self.samples if s.key is not None), key=lambda s: s.draw.index)
-        shown = self.strategy.shown(voters, self.tally, index, self._generator(index)) if voters else ()
+        generator = self._generator(index)
+        shown = self.strategy.shown(voters, self.tally, index, generator) if voters else ()
+        if shown and self.strategy.learned and not self._conditions():
+            shown = ()
         latest = max((sample.draw.round for sample in self.samples), default=-1)
         draw = Draw(index=index, round=latest + 1)
         if not shown:
@@ -127,6 +140,10 @@ class Plan:
             predictors=self.strategy.predictors,
         )
         return replace(draw, shown=shown, chain=text, prefill=self.strategy.rendering == "prefill")
+
+    def _conditions(self) -> bool:
+        """Whether the next sample should see earlier ones rather than be an independent one."""
+        return self._conditioning.favours_conditioned(self.tally, self._unit(), self._beliefs)
 
     def folded(self, jobs: Sequence[Job]) -> list[Job]:
         """The same jobs; those without a chain share requests, as many of them as may."""
@@ -155,6 +172,11 @@ class Plan:
 
     def tell(self, sample: Sample) -> None:
         """A drawn sample is finished."""
+        if sample.key is not None and self.strategy.learned:
+            leader = self._leading.key if self.tally.valid else None
+            self._dissent.tell(sample.key, self.tally, leader, conditioned=sample.draw.conditioned)
+        if self.strategy.learned:
+            self._conditioning.cost(sample.cost, conditioned=sample.draw.conditioned)
         self.samples.append(sample)
         if sample.problem != SPARED:
             self.tally = self.tally.add(sample.key)  # independent and conditioned votes count one each
@@ -168,17 +190,25 @@ class Plan:
         """The sample whose prediction is the call's answer.
 
         The answer with most votes wins; ties go to the one with more independent votes, then to the one sampled
-        first. Among its samples the first independent one speaks. A call without votes falls back on its first
-        finished sample, and if every sample failed, on the first one, whose error is the call's.
+        first. Where it is learned which kind of sample gains more at a tie, ties go to the one with more votes of that
+        kind. Among its samples the first independent one speaks. A call without votes falls back on its first finished
+        sample, and if every sample failed, on the first one, whose error is the call's.
         """
         samples = sorted(self.samples, key=lambda sample: sample.draw.index)
-        votes = self.tally.votes
-        independent = Tally.of(s.key for s in samples if not s.draw.conditioned).votes
         voters = [sample for sample in samples if sample.key is not None]
         if voters:
-            best = max(voters, key=lambda s: (votes[s.key], independent.get(s.key, 0), -s.draw.index)).key
+            best = self._leading.key
             return min((s for s in voters if s.key == best), key=lambda s: (s.draw.conditioned, s.draw.index))
         return next((sample for sample in samples if sample.error is None), samples[0])
+
+    @property
+    def _leading(self) -> Sample:
+        """A sample of the leading answer; at least one has voted."""
+        votes, known = self.tally.votes, self._conditioning
+        kind = self.strategy.learned and (known.gain(_TIE, conditioned=True) > known.gain(_TIE, conditioned=False))
+        voters = [sample for sample in self.samples if sample.key is not None]
+        counted = Tally.of(s.key for s in voters if s.draw.conditioned is kind).votes
+        return max(voters, key=lambda s: (votes[s.key], counted.get(s.key, 0), -s.draw.index))
 
     @property
     def cost(self) -> Cost:
@@ -187,6 +217,9 @@ class Plan:
 
     def _generator(self, index: int) -> np.random.Generator:
         return np.random.default_rng([index, *self._entropy])
+
+
+_TIE = Tally.of("AB")
 
 
 class Round:

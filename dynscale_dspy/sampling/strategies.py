@@ -29,6 +29,11 @@ class Strategy(ABC):
     predictors: Literal["all", "last"] = "all"
     rendering: Literal["field", "prefill"] = "field"
 
+    @property
+    def learned(self) -> bool:
+        """Whether a sample sees earlier ones only where that is expected to gain more than an independent one."""
+        return False
+
     @abstractmethod
     def shown(
         self, samples: Sequence[Sample], tally: Tally, index: int, generator: np.random.Generator
@@ -101,7 +106,9 @@ class Integrated(Strategy):
         length: Attempts in one chain.
         width: Conditioned samples drawn at a time; None for as many as the pool grants.
         when: ``"close"``: condition only where at least two answers have votes and the leading one is at most one
-            vote ahead; ``"contested"``: where at least two have votes; ``"always"``. On the lab's model a conditioned
+            vote ahead; ``"contested"``: where at least two have votes; ``"always"``; ``"learned"``: where the votes of
+            the program's calls so far say that it gains more than an independent sample, per unit of what runs out
+            first (see :mod:`dynscale_dspy.allocation.conditioning`). On the lab's model a conditioned
             sample repaired two wrong leaders or more for each right one it broke where the vote was close, and broke
             more than it repaired at three votes to one (docs/integrated-sampling.md).
         share: The most of the samples after the first ``independent`` ones that may be conditioned, above 0 and at
@@ -116,7 +123,7 @@ class Integrated(Strategy):
     independent: int = 2
     length: int = 4
     width: int | None = None
-    when: Literal["close", "contested", "always"] = "close"
+    when: Literal["close", "contested", "always", "learned"] = "close"
     share: float = 1.0
     repeats: bool = False
     shuffle: bool = True
@@ -129,10 +136,15 @@ class Integrated(Strategy):
         if self.width is not None:
             _check_positive("width", self.width)
         _check_chain(self.length, self.max_tokens, self.predictors, self.rendering)
-        if self.when not in ("close", "contested", "always"):
-            raise ValueError(f"when must be 'close', 'contested' or 'always', got {self.when!r}")
+        if self.when not in ("close", "contested", "always", "learned"):
+            raise ValueError(f"when must be 'close', 'contested', 'always' or 'learned', got {self.when!r}")
         if isinstance(self.share, bool) or not isinstance(self.share, (int, float)) or not 0 < self.share <= 1:
             raise ValueError(f"share must be a number above 0 and at most 1, got {self.share!r}")
+
+    @property
+    def learned(self) -> bool:
+        """Whether the votes so far decide where to condition."""
+        return self.when == "learned"
 
     def shown(
         self, samples: Sequence[Sample], tally: Tally, index: int, generator: np.random.Generator
@@ -141,7 +153,7 @@ class Integrated(Strategy):
         independent = sum(not sample.draw.conditioned for sample in samples)
         if index < self.independent or independent < min(self.independent, 2):
             return ()
-        if self.when != "always" and len(tally.counts) < 2:
+        if self.when in ("close", "contested") and len(tally.counts) < 2:
             return ()
         if self.when == "close" and tally.leader - tally.runner_up > 1:
             return ()

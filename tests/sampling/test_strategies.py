@@ -118,7 +118,7 @@ def test_width_bounds_what_is_in_flight():
         (lambda: Integrated(independent=0), "independent must be an integer of at least 1, got 0"),
         (lambda: Integrated(length=0), "length must be an integer of at least 1, got 0"),
         (lambda: Integrated(width=-1), "width must be an integer of at least 1, got -1"),
-        (lambda: Integrated(when="never"), "when must be 'close', 'contested' or 'always', got 'never'"),
+        (lambda: Integrated(when="never"), "when must be 'close', 'contested', 'always' or 'learned', got 'never'"),
         (lambda: Integrated(share=0), "share must be a number above 0 and at most 1, got 0"),
         (lambda: Integrated(share=1.5), "share must be a number above 0 and at most 1, got 1.5"),
         (lambda: Integrated(rendering="xml"), "rendering must be 'field' or 'prefill', got 'xml'"),
