@@ -61,3 +61,27 @@ for module in pkgutil.walk_packages(allocation.__path__, "dynscale_dspy.allocati
     importlib.import_module(module.name)
 """
     subprocess.run([sys.executable, "-c", code, dynscale_dspy.__path__[0]], check=True)
+
+
+def test_names_are_loaded_when_they_are_asked_for():
+    code = """
+import sys
+import dspy, dynscale_dspy
+assert "dynscale_dspy.module" not in sys.modules
+assert set(dynscale_dspy.__all__) <= set(dir(dynscale_dspy))
+from dynscale_dspy import DynScaling, wrap
+assert callable(wrap) and dynscale_dspy.DynScaling is DynScaling
+try:
+    dynscale_dspy.nothing
+except AttributeError as error:
+    assert "nothing" in str(error)
+else:
+    raise AssertionError
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_star_brings_all_names():
+    names: dict[str, object] = {}
+    exec("from dynscale_dspy import *", names)
+    assert set(dynscale_dspy.__all__) <= set(names)

@@ -148,6 +148,17 @@ def gains() -> str:
     return _table(lines, kept)
 
 
+def models() -> str:
+    kept = _load("models")
+    strategies = {"parallel": "`Parallel()`", "integrated": "`Integrated()`", "learned": '`Integrated(when="learned")`'}
+    lines = [_line(["shown attempts the model", *strategies.values()]), "|---|" + "---:|" * len(strategies)]
+    found: dict[str, list[str]] = {}
+    for row in kept["rows"]:
+        cell = f"{row['accuracy']:.1%}" + (f" ({row['seeing']:.0%} see)" if row["seeing"] else "")
+        found.setdefault(row["shown attempts it"], []).append(cell)
+    return _table([*lines, *(_line([name, *cells]) for name, cells in found.items())], kept)
+
+
 def overhead() -> str:
     kept = _load("overhead")
     methods = {"bare": "bare program", "litellm": "LiteLLM's `completion`", "apart": "wrapped, apart", "folded": "folded"}
@@ -263,6 +274,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "leases large": lambda: leases("leases_large"),
     "leases shift": lambda: leases("leases_shift"),
     "local servers": local_servers,
+    "models": models,
     "overhead": overhead,
     "prompts": prompts,
     "replay each pool": lambda: replay("each pool"),

@@ -9,8 +9,9 @@ uniform parallel voting by a bootstrap over questions, paired, the seeds average
 
 `--part transitions` measures instead what one conditioned sample does in each state of the tally: how often it repairs
 a wrong leader and breaks a right one, beside what one more independent sample does. `--part gains` compares what is
-learned of that without knowing any answer (`dynscale_dspy.allocation.conditioning`) with the truth. `--part others`
-runs recursive self-aggregation (arXiv 2509.26626) and what DSPy ships for several samples.
+learned of that without knowing any answer (`dynscale_dspy.allocation.conditioning`) with the truth. `--part models`
+lets scripted models that lose or gain by earlier attempts answer. `--part others` runs recursive self-aggregation
+(arXiv 2509.26626) and what DSPy ships for several samples.
 
 Everything is seeded and kept in the state folder, replies in DSPy's cache and finished runs in `runs.jsonl`: a run that
 was stopped goes on where it was.
@@ -58,6 +59,7 @@ from dynscale_dspy import (
 from dynscale_dspy.lab.model import CHECKPOINT
 from dynscale_dspy.lab.tokenizer import ChatTokenizer
 from dynscale_dspy.sampling.chain import render
+from dynscale_dspy.testing import FakeServer, questions
 
 POLICIES: dict[str, Callable[[], Any]] = {"uniform": Uniform, "ucb": UCB, "kg": KnowledgeGradient}
 STRATEGIES: dict[str, Callable[[], Any]] = {
@@ -82,7 +84,9 @@ REVISING = SIGNATURE.append("earlier_attempts", dspy.InputField(desc=lab.EARLIER
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", choices=("factorial", "transitions", "gains", "others"), default="factorial")
+    parser.add_argument(
+        "--part", choices=("factorial", "transitions", "gains", "models", "others"), default="factorial"
+    )
     parser.add_argument("--questions", type=int, default=400)
     parser.add_argument("--set", type=int, default=12, help="which held-out questions: lab.questions(..., seed=SET)")
     parser.add_argument("--first-seed", type=int, default=0)
@@ -105,7 +109,7 @@ def main() -> None:
         dspy.configure_cache(disk_cache_dir=str(state / "replies"), memory_max_entries=200_000)
         bench = Bench(stack.enter_context(_server()), state, lab.questions(options.questions, options.set), options)
         seeds = range(options.first_seed, options.first_seed + options.seeds)
-        parts = {"factorial": factorial, "transitions": transitions, "gains": gains, "others": others}
+        parts = {"factorial": factorial, "transitions": transitions, "gains": gains, "models": models, "others": others}
         rows = parts[options.part](bench, seeds, options)
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1) + "\n")
@@ -532,6 +536,40 @@ def _opinions(bench: Bench, question: str, counts: Sequence[int]) -> list[tuple[
         }
         found.append((_state(pattern), votes.most_common(1)[0][0], answers))
     return found
+
+
+# ---- models that lose or gain by what they are shown
+
+
+def models(bench: Bench, seeds: Sequence[int], options: argparse.Namespace) -> list[dict[str, Any]]:
+    """A scripted model that raises its answers' chances to a power when shown attempts: 0 is any of them at random."""
+    count = 30 if options.quick else 200
+    bank = questions(count, seed=3)
+    examples = [dspy.Example(question=asked.text, answer=asked.answer).with_inputs("question") for asked in bank]
+    names = {0: "takes any", 1: "does not mind", 2: "sharpens", 3: "sharpens more"}
+    rows = []
+    for power in (0, 2) if options.quick else names:
+        for strategy in ("parallel", "integrated", "learned"):
+            right, seeing = [], []
+            for seed in seeds:
+                with FakeServer(bank, seed=seed, sharpen=power - 1.0, median_latency=0.003) as server:
+                    pool = BudgetPool(samples=6 * count, seed=seed)
+                    qa = DynScaling(dspy.ChainOfThought("question -> answer"), pool, sampling=STRATEGIES[strategy]())
+                    lm = server.lm()
+                    lm.cache = False  # each run is to ask anew
+                    with dspy.context(lm=lm):
+                        predictions = qa.batch(examples, num_threads=8, disable_progress_bar=True)
+                right += [made.answer == example.answer for made, example in zip(predictions, examples, strict=True)]
+                seeing += [bool(sample.shown) for made in predictions for sample in explain(made).samples]
+            rows.append(
+                {"shown attempts it": names[power], "power": power, "strategy": strategy, "questions": count}
+                | {"accuracy": float(np.mean(right)), "seeing": float(np.mean(seeing))}
+            )
+    table = Table(*rows[0], title="six samples a question, KnowledgeGradient")
+    for row in rows:
+        table.add_row(*(f"{value:.1%}" if isinstance(value, float) else str(value) for value in row.values()))
+    Console(width=120).print(table)
+    return rows
 
 
 # ---- other ways to spend several samples
