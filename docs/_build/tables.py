@@ -239,8 +239,8 @@ def local_servers() -> str:
     return _table(lines, kept)
 
 
-def throughput(part: str) -> str:
-    kept = _load("throughput")
+def throughput(part: str, name: str = "throughput") -> str:
+    kept = _load(name)
     heads = ["questions", "latency", "in flight", "reached", "requests", "seconds", "of the ideal", "CPU a sample"]
     lines = [_line(["method", *heads]), "|---|" + "---:|" * len(heads)]
     for row in kept["rows"]:
@@ -279,6 +279,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "prompts": prompts,
     "replay each pool": lambda: replay("each pool"),
     "replay all pools": lambda: replay("all pools"),
+    "throughput one": lambda: throughput("one", "throughput_one"),
     "throughput peers": lambda: throughput("peers"),
     "throughput width": lambda: throughput("width"),
 }

@@ -6,9 +6,10 @@ The server takes a log-normal time for each reply and runs in a process of its o
 that method's alone. The ideal is what the same replies would take if asking cost nothing: each starts as soon as one of
 the places is free. A place is a request under way, so a method that asks for eight answers at once holds one.
 
-The first part draws up to 1,600 samples with 1 to 1,000 requests in flight. The second answers questions with eight
-samples each and a vote, side by side with what DSPy, LiteLLM and others ship. ``--peers`` is a Python in which
-`its_hub[lm]`, `langchain-openai` and `pydantic-ai-slim[openai]` are installed; without it their rows are left out.
+One question alone comes first (``--part one``). The second part draws up to 1,600 samples with 1 to 1,000 requests in
+flight. The third answers questions with eight samples each and a vote, side by side with what DSPy, LiteLLM and others
+ship. ``--peers`` is a Python in which `its_hub[lm]`, `langchain-openai` and `pydantic-ai-slim[openai]` are installed;
+without it their rows are left out.
 ``--arena`` is a folder with another server, `fake_server.py`, of the same routes.
 """
 
@@ -230,6 +231,10 @@ PEERS: dict[str, Method] = {
     "pydantic-ai": pydantic_ai,
 }
 FOLDED = ("folded", "n=8 and majority, LiteLLM", "LangChain n=8")
+ALONE = (
+    "ours, native", "ours, native, threads", "ours, folded", "ours, LiteLLM", "dspy n=8 and majority, native",
+    "dspy n=8 and majority, LiteLLM",
+)  # fmt: skip
 WIDTHS = {
     "ours, native": (1, 10, 100, 1000),
     "dspy acall and gather, native": (1, 10, 100, 1000),
@@ -389,7 +394,7 @@ class Bench:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", choices=("both", "width", "peers"), default="both")
+    parser.add_argument("--part", choices=("all", "one", "width", "peers"), default="all")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--peers", metavar="PYTHON", help="an interpreter that has the other libraries")
     parser.add_argument("--arena", metavar="FOLDER", type=Path, help="a folder with another server")
@@ -407,19 +412,21 @@ def main() -> None:
     rows = []
     with _serving(0.2, options.arena) as address:
         bench = Bench(address, 0.2, options)
-        for name, widths in WIDTHS.items() if options.part != "peers" else ():
+        for name in ALONE if options.part in ("all", "one") else ():
+            bench.add("one", name, 1, EACH, EACH)
+        for name, widths in WIDTHS.items() if options.part in ("all", "width") else ():
             for width in widths if not options.quick else widths[-1:]:
                 # At one in flight 1,600 samples would take minutes.
                 asked = min(count, max(4, 2 * width))
                 bench.add("width", name, asked, EACH, width)
-        if not options.quick and options.part != "width":
+        if not options.quick and options.part in ("all", "peers"):
             for name in _compared(options):
                 bench.add("peers", name, 64, EACH, 512)
         rows += bench.rows
     with _serving(0.05, options.arena) as address:
         bench = Bench(address, 0.05, options)
         for width in (64,) if options.quick else (64, 256):
-            for name in _compared(options) if options.part != "width" else ():
+            for name in _compared(options) if options.part in ("all", "peers") else ():
                 bench.add("peers", name, count, EACH, width)
         rows += bench.rows
     show(rows)
