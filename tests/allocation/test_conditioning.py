@@ -110,7 +110,7 @@ def test_calls_that_doubt_try_both_kinds_and_ever_less():
     generator = random.Random(0)
 
     def conditioned(known: Conditioning) -> float:
-        beliefs = [(DOUBT * generator.gauss(), DOUBT * generator.gauss()) for _ in range(2000)]
+        beliefs = [(DOUBT * generator.gauss(0.0, 1.0), DOUBT * generator.gauss(0.0, 1.0)) for _ in range(2000)]
         return sum(known.favours_conditioned(TIE, beliefs=pair) for pair in beliefs) / len(beliefs)
 
     known = Conditioning()
