@@ -86,9 +86,7 @@ class Plan:
         unit: Callable[[], str | None] = lambda: None,
     ) -> None:
         self.decided = False
-        self._conditioning = conditioning or Conditioning()
         self._unit = unit
-        self._dissent = Dissent(self._conditioning)
         self._leader = leader
         self._stop_when_decided = stop_when_decided
         self.strategy = strategy
@@ -98,8 +96,11 @@ class Plan:
         self.tally = tally or Tally()
         self._entropy = hashlib.blake2b(f"{seed}/{key!r}".encode(), digest_size=16).digest()
         self._drawn = 0
-        independent, conditioned = DOUBT * self._generator(max_samples).normal(size=2)
-        self._beliefs = float(independent), float(conditioned)
+        self._conditioning = (conditioning or Conditioning()) if strategy.learned else None
+        if self._conditioning is not None:
+            self._dissent = Dissent(self._conditioning)
+            independent, conditioned = DOUBT * self._generator(max_samples).normal(size=2)
+            self._beliefs = float(independent), float(conditioned)
 
     @property
     def pending(self) -> int:
@@ -127,7 +128,8 @@ class Plan:
         voters = sorted((s for s in self.samples if s.key is not None), key=lambda s: s.draw.index)
         generator = self._generator(index)
         shown = self.strategy.shown(voters, self.tally, index, generator) if voters else ()
-        if shown and self.strategy.learned and not self._conditions():
+        known = self._conditioning
+        if shown and known is not None and not known.favours_conditioned(self.tally, self._unit(), self._beliefs):
             shown = ()
         latest = max((sample.draw.round for sample in self.samples), default=-1)
         draw = Draw(index=index, round=latest + 1)
@@ -140,10 +142,6 @@ class Plan:
             predictors=self.strategy.predictors,
         )
         return replace(draw, shown=shown, chain=text, prefill=self.strategy.rendering == "prefill")
-
-    def _conditions(self) -> bool:
-        """Whether the next sample should see earlier ones rather than be an independent one."""
-        return self._conditioning.favours_conditioned(self.tally, self._unit(), self._beliefs)
 
     def folded(self, jobs: Sequence[Job]) -> list[Job]:
         """The same jobs; those without a chain share requests, as many of them as may."""
@@ -172,11 +170,12 @@ class Plan:
 
     def tell(self, sample: Sample) -> None:
         """A drawn sample is finished."""
-        if sample.key is not None and self.strategy.learned:
-            leader = self._leading.key if self.tally.valid else None
-            self._dissent.tell(sample.key, self.tally, leader, conditioned=sample.draw.conditioned)
-        if self.strategy.learned:
-            self._conditioning.cost(sample.cost, conditioned=sample.draw.conditioned)
+        if self._conditioning is not None:
+            conditioned = sample.draw.conditioned
+            self._conditioning.cost(sample.cost, conditioned=conditioned)
+            if sample.key is not None:
+                leader = self._leading.key if self.tally.valid else None
+                self._dissent.tell(sample.key, self.tally, leader, conditioned=conditioned)
         self.samples.append(sample)
         if sample.problem != SPARED:
             self.tally = self.tally.add(sample.key)  # independent and conditioned votes count one each
@@ -205,7 +204,7 @@ class Plan:
     def _leading(self) -> Sample:
         """A sample of the leading answer; at least one has voted."""
         votes, known = self.tally.votes, self._conditioning
-        kind = self.strategy.learned and (known.gain(_TIE, conditioned=True) > known.gain(_TIE, conditioned=False))
+        kind = known is not None and known.gain(_TIE, conditioned=True) > known.gain(_TIE, conditioned=False)
         voters = [sample for sample in self.samples if sample.key is not None]
         counted = Tally.of(s.key for s in voters if s.draw.conditioned is kind).votes
         return max(voters, key=lambda s: (votes[s.key], counted.get(s.key, 0), -s.draw.index))
