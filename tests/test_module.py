@@ -87,7 +87,11 @@ def test_explain():
     failed = [sample for sample in why.samples if sample.problem]
     assert [sample.problem for sample in failed] == ["failed"] and "down" in str(failed[0].error)
     told = str(why).splitlines()
-    assert len(told) == 10 and told[5].startswith("  #0 ") and "(round 0; 1 LM call, 10 tokens)" in told[5]
+    assert len(told) == 10 == 5 + len(why.samples)
+    # The samples ask side by side: any of them may be the one that meets the failure.
+    for sample, line in zip(why.samples, told[5:], strict=True):
+        assert line.startswith(f"  #{sample.index} ")
+        assert ("no vote: failed" if sample.problem else "(round 0; 1 LM call, 10 tokens)") in line
     assert told[:5] == [
         "5 samples in 1 round, 2 answers, 75% agree, confidence 0.81",
         "    3  B",
