@@ -24,14 +24,15 @@ def right(predictions, questions):
 
 @pytest.mark.parametrize("sampling", [Parallel(), Sequential(), None], ids=["parallel", "sequential", "default"])
 def test_a_known_set(lm, sampling):
-    questions = lab.questions(12, seed=3)
-    pool = BudgetPool(samples=48)
+    # The server's draws are its own: of so many questions the worst run in ten thousand has more right than is asked.
+    questions = lab.questions(24, seed=3)
+    pool = BudgetPool(samples=96)
     qa = DynScaling(dspy.ChainOfThought("question -> answer"), budget=pool, sampling=sampling)
     with dspy.context(lm=lm):
         predictions = qa.batch(questions, num_threads=8, disable_progress_bar=True)
     now = pool.statistics()
-    assert now.spent.samples == 48
-    assert right(predictions, questions) >= 3
+    assert now.spent.samples == 96
+    assert right(predictions, questions) >= 7
     conditioned = sum(votes.conditioned for p in predictions for votes in explain(p).votes)
     assert (conditioned > 0) == (sampling != Parallel())
 
