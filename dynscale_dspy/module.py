@@ -486,8 +486,10 @@ class _Call:
             return Sample(job.draw, problem=SPARED)
         if not _begin(job):
             return _never_ran(job)
-        with SampleRun(job.draw, job.ticket, self._settings, job.seat) as run:
-            run.prediction = self.owner.module(*_own(self._args), **_own(self._kwargs))
+        run = SampleRun(job.draw, job.ticket, self._settings, job.seat)
+        if not run.take():
+            with run:
+                run.prediction = self.owner.module(*_own(self._args), **_own(self._kwargs))
         return run.sample
 
     async def arun(self, job: Job) -> Sample:
@@ -501,6 +503,8 @@ class _Call:
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task is not None
         run = SampleRun(job.draw, job.ticket, self._settings, job.seat)
+        if run.take():
+            return run.sample
         with self._pool.cancellable(lambda: loop.call_soon_threadsafe(task.cancel)):
             try:
                 with run:

@@ -1,5 +1,8 @@
 """Several samples from one request: its ``n`` choices are dealt out to as many runs of the program.
 
+Where the program is a predictor of DSPy's own and nobody watches its runs, one run reads all of them, as DSPy does with
+``n``, and the others need none; as soon as one choice cannot be read, each is read in a run of its own.
+
 The prompt is then sent, billed and read by the server once. Which routes can do it is not assumed: DSPy's native
 engine makes one request a choice, so there it is never tried; through LiteLLM it is, and what a server makes of it is
 remembered for the language model. Where it cannot be done each sample asks for itself, as without folding.
@@ -46,6 +49,7 @@ class Fold:
         self.tickets = tickets
         self.request: Any = None
         self.choices: dict[int, tuple[Any, str | None]] = {}
+        self.predictions: dict[int, tuple[Any, list[Any]]] = {}
         self.failures = 0
         self.error: Exception | None = None
 
@@ -54,6 +58,15 @@ class Fold:
         self.request = request
         padded = [*reasons, *[None] * len(outputs)]
         self.choices = {position + i: (output, padded[i]) for i, output in enumerate(outputs)}
+
+    def read(self, position: int, signature: Any, values: Sequence[Any], trace: Sequence[Any]) -> None:
+        """What all choices were read as, at this position and after it, and what the run that did it left in its trace.
+
+        Each gets the prediction and the trace that a run of its own would have made.
+        """
+        for place, value in enumerate(values, position):
+            made = dspy.Prediction.from_completions([value], signature=signature)
+            self.predictions[place] = made, [(predictor, {**inputs}, made) for predictor, inputs, _ in trace]
 
     def failed(self, error: Exception) -> None:
         """The request failed for good; after a second one, or where another would fail alike, nobody asks again."""
@@ -77,17 +90,51 @@ class Seat:
         """Whether the sample's answer came as one of several choices."""
         self.finish_reason: str | None = None
         """Why that choice ended, if another sample's request brought it: this one has no request to look at then."""
+        self.together = False
+        """Whether the adapter is to read all choices at once, for the others too."""
         self._asked = False
+        self._handed = False
+        self._read: tuple[Any, Sequence[Any]] | None = None
 
     @property
     def is_ready(self) -> bool:
         """Whether the answer is there already."""
         return not self._asked and self.position in self.fold.choices
 
+    def take(self) -> tuple[Any, list[Any]] | None:
+        """The sample's prediction and trace, if another one's run has read its choice; it needs no run then."""
+        found = self.fold.predictions.get(self.position)
+        if found is not None:
+            self.served = True
+            self.finish_reason = self.fold.choices[self.position][1]
+        return found
+
+    def own(self, signature: Any, values: list[Any]) -> list[Any]:
+        """Of what the adapter made of all choices, the sample's own."""
+        if not self._handed:
+            return values
+        self._handed = False
+        self._read = signature, values[1:]
+        return values[:1]
+
+    def share(self, trace: Sequence[Any]) -> None:
+        """The run is over, and left this trace: the others may have what it read for them."""
+        if self._read is not None:
+            self.fold.read(self.position + 1, *self._read, trace)
+
+    def read_apart(self) -> bool:
+        """After a failure: whether it was all choices at once that could not be read. Each is read alone then."""
+        if not self._handed:
+            return False
+        self.together = self._handed = self._asked = False
+        return True
+
     def ask(
         self, lm: Any, meter: Meter, messages: Any, kwargs: dict[str, Any]
     ) -> Generator[dict[str, Any], list[Any], list[Any]]:
         """One request of the sample: yields the settings to make it with, is sent its outputs, returns the sample's."""
+        if self._handed:
+            raise ReadApart  # an adapter's fallback: it would pay for another request because of one choice of many
         fold = self.fold
         request = (messages, {name: value for name, value in kwargs.items() if name != "rollout_id"})
         if self._asked or messages is None:
@@ -118,7 +165,15 @@ class Seat:
         self.served = True
         # A server that counts one choice only is not always caught at it: it is not asked for several again.
         _found(lm, len(outputs) > 1 and not meter.miscounted)
-        return outputs[:1]
+        self._handed = self.together and len(outputs) > 1
+        return outputs if self._handed else outputs[:1]
+
+
+class ReadApart(BaseException):
+    """Cuts an adapter off that would ask again, since it could not read all choices at once.
+
+    Not an ``Exception``, for adapters take those as a reason to ask again.
+    """
 
 
 class SharingLM:

@@ -20,7 +20,7 @@ from dynscale_dspy.allocation.ledger import Cost
 from dynscale_dspy.answers import AnswerReader, canonical
 from dynscale_dspy.pool import Charge, Ticket
 from dynscale_dspy.sampling import chain
-from dynscale_dspy.sampling.folding import Seat, SharingLM
+from dynscale_dspy.sampling.folding import ReadApart, Seat, SharingLM
 from dynscale_dspy.sampling.metering import (
     MISCOUNTED,
     Bound,
@@ -109,10 +109,12 @@ class SampleAdapter:
                 overlaid = self._overlay(lm, lm_kwargs, signature, demos, inputs, asking)
                 throttle = self._throttle
                 if throttle is None:
-                    return asking.adapter(asking.lm, *overlaid)
-                return throttle.run(lambda: asking.adapter(asking.lm, *_again(overlaid)))  # noqa: B023
-            except Exception as error:
-                pause = asking.again(error)
+                    values = asking.adapter(asking.lm, *overlaid)
+                else:
+                    values = throttle.run(lambda: asking.adapter(asking.lm, *_again(overlaid)))  # noqa: B023
+                return self._own(signature, values)
+            except (Exception, ReadApart) as error:
+                pause = self._pause(asking, error)
                 if pause is None:
                     raise
             time.sleep(pause)
@@ -125,13 +127,25 @@ class SampleAdapter:
                 overlaid = self._overlay(lm, lm_kwargs, signature, demos, inputs, asking)
                 throttle = self._throttle
                 if throttle is None:
-                    return await asking.adapter.acall(asking.lm, *overlaid)
-                return await throttle.arun(lambda: asking.adapter.acall(asking.lm, *_again(overlaid)))  # noqa: B023
-            except Exception as error:
-                pause = asking.again(error)
+                    values = await asking.adapter.acall(asking.lm, *overlaid)
+                else:
+                    values = await throttle.arun(lambda: asking.adapter.acall(asking.lm, *_again(overlaid)))  # noqa: B023
+                return self._own(signature, values)
+            except (Exception, ReadApart) as error:
+                pause = self._pause(asking, error)
                 if pause is None:
                     raise
             await asyncio.sleep(pause)
+
+    def _own(self, signature: Any, values: list[dict]) -> list[dict]:
+        """Of what was read, what is this sample's."""
+        return values if self._seat is None else self._seat.own(signature, values)
+
+    def _pause(self, asking: _Asking, error: BaseException) -> float | None:
+        """Seconds to wait before asking, or only reading, again; None to let the error out."""
+        if self._seat is not None and self._seat.read_apart():
+            return 0.0
+        return asking.again(error) if isinstance(error, Exception) else None
 
     @property
     def _throttle(self) -> Throttle | None:
@@ -418,6 +432,11 @@ def _asks_one(settings: SampleSettings, adapter: Any) -> bool:
     )
 
 
+def _is_watched(program: dspy.Module) -> bool:
+    """Whether the program's runs are told to callbacks of its own."""
+    return any(getattr(module, "callbacks", None) for _, module in program.named_sub_modules())
+
+
 class _Tracker(UsageTracker):
     """A usage tracker that also knows which call a report is of. An answer from DSPy's cache has none."""
 
@@ -493,16 +512,18 @@ class SampleRun(AbstractContextManager):
     def __enter__(self) -> SampleRun:
         settings = dspy.settings
         callbacks = [c for c in settings.get("callbacks") or [] if not isinstance(c, (Meter, tracing.SpanMark))]
+        adapter = settings.adapter or dspy.ChatAdapter()
+        # With a callback in its settings DSPy binds the arguments of every module and adapter call to tell it of them,
+        # which takes longer than all else around a sample. Where only one language model can be asked, that is enough.
+        listener = self._meter if _asks_one(self._settings, adapter) else None
+        if self._seat is not None:
+            self._seat.together = listener is not None and not callbacks and not _is_watched(self._settings.module)
         if tracing.is_on():
             callbacks = [
                 tracing.SpanMark(ended=self._vote_attributes),
                 *callbacks,
                 tracing.SpanMark(started=self._draw_attributes),
             ]
-        adapter = settings.adapter or dspy.ChatAdapter()
-        # With a callback in its settings DSPy binds the arguments of every module and adapter call to tell it of them,
-        # which takes longer than all else around a sample. Where only one language model can be asked, that is enough.
-        listener = self._meter if _asks_one(self._settings, adapter) else None
         self._context = dspy.context(
             adapter=SampleAdapter(adapter, self.draw, self._settings, self._meter, self._seat, listener),
             callbacks=callbacks if listener is not None else [*callbacks, self._meter],
@@ -517,6 +538,24 @@ class SampleRun(AbstractContextManager):
 
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> bool:
         self._context.__exit__(None, None, None)
+        if self._seat is not None and error is None:
+            self._seat.share(self._trace)
+        return self._conclude(error)
+
+    def take(self) -> bool:
+        """Conclude without a run, if another sample's has read this one's answer too.
+
+        Returns:
+            Whether it has.
+        """
+        taken = self._seat.take() if self._seat is not None else None
+        if taken is None:
+            return False
+        self.prediction, self._trace = taken
+        return self._conclude(None)
+
+    def _conclude(self, error: BaseException | None) -> bool:
+        """Settle the ticket and say what came of the sample; False for an interruption, which is to pass through."""
         usage = {model: list(entries) for model, entries in self._meter.tracker.usage_data.items()}
         failure = error if isinstance(error, Exception) else None
         if self._ticket is not None:

@@ -126,8 +126,7 @@ class Plan:
         index = self._drawn
         self._drawn += 1
         voters = sorted((s for s in self.samples if s.key is not None), key=lambda s: s.draw.index)
-        generator = self._generator(index)
-        shown = self.strategy.shown(voters, self.tally, index, generator) if voters else ()
+        shown = self.strategy.shown(voters, self.tally, index, self._generator(index)) if voters else ()
         known = self._conditioning
         if shown and known is not None and not known.favours_conditioned(self.tally, self._unit(), self._beliefs):
             shown = ()

@@ -9,7 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 import dspy
+import pydantic
 import pytest
+from dspy.utils.callback import BaseCallback
 
 from dynscale_dspy import BudgetPool, Cost, DynScaling, Integrated, KnowledgeGradient, Parallel, Uniform, explain
 from dynscale_dspy.testing import FakeQuestion, FakeServer, questions
@@ -90,6 +92,83 @@ def test_the_users_adapter_reads_each_choice_litellm(adapter: dspy.Adapter, serv
     assert fake.statistics().requests == len(BANK)
     for question, prediction in zip(BANK, predictions, strict=True):
         assert {sample.answer for sample in explain(prediction).samples} <= question.answers.keys()
+
+
+class Watcher(BaseCallback):
+    """Askeds runs of programs and of the adapter."""
+
+    def __init__(self) -> None:
+        self.programs = self.formats = 0
+
+    def on_module_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        self.programs += isinstance(instance, dspy.Predict)
+
+    def on_adapter_format_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        self.formats += 1
+
+
+class Quiet(pydantic.RootModel[str]):
+    """Text that does not shout."""
+
+    @pydantic.field_validator("root")
+    @classmethod
+    def check(cls, text: str) -> str:
+        """Refuse what does."""
+        if text.isupper():
+            raise ValueError(text)
+        return text
+
+
+class Asked(dspy.Signature):
+    """Answer quietly."""
+
+    question: str = dspy.InputField()
+    answer: Quiet = dspy.OutputField()
+
+
+LOUD = [FakeQuestion(f"{word}?", {"few": 0.7, "MANY": 0.3}, "few") for word in ("how many", "how much", "how long")]
+
+
+@pytest.mark.parametrize(
+    "signature, bank, fault_rate",
+    [
+        ("question -> answer", BANK, 0.0),
+        ("question -> answer", BANK, 0.3),
+        (Asked, LOUD, 0.0),
+    ],
+    ids=["readable", "some requests unreadable", "some choices unreadable"],
+)
+@pytest.mark.parametrize("mode", MODES)
+def test_one_run_reads_all_choices_unless_someone_watches(
+    mode: str, signature: Any, bank: list[FakeQuestion], fault_rate: float, server: Any
+) -> None:
+    """Each sample is then what a run of its own makes it: the same votes, predictions, traces and books."""
+    found = []
+    for watched in (True, False):
+        fake = server(bank, fault_rate=fault_rate, faults=("prose",))
+        watcher = Watcher()
+        pool = BudgetPool(samples=EACH * len(bank), policy=Uniform()).expect(len(bank))
+        qa = DynScaling(dspy.ChainOfThought(signature), pool, sampling=Parallel())
+        with dspy.context(
+            lm=fake.lm("litellm"),
+            adapter=dspy.ChatAdapter(callbacks=[watcher]),
+            callbacks=[watcher] if watched else [],
+            trace=[],
+        ):
+            predictions = MODES[mode](qa, bank)
+            traces = sorted((inputs["question"], dict(made).items()) for _, inputs, made in dspy.settings.trace)
+            assert all(predictor is qa.module.predict for predictor, _, _ in dspy.settings.trace)
+        assert_books(qa.pool, fake)
+        samples = [explain(prediction).samples for prediction in predictions]
+        drawn = [[(s.index, s.answer, s.problem, s.cost) for s in each] for each in samples]
+        found.append((drawn, [dict(prediction) for prediction in predictions], traces, fake.statistics().requests))
+        if watched:
+            assert watcher.programs == EACH * len(bank)
+        elif bank is BANK and not fault_rate:
+            assert watcher.formats == len(bank)
+        if bank is LOUD:  # the adapter's fallback, for those that could not be read
+            assert len(bank) < fake.statistics().requests < EACH * len(bank)
+    assert found[0] == found[1]
 
 
 def test_at_most_so_many_choices_litellm(server: Any) -> None:
