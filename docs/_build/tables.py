@@ -102,15 +102,17 @@ def demo() -> str:
     return "\n".join(lines) + "\n"
 
 
-def factorial(price: float) -> str:
+def factorial(price: float, name: str = "factorial") -> str:
+    kept = _load(name)
     policies = {"uniform": "`Uniform`", "ucb": "`UCB`", "kg": "`KnowledgeGradient`"}
     strategies = {
         "parallel": "`Parallel`",
         "integrated": "`Integrated`",
         "prefill": "`Integrated`, prefill",
         "sequential": "`Sequential`",
+        "learned": '`Integrated(when="learned")`',
     }
-    rows = [row for row in _load("factorial")["rows"] if row["r"] == price]
+    rows = [row for row in kept["rows"] if row["r"] == price]
     worths = sorted({row["worth"] for row in rows})
     lines = [_line(["policy", "strategy", *map(str, worths)]), "|---" * (2 + len(worths)) + "|"]
     for policy, strategy in dict.fromkeys((row["policy"], row["strategy"]) for row in rows):
@@ -124,7 +126,7 @@ def factorial(price: float) -> str:
             base = policy == "uniform" and strategy == "parallel"
             cells.append(f"{100 * row['accuracy']:.1f}" + ("" if base else f" ({gain:+.1f} [{low:+.1f}, {high:+.1f}])"))
         lines.append(_line(cells))
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n" if name == "factorial" else _table(lines, kept)
 
 
 def factorial_others() -> str:
@@ -268,6 +270,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "factorial 0": lambda: factorial(0.0),
     "factorial quarter": lambda: factorial(0.25),
     "factorial 1": lambda: factorial(1.0),
+    "factorial learned": lambda: factorial(0.25, "factorial_learned"),
     "factorial others": factorial_others,
     "gains": gains,
     "leases": lambda: leases("leases"),
