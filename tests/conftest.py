@@ -14,7 +14,9 @@ import dspy
 import pytest
 from hypothesis import settings as hypothesis_settings
 
+from dynscale_dspy.sampling import folding
 from dynscale_dspy.testing import FakeServer
+from tests.support import HAS_ENGINES
 
 hypothesis_settings.register_profile("default", max_examples=100, deadline=None)
 hypothesis_settings.register_profile("nightly", max_examples=1000, deadline=None)
@@ -33,6 +35,16 @@ def fresh_dspy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dspy_settings, "config_owner_thread_id", None)
     monkeypatch.setattr(dspy_settings, "config_owner_async_task", None)
     dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=True)
+
+
+@pytest.fixture(autouse=True)
+def a_request_a_sample(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests that do not name LiteLLM count a request a sample, as the native engine makes them.
+
+    Before DSPy 3.4 there is no such engine, and through LiteLLM samples would share requests there.
+    """
+    if not HAS_ENGINES and "litellm" not in request.node.nodeid:
+        monkeypatch.setattr(folding, "one_request", lambda lm, settings: False)
 
 
 @pytest.fixture

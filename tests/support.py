@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -22,6 +23,10 @@ def one_each(module: dspy.Module, budget: Any = None, **options: Any) -> DynScal
     """A wrapped program each of whose samples makes a request of its own, for tests that count them."""
     return DynScaling(module, budget, max_choices=1, **options)
 
+
+HAS_ENGINES = "engine" in inspect.signature(dspy.LM.__init__).parameters
+"""Whether DSPy has an engine of its own beside LiteLLM, which it has since 3.4."""
+ENGINES = ("auto", "litellm") if HAS_ENGINES else ("litellm",)
 
 Reply = str | Mapping[str, Any] | Exception
 
@@ -48,13 +53,18 @@ class ScriptedModel:
             raise reply
         return reply if isinstance(reply, str) else frame(reply)
 
+    def usage(self, request: Any) -> tuple[int, int]:
+        """Tokens of the prompt and of the reply, as the provider reports them."""
+        return 7, 3
+
     def complete(self, request: Any) -> Any:
+        read, written = self.usage(request)
         return Response(
             id=None,
             model=request.model,
             message=Message.assistant(self.answer(request)),
             finish_reason=self.finish_reason,  # type: ignore[arg-type]
-            usage=Usage(input_tokens=7, output_tokens=3, total_tokens=10),
+            usage=Usage(input_tokens=read, output_tokens=written, total_tokens=read + written),
         )
 
     @staticmethod
@@ -96,6 +106,7 @@ def _through_litellm(model: ScriptedModel, options: dict[str, Any]) -> dspy.LM:
                     temperature=optional_params.get("temperature"), seed=optional_params.get("seed")
                 ),
             )
+            read, written = scripted.usage(request)
             return litellm.ModelResponse(
                 model=model,
                 choices=[
@@ -105,7 +116,7 @@ def _through_litellm(model: ScriptedModel, options: dict[str, Any]) -> dspy.LM:
                         "finish_reason": scripted.finish_reason,
                     }
                 ],
-                usage={"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10},
+                usage={"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written},
             )
 
         async def acompletion(self, **request: Any) -> Any:

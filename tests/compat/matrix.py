@@ -8,14 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import dspy
-from packaging.version import Version
 
 from dynscale_dspy import Cost, DynScaling, explain
 from dynscale_dspy.answers import canonical
-from tests.compat.rows import DSPY, Plain, Row, Scaled
+from tests.compat.rows import Plain, Row, Scaled
 from tests.compat.server import ModelServer
-
-ENGINES = ("auto", "litellm") if Version("3.4") <= DSPY else ("litellm",)
+from tests.support import ENGINES
 
 
 def _sync(program: dspy.Module, inputs: Sequence[Mapping[str, Any]]) -> list[Any]:

@@ -11,11 +11,10 @@ import pytest
 
 from dynscale_dspy import BudgetExhausted, BudgetPool, Cost, DynScaling, Price, UnboundedCost, Uniform, explain
 from dynscale_dspy.testing import FakeQuestion, questions
-from tests.support import one_each
+from tests.support import ENGINES, one_each
 
 BANK = questions(20)
 EXAMPLES = [dspy.Example(question=q.text, answer=q.answer).with_inputs("question") for q in BANK]
-ENGINES = ["auto", "litellm"]
 NO_FALLBACK = dspy.ChatAdapter(use_json_adapter_fallback=False)
 PRICES = {"openai/fake": Price(prompt=0.3, completion=1.7, cached=0.05)}
 
