@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import dspy
+import pytest
 
 from dynscale_dspy import DynScaling
 
@@ -27,6 +28,10 @@ def one_each(module: dspy.Module, budget: Any = None, **options: Any) -> DynScal
 HAS_ENGINES = "engine" in inspect.signature(dspy.LM.__init__).parameters
 """Whether DSPy has an engine of its own beside LiteLLM, which it has since 3.4."""
 ENGINES = ("auto", "litellm") if HAS_ENGINES else ("litellm",)
+needs_lm_errors = pytest.mark.skipif(
+    not hasattr(dspy, "is_retryable_lm_error"),
+    reason="before DSPy 3.3 LiteLLM retries unseen, and errors are its own: failed requests are counted otherwise",
+)
 
 Reply = str | Mapping[str, Any] | Exception
 

@@ -20,7 +20,7 @@ from dynscale_dspy.history import MOST_CALLS, MOST_MOMENTS, MOST_PROGRAMS, CallR
 from dynscale_dspy.telemetry import OpenTelemetryCallback
 from dynscale_dspy.watch import Watch
 from dynscale_dspy.whatif import what_if
-from tests.support import ScriptedModel, cycle
+from tests.support import ScriptedModel, cycle, needs_lm_errors
 
 
 class Page(HTMLParser):
@@ -240,6 +240,7 @@ def test_the_log_is_structured_quiet_and_without_answers(caplog):
     assert "secret" not in str(vars(record))
 
 
+@needs_lm_errors
 def test_spans_follow_the_genai_conventions():
     exporter, provider = InMemorySpanExporter(), TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))

@@ -347,6 +347,8 @@ class Meter(BaseCallback):
         reports, entry = self.tracker.calls.pop(call_id, None), self.history.calls.pop(call_id, None)
         if call is None:
             return
+        if exception is None and outputs is None:
+            exception = asyncio.CancelledError()  # before DSPy 3.3 callbacks are not told of an interruption
         if not call.tracked and entry is not None and entry.get("usage"):
             reports = [entry["usage"]]  # the program has a tracker of its own around the call
         for ticket, charge, bound in call.charged:
@@ -423,18 +425,21 @@ def current_meter() -> Meter | None:
 
 def _asks_one(settings: SampleSettings, adapter: Any) -> bool:
     """Whether all that the program asks goes through its adapter to the language model that is known: DSPy's own."""
-    program = settings.module
-    predictor = getattr(program, "predict", None) if type(program) is dspy.ChainOfThought else program
     return (
-        type(predictor) is dspy.Predict
+        type(_innermost(settings.module)) is dspy.Predict
         and type(settings.lm) is dspy.LM
         and type(adapter) in (dspy.ChatAdapter, dspy.JSONAdapter, dspy.XMLAdapter)
     )
 
 
+def _innermost(program: dspy.Module) -> Any:
+    """The predictor inside a `ChainOfThought`; any other program itself."""
+    return getattr(program, "predict", None) if type(program) is dspy.ChainOfThought else program
+
+
 def _is_watched(program: dspy.Module) -> bool:
-    """Whether the program's runs are told to callbacks of its own."""
-    return any(getattr(module, "callbacks", None) for _, module in program.named_sub_modules())
+    """Whether runs of a program that asks once are told to callbacks of its own."""
+    return any(getattr(module, "callbacks", None) for module in (program, _innermost(program)))
 
 
 class _Tracker(UsageTracker):

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from dynscale_dspy import Cost, Price
 from dynscale_dspy.sampling.metering import Bound, is_permanent, reading, request_bound
+from tests.support import needs_lm_errors
 
 PRICES = {"openai/fake": Price(prompt=1, completion=2)}
 
@@ -140,6 +141,7 @@ def test_an_answer_from_the_cache_costs_nothing():
     assert read(None) == (Cost(calls=1, cached_calls=1), "")
 
 
+@needs_lm_errors
 def test_what_a_failed_request_costs():
     most = bound(lm(max_tokens=50), dollars=True).cost
     errors = dspy.utils.exceptions
@@ -173,6 +175,7 @@ def test_whatever_is_reported_the_charge_stays_within_the_bound(report, outputs)
     assert 1 <= cost.calls <= most.cost.calls
 
 
+@needs_lm_errors
 def test_permanent_faults():
     errors = dspy.utils.exceptions
     assert is_permanent(errors.LMAuthError("")) and is_permanent(errors.LMNotConfiguredError(""))

@@ -22,7 +22,7 @@ from dynscale_dspy import (
     explain,
 )
 from dynscale_dspy.testing import FAULTS, PERMANENT_FAULTS, FakeQuestion, questions
-from tests.support import one_each
+from tests.support import needs_lm_errors, one_each
 
 BANK = questions(20)
 EXAMPLES = [dspy.Example(question=q.text, answer=q.answer).with_inputs("question") for q in BANK]
@@ -110,6 +110,7 @@ def test_a_choice_too_many_costs_what_it_costs(engine: str, server: Any) -> None
     assert pool.statistics().reserved == Cost()
 
 
+@needs_lm_errors
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("mode", ["call", "acall"])
 def test_a_request_that_found_no_connection_costs_nothing(mode: str, engine: str, server: Any) -> None:
@@ -134,6 +135,7 @@ class CallCounter(BaseCallback):
         self.ended.append(call_id)
 
 
+@needs_lm_errors
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("mode", MODES)
 def test_with_retries_and_fallback_the_cap_on_calls_holds(mode: str, engine: str, server: Any) -> None:
@@ -262,6 +264,7 @@ def test_a_truncated_answer_casts_no_vote(server: Any) -> None:
 # ---- faults that trying again does not help
 
 
+@needs_lm_errors
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("fault", PERMANENT_FAULTS)
 def test_a_permanent_fault_stops_the_call_at_once(fault: str, engine: str, server: Any) -> None:
@@ -279,6 +282,7 @@ def test_a_permanent_fault_stops_the_call_at_once(fault: str, engine: str, serve
     assert pool.statistics().reserved == Cost()
 
 
+@needs_lm_errors
 @pytest.mark.parametrize("mode", MODES)
 def test_a_pool_whose_samples_all_fail_stops_itself(mode: str, server: Any) -> None:
     fake = server(BANK, fault_rate=1.0, faults=["500"])

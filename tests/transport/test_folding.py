@@ -15,6 +15,7 @@ from dspy.utils.callback import BaseCallback
 
 from dynscale_dspy import BudgetPool, Cost, DynScaling, Integrated, KnowledgeGradient, Parallel, Uniform, explain
 from dynscale_dspy.testing import FakeQuestion, FakeServer, questions
+from tests.support import needs_lm_errors
 
 BANK = questions(6, seed=3)
 EACH = 8
@@ -98,9 +99,10 @@ class Watcher(BaseCallback):
     """Askeds runs of programs and of the adapter."""
 
     def __init__(self) -> None:
-        self.programs = self.formats = 0
+        self.runs = self.programs = self.formats = 0
 
     def on_module_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        self.runs += 1
         self.programs += isinstance(instance, dspy.Predict)
 
     def on_adapter_format_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
@@ -169,6 +171,28 @@ def test_one_run_reads_all_choices_unless_someone_watches(
         if bank is LOUD:  # the adapter's fallback, for those that could not be read
             assert len(bank) < fake.statistics().requests < EACH * len(bank)
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("part", ["program", "predictor"])
+def test_callbacks_of_the_programs_own_see_a_run_a_sample_litellm(part: str, server: Any) -> None:
+    watcher = Watcher()
+    program = dspy.ChainOfThought("question -> answer")
+    (program if part == "program" else program.predict).callbacks = [watcher]
+    fake = server(BANK)
+    with dspy.context(lm=fake.lm("litellm")):
+        call(uniform(program), BANK)
+    assert fake.statistics().requests == len(BANK)
+    assert watcher.runs == EACH * len(BANK)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_no_call_walks_the_programs_history(mode: str, server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It grows with every call, and DSPy's own walk over a program's parts goes through it."""
+    walked = []
+    monkeypatch.setattr(dspy.Module, "named_sub_modules", lambda self, *_, **__: walked.append(self) or iter(()))
+    with dspy.context(lm=server(BANK).lm("litellm")):
+        MODES[mode](uniform(), BANK)
+    assert not walked
 
 
 def test_at_most_so_many_choices_litellm(server: Any) -> None:
@@ -275,6 +299,7 @@ def test_choices_that_were_cut_off_cast_no_vote(mode: str, server: Any) -> None:
     assert [sample.problem for sample in explain(prediction).samples] == ["truncated"] * 8
 
 
+@needs_lm_errors
 @pytest.mark.parametrize("mode", ["litellm call", "litellm gather"])
 def test_a_request_that_fails_twice_fails_its_samples(mode: str, server: Any) -> None:
     fake = server(BANK, fault_rate=1.0, faults=("503",))

@@ -13,6 +13,7 @@ import pytest
 from dynscale_dspy import BudgetPool, DynScaling, Integrated, Parallel, Sequential, Uniform, explain
 from dynscale_dspy.module import LONG
 from dynscale_dspy.testing import FakeQuestion
+from tests.support import needs_lm_errors
 
 QUESTION = FakeQuestion("Which is it?", {"a": 0.5, "b": 0.5}, "a")
 LONG_TEXT = QUESTION.text + " It says here: " + "word " * (LONG // 5)
@@ -58,6 +59,7 @@ def test_nobody_waits_for_a_short_call_or_unasked(text: str, options: dict[str, 
     assert (first, all_of_them) == (4, 4)
 
 
+@needs_lm_errors
 def test_a_leader_that_fails_is_followed_all_the_same(server: Any) -> None:
     fake = server([QUESTION], fault_rate=1, faults=["500"])
     qa = DynScaling(
