@@ -16,10 +16,11 @@ import dspy
 import pytest
 from dspy.streaming import StatusMessage, StatusMessageProvider
 from dspy.utils.callback import BaseCallback
+from packaging.version import Version
 
 from dynscale_dspy import BudgetPool, DynScaling, Integrated, SamplingStatus, Uniform, explain, wrap
 from tests.compat.matrix import WAYS
-from tests.compat.rows import Both, SyncOnly
+from tests.compat.rows import DSPY, Both, SyncOnly
 from tests.support import ScriptedModel, cycle
 
 QUESTIONS = [{"question": f"question {number}"} for number in range(3)]
@@ -88,9 +89,10 @@ def test_callbacks_fire_once_a_call_with_the_right_parents(way: str) -> None:
     with dspy.context(lm=ScriptedModel(cycle("A")).lm(), callbacks=[tree]):
         WAYS[way](scaled(dspy.ChainOfThought("question -> answer")), QUESTIONS)
     root = "Evaluate" if way == "`Evaluate`" else None
+    parent = root if Version("3.3") <= DSPY else None  # before, DSPy's own threads lose it for plain programs as well
     expected = Counter(
         {
-            (root, "DynScaling"): calls,
+            (parent, "DynScaling"): calls,
             ("DynScaling", "ChainOfThought"): samples,
             ("ChainOfThought", "Predict"): samples,
             ("Predict", "format"): samples,
