@@ -272,6 +272,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "factorial 1": lambda: factorial(1.0),
     "factorial learned": lambda: factorial(0.25, "factorial_learned"),
     "factorial others": factorial_others,
+    "factorial seeds": lambda: factorial(0.25, "factorial_seeds"),
     "gains": gains,
     "leases": lambda: leases("leases"),
     "leases large": lambda: leases("leases_large"),
