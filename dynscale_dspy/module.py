@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import hashlib
 import logging
+import math
 from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Literal
@@ -744,6 +745,8 @@ def _as_pool(budget: Any, policy: Policy | None, seed: int) -> BudgetPool | None
         )
     if not budget >= 1:
         raise ValueError(f"budget must be at least 1 sample a call, got {budget!r}")
+    if budget == math.inf:
+        raise ValueError(f"budget must be a finite number of samples a call, got {budget!r}")
     return BudgetPool(per_call=budget, policy=policy, seed=seed)
 
 

@@ -24,7 +24,22 @@ JUNK = st.one_of(
     st.complex_numbers(),
     st.lists(st.integers(), max_size=2),
     st.dictionaries(st.text(max_size=3), st.integers(), max_size=2),
-    st.sampled_from([10**30, -(10**30), 1e308, 5e-324, math.nan, decimal.Decimal("NaN"), object(), int, len, Ellipsis]),
+    st.sampled_from(
+        [
+            math.inf,
+            10**400,
+            10**30,
+            -(10**30),
+            1e308,
+            5e-324,
+            math.nan,
+            decimal.Decimal("NaN"),
+            object(),
+            int,
+            len,
+            Ellipsis,
+        ]
+    ),
 )
 MODULE = dspy.Predict("question -> answer")
 

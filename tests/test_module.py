@@ -219,6 +219,7 @@ def test_an_agent_with_tools():
         (lambda m: DynScaling(m, budget="8"), TypeError, "budget must be a number of samples a call.*got '8'"),
         (lambda m: DynScaling(m, budget=True), TypeError, "budget must be a number of samples a call.*got True"),
         (lambda m: DynScaling(m, budget=float("nan")), ValueError, "budget must be at least 1 sample a call"),
+        (lambda m: DynScaling(m, budget=float("inf")), ValueError, "budget must be a finite number of samples a call"),
         (lambda m: DynScaling(m, budget=4, answer="anwser"), ValueError, "answer names 'anwser'"),
         (lambda m: DynScaling(m, budget=4, max_samples=0), ValueError, "max_samples must be at least 1, got 0"),
         (lambda m: DynScaling(m, budget=4, max_samples=2.0), TypeError, "max_samples must be an integer, got 2.0"),
