@@ -49,12 +49,14 @@ class Fold:
         self.tickets = tickets
         self.request: Any = None
         self.choices: dict[int, tuple[Any, str | None]] = {}
-        self.predictions: dict[int, tuple[Any, list[Any]]] = {}
+        self.predictions: dict[int, tuple[Any, list[Any], str | None]] = {}
         self.failures = 0
         self.error: Exception | None = None
 
     def keep(self, request: Any, position: int, outputs: Sequence[Any], reasons: Sequence[str | None]) -> None:
         """What came back for the sample at this position and for those after it."""
+        if self.request is not None:
+            return  # of a request that was given up for a second one
         self.request = request
         padded = [*reasons, *[None] * len(outputs)]
         self.choices = {position + i: (output, padded[i]) for i, output in enumerate(outputs)}
@@ -66,7 +68,8 @@ class Fold:
         """
         for place, value in enumerate(values, position):
             made = dspy.Prediction.from_completions([value], signature=signature)
-            self.predictions[place] = made, [(predictor, {**inputs}, made) for predictor, inputs, _ in trace]
+            own = [(predictor, {**inputs}, made) for predictor, inputs, _ in trace]
+            self.predictions[place] = made, own, self.choices[place][1]
 
     def failed(self, error: Exception) -> None:
         """The request failed for good; after a second one, or where another would fail alike, nobody asks again."""
@@ -92,6 +95,8 @@ class Seat:
         """Why that choice ended, if another sample's request brought it: this one has no request to look at then."""
         self.together = False
         """Whether the adapter is to read all choices at once, for the others too."""
+        self.failed = False
+        """Whether the latest request for all of them failed."""
         self._asked = False
         self._handed = False
         self._read: tuple[Any, Sequence[Any]] | None = None
@@ -104,10 +109,11 @@ class Seat:
     def take(self) -> tuple[Any, list[Any]] | None:
         """The sample's prediction and trace, if another one's run has read its choice; it needs no run then."""
         found = self.fold.predictions.get(self.position)
-        if found is not None:
-            self.served = True
-            self.finish_reason = self.fold.choices[self.position][1]
-        return found
+        if found is None:
+            return None
+        prediction, trace, self.finish_reason = found
+        self.served = True
+        return prediction, trace
 
     def own(self, signature: Any, values: list[Any]) -> list[Any]:
         """Of what the adapter made of all choices, the sample's own."""
@@ -117,9 +123,13 @@ class Seat:
         self._read = signature, values[1:]
         return values[:1]
 
-    def share(self, trace: Sequence[Any]) -> None:
-        """The run is over, and left this trace: the others may have what it read for them."""
-        if self._read is not None:
+    def share(self, signature: Any, trace: Sequence[Any]) -> None:
+        """The run is over, and left this trace: the others may have what it read for them.
+
+        Not if the adapter was asked for another signature than the program's: whoever did that had more to do with the
+        answers (DSPy's decisions are made around the adapter).
+        """
+        if self._read is not None and self._read[0] is signature:
             self.fold.read(self.position + 1, *self._read, trace)
 
     def read_apart(self) -> bool:
@@ -136,7 +146,7 @@ class Seat:
         if self._handed:
             raise ReadApart  # an adapter's fallback: it would pay for another request because of one choice of many
         fold = self.fold
-        request = (messages, {name: value for name, value in kwargs.items() if name != "rollout_id"})
+        request = (messages, {name: _comparable(value) for name, value in kwargs.items() if name != "rollout_id"})
         if self._asked or messages is None:
             return (yield kwargs)  # an adapter's fallback, or the program's second request
         self._asked = True
@@ -154,8 +164,10 @@ class Seat:
             except Exception as error:
                 if not _is_refusal(error):
                     self._asked = False  # whoever asks again for this sample asks for all of them
+                    self.failed = True
                     raise
                 outputs = None
+        self.failed = False
         if outputs is None:
             outputs = yield kwargs
             _found(lm, False)  # it was the several choices that it would not have
@@ -273,6 +285,12 @@ def one_request(lm: Any, settings: Mapping[str, Any]) -> bool:
         except Exception:  # another DSPy than this was written for, or settings it will refuse itself
             return False
     return engine == "litellm"
+
+
+def _comparable(value: Any) -> Any:
+    """A setting as it can be compared: DSPy's JSON adapter makes a new class for the same format each time."""
+    schema = getattr(value, "model_json_schema", None) if isinstance(value, type) else None
+    return schema() if schema is not None else value
 
 
 def _found(lm: Any, able: bool) -> None:

@@ -437,9 +437,12 @@ def _innermost(program: dspy.Module) -> Any:
     return getattr(program, "predict", None) if type(program) is dspy.ChainOfThought else program
 
 
-def _is_watched(program: dspy.Module) -> bool:
-    """Whether runs of a program that asks once are told to callbacks of its own."""
-    return any(getattr(module, "callbacks", None) for module in (program, _innermost(program)))
+def _needs_each_run(program: dspy.Module) -> bool:
+    """Whether each run of a program that asks once has to be made: it has callbacks or a `forward` of its own."""
+    return any(
+        getattr(module, "callbacks", None) or vars(module).keys() & {"forward", "aforward", "acall"}
+        for module in (program, _innermost(program))
+    )
 
 
 class _Tracker(UsageTracker):
@@ -522,7 +525,7 @@ class SampleRun(AbstractContextManager):
         # which takes longer than all else around a sample. Where only one language model can be asked, that is enough.
         listener = self._meter if _asks_one(self._settings, adapter) else None
         if self._seat is not None:
-            self._seat.together = listener is not None and not callbacks and not _is_watched(self._settings.module)
+            self._seat.together = listener is not None and not callbacks and not _needs_each_run(self._settings.module)
         if tracing.is_on():
             callbacks = [
                 tracing.SpanMark(ended=self._vote_attributes),
@@ -544,7 +547,7 @@ class SampleRun(AbstractContextManager):
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> bool:
         self._context.__exit__(None, None, None)
         if self._seat is not None and error is None:
-            self._seat.share(self._trace)
+            self._seat.share(getattr(_innermost(self._settings.module), "signature", None), self._trace)
         return self._conclude(error)
 
     def take(self) -> bool:
@@ -569,7 +572,7 @@ class SampleRun(AbstractContextManager):
             error = error.error
         elif error is not None and not isinstance(error, Exception):
             return False
-        if self._seat is not None and error is not None and not self._seat.served:
+        if self._seat is not None and error is not None and self._seat.failed:
             self._seat.fold.failed(error)
         answer, key, problem = self._read(self.prediction, error)
         self.sample = Sample(

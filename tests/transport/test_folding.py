@@ -15,7 +15,8 @@ from dspy.utils.callback import BaseCallback
 
 from dynscale_dspy import BudgetPool, Cost, DynScaling, Integrated, KnowledgeGradient, Parallel, Uniform, explain
 from dynscale_dspy.testing import FakeQuestion, FakeServer, questions
-from tests.support import needs_lm_errors
+from dynscale_dspy.testing.fake_model import Prompt
+from tests.support import HAS_ENGINES, needs_lm_errors
 
 BANK = questions(6, seed=3)
 EACH = 8
@@ -183,6 +184,74 @@ def test_callbacks_of_the_programs_own_see_a_run_a_sample_litellm(part: str, ser
         call(uniform(program), BANK)
     assert fake.statistics().requests == len(BANK)
     assert watcher.runs == EACH * len(BANK)
+
+
+def test_a_forward_of_the_instances_own_makes_every_sample_litellm(server: Any) -> None:
+    program = dspy.ChainOfThought("question -> answer")
+
+    def forward(**inputs: Any) -> dspy.Prediction:
+        prediction = program.predict(**inputs)
+        return dspy.Prediction(answer=f"<{prediction.answer}>")
+
+    program.forward = forward  # type: ignore[method-assign]
+    fake = server(BANK)
+    with dspy.context(lm=fake.lm("litellm")):
+        predictions = call(uniform(program), BANK)
+    assert fake.statistics().requests == len(BANK)
+    answers = [sample.answer for prediction in predictions for sample in explain(prediction).samples]
+    assert len(answers) == EACH * len(BANK) and all(answer.startswith("<") for answer in answers)
+
+
+@pytest.mark.skipif(not HAS_ENGINES, reason="DSPy's decisions come with 3.4")
+def test_decisions_are_made_for_every_sample_litellm(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are made around the adapter, of evidence that it was asked for in the answer's place."""
+    from dspy.experimental import Noul
+
+    plain = Prompt._value
+
+    def value(self: Prompt, name: str, kind: str, answer: str) -> Any:
+        return {"noul": float(answer)} if name == "answer" else plain(self, name, kind, answer)
+
+    monkeypatch.setattr(Prompt, "_value", value)
+    decided = dspy.Signature("question -> answer").with_updated_fields("answer", type_=Noul, desc="whether it is")
+    fake = server([FakeQuestion("Is it?", {"0.9": 0.6, "0.1": 0.4}, "0.9")])
+    with dspy.context(lm=fake.lm("litellm")):
+        prediction = uniform(dspy.Predict(decided))(question="Is it?")
+    assert fake.statistics().requests == 1
+    samples = explain(prediction).samples
+    assert {type(sample.answer) for sample in samples} == {Noul}
+    assert {sample.answer.value for sample in samples} == {True, False}
+
+
+@pytest.mark.parametrize("watched", [True, False])
+def test_a_format_that_the_server_checks_is_one_request_also_where_a_choice_cannot_be_read_litellm(
+    watched: bool, server: Any
+) -> None:
+    """DSPy makes a new class for the same format in each call of its JSON adapter."""
+    fake = server(LOUD)
+    options = {"engine": "litellm"} if HAS_ENGINES else {}
+    options |= {"api_base": fake.url, "api_key": "local", "cache": False, "num_retries": 0, "temperature": 1.0}
+    lm = dspy.LM("openai/gpt-4o-mini", **options)
+    callbacks = [Watcher()] if watched else []
+    qa = DynScaling(dspy.Predict(Asked), BudgetPool(samples=8, policy=Uniform()).expect(1), sampling=Parallel())
+    with dspy.context(lm=lm, adapter=dspy.JSONAdapter(), callbacks=callbacks):
+        prediction = qa(question=LOUD[0].text)
+    assert fake.bodies[0]["response_format"]["type"] == "json_schema"
+    problems = Counter(sample.problem for sample in explain(prediction).samples)
+    assert set(problems) == {"", "failed"} and problems[""] > 1
+    assert [body.get("n", 1) for body in fake.bodies] == [8]
+    assert_books(qa.pool, fake)
+
+
+def test_answers_that_cannot_be_read_do_not_end_a_fold_litellm(server: Any) -> None:
+    """Only a request that fails does: here each sample asks for itself, since the server will not have several."""
+    fake = server(LOUD, choices="refuse")
+    qa = DynScaling(dspy.Predict(Asked), BudgetPool(samples=8, policy=Uniform()).expect(1), sampling=Parallel())
+    with dspy.context(lm=fake.lm("litellm"), adapter=dspy.ChatAdapter(use_json_adapter_fallback=False)):
+        prediction = qa(question=LOUD[0].text)
+    problems = Counter(sample.problem for sample in explain(prediction).samples)
+    assert problems["failed"] >= 2 and problems.total() == 8
+    assert fake.statistics().requests == 1 + 8
 
 
 @pytest.mark.parametrize("mode", MODES)
