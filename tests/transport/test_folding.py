@@ -239,7 +239,8 @@ def test_a_format_that_the_server_checks_is_one_request_also_where_a_choice_cann
     assert fake.bodies[0]["response_format"]["type"] == "json_schema"
     problems = Counter(sample.problem for sample in explain(prediction).samples)
     assert set(problems) == {"", "failed"} and problems[""] > 1
-    assert [body.get("n", 1) for body in fake.bodies] == [8]
+    again = 0 if HAS_ENGINES else problems["failed"]  # before 3.4 the adapter then asks for a plain object
+    assert [body.get("n", 1) for body in fake.bodies] == [8] + [1] * again
     assert_books(qa.pool, fake)
 
 
