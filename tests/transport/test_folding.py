@@ -239,8 +239,11 @@ def test_a_format_that_the_server_checks_is_one_request_also_where_a_choice_cann
     assert fake.bodies[0]["response_format"]["type"] == "json_schema"
     problems = Counter(sample.problem for sample in explain(prediction).samples)
     assert set(problems) == {"", "failed"} and problems[""] > 1
-    again = 0 if HAS_ENGINES else problems["failed"]  # before 3.4 the adapter then asks for a plain object
-    assert [body.get("n", 1) for body in fake.bodies] == [8] + [1] * again
+    asked = [body.get("n", 1) for body in fake.bodies]
+    if HAS_ENGINES:
+        assert asked == [8]
+    else:  # before 3.4 the adapter asks again, for a plain object, where one cannot be read
+        assert asked == [8] + [1] * (len(asked) - 1) and problems["failed"] <= len(asked) - 1 < 8
     assert_books(qa.pool, fake)
 
 
