@@ -96,7 +96,7 @@ class Seat:
         self.together = False
         """Whether the adapter is to read all choices at once, for the others too."""
         self.failed = False
-        """Whether the latest request for all of them failed."""
+        """Whether the sample's latest request was for all of them and failed."""
         self._asked = False
         self._handed = False
         self._read: tuple[Any, Sequence[Any]] | None = None
@@ -145,6 +145,7 @@ class Seat:
         """One request of the sample: yields the settings to make it with, is sent its outputs, returns the sample's."""
         if self._handed:
             raise ReadApart  # an adapter's fallback: it would pay for another request because of one choice of many
+        self.failed = False
         fold = self.fold
         request = (messages, {name: _comparable(value) for name, value in kwargs.items() if name != "rollout_id"})
         if self._asked or messages is None:
@@ -167,7 +168,6 @@ class Seat:
                     self.failed = True
                     raise
                 outputs = None
-        self.failed = False
         if outputs is None:
             outputs = yield kwargs
             _found(lm, False)  # it was the several choices that it would not have

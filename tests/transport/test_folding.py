@@ -97,7 +97,7 @@ def test_the_users_adapter_reads_each_choice_litellm(adapter: dspy.Adapter, serv
 
 
 class Watcher(BaseCallback):
-    """Askeds runs of programs and of the adapter."""
+    """Counts runs of programs and of the adapter."""
 
     def __init__(self) -> None:
         self.runs = self.programs = self.formats = 0
