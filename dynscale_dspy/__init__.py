@@ -7,20 +7,23 @@ import logging
 from importlib.metadata import version as _version_of
 from typing import TYPE_CHECKING, Any
 
+from dynscale_dspy import _moved
+
 if TYPE_CHECKING:
     from dynscale_dspy._ambient import unscaled
-    from dynscale_dspy.allocation.ledger import Cost
+    from dynscale_dspy.allocation.costs import Cost
     from dynscale_dspy.allocation.policies import UCB, KnowledgeGradient, Policy, Uniform
-    from dynscale_dspy.calibrate import Calibrate
+    from dynscale_dspy.budget.pool import BudgetPool, BudgetWarning
+    from dynscale_dspy.budget.prices import Price
     from dynscale_dspy.errors import BudgetExhausted, LowConfidence, StorageError, UnboundedCost
     from dynscale_dspy.module import DynScaling
-    from dynscale_dspy.pool import BudgetPool, BudgetWarning
-    from dynscale_dspy.prices import Price
-    from dynscale_dspy.report import explain
+    from dynscale_dspy.reporting.explanation import explain
+    from dynscale_dspy.reporting.streaming import SamplingStatus
     from dynscale_dspy.sampling.strategies import Integrated, Parallel, Sequential, Strategy
-    from dynscale_dspy.status import SamplingStatus
+    from dynscale_dspy.tuning.calibrate import Calibrate
     from dynscale_dspy.wrapping import unwrap, wrap
 
+_moved.install()
 # Quiet unless the user's own logging says otherwise.
 logging.getLogger(__name__).addHandler(logging.NullHandler())
 
@@ -58,16 +61,16 @@ if _version_of("dspy").startswith(("3.1.", "3.2.", "3.3.")):
 
 _HOMES = {
     "_ambient": ("unscaled",),
-    "allocation.ledger": ("Cost",),
+    "allocation.costs": ("Cost",),
     "allocation.policies": ("UCB", "KnowledgeGradient", "Policy", "Uniform"),
-    "calibrate": ("Calibrate",),
+    "budget.pool": ("BudgetPool", "BudgetWarning"),
+    "budget.prices": ("Price",),
     "errors": ("BudgetExhausted", "LowConfidence", "StorageError", "UnboundedCost"),
     "module": ("DynScaling",),
-    "pool": ("BudgetPool", "BudgetWarning"),
-    "prices": ("Price",),
-    "report": ("explain",),
+    "reporting.explanation": ("explain",),
+    "reporting.streaming": ("SamplingStatus",),
     "sampling.strategies": ("Integrated", "Parallel", "Sequential", "Strategy"),
-    "status": ("SamplingStatus",),
+    "tuning.calibrate": ("Calibrate",),
     "wrapping": ("unwrap", "wrap"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}

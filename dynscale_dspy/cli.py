@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import dspy
     from rich.console import Console
 
-    from dynscale_dspy.pool import BudgetPool
+    from dynscale_dspy.budget.pool import BudgetPool
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

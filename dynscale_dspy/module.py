@@ -15,18 +15,21 @@ import dspy
 import pydantic
 from tqdm.auto import tqdm
 
-from dynscale_dspy import _ambient, report, status, tracing
-from dynscale_dspy.allocation.ledger import Cost
+from dynscale_dspy import _ambient
+from dynscale_dspy.allocation.costs import Cost
 from dynscale_dspy.allocation.policies import Policy
-from dynscale_dspy.answers import Answer, AnswerReader
+from dynscale_dspy.budget.pool import BudgetPool
 from dynscale_dspy.errors import BudgetExhausted
-from dynscale_dspy.history import CallRecord
-from dynscale_dspy.low import Low, check_low, check_sync
-from dynscale_dspy.pool import BudgetPool
-from dynscale_dspy.sampling.drivers import adrive, drive, drive_known, in_thread
-from dynscale_dspy.sampling.folding import MOST_CHOICES, can_fold
-from dynscale_dspy.sampling.overlay import SampleRun, SampleSettings, current_meter
-from dynscale_dspy.sampling.planner import Job, Plan, conduct, coordinate
+from dynscale_dspy.execution.answer_reader import Answer, AnswerReader
+from dynscale_dspy.execution.drivers import adrive, drive, drive_known, in_thread
+from dynscale_dspy.execution.fallback import Low, check_low, check_sync
+from dynscale_dspy.execution.run import SampleRun, SampleSettings, current_meter
+from dynscale_dspy.execution.shared_request import MOST_CHOICES, can_fold
+from dynscale_dspy.reporting import explanation as report
+from dynscale_dspy.reporting import streaming as status
+from dynscale_dspy.reporting import tracing
+from dynscale_dspy.reporting.history import CallRecord
+from dynscale_dspy.sampling.plan import Job, Plan, conduct, coordinate
 from dynscale_dspy.sampling.sample import SPARED, Sample
 from dynscale_dspy.sampling.strategies import Integrated, Strategy
 from dynscale_dspy.settings import KEY, dump_settings, load_settings
@@ -65,8 +68,7 @@ class DynScaling(dspy.Module):
         leader: Whether the first sample of a call with long inputs (4,096 characters or more) is asked for alone, and
             the others once it is answered: they then find its prompt in the server's cache, where there is one.
             Costs the time of one reply. Where samples share a request, nobody has to wait.
-        min_confidence: An answer whose :attr:`~dynscale_dspy.report.Explanation.confidence` is below this goes to
-            ``on_low``. It is about the vote: docs/confidence.md says what it was worth in truth. One sample alone has
+        min_confidence: An answer whose confidence is below this goes to ``on_low``. It is about the vote: docs/confidence.md says what it was worth in truth. One sample alone has
             0.75, so a call that can afford only one never reaches 0.9.
         on_low: ``"abstain"`` returns a prediction with every field None, ``"raise"`` raises :class:`LowConfidence`.
             Another DSPy module, such as one with a stronger model, answers in its place. A function is called with

@@ -10,9 +10,9 @@ from typing import Any, ClassVar, TypeVar, cast
 import dspy
 
 from dynscale_dspy import _ambient
+from dynscale_dspy.budget.pool import BudgetPool
+from dynscale_dspy.execution.run import is_sample_of
 from dynscale_dspy.module import DynScaling, named_predictors
-from dynscale_dspy.pool import BudgetPool
-from dynscale_dspy.sampling.overlay import is_sample_of
 from dynscale_dspy.settings import KEY
 
 logger = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ import dspy
 import pytest
 from hypothesis import settings as hypothesis_settings
 
-from dynscale_dspy.sampling import folding
+from dynscale_dspy.execution import shared_request as folding
 from dynscale_dspy.testing import FakeServer
 from tests.support import HAS_ENGINES
 

@@ -1,8 +1,91 @@
-"""What a sample is expected to cost: worth is weighed per unit of what runs out first."""
+"""What samples cost, and what the next one is expected to: worth is weighed per unit of what runs out first."""
 
 from __future__ import annotations
 
-from dynscale_dspy.allocation.ledger import Cost
+from dataclasses import dataclass
+
+NANO = 10**9
+"""Nanodollars in a dollar: money is counted in integers, so that a thousand small prices add up exactly."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """An amount in every unit at once. Everything is an integer: sums are exact, and a cap is met to the last one.
+
+    Args:
+        samples: Runs of a wrapped program.
+        calls: Language-model requests those runs made, retries included. An answer from DSPy's cache counts as a call,
+            so that a warm cache changes no decision.
+        prompt_tokens: Tokens read, as reported; 0 for cached answers.
+        completion_tokens: Tokens written, hidden reasoning included.
+        cached_tokens: Those of the prompt tokens that the provider's prompt cache held.
+        nanodollars: Price in billionths of a dollar, where the language model's is known.
+        cached_calls: Those of the calls that DSPy's cache answered: they cost no token and no dollar.
+
+    Example:
+        >>> cost = Cost(samples=1, calls=2, prompt_tokens=30, completion_tokens=12, nanodollars=1_500_000)
+        >>> cost.tokens, cost.dollars
+        (42, 0.0015)
+    """
+
+    samples: int = 0
+    calls: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    nanodollars: int = 0
+    cached_calls: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """Prompt and completion tokens together."""
+        return self.prompt_tokens + self.completion_tokens
+
+    @property
+    def dollars(self) -> float:
+        """Price in dollars."""
+        return self.nanodollars / NANO
+
+    def __add__(self, other: Cost) -> Cost:
+        # Written out: this runs a dozen times a sample.
+        return Cost(
+            self.samples + other.samples,
+            self.calls + other.calls,
+            self.prompt_tokens + other.prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+            self.cached_tokens + other.cached_tokens,
+            self.nanodollars + other.nanodollars,
+            self.cached_calls + other.cached_calls,
+        )
+
+    def __sub__(self, other: Cost) -> Cost:
+        return Cost(
+            self.samples - other.samples,
+            self.calls - other.calls,
+            self.prompt_tokens - other.prompt_tokens,
+            self.completion_tokens - other.completion_tokens,
+            self.cached_tokens - other.cached_tokens,
+            self.nanodollars - other.nanodollars,
+            self.cached_calls - other.cached_calls,
+        )
+
+    def at_least(self, other: Cost) -> Cost:
+        """The larger amount, unit by unit."""
+        return Cost(
+            max(self.samples, other.samples),
+            max(self.calls, other.calls),
+            max(self.prompt_tokens, other.prompt_tokens),
+            max(self.completion_tokens, other.completion_tokens),
+            max(self.cached_tokens, other.cached_tokens),
+            max(self.nanodollars, other.nanodollars),
+            max(self.cached_calls, other.cached_calls),
+        )
+
+
+UNITS = ("samples", "calls", "tokens", "nanodollars")
+"""What a ledger can cap."""
+METERED = ("tokens", "nanodollars")
+"""Units whose amount is known only when a request has been answered; before, there is an upper bound at best."""
 
 PRIOR = 2.0
 """Samples' worth of belief that a call costs what calls of its module cost on average."""

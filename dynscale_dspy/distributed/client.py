@@ -17,14 +17,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from dynscale_dspy.allocation.leases import CHUNK, Holder, Report
-from dynscale_dspy.allocation.ledger import METERED, UNITS, Cost
+from dynscale_dspy.allocation.costs import METERED, UNITS, Cost
 from dynscale_dspy.allocation.pricing import ShadowPrice
-from dynscale_dspy.arms import Arm
-from dynscale_dspy.distributed.journals import Journal, deserted
-from dynscale_dspy.distributed.keeper import Answer, Keeper, LeaseStatistics
-from dynscale_dspy.pool import BudgetPool, PoolStatistics, _Pacing
-from dynscale_dspy.storage import SQLiteStore
+from dynscale_dspy.budget.leases import Arm
+from dynscale_dspy.budget.pool import BudgetPool, PoolStatistics, _Pacing
+from dynscale_dspy.budget.stores.sqlite import SQLiteStore
+from dynscale_dspy.distributed.coordinator import Answer, Keeper, LeaseStatistics
+from dynscale_dspy.distributed.lease_book import CHUNK, Holder, Report
+from dynscale_dspy.distributed.lease_log import Journal, deserted
 
 logger = logging.getLogger(__name__)
 

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import dspy
 
-from dynscale_dspy.allocation.ledger import Cost
+from dynscale_dspy.allocation.costs import Cost
 from dynscale_dspy.distributed.client import LeasedPool
 from dynscale_dspy.module import DynScaling, named_predictors
-from dynscale_dspy.report import explain
+from dynscale_dspy.reporting.explanation import explain
 
 if TYPE_CHECKING:
     from ray.data import Dataset

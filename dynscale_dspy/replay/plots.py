@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dynscale_dspy.plots import COLOURS
 from dynscale_dspy.replay.bounds import HINDSIGHT, LAGRANGIAN, STATIC
 from dynscale_dspy.replay.table import Replay
+from dynscale_dspy.reporting.plots import COLOURS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -122,7 +122,7 @@ class Pool:
             ValueError: If numbers of predictions and examples differ, or a prediction is not from a wrapped module.
             PoolError: If no samples are left.
         """
-        from dynscale_dspy.report import explain  # all contact with DSPy is there
+        from dynscale_dspy.reporting.explanation import explain  # all contact with DSPy is there
 
         predictions = list(predictions)
         if len(predictions) != len(examples):

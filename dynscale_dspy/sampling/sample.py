@@ -6,7 +6,7 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from dynscale_dspy.allocation.ledger import Cost
+from dynscale_dspy.allocation.costs import Cost
 from dynscale_dspy.allocation.tally import AnswerKey
 
 SPARED = "not needed"

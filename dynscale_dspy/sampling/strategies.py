@@ -108,7 +108,7 @@ class Integrated(Strategy):
         when: ``"close"``: condition only where at least two answers have votes and the leading one is at most one
             vote ahead; ``"contested"``: where at least two have votes; ``"always"``; ``"learned"``: where the votes of
             the program's calls so far say that it gains more than an independent sample, per unit of what runs out
-            first (see :mod:`dynscale_dspy.allocation.conditioning`). On the lab's model a conditioned
+            first (see :mod:`dynscale_dspy.allocation.gains`). On the lab's model a conditioned
             sample repaired two wrong leaders or more for each right one it broke where the vote was close, and broke
             more than it repaired at three votes to one (docs/integrated-sampling.md).
         share: The most of the samples after the first ``independent`` ones that may be conditioned, above 0 and at

@@ -40,8 +40,8 @@ from rich.console import Console
 from rich.table import Table
 
 from dynscale_dspy import BudgetPool, Cost, DynScaling
-from dynscale_dspy.allocation.leases import Report
 from dynscale_dspy.distributed import LeasedPool, run
+from dynscale_dspy.distributed.lease_book import Report
 from dynscale_dspy.testing import FakeServer, questions
 
 EACH = 4

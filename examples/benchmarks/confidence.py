@@ -25,8 +25,8 @@ from rich.table import Table
 
 from dynscale_dspy import BudgetPool, DynScaling, KnowledgeGradient, Parallel, Uniform, explain, lab
 from dynscale_dspy.allocation.tally import Tally
-from dynscale_dspy.confidence import calibration_error, risk_coverage
 from dynscale_dspy.replay import Pool, load_pool
+from dynscale_dspy.tuning.reliability import calibration_error, risk_coverage
 
 Scores = tuple[list[float], list[float], list[float]]
 """Confidence of each answer; whether it is right; whether it is the one that its other samples settle on."""
@@ -124,7 +124,7 @@ def draw(measured: dict[str, Scores], path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    from dynscale_dspy.plots import plot_calibration, plot_risk_coverage
+    from dynscale_dspy.reporting.plots import plot_calibration, plot_risk_coverage
 
     figure = Figure(figsize=(4 * len(measured), 6.4), layout="constrained")
     FigureCanvasAgg(figure)

@@ -9,7 +9,7 @@ uniform parallel voting by a bootstrap over questions, paired, the seeds average
 
 `--part transitions` measures instead what one conditioned sample does in each state of the tally: how often it repairs
 a wrong leader and breaks a right one, beside what one more independent sample does. `--part gains` compares what is
-learned of that without knowing any answer (`dynscale_dspy.allocation.conditioning`) with the truth. `--part models`
+learned of that without knowing any answer (`dynscale_dspy.allocation.gains`) with the truth. `--part models`
 lets scripted models that lose or gain by earlier attempts answer. `--part others` runs recursive self-aggregation
 (arXiv 2509.26626) and what DSPy ships for several samples.
 

@@ -30,11 +30,12 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from dynscale_dspy.allocation.leases import CHUNK, LEAST, Grant, Holder, LeaseBook
-from dynscale_dspy.allocation.ledger import Cost, Ledger
+from dynscale_dspy.allocation.costs import Cost
 from dynscale_dspy.allocation.policies import make_policy
 from dynscale_dspy.allocation.pricing import Allowance, ShadowPrice
 from dynscale_dspy.allocation.tally import Tally
+from dynscale_dspy.budget.accounts import Ledger
+from dynscale_dspy.distributed.lease_book import CHUNK, LEAST, Grant, Holder, LeaseBook
 from dynscale_dspy.replay import load_pool
 from dynscale_dspy.testing import questions
 

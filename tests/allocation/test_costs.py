@@ -4,8 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynscale_dspy.allocation.costs import CostRecord, expected_cost, relative_cost
-from dynscale_dspy.allocation.ledger import Cost
+from dynscale_dspy.allocation.costs import Cost, CostRecord, expected_cost, relative_cost
 
 amounts = st.floats(0, 1e9)
 

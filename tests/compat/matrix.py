@@ -10,7 +10,7 @@ from typing import Any
 import dspy
 
 from dynscale_dspy import Cost, DynScaling, explain
-from dynscale_dspy.answers import canonical
+from dynscale_dspy.selection.answers import canonical
 from tests.compat.rows import Plain, Row, Scaled
 from tests.compat.server import ModelServer
 from tests.support import ENGINES

@@ -9,9 +9,9 @@ import dspy
 import pytest
 
 from dynscale_dspy import BudgetPool, Cost
-from dynscale_dspy.allocation.leases import Holder, Report
 from dynscale_dspy.distributed.client import _LeasedPacing
-from dynscale_dspy.distributed.keeper import Keeper
+from dynscale_dspy.distributed.coordinator import Keeper
+from dynscale_dspy.distributed.lease_book import Holder, Report
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from dynscale_dspy import Integrated, Parallel, Sequential
 from dynscale_dspy.allocation.tally import Tally
-from dynscale_dspy.sampling.planner import Plan
+from dynscale_dspy.sampling.plan import Plan
 from dynscale_dspy.sampling.sample import Draw, Sample
 
 

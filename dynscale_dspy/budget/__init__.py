@@ -1,0 +1,1 @@
+"""What may be spent: the pool and its parts."""

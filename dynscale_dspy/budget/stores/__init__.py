@@ -1,0 +1,1 @@
+"""Where a budget is kept."""

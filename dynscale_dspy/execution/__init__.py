@@ -1,0 +1,1 @@
+"""How samples run: all contact with DSPy and the wire."""

@@ -1,0 +1,286 @@
+"""The two ways to run a plan: threads and asyncio. They wait; every decision is the plan's."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import threading
+from collections import deque
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from queue import SimpleQueue
+from typing import Any, TypeVar
+
+from dynscale_dspy.sampling.plan import Job, Notice, Round, Step, Wait
+from dynscale_dspy.sampling.sample import SPARED, Sample
+
+T = TypeVar("T")
+
+LONGEST_WAIT = 600.0
+"""Seconds a call waits for the same call in flight before it goes alone."""
+HELPERS = 16
+"""Samples in flight, over the whole process, up to which helper threads join in.
+
+One call alone draws its samples side by side. Where many threads make calls at once they fill the wire themselves, and
+helpers would only multiply the concurrency that was asked for. A caller never depends on a helper.
+"""
+
+_lock = threading.Lock()
+_helpers: ThreadPoolExecutor | None = None
+_in_flight = 0
+
+
+def drive(steps: Generator[Step, Any, T], run: Callable[[Job], Sample]) -> T:
+    """Run a plan from this thread.
+
+    Args:
+        steps: The plan.
+        run: Runs one job.
+
+    Returns:
+        What the plan returns.
+    """
+    reply: Any = None
+    try:
+        while True:
+            try:
+                step = steps.send(reply)
+            except StopIteration as stop:
+                return stop.value
+            match step:
+                case Round():
+                    reply = _run_together(step, run)
+                case Wait():
+                    reply = _wait(step)
+                case Notice(send=send):
+                    reply = send()
+    finally:
+        steps.close()
+
+
+async def adrive(steps: Generator[Step, Any, T], run: Callable[[Job], Awaitable[Sample]]) -> T:
+    """Run a plan from this task; see :func:`drive`."""
+    reply: Any = None
+    try:
+        while True:
+            try:
+                step = steps.send(reply)
+            except StopIteration as stop:
+                return stop.value
+            match step:
+                case Round():
+                    reply = await _gather(step, run)
+                case Wait():
+                    reply = await _await(step)
+                case Notice(asend=asend):
+                    reply = await asend()
+    finally:
+        steps.close()
+
+
+def drive_known(
+    steps: Generator[list[Job] | Wait, Any, None],
+    run: Callable[[Job], Sample],
+    *,
+    num_threads: int,
+    done: Callable[[Job, Sample], None],
+    in_order: bool = True,
+) -> None:
+    """Run a known set's plan with ``num_threads`` requests at a time.
+
+    Args:
+        steps: The plan.
+        run: Runs one job.
+        num_threads: Threads.
+        done: Told each sample as it is handed back.
+        in_order: Whether samples are handed back in the order of issue, or as they finish.
+    """
+    issued: deque[Future[list[Sample]]] = deque()
+    finished: SimpleQueue[Future[list[Sample]]] = SimpleQueue()
+    groups: dict[Future[list[Sample]], list[Job]] = {}
+    executor = ThreadPoolExecutor(max_workers=num_threads, thread_name_prefix="dynscale-batch")
+    reply: Any = None
+    try:
+        while True:
+            try:
+                jobs = steps.send(reply)
+            except StopIteration:
+                return
+            if isinstance(jobs, Wait):
+                reply = _wait(jobs)
+                continue
+            for group in _groups(jobs):
+                future = executor.submit(contextvars.copy_context().run, _run_group, group, run)
+                groups[future] = group
+                if in_order:
+                    issued.append(future)
+                else:
+                    future.add_done_callback(finished.put)
+            future = issued.popleft() if in_order else finished.get()
+            reply = list(zip(groups.pop(future), future.result(), strict=True))
+            for job, sample in reply:
+                done(job, sample)
+    finally:
+        steps.close()
+        executor.shutdown(wait=True, cancel_futures=True)
+
+
+async def in_thread(run: Callable[[], T]) -> T:
+    """Run blocking code from a task, in a helper thread of our own.
+
+    Not ``asyncio.to_thread``: DSPy's asynchronous language models hop through that small executor, and would starve.
+    """
+    loop = asyncio.get_running_loop()
+    return await loop.run_in_executor(_executor(), contextvars.copy_context().run, run)
+
+
+def _run_together(step: Round, run: Callable[[Job], Sample]) -> list[Sample]:
+    """Run jobs side by side. The calling thread works too, so that full or nested thread pools cannot deadlock."""
+    groups = _groups(step.jobs)
+    results: list[Any] = [None] * len(groups)
+    # Each in its own copy of the caller's context: DSPy's settings and tracing parents travel with it.
+    todo = deque((position, contextvars.copy_context(), group) for position, group in enumerate(groups))
+    changed = threading.Condition()
+    left = len(groups)
+
+    def work() -> None:
+        nonlocal left
+        helping = threading.current_thread() is not caller
+        while todo and _join_in(helping):
+            try:
+                position, context, group = todo.popleft()
+            except IndexError:  # another thread was faster
+                _drop_out()
+                return
+            try:
+                results[position] = context.run(_run_group, group, run)
+                with changed:
+                    step.tell(results[position])
+            except BaseException as error:
+                results[position] = error
+                if not helping:
+                    todo.clear()  # an interruption: nothing more is to start
+                    raise
+            finally:
+                _drop_out()
+                with changed:
+                    left -= 1
+                    changed.notify_all()
+
+    caller = threading.current_thread()
+    for _ in range(len(groups) - 1):
+        try:
+            _executor().submit(work)
+        except RuntimeError:  # the interpreter is shutting down: the caller does it all
+            break
+    work()
+    with changed:
+        while left:
+            changed.wait(1.0)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return [sample for samples in results for sample in samples]
+
+
+async def _gather(step: Round, run: Callable[[Job], Awaitable[Sample]]) -> list[Sample]:
+    groups = _groups(step.jobs)
+    tasks = [asyncio.ensure_future(_arun_group(group, run)) for group in groups]
+    waiting = set(tasks)
+    # Waking for each costs a look at all of them: only where one may make the others needless.
+    wake = asyncio.FIRST_COMPLETED if step.may_end_early else asyncio.FIRST_EXCEPTION
+    try:
+        while waiting:
+            done, waiting = await asyncio.wait(waiting, return_when=wake)
+            for task in done:
+                step.tell(task.result())
+            if step.over:
+                break
+        for task in waiting:
+            task.cancel()  # closes its connection, so that a local server stops writing
+        if waiting:
+            await asyncio.gather(*waiting, return_exceptions=True)
+        return [
+            sample
+            for task, group in zip(tasks, groups, strict=True)
+            for sample in (task.result() if not task.cancelled() else _spared(group))
+        ]
+    finally:
+        # On an error or a cancellation the other samples must not run on unseen.
+        unfinished = [task for task in tasks if not task.done()]
+        for task in unfinished:
+            task.cancel()
+        if unfinished:
+            await asyncio.gather(*unfinished, return_exceptions=True)
+
+
+def _groups(jobs: Sequence[Job]) -> list[list[Job]]:
+    """Jobs that share a request run one after another, the others side by side."""
+    groups: list[list[Job]] = []
+    for job in jobs:
+        if job.fold is not None and groups and groups[-1][-1].fold is job.fold:
+            groups[-1].append(job)
+        else:
+            groups.append([job])
+    return groups
+
+
+def _spared(jobs: Sequence[Job]) -> list[Sample]:
+    """The samples of tasks that were cancelled before they began, since the vote was decided without them."""
+    return [Sample(job.draw, problem=SPARED) for job in jobs]
+
+
+def _run_group(jobs: Sequence[Job], run: Callable[[Job], Sample]) -> list[Sample]:
+    return [run(job) for job in jobs]
+
+
+async def _arun_group(jobs: Sequence[Job], run: Callable[[Job], Awaitable[Sample]]) -> list[Sample]:
+    return [await run(job) for job in jobs]
+
+
+def _wait(step: Wait) -> bool | None:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        pass
+    else:
+        # A synchronous call inside a running loop: what it would wait for may need this very loop to go on.
+        return step.future.done() or None
+    try:
+        step.future.exception(timeout=LONGEST_WAIT)
+    except FutureTimeoutError:
+        return False
+    return True
+
+
+async def _await(step: Wait) -> bool:
+    waited_for = asyncio.wrap_future(step.future)
+    # The plan looks at the outcome; asyncio need not report an error there as forgotten.
+    waited_for.add_done_callback(lambda future: future.cancelled() or future.exception())
+    await asyncio.wait([waited_for], timeout=LONGEST_WAIT)
+    return step.future.done()
+
+
+def _join_in(helping: bool) -> bool:
+    """Count one more sample in flight; False if that is more than a helper should start."""
+    global _in_flight
+    with _lock:
+        if helping and _in_flight >= HELPERS:
+            return False
+        _in_flight += 1
+        return True
+
+
+def _drop_out() -> None:
+    global _in_flight
+    with _lock:
+        _in_flight -= 1
+
+
+def _executor() -> ThreadPoolExecutor:
+    global _helpers
+    with _lock:
+        if _helpers is None:
+            _helpers = ThreadPoolExecutor(max_workers=HELPERS, thread_name_prefix="dynscale")
+        return _helpers

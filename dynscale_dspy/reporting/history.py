@@ -1,0 +1,145 @@
+"""What a pool remembers of its calls, for reports and plots: a bounded number of them, and no answer's text."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from dynscale_dspy.allocation.costs import Cost
+
+MOST_CALLS = 1000
+"""Calls a pool remembers, the latest ones."""
+MOST_MOMENTS = 512
+"""Points of the curves of spending and price; when there are more, every second one is forgotten."""
+MOST_PROGRAMS = 100
+"""Programs whose spending is told apart; that of further ones is summed under ``other``."""
+
+
+@dataclass(frozen=True)
+class CallRecord:
+    """One answered call.
+
+    Args:
+        program: The wrapped program, such as ``ChainOfThought(question -> answer)``.
+        answers: What each sample voted for, in order: answers are numbered from 0 as they appear; None casts no vote.
+        agreement: The winner's share of the votes, 0 to 1.
+        confidence: As in :class:`~dynscale_dspy.reporting.explanation.Explanation`.
+        cost: What the call cost.
+    """
+
+    program: str
+    answers: tuple[int | None, ...]
+    agreement: float
+    confidence: float
+    cost: Cost
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A pool as it stood when a call was answered, or a sample of a known set had finished.
+
+    Args:
+        time: Seconds since the epoch.
+        spent: Spent until then.
+        price: The online price; None where there is none.
+        calls: Calls answered until then.
+    """
+
+    time: float
+    spent: Cost
+    price: float | None
+    calls: int
+
+
+@dataclass(frozen=True)
+class Part:
+    """A share of a module, or an open scope, within a pool.
+
+    Args:
+        module: Whose share it is; None for a scope.
+        spent: Spent of it.
+        limits: Its caps by unit, as in :class:`~dynscale_dspy.budget.pool.PoolStatistics`.
+        seconds_left: Until its deadline; None without one.
+    """
+
+    module: Any
+    spent: Cost
+    limits: Mapping[str, float | None]
+    seconds_left: float | None
+
+
+@dataclass(frozen=True)
+class History:
+    """What a pool remembers, as :attr:`BudgetPool.history` gives it.
+
+    Args:
+        calls: The latest :data:`MOST_CALLS` calls, oldest first.
+        moments: At most :data:`MOST_MOMENTS`, from the first call to the latest.
+        programs: What each program has spent, all its calls together.
+    """
+
+    calls: tuple[CallRecord, ...]
+    moments: tuple[Moment, ...]
+    programs: Mapping[str, Cost]
+
+    @property
+    def agreement(self) -> float | None:
+        """Mean agreement of the remembered calls; None before there is one."""
+        return sum(call.agreement for call in self.calls) / len(self.calls) if self.calls else None
+
+
+class Recorder:
+    """Keeps a :class:`History` within its bounds. It has a lock of its own: a pool's is not held for bookkeeping."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._calls: deque[CallRecord] = deque(maxlen=MOST_CALLS)
+        self._moments: list[Moment] = []
+        self._latest: Moment | None = None
+        self._programs: dict[str, Cost] = {}
+        self._every = 1
+        self._seen = 0
+
+    def add(self, call: CallRecord, moment: Moment) -> None:
+        """A call was answered."""
+        with self._lock:
+            self._calls.append(call)
+            name = call.program
+            if name not in self._programs and len(self._programs) >= MOST_PROGRAMS:
+                name = "other"
+            self._programs[name] = self._programs.get(name, Cost()) + call.cost
+            self._latest = moment
+            if self._is_due():
+                self._keep(moment)
+
+    def note(self, moment: Callable[[], Moment]) -> None:
+        """A sample of a known set has finished: a point of the curves, made only if it is kept."""
+        with self._lock:
+            due = self._is_due()
+        if due:
+            made = moment()
+            with self._lock:
+                self._latest = made
+                self._keep(made)
+
+    def _is_due(self) -> bool:
+        self._seen += 1
+        return (self._seen - 1) % self._every == 0
+
+    def _keep(self, moment: Moment) -> None:
+        self._moments.append(moment)
+        if len(self._moments) == MOST_MOMENTS:
+            del self._moments[1::2]
+            self._every *= 2
+
+    def history(self) -> History:
+        """A copy."""
+        with self._lock:
+            moments = list(self._moments)
+            if self._latest is not None and moments[-1] is not self._latest:
+                moments.append(self._latest)
+            return History(tuple(self._calls), tuple(moments), MappingProxyType(dict(self._programs)))

@@ -1,0 +1,228 @@
+"""What a pool and an explanation say, in words: for terminals, and what their HTML and live views share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from dynscale_dspy.allocation.costs import Cost
+
+if TYPE_CHECKING:
+    from dynscale_dspy.budget.pool import BudgetPool, PoolStatistics
+    from dynscale_dspy.reporting.explanation import Explanation, SampleReport
+    from dynscale_dspy.reporting.history import History
+
+MOST_SAMPLES = 64
+MOST_LINES = 16
+"""Samples of a prediction that text tells of; a page can fold more away."""
+MOST_ANSWERS = 12
+MOST_PROGRAMS = 10
+_UNITS = ("samples", "calls", "tokens", "dollars")
+_BLOCKS = "▁▂▃▄▅▆▇█"
+
+
+class Use(NamedTuple):
+    """One unit of a budget, as it stands."""
+
+    name: str
+    unit: str
+    spent: float
+    held: float
+    limit: float | None
+
+    @property
+    def left(self) -> float | None:
+        """What may still be reserved; None without a cap."""
+        return None if self.limit is None else max(self.limit - self.spent - self.held, 0)
+
+    def __str__(self) -> str:
+        spent = f"{amount(self.spent, self.unit)} spent"
+        held = f", {amount(self.held, self.unit)} in flight" if self.held else ""
+        return spent + held + ("" if self.left is None else f", {amount(self.left, self.unit)} left")
+
+
+def uses(spent: Cost, held: Cost, limits: Mapping[str, float | None]) -> list[Use]:
+    """Every unit that is capped or spent; samples and requests always."""
+    found = []
+    for unit in _UNITS:
+        use = Use(unit_name(unit), unit, getattr(spent, unit), getattr(held, unit), limits.get(unit))
+        if use.limit is not None or use.spent or unit in ("samples", "calls"):
+            found.append(use)
+    return found
+
+
+def facts(now: PoolStatistics, history: History) -> list[str]:
+    """What a pool says beside its units."""
+    told = [f"{count(now.closed_calls, 'call')} answered", f"{now.open_calls:,} open"]
+    if now.unscaled_runs:
+        told.append(f"{now.unscaled_runs:,} outside the budget")
+    if history.agreement is not None:
+        told.append(f"{history.agreement:.0%} mean agreement")
+    if now.price is not None:
+        told.append(f"price {now.price:.3g}")
+    if now.seconds_left is not None:
+        told.append(f"{now.seconds_left:.0f} s left")
+    return told
+
+
+def pool(pool: BudgetPool) -> str:
+    """A pool: what its HTML shows."""
+    now, history = pool.statistics(), pool.history
+    head = "BudgetPool" + (f", {now.state}{f' by {now.cause}' if now.cause else ''}" if now.state != "open" else "")
+    lines = [f"{head}: {', '.join(facts(now, history))}"]
+    lines += [f"  {use.name:9} {use}" for use in uses(now.spent, now.reserved, now.limits)]
+    if now.samples_per_call:
+        told = ", ".join(f"{calls:,} x {span}" for _, span, calls in histogram(now.samples_per_call) if calls)
+        lines.append(f"  calls by samples drawn: {told}")
+    if len(history.moments) > 1:
+        spent = [moment.spent.samples for moment in history.moments]
+        seconds = history.moments[-1].time - history.moments[0].time
+        lines.append(f"  samples over time: {sparkline(spent)} {spent[-1]:,} in {seconds:.3g} s")
+        prices = [moment.price for moment in history.moments if moment.price is not None]
+        if moves(prices):
+            lines.append(f"  price over time:   {sparkline(prices)} at most {max(prices):.3g}")
+    for title, rows in (("by program", programs(history)), ("within it", parts(pool))):
+        if rows:
+            lines += [f"  {title}:", *(f"    {name}: {told}" for name, _, told in rows)]
+    return "\n".join(lines)
+
+
+def histogram(counts: Mapping[int, int]) -> list[tuple[int, str, int]]:
+    """At most 16 bins: where each begins, what it spans in words, and its calls.
+
+    Example:
+        >>> histogram({2: 10, 3: 4})
+        [(2, '2', 10), (3, '3', 4)]
+    """
+    low, high = min(counts), max(counts)
+    step = -(-(high - low + 1) // 16)
+    bins = dict.fromkeys(range(low, high + 1, step), 0)
+    for samples, calls in counts.items():
+        bins[low + (samples - low) // step * step] += calls
+    return [(start, f"{start}" if step == 1 else f"{start}-{start + step - 1}", calls) for start, calls in bins.items()]
+
+
+def programs(history: History) -> list[tuple[str, float, str]]:
+    """What each program has spent: its name, its share of the samples, and all units in words; the largest first."""
+    total = sum(cost.samples for cost in history.programs.values()) or 1
+    ranked = sorted(history.programs.items(), key=lambda item: -item[1].samples)
+    rows = [
+        (name, cost.samples / total, f"{cost.samples / total:.0%}, {in_units(cost)}")
+        for name, cost in ranked[:MOST_PROGRAMS]
+    ]
+    if len(ranked) > MOST_PROGRAMS:
+        rest = sum((cost for _, cost in ranked[MOST_PROGRAMS:]), Cost())
+        share = rest.samples / total
+        rows.append((f"{len(ranked) - MOST_PROGRAMS} more", share, f"{share:.0%}, {in_units(rest)}"))
+    return rows
+
+
+def parts(pool: BudgetPool) -> list[tuple[str, float, str]]:
+    """Shares and open scopes within a pool: a name, how much of the tightest cap is used, and all caps in words."""
+    from dynscale_dspy.module import name_of as program
+
+    rows = []
+    for part in pool.parts()[:MOST_PROGRAMS]:
+        capped = [use for use in uses(part.spent, Cost(), part.limits) if use.limit]
+        used = max((use.spent / use.limit for use in capped if use.limit), default=0.0)
+        told = ", ".join(
+            f"{amount(use.spent, use.unit)} of {amount(use.limit or 0, use.unit)}"
+            + ("" if use.unit == "dollars" else f" {use.name}")
+            for use in capped
+        )
+        late = "" if part.seconds_left is None else f"{part.seconds_left:.0f} s left"
+        name = "scope" if part.module is None else f"share of {program(part.module)}"
+        rows.append((name, used, ", ".join(filter(None, (told, late)))))
+    return rows
+
+
+def explanation(made: Explanation) -> str:
+    """A prediction: what its HTML shows, a line a sample. Of errors the kind only: their words may hold a secret."""
+    low = f", below the {made.min_confidence:g} asked for" if made.is_low else ""
+    lines = [
+        f"{count(len(made.samples), 'sample')} in {count(made.rounds, 'round')}, {count(len(made.votes), 'answer')}, "
+        f"{made.agreement:.0%} agree, confidence {made.confidence:.2f}{low}"
+    ]
+    for votes in made.votes[:MOST_ANSWERS]:
+        seen = f" ({votes.conditioned} of them saw earlier attempts)" if votes.conditioned else ""
+        lines.append(f"  {votes.total:3d}  {short(votes.answer)}{seen}")
+    if len(made.votes) > MOST_ANSWERS:
+        lines.append(f"       and {len(made.votes) - MOST_ANSWERS} more answers")
+    problems = [sample.problem for sample in made.samples if sample.problem]
+    if problems:
+        lines.append(f"  {len(problems):3d}  cast no vote: {', '.join(sorted(set(problems)))}")
+    lines.append(f"  cost: {cost(made.cost)}")
+    lines += map(_sample, made.samples[:MOST_LINES])
+    if len(made.samples) > MOST_LINES:
+        lines.append(f"  and {count(len(made.samples) - MOST_LINES, 'more sample')}")
+    return "\n".join(lines)
+
+
+def _sample(sample: SampleReport) -> str:
+    told = short(sample.answer, 40) if sample.key is not None else f"no vote: {sample.problem}"
+    if sample.error is not None:
+        told += f" with {type(sample.error).__name__}"
+    thought = getattr(sample.prediction, "reasoning", None) if sample.prediction is not None else None
+    thinking = f"  | {short(thought, 60)}" if thought else ""
+    return f"  #{sample.index} {told}  ({'; '.join(of_sample(sample))}){thinking}"
+
+
+def of_sample(sample: SampleReport) -> Iterator[str]:
+    """Its round, what it saw, what it cost."""
+    yield f"round {sample.round}"
+    if sample.shown:
+        yield "saw " + ", ".join(f"#{index}" for index in sample.shown)
+    yield cost(sample.cost)
+
+
+def cost(spent: Cost) -> str:
+    """Requests, those from the cache, tokens and dollars."""
+    cached = f" ({spent.cached_calls} of them from the cache)" if spent.cached_calls else ""
+    dollars = f", {amount(spent.dollars, 'dollars')}" if spent.nanodollars else ""
+    return f"{count(spent.calls, 'LM call')}{cached}, {count(spent.tokens, 'token')}{dollars}"
+
+
+def in_units(spent: Cost) -> str:
+    """Samples, requests, tokens and dollars."""
+    return f"{count(spent.samples, 'sample')}, {cost(spent)}"
+
+
+def unit_name(unit: str) -> str:
+    """A unit as people call it."""
+    return "LM calls" if unit == "calls" else unit
+
+
+def amount(value: float, unit: str) -> str:
+    """So much of a unit."""
+    if unit != "dollars":
+        return f"{value:,.0f}"
+    return f"${value:,.4f}" if value >= 0.01 or not value else f"${value:.6f}"
+
+
+def count(number: int, noun: str) -> str:
+    """``1 sample``, ``1,200 samples``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def short(value: Any, most: int = 80) -> str:
+    """A value on one line."""
+    text = " ".join(str(value).split())
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def moves(values: Sequence[float]) -> bool:
+    """Whether a curve is worth drawing: it does more than tremble."""
+    return len(values) > 1 and max(values) - min(values) > 0.01 * max(values)
+
+
+def sparkline(values: Sequence[float], width: int = 24) -> str:
+    """A curve in a line of text, from 0 to its largest value.
+
+    Example:
+        >>> sparkline([0, 1, 2, 4, 7])
+        '▁▂▃▅█'
+    """
+    step = max(len(values) / width, 1)
+    picked = [values[min(int((place + 1) * step) - 1, len(values) - 1)] for place in range(int(len(values) / step))]
+    top = max(values) or 1
+    return "".join(_BLOCKS[round(7 * max(value, 0) / top)] for value in picked)

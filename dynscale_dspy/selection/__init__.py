@@ -1,0 +1,1 @@
+"""Which answer wins. Pure: no DSPy, no pool."""

@@ -1,0 +1,1 @@
+"""Measuring settings: calibration, what another budget would buy, what confidence is worth."""

@@ -1,0 +1,299 @@
+"""Calibrate: measures on a labelled set which way of spending a budget answers best."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import dspy
+from dspy.teleprompt import Teleprompter
+
+from dynscale_dspy.allocation.policies import KnowledgeGradient, Policy
+from dynscale_dspy.budget.pool import BudgetPool
+from dynscale_dspy.module import DynScaling
+from dynscale_dspy.reporting.explanation import SampleReport, explain
+from dynscale_dspy.sampling.strategies import Integrated, Parallel, Strategy
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Point:
+    """One measured point of one setting's curve.
+
+    Args:
+        policy: Whom to sample next.
+        sampling: What samples look like.
+        temperature: The language model's, None for its own.
+        samples: Samples a call, on average.
+        cost: What they cost, in plain samples: independent ones, at the temperature of the first setting.
+        score: The metric's mean over the labelled set.
+        error: Its standard error.
+        scores: The metric by example.
+    """
+
+    policy: Policy
+    sampling: Strategy
+    temperature: float | None
+    samples: float
+    cost: float
+    score: float
+    error: float
+    scores: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What :class:`Calibrate` saw.
+
+    Args:
+        points: Every measured point, in the order measured.
+        chosen: The one whose settings were taken.
+    """
+
+    points: tuple[Point, ...]
+    chosen: Point
+
+    def __str__(self) -> str:
+        lines = ["   samples   cost   score"]
+        for point in self.points:
+            mark = "*" if point is self.chosen else " "
+            warmth = "" if point.temperature is None else f", temperature {point.temperature:g}"
+            lines.append(
+                f"{mark} {point.samples:8.2f} {point.cost:6.2f}   {point.score:.3f} ± {point.error:.3f}   "
+                f"{type(point.policy).__name__}, {point.sampling}{warmth}"
+            )
+        return "\n".join(lines)
+
+
+class Calibrate(Teleprompter):
+    """Picks strategy, policy and temperature for a budget on a labelled set. A DSPy teleprompter.
+
+    Every combination is tried at the same cost: one whose samples are dearer, since they read a chain and check it,
+    gets fewer of them. Cost is counted in tokens, those written plus ``price`` times those read, as the language model
+    reports them; where it reports none, in samples. Combinations share replies through DSPy's cache, where that is on;
+    the cost counted is that without it.
+
+    Another combination than the first is taken only if it is better by more than the standard error of the paired
+    difference, so that noise on a small set does not choose.
+
+    Args:
+        metric: ``metric(example, prediction, trace=None)``, a number or a bool, more is better.
+        budget: What a call may cost on average, in plain samples.
+        sampling: Strategies to compare; the first is the one to beat.
+        policies: Policies to compare.
+        temperatures: Temperatures to compare; None leaves the language model's.
+        price: The price of a token read, in tokens written: about 1/4 at most providers.
+        num_threads: Samples at a time; DSPy's setting by default.
+        seed: Seeds the pools.
+
+    Raises:
+        ValueError: If ``budget`` is below 2 or there is nothing to compare.
+        TypeError: If ``metric`` is not callable.
+
+    Example:
+        ```python
+        metric = lambda example, prediction, trace=None: prediction.answer == example.answer
+        tuned = Calibrate(metric=metric, budget=8).compile(DynScaling(program, budget=8), trainset=trainset)
+        print(tuned.calibration)
+        ```
+    """
+
+    def __init__(
+        self,
+        metric: Callable[..., Any],
+        budget: float = 8,
+        *,
+        sampling: Sequence[Strategy] | None = None,
+        policies: Sequence[Policy] | None = None,
+        temperatures: Sequence[float | None] = (None,),
+        price: float = 0.25,
+        num_threads: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if not callable(metric):
+            raise TypeError(f"metric must be a function of an example and a prediction, got {metric!r}")
+        if not (isinstance(budget, (int, float)) and 2 <= budget < math.inf):
+            raise ValueError(f"budget must be at least 2 samples a call, or there is nothing to choose, got {budget!r}")
+        if not price >= 0:
+            raise ValueError(f"price must not be negative, got {price!r}")
+        self.metric = metric
+        self.budget = budget
+        self.sampling = list(sampling) if sampling is not None else default_strategies(budget)
+        self.policies = list(policies) if policies is not None else [KnowledgeGradient()]
+        self.temperatures = list(temperatures)
+        self.price = price
+        self.num_threads = num_threads
+        self.seed = seed
+        if not (self.sampling and self.policies and self.temperatures):
+            raise ValueError("there is nothing to compare: give at least one strategy, policy and temperature")
+
+    def compile(
+        self,
+        student: dspy.Module,
+        *,
+        trainset: Sequence[dspy.Example],
+        teacher: dspy.Module | None = None,
+        valset: Sequence[dspy.Example] | None = None,
+        **options: Any,
+    ) -> DynScaling:
+        """Measure, choose, and wrap the student's program anew.
+
+        Args:
+            student: A :class:`DynScaling` module, whose program and answer are kept; or a plain program.
+            trainset: Labelled examples.
+            teacher: Not used.
+            valset: More labelled examples, measured together with the others: nothing is fitted to either.
+            **options: Not used.
+
+        Returns:
+            A new module with the chosen settings and a budget of its own; :class:`Calibration` is its
+            ``calibration``. The student is unchanged.
+
+        Raises:
+            ValueError: If there are fewer than two examples.
+        """
+        examples = [*trainset, *(valset or ())]
+        if len(examples) < 2:
+            raise ValueError(f"at least two labelled examples are needed, got {len(examples)}")
+        scaled = student if isinstance(student, DynScaling) else DynScaling(student, self.budget)
+        meter = _Meter(self.price)
+        points: list[Point] = []
+        last: list[Point] = []  # the dearest of each combination
+        combinations = product(self.temperatures, self.policies, self.sampling)
+        for temperature, policy, sampling in combinations:
+            last.append(self._last_of(scaled, examples, policy, sampling, temperature, meter, points))
+        chosen = last[0]
+        for point in last[1:]:
+            gain, error = _mean_and_error([a - b for a, b in zip(point.scores, chosen.scores, strict=True)])
+            if gain > error:
+                chosen = point
+        calibrated = DynScaling(
+            scaled.module,
+            chosen.samples,
+            sampling=chosen.sampling,
+            policy=chosen.policy,
+            answer=scaled._reader.answer,
+            temperature=chosen.temperature,
+            max_samples=scaled.max_samples,
+            seed=self.seed,
+        )
+        setattr(calibrated, "calibration", Calibration(tuple(points), chosen))  # noqa: B010  # not the program's state
+        return calibrated
+
+    def _last_of(
+        self,
+        scaled: DynScaling,
+        examples: Sequence[dspy.Example],
+        policy: Policy,
+        sampling: Strategy,
+        temperature: float | None,
+        meter: _Meter,
+        points: list[Point],
+    ) -> Point:
+        """The curve of one combination, up to the budget's cost; its last point."""
+        samples = 2.0
+        point = self._measure(scaled, examples, policy, sampling, temperature, samples, meter)
+        points.append(point)
+        while point.cost < 0.97 * self.budget:
+            # What is left of the budget at this point's cost a sample, at most twice as many at a time.
+            samples = min(2 * samples, samples + (self.budget - point.cost) * samples / point.cost)
+            samples = round(samples * len(examples)) / len(examples)
+            if samples <= point.samples:
+                break
+            point = self._measure(scaled, examples, policy, sampling, temperature, samples, meter)
+            points.append(point)
+        if point.cost > 1.03 * self.budget and point.samples > 1:  # overshot, as the share of dear samples grew
+            samples = max(1.0, point.samples * self.budget / point.cost)
+            point = self._measure(scaled, examples, policy, sampling, temperature, samples, meter)
+            points.append(point)
+        return point
+
+    def _measure(
+        self,
+        scaled: DynScaling,
+        examples: Sequence[dspy.Example],
+        policy: Policy,
+        sampling: Strategy,
+        temperature: float | None,
+        samples: float,
+        meter: _Meter,
+    ) -> Point:
+        pool = BudgetPool(samples=max(len(examples), round(samples * len(examples))), policy=policy, seed=self.seed)
+        module = DynScaling(
+            scaled.module,
+            pool,
+            sampling=sampling,
+            answer=scaled._reader.answer,
+            temperature=temperature,
+            max_samples=scaled.max_samples,
+        )
+        predictions = module.batch(examples, num_threads=self.num_threads, disable_progress_bar=True)
+        scores = [
+            float(self.metric(example, prediction)) if prediction is not None else 0.0
+            for example, prediction in zip(examples, predictions, strict=True)
+        ]
+        drawn = [report for p in predictions if p is not None for report in explain(p).samples]
+        cost = meter.cost(drawn, (sampling, temperature)) / len(examples)
+        score, error = _mean_and_error(scores)
+        point = Point(
+            policy=policy,
+            sampling=sampling,
+            temperature=temperature,
+            samples=pool.statistics().spent.samples / len(examples),
+            cost=cost,
+            score=score,
+            error=error,
+            scores=tuple(scores),
+        )
+        logger.info("%s", point)
+        return point
+
+
+def default_strategies(budget: float) -> list[Strategy]:
+    """What is compared if nothing is said: independent samples, and chains that begin early or late."""
+    late = max(2, int(budget) // 2)
+    integrated: list[Strategy] = [Integrated(independent=n, share=s) for n in sorted({2, late}) for s in (0.5, 1.0)]
+    return [Parallel(), *integrated]
+
+
+class _Meter:
+    """Turns samples into cost, in plain samples.
+
+    A reply from the cache reports no usage, so each kind of sample is priced at the mean of those that did.
+    """
+
+    def __init__(self, price: float) -> None:
+        self._price = price
+        self._seen: dict[Any, list[float]] = {}
+        self._plain: float | None = None
+
+    def cost(self, samples: Iterable[SampleReport], setting: Any) -> float:
+        kinds = []
+        for sample in samples:
+            kind = (setting, True) if sample.shown else (setting[1], False)
+            kinds.append(kind)
+            tokens = [_tokens(entry, self._price) for entries in sample.usage.values() for entry in entries]
+            if sum(tokens):
+                self._seen.setdefault(kind, []).append(sum(tokens))
+        means = {kind: sum(values) / len(values) for kind, values in self._seen.items()}
+        if self._plain is None:
+            self._plain = means.get((setting[1], False))
+        if not self._plain:
+            return float(len(kinds))
+        return sum(means.get(kind, self._plain) for kind in kinds) / self._plain
+
+
+def _tokens(usage: Any, price: float) -> float:
+    return (usage.get("completion_tokens") or 0) + price * (usage.get("prompt_tokens") or 0)
+
+
+def _mean_and_error(values: Sequence[float]) -> tuple[float, float]:
+    mean = sum(values) / len(values)
+    variance = sum((value - mean) ** 2 for value in values) / max(len(values) - 1, 1)
+    return mean, math.sqrt(variance / len(values))

@@ -1,0 +1,87 @@
+"""What another budget would buy, from the samples that a pool has recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dynscale_dspy.reporting.history import CallRecord
+
+if TYPE_CHECKING:
+    from dynscale_dspy.budget.pool import BudgetPool
+    from dynscale_dspy.replay import Question, Replay
+
+BUDGETS = (1, 2, 3, 4, 6, 8, 12, 16)
+LENGTH = 64
+"""Samples of a call in the replay: those recorded, and as many drawn after them as it takes."""
+NEW = 0.5
+"""Weight, in samples, of an answer that was not seen yet."""
+
+
+def what_if(
+    pool: BudgetPool,
+    *,
+    budgets: Sequence[float] | None = None,
+    replicates: int = 20,
+    seed: int = 0,
+) -> Replay:
+    """Replay a pool's recorded calls at other budgets, with its own policy and with uniform sampling.
+
+    Adaptive runs draw few samples where they are sure, so the recorded ones alone cannot be replayed at a larger
+    budget. Each call is continued by drawing what its samples lead to expect (a Pólya urn: an answer comes again in
+    proportion to its votes, a new one with weight :data:`NEW`), and its right answer is the one which that settles on.
+    So "accuracy" here is the share of calls that give the answer of their own long run. It says what more samples
+    would do to the vote; nothing recorded can say what is true. Conditioned samples count like others.
+
+    Args:
+        pool: One that has answered calls; the latest :data:`~dynscale_dspy.reporting.history.MOST_CALLS` are used.
+        budgets: Mean samples a call, 1 to 32; 1 to 16 by default.
+        replicates: Random orders of the samples.
+        seed: Fixes what is drawn.
+
+    Returns:
+        A replay of the policies ``"this pool's policy"`` and ``"uniform"``.
+
+    Raises:
+        ValueError: If no call was answered.
+
+    Example:
+        ```python
+        now, twice = (what_if(pool, budgets=[8, 16]).accuracy("this pool's policy", b) for b in (8, 16))
+        ```
+    """
+    from dynscale_dspy.allocation.policies import Uniform
+    from dynscale_dspy.replay import Pool, replay
+
+    calls = [call for call in pool.history.calls if any(answer is not None for answer in call.answers)]
+    if not calls:
+        raise ValueError("this pool has answered no call yet")
+    generator = np.random.default_rng(seed)
+    questions = tuple(_continued(str(number), call, generator) for number, call in enumerate(calls))
+    return replay(
+        Pool("recorded", questions),
+        {"this pool's policy": pool.policy, "uniform": Uniform()},
+        budgets=list(BUDGETS if budgets is None else budgets),
+        replicates=replicates,
+        seed=seed,
+        with_bounds=False,
+    )
+
+
+def _continued(name: str, call: CallRecord, generator: np.random.Generator) -> Question:
+    from dynscale_dspy.replay import Question
+
+    answers = list(call.answers[:LENGTH])
+    fresh = 1 + max((answer for answer in answers if answer is not None), default=-1)
+    while len(answers) < LENGTH:
+        if generator.random() * (len(answers) + NEW) < NEW:
+            answers.append(fresh)
+            fresh += 1
+        else:
+            answers.append(answers[generator.integers(len(answers))])
+    counts = np.bincount([answer for answer in answers if answer is not None], minlength=1)
+    return Question(
+        name, tuple(None if answer is None else str(answer) for answer in answers), frozenset({str(counts.argmax())})
+    )

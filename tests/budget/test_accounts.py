@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
+
+from dynscale_dspy.allocation.costs import UNITS, Cost
+from dynscale_dspy.budget.accounts import Ledger, Reservation
+
+amounts = st.builds(
+    Cost,
+    samples=st.integers(0, 3),
+    calls=st.integers(0, 4),
+    prompt_tokens=st.integers(0, 50),
+    completion_tokens=st.integers(0, 50),
+    nanodollars=st.integers(0, 10**9),
+)
+caps = st.fixed_dictionaries(
+    {
+        "samples": st.none() | st.integers(0, 20),
+        "calls": st.none() | st.integers(0, 30),
+        "tokens": st.none() | st.integers(0, 400),
+        "nanodollars": st.none() | st.integers(0, 8 * 10**9),
+    }
+)
+
+
+class LedgerMachine(RuleBasedStateMachine):
+    """A chain of ledgers: whatever is reserved, extended, settled or refunded, no cap is passed and nothing leaks."""
+
+    open_reservations = Bundle("open_reservations")
+
+    @initialize(limits=st.lists(caps, min_size=1, max_size=3))
+    def start(self, limits):
+        self.chain: list[Ledger] = []
+        for limit in limits:
+            self.chain.append(Ledger(**limit, parent=self.chain[-1] if self.chain else None))
+        self.held: dict[Reservation, tuple[int, Cost]] = {}
+        self.used = [Cost() for _ in limits]
+
+    def fits(self, depth, amount):
+        return all(
+            getattr(amount, unit) <= self.chain[depth].remaining(unit) or not getattr(amount, unit) for unit in UNITS
+        )
+
+    @rule(target=open_reservations, amount=amounts, where=st.integers(0, 2))
+    def reserve(self, amount, where):
+        depth = where % len(self.chain)
+        before = [(ledger.spent, ledger.reserved) for ledger in self.chain]
+        fits = self.fits(depth, amount)
+        reservation = self.chain[depth].reserve(amount)
+        assert (reservation is not None) == fits
+        if reservation is None:
+            assert [(ledger.spent, ledger.reserved) for ledger in self.chain] == before
+            return multiple()
+        self.held[reservation] = (depth, amount)
+        return reservation
+
+    @rule(reservation=open_reservations, amount=amounts)
+    def extend(self, reservation, amount):
+        if reservation in self.held:
+            depth, held = self.held[reservation]
+            fits = self.fits(depth, amount)
+            assert self.chain[depth].extend(reservation, amount) == fits
+            if fits:
+                self.held[reservation] = (depth, held + amount)
+
+    @rule(reservation=open_reservations)
+    def shrink(self, reservation):
+        if reservation in self.held:
+            depth, held = self.held[reservation]
+            half = Cost(held.samples // 2, held.calls // 2, held.prompt_tokens // 2)
+            assert self.chain[depth].amend(reservation, half)
+            self.held[reservation] = (depth, half)
+
+    @rule(reservation=consumes(open_reservations), share=st.floats(0, 1))
+    def settle(self, reservation, share):
+        depth, held = self.held.pop(reservation)
+        # Which tokens they were is known only now.
+        used = Cost(
+            int(held.samples * share),
+            int(held.calls * share),
+            completion_tokens=int(held.tokens * share),
+            nanodollars=int(held.nanodollars * share),
+        )
+        self.chain[depth].settle(reservation, used)
+        for level in range(depth + 1):
+            self.used[level] += used
+        with pytest.raises(ValueError, match="already settled"):
+            self.chain[depth].settle(reservation, used)
+
+    @rule(reservation=consumes(open_reservations))
+    def refund(self, reservation):
+        depth, _ = self.held.pop(reservation)
+        self.chain[depth].refund(reservation)
+
+    @rule(reservation=open_reservations)
+    def using_more_than_reserved_is_refused(self, reservation):
+        if reservation in self.held:
+            depth, held = self.held[reservation]
+            with pytest.raises(ValueError, match="was reserved"):
+                self.chain[depth].settle(reservation, held + Cost(samples=1))
+
+    @invariant()
+    def never_over(self):
+        for ledger in getattr(self, "chain", ()):
+            for unit, limit in ledger.limits.items():
+                if limit is not None:
+                    assert getattr(ledger.spent, unit) + getattr(ledger.reserved, unit) <= limit
+
+    @invariant()
+    def exact(self):
+        for level, ledger in enumerate(getattr(self, "chain", ())):
+            assert ledger.spent == self.used[level]
+            assert ledger.reserved == sum((held for depth, held in self.held.values() if depth >= level), Cost())
+
+
+# Longer than others where many more examples are asked for.
+TestLedger = pytest.mark.timeout(1800)(LedgerMachine.TestCase)
+
+
+def test_cost_adds_and_subtracts_unit_by_unit():
+    assert Cost(1, 2, 3, 4, 5, 6) + Cost(samples=1, prompt_tokens=7) == Cost(2, 2, 10, 4, 5, 6)
+    assert Cost(1, 2, 3, 4, 5, 6) - Cost(1, 2, 3, 4, 5, 6) == Cost()
+    assert Cost(prompt_tokens=3, completion_tokens=4).tokens == 7
+
+
+@given(st.lists(st.integers(1, 10**12), max_size=50))
+def test_money_adds_up_exactly(prices):
+    ledger = Ledger(nanodollars=sum(prices) or 1)
+    for price in prices:
+        reservation = ledger.reserve(Cost(nanodollars=price))
+        assert reservation is not None
+        ledger.settle(reservation, Cost(nanodollars=price))
+    if prices:
+        assert ledger.remaining("nanodollars") == 0
+        assert ledger.reserve(Cost(nanodollars=1)) is None
+
+
+def test_a_ledger_without_caps_takes_everything():
+    ledger = Ledger()
+    assert ledger.reserve(Cost(samples=10**9)) is not None
+    assert ledger.remaining("samples") == float("inf")
+
+
+def test_more_than_reserved_may_be_spent_where_no_bound_was_known_and_then_nothing_more():
+    day = Ledger(tokens=100)
+    request = Ledger(tokens=50, parent=day)
+    reservation = request.reserve(Cost(samples=1, prompt_tokens=10))
+    request.settle(reservation, Cost(samples=1, prompt_tokens=10, completion_tokens=200), beyond=True)
+    assert day.spent.tokens == request.spent.tokens == 210
+    assert request.remaining("tokens") == day.remaining("tokens") == 0
+    assert day.reserve(Cost(prompt_tokens=1)) is None
+    assert day.reserve(Cost(samples=1)) is not None
+
+
+def test_what_a_parent_refuses_leaves_no_trace_below():
+    day = Ledger(samples=1)
+    first, second = Ledger(samples=5, parent=day), Ledger(samples=5, parent=day)
+    held = first.reserve(Cost(samples=1))
+    assert second.reserve(Cost(samples=1)) is None
+    assert second.reserved == Cost()
+    assert not first.extend(held, Cost(samples=1))
+    assert first.reserved == day.reserved == Cost(samples=1)

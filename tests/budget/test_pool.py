@@ -1,0 +1,729 @@
+from __future__ import annotations
+
+import contextlib
+import copy
+import logging
+import os
+import pickle
+import random
+import tempfile
+import threading
+from concurrent.futures import Future
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
+
+from dynscale_dspy import UCB, BudgetExhausted, BudgetPool, Cost, KnowledgeGradient, Uniform
+from dynscale_dspy.allocation.tally import Tally
+from dynscale_dspy.budget.pool import Arm, Ticket
+from dynscale_dspy.budget.stores.sqlite import SQLiteStore
+
+tallies = st.lists(st.none() | st.integers(0, 3), min_size=1, max_size=6).map(Tally.of)
+
+
+class PoolMachine(RuleBasedStateMachine):
+    """Calls open, draw, nest, fail, are cancelled and close in any order, in scopes of a pool or in itself, which is
+    paused, stopped and resumed: no cap is passed, nothing leaks, and every scope's spending is its pool's too."""
+
+    arms = Bundle("arms")
+    tickets = Bundle("tickets")
+
+    @initialize(
+        samples=st.none() | st.integers(1, 25),
+        calls=st.none() | st.integers(1, 40),
+        tokens=st.none() | st.integers(1, 2000),
+        dollars=st.none() | st.sampled_from([1e-9, 1e-6, 2e-6]),
+        per_call=st.none() | st.integers(1, 6),
+        policy=st.sampled_from([KnowledgeGradient(), KnowledgeGradient(first=2), UCB(), Uniform()]),
+        scopes=st.lists(
+            st.fixed_dictionaries({"samples": st.integers(1, 12)}, optional={"tokens": st.integers(1, 500)}), max_size=2
+        ),
+        share=st.none() | st.floats(0.3, 1),
+        durable=st.sampled_from([False, False, False, True]),
+    )
+    def start(self, samples, calls, tokens, dollars, per_call, policy, scopes, share, durable):
+        if samples is calls is tokens is dollars is per_call is None:
+            samples = 10
+        self.folder = tempfile.TemporaryDirectory()
+        path = os.path.join(self.folder.name, "budget.sqlite") if durable else None
+        self.pool = BudgetPool(
+            samples,
+            calls=calls,
+            tokens=tokens,
+            dollars=dollars,
+            per_call=per_call,
+            policy=policy,
+            path=path,
+            max_failures=5,
+        )
+        self.pools = [self.pool]
+        for limits in scopes:
+            self.pools.append(BudgetPool(**limits, policy=policy, max_failures=None, _parent=self.pools[-1]))
+        self.program = Program()
+        if share is not None and (samples or 99) * share >= 1 and samples and samples * share >= 1:
+            with contextlib.suppress(ValueError):  # a share of next to nothing is refused
+                self.pool.share(self.program, share)
+        self.open_arms: set[Arm] = set()
+        self.running: dict[Ticket, list] = {}
+        self.opened = 0
+
+    @rule(target=arms, room=st.integers(1, 8), which=st.integers(0, 2), shared=st.booleans())
+    def open(self, room, which, shared):
+        pool = self.pools[which % len(self.pools)]
+        arm = pool.open(room, program=self.program if shared else None)
+        if arm is None:
+            return multiple()
+        # The fair floor: whoever is let in has its first sample, whatever others do.
+        assert arm.waiting >= 1
+        self.open_arms.add(arm)
+        self.opened += 1
+        return arm
+
+    @rule(target=arms, outer=tickets, room=st.integers(1, 3), which=st.integers(0, 2))
+    def open_nested(self, outer, room, which):
+        if outer not in self.running:
+            return multiple()
+        arm = self.pools[which % len(self.pools)].open(room, outer=outer)
+        if arm is None:
+            return multiple()
+        self.open_arms.add(arm)
+        return arm
+
+    @rule(target=tickets, arm=arms)
+    def start_sample(self, arm):
+        if not arm.waiting:
+            return multiple()
+        ticket = arm.take()
+        if not ticket.start():
+            assert ticket.pool.halted
+            return multiple()
+        self.running[ticket] = []
+        return ticket
+
+    @rule(arm=arms)
+    def take_and_be_cancelled(self, arm):
+        if arm.waiting:
+            ticket = arm.take()
+            arm.close()
+            self.open_arms.discard(arm)
+            assert not ticket.start()
+
+    @rule(ticket=tickets, tokens=st.integers(0, 100), price=st.integers(0, 300))
+    def call_model(self, ticket, tokens, price):
+        if ticket in self.running:
+            bound = Cost(calls=1, prompt_tokens=tokens, completion_tokens=tokens, nanodollars=price)
+            charge = ticket.call(bound)
+            if charge is None:
+                pools = (pool._ledger for pool in ticket.pool._chain)
+                assert any(limit is not None for ledger in pools for limit in ledger.limits.values())
+            else:
+                self.running[ticket].append(charge)
+
+    @rule(ticket=tickets, share=st.floats(0, 1))
+    def answer_call(self, ticket, share):
+        if self.running.get(ticket):
+            charge = self.running[ticket].pop()
+            most = charge.bound
+            used = Cost(calls=1, completion_tokens=int(most.tokens * share), nanodollars=int(most.nanodollars * share))
+            ticket.answered(charge, used)
+            ticket.answered(charge, used)  # twice changes nothing
+
+    @rule(ticket=consumes(tickets), failed=st.booleans())
+    def finish_sample(self, ticket, failed):
+        self.running.pop(ticket, None)
+        ticket.settle(ValueError() if failed else None)
+        assert ticket.settle() == Cost()  # twice changes nothing
+
+    @rule(arm=arms, tally=tallies, room=st.integers(0, 5))
+    def request(self, arm, tally, room):
+        if arm in self.open_arms:
+            granted = arm.request(tally, room)
+            assert granted <= room
+
+    @rule(arm=arms)
+    def close(self, arm):
+        # Also twice, and also with samples in flight: a cancelled call.
+        arm.close()
+        self.open_arms.discard(arm)
+
+    @rule(act=st.sampled_from(["pause", "stop", "resume", "resume"]), which=st.integers(0, 2))
+    def switch(self, act, which):
+        getattr(self.pools[which % len(self.pools)], act)()
+
+    @rule()
+    def look(self):
+        for pool in self.pools:
+            assert "BudgetPool(" in repr(pool)
+
+    @invariant()
+    def never_over(self):
+        for pool in getattr(self, "pools", ()):
+            for unit, limit in pool._ledger.limits.items():
+                if limit is not None:
+                    assert getattr(pool._ledger.spent, unit) + getattr(pool._ledger.reserved, unit) <= limit
+
+    @invariant()
+    def what_a_scope_spends_its_pool_spends(self):
+        for pool in getattr(self, "pools", ())[1:]:
+            own, around = pool._ledger, pool._parent._ledger
+            for inner, outer in ((own.spent, around.spent), (own.reserved, around.reserved)):
+                assert inner.at_least(outer) == outer
+
+    @invariant()
+    def open_calls_are_counted(self):
+        if hasattr(self, "pool"):
+            assert self.pool.statistics().open_calls == len(self.open_arms)
+
+    @invariant()
+    def per_call_is_met_on_average(self):
+        if hasattr(self, "pool") and self.pool._per_call is not None:
+            now = self.pool.statistics()
+            # Each call is due its average; a nested one, whose enclosing call answers for it, only its first sample.
+            due = self.pool._per_call * self.opened + now.closed_calls + now.open_calls
+            assert now.spent.samples + now.reserved.samples <= due
+
+    def teardown(self):
+        if not hasattr(self, "pool"):
+            return
+        for ticket in self.running:
+            ticket.settle()
+        for arm in self.open_arms:
+            arm.close()
+        for pool in self.pools:
+            now = pool.statistics()
+            assert now.reserved == Cost()
+            assert now.open_calls == 0
+        if isinstance(self.pool._store, SQLiteStore):
+            self.pool._store.close()
+        self.folder.cleanup()
+
+
+class Program:
+    """Something to be known by."""
+
+
+# Longer than others where many more examples are asked for.
+TestPool = pytest.mark.timeout(1800)(PoolMachine.TestCase)
+TestPool.settings = settings(stateful_step_count=30)
+
+
+@pytest.mark.parametrize("threads", [1, 8, 32])
+def test_threads_cannot_overspend_or_leak(threads):
+    pool = BudgetPool(samples=300, calls=500, policy=Uniform())
+    seen_over = []
+
+    def work(seed: int) -> None:
+        random_ = random.Random(seed)
+        for _ in range(40):
+            arm = pool.open(4)
+            if arm is None:
+                continue
+            while arm.waiting:
+                ticket = arm.take()
+                ticket.start()
+                for _ in range(random_.randint(0, 4)):
+                    ticket.call()
+                interrupted = random_.random() < 0.1
+                now = pool.statistics()
+                if now.spent.samples + now.reserved.samples > 300 or now.spent.calls + now.reserved.calls > 500:
+                    seen_over.append(now)
+                ticket.settle()
+                if interrupted:
+                    break
+                arm.request(Tally.of("AB"), 2)
+            arm.close()
+
+    workers = [threading.Thread(target=work, args=(seed,)) for seed in range(threads)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    now = pool.statistics()
+    assert not seen_over
+    assert now.reserved == Cost()
+    assert now.open_calls == 0
+    assert now.spent.samples == sum(n * count for n, count in now.samples_per_call.items())
+
+
+def draw_one(arm):
+    ticket = arm.take()
+    assert ticket.start()
+    ticket.call()
+    ticket.settle()
+
+
+def test_early_calls_cannot_drain_a_pool_that_knows_how_many_come():
+    pool = BudgetPool(samples=100).expect(50)
+    served = []
+    for _ in range(50):
+        arm = pool.open(64)
+        assert arm is not None, "an expected call found the pool empty"
+        drawn = 0
+        while arm.waiting:
+            draw_one(arm)
+            drawn += 1
+            arm.request(Tally.of("ABCD" * drawn), 64)  # everyone is contested, everyone wants more
+        arm.close()
+        served.append(drawn)
+    assert sum(served) <= 100
+    assert max(served[:5]) < 20
+
+
+@given(
+    calls=st.integers(2, 8),
+    bound=st.integers(300, 900),
+    cost=st.integers(100, 200),
+    grows=st.integers(0, 120),
+    spare=st.integers(0, 3000),
+    at_once=st.integers(1, 8),
+    data=st.data(),
+)
+def test_every_announced_call_finds_its_first_sample_however_dear_those_that_see_earlier_ones(
+    calls, bound, cost, grows, spare, at_once, data
+):
+    """What a sample costs and may cost at most grows with what it is shown; the cap lets all calls begin."""
+    pool = BudgetPool(tokens=(calls - 1) * cost + bound + spare, policy=KnowledgeGradient()).expect(calls)
+    program, coming, running = Program(), calls, []
+    while coming or running:
+        if coming and len(running) < at_once:
+            arm = pool.open_or_wait(64, program=program)
+            if isinstance(arm, Arm):
+                coming -= 1
+                running.append((arm, []))
+                continue
+            assert arm is not None and running, "an announced call found the pool empty"
+        # One of the calls under way goes on: it begins a sample, or its oldest finishes.
+        arm, flying = data.draw(st.sampled_from(running))
+        if arm.waiting and (not flying or data.draw(st.booleans())):
+            ticket = arm.take()
+            assert ticket.start()
+            more = grows * ticket.index
+            charge = ticket.call(Cost(calls=1, prompt_tokens=bound + more))
+            if charge is None:
+                ticket.settle(BudgetExhausted(""))
+            else:
+                flying.append((ticket, charge, Cost(calls=1, prompt_tokens=cost + more // 4)))
+        elif flying:
+            ticket, charge, used = flying.pop(0)
+            ticket.answered(charge, used)
+            ticket.settle()
+        if not flying and not arm.waiting and not arm.request(Tally.of("AB"), 4):
+            arm.close()
+            running.remove((arm, flying))
+
+
+def test_a_private_pool_lets_hard_calls_use_what_easy_ones_left():
+    pool = BudgetPool(per_call=4)
+    for _ in range(10):
+        arm = pool.open(64)
+        draw_one(arm)
+        arm.close()  # easy: one sample
+    arm = pool.open(64)
+    draw_one(arm)
+    while arm.waiting or arm.request(Tally.of("AB"), 1):
+        draw_one(arm)
+    arm.close()
+    assert max(pool.statistics().samples_per_call) > 4
+    assert pool.statistics().spent.samples <= 4 * 11
+
+
+def test_uniform_gives_every_call_its_share_at_once():
+    pool = BudgetPool(per_call=5, policy=Uniform())
+    for _ in range(7):
+        arm = pool.open(64)
+        assert arm.waiting == 5
+        while arm.waiting:
+            draw_one(arm)
+        assert arm.request(Tally.of("AB"), 64) == 0
+        arm.close()
+
+
+def test_the_price_moves_until_spending_meets_the_allowance():
+    pool = BudgetPool(per_call=4)
+    random_ = random.Random(1)
+    for _ in range(400):
+        arm = pool.open(64)
+        answers = []
+        p = random_.choice([0.95, 0.5])
+        while arm.waiting:
+            draw_one(arm)
+            answers.append("A" if random_.random() < p else random_.choice("BCD"))
+            if not arm.waiting:
+                arm.request(Tally.of(answers), 64 - len(answers))
+        arm.close()
+    now = pool.statistics()
+    assert 0.9 * 4 * 400 <= now.spent.samples <= 4 * 400
+
+
+def test_a_call_that_finds_nothing_is_not_opened():
+    pool = BudgetPool(samples=1)
+    first = pool.open(4)
+    assert pool.open(4) is None
+    draw_one(first)
+    first.close()
+    assert pool.open(4) is None
+    assert pool.statistics().open_calls == 0
+
+
+def test_an_unstarted_sample_of_a_closed_call_never_starts():
+    pool = BudgetPool(samples=4, policy=Uniform(), per_call=4)
+    arm = pool.open(4)
+    ticket = arm.take()
+    arm.close()
+    assert pool.statistics().reserved == Cost()
+    assert not ticket.start()
+
+
+def test_a_nested_call_is_charged_once_at_the_leaf():
+    pool = BudgetPool(samples=3)
+    outer = pool.open(1)
+    sample = outer.take()
+    sample.start()
+    inner = pool.open(1, outer=sample)
+    draw_one(inner)
+    inner.close()
+    cost = sample.settle()
+    outer.close()
+    assert pool.statistics().spent.samples == 1
+    assert cost.samples == 1  # and it is seen from outside
+
+
+def test_a_nested_call_can_use_its_enclosing_samples_own_reservation():
+    pool = BudgetPool(samples=1)
+    outer = pool.open(1)
+    sample = outer.take()
+    sample.start()
+    inner = pool.open(1, outer=sample)
+    assert inner is not None
+    draw_one(inner)
+    inner.close()
+    sample.settle()
+    outer.close()
+    assert pool.statistics().spent == Cost(samples=1, calls=1)
+
+
+def test_a_known_set_needs_a_sample_for_each_call():
+    pool = BudgetPool(samples=9)
+    with pytest.raises(BudgetExhausted, match="9 samples are left, which cannot give each of the 10 calls one"):
+        pool.open_known(10)
+    assert pool.statistics().reserved == Cost()
+    assert pool.statistics().open_calls == 0
+
+
+def test_copies_spend_from_the_same_pool_and_a_saved_one_starts_anew():
+    pool = BudgetPool(samples=5, calls=9, policy=UCB(exploration=0.5), seed=3)
+    assert copy.deepcopy(pool) is pool
+    assert copy.copy(pool) is pool
+    draw_one(pool.open(1))
+    loaded = pickle.loads(pickle.dumps(pool))
+    assert loaded is not pool
+    assert loaded.statistics().limits == pool.statistics().limits
+    assert loaded.policy == pool.policy
+    assert loaded.statistics().spent == Cost()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({}, ValueError, "a pool needs a limit: give samples=, calls= or per_call="),
+        ({"samples": 0}, ValueError, "samples must be at least 1, got 0"),
+        ({"samples": -5}, ValueError, "samples must be at least 1, got -5"),
+        ({"samples": 1.5}, TypeError, "samples must be an integer, got 1.5"),
+        ({"samples": True}, TypeError, "samples must be an integer, got True"),
+        ({"calls": 0}, ValueError, "calls must be at least 1, got 0"),
+        ({"per_call": 0.5}, ValueError, "per_call must be a finite number of at least 1, got 0.5"),
+        ({"per_call": float("nan")}, ValueError, "per_call must be a finite number"),
+        ({"per_call": "8"}, TypeError, "per_call must be a number of samples, got '8'"),
+        ({"samples": 5, "policy": "ucb"}, TypeError, "policy must be a Policy"),
+        ({"samples": 5, "on_empty": "ignore"}, ValueError, "on_empty must be 'raise' or 'run_once', got 'ignore'"),
+        ({"tokens": 0}, ValueError, "tokens must be at least 1, got 0"),
+        ({"tokens": 2**62}, ValueError, "tokens must be below 2"),
+        ({"dollars": 0}, ValueError, "dollars must be at least 0.000000001"),
+        ({"dollars": float("nan")}, ValueError, "dollars must be a finite number, got nan"),
+        ({"dollars": float("inf")}, ValueError, "dollars must be a finite number, got inf"),
+        ({"dollars": "5"}, TypeError, "dollars must be a number, got '5'"),
+        ({"deadline": 0}, ValueError, "deadline must be a positive, finite number of seconds, got 0"),
+        ({"deadline": "1s"}, TypeError, "deadline must be a number of seconds, got '1s'"),
+        ({"samples": 5, "min_per_call": 0}, ValueError, "min_per_call must be at least 1, got 0"),
+        (
+            {"samples": 5, "min_per_call": 3, "max_per_call": 2},
+            ValueError,
+            "at least min_per_call=3, got 2",
+        ),
+        ({"samples": 5, "strict": 1}, TypeError, "strict must be True or False, got 1"),
+        ({"samples": 5, "prices": {"a": 3}}, TypeError, "prices must map model names to Price"),
+        ({"samples": 5, "prices": 3}, TypeError, "prices must map model names to Price"),
+        (
+            {"samples": 5, "period": "week"},
+            ValueError,
+            "period must be 'hour', 'day' or a number of seconds",
+        ),
+        ({"samples": 5, "period": -1}, ValueError, "period must be a positive, finite number of seconds"),
+        ({"samples": 5, "warn_at": 1.5}, ValueError, "warn_at must be between 0 and 1, got 1.5"),
+        ({"samples": 5, "warn_at": "x"}, TypeError, "warn_at must be a number between 0 and 1, got 'x'"),
+        ({"samples": 5, "on_warning": print}, ValueError, "on_warning needs warn_at="),
+        ({"samples": 5, "warn_at": 0.5, "on_warning": 3}, TypeError, "on_warning must be callable, got 3"),
+        ({"samples": 5, "clock": 3}, TypeError, "clock must be callable, got 3"),
+        ({"samples": 5, "max_failures": 0}, ValueError, "max_failures must be at least 1, got 0"),
+        ({"samples": 5, "seed": None}, TypeError, "seed must be an integer, got None"),
+    ],
+)
+def test_bad_limits(arguments, error, message):
+    with pytest.raises(error, match=message):
+        BudgetPool(**arguments)
+
+
+def test_expecting_more_calls_than_samples():
+    with pytest.raises(ValueError, match="5 samples are left, which cannot give each of the 6 expected calls one"):
+        BudgetPool(samples=5).expect(6)
+    with pytest.raises(ValueError, match="calls must be at least 1, got 0"):
+        BudgetPool(samples=5).expect(0)
+
+
+def test_statistics_are_a_snapshot():
+    pool = BudgetPool(samples=5)
+    before = pool.statistics()
+    draw_one(pool.open(1))
+    assert before.spent.samples == 0
+    with pytest.raises(TypeError):
+        before.limits["samples"] = 7  # type: ignore[index]
+
+
+# ---- scopes
+
+
+def test_scopes_charge_every_pool_around_and_end_at_the_tightest():
+    pool = BudgetPool(samples=10)
+    with pool.scope(samples=6) as stage:
+        with pool.scope(samples=2) as step:
+            assert pool.active() is stage.active() is step.active() is step
+            draw_one(step.open(1))
+            draw_one(step.open(1))
+            assert step.open(1) is None
+        assert pool.active() is stage
+        for _ in range(4):
+            draw_one(stage.open(1))
+        assert stage.open(1) is None
+        assert stage.available("samples") == 0 and pool.available("samples") == 4
+    assert pool.active() is pool
+    assert (step.statistics().spent, stage.statistics().spent) == (Cost(samples=2, calls=2), Cost(samples=6, calls=6))
+    assert pool.statistics().spent == Cost(samples=6, calls=6)
+    assert pool.statistics().open_calls == 6
+
+
+def test_a_scope_larger_than_its_pool_ends_with_the_pool():
+    pool = BudgetPool(samples=2)
+    with pool.scope(samples=100) as scope:
+        draw_one(scope.open(1))
+        draw_one(scope.open(1))
+        assert scope.open(1) is None
+        assert scope.available("samples") == 0
+
+
+def test_scopes_of_two_pools_do_not_mix():
+    one, other = BudgetPool(samples=5), BudgetPool(samples=5)
+    with one.scope(samples=1) as inside, other.scope(samples=2) as outside:
+        assert one.active() is inside and other.active() is outside
+        draw_one(one.active().open(1))
+        assert other.statistics().spent == Cost()
+
+
+def test_a_scope_without_a_pace_of_its_own_keeps_its_pools():
+    pool = BudgetPool(samples=100).expect(50)
+    for _ in range(50):
+        with pool.scope(samples=20) as scope:
+            arm = scope.open(64)
+            assert arm is not None, "an expected call found the pool empty"
+            drawn = 0
+            while arm.waiting:
+                draw_one(arm)
+                drawn += 1
+                arm.request(Tally.of("ABCD" * drawn), 64)
+            arm.close()
+    assert pool.statistics().spent.samples <= 100
+
+
+def test_a_nested_call_in_a_scope_of_its_own_is_charged_once():
+    pool = BudgetPool(samples=3)
+    outer = pool.open(1)
+    sample = outer.take()
+    sample.start()
+    with pool.scope(samples=1) as scope:
+        inner = scope.open(1, outer=sample)
+        draw_one(inner)
+        inner.close()
+        assert scope.open(1, outer=sample) is None
+    sample.settle()
+    outer.close()
+    assert pool.statistics().spent == Cost(samples=1, calls=1)
+    assert pool.statistics().reserved == Cost()
+
+
+# ---- limits that users expect
+
+
+def test_a_share_leaves_the_rest_to_others():
+    greedy, other = Program(), Program()
+    pool = BudgetPool(samples=10).share(greedy, 0.3)
+    for _ in range(3):
+        draw_one(pool.open(1, program=greedy))
+    assert pool.open(1, program=greedy) is None
+    for _ in range(7):
+        draw_one(pool.open(1, program=other))
+    assert pool.statistics().spent.samples == 10
+
+
+@pytest.mark.parametrize(
+    ("pool", "fraction", "error", "message"),
+    [
+        ({"samples": 10}, 0, ValueError, "fraction must be above 0 and at most 1, got 0"),
+        ({"samples": 10}, 1.5, ValueError, "fraction must be above 0 and at most 1, got 1.5"),
+        ({"samples": 10}, "half", TypeError, "fraction must be a number, got 'half'"),
+        ({"samples": 10}, 0.01, ValueError, "fraction=0.01 of the caps is less than one"),
+        ({"per_call": 10}, 0.5, ValueError, "this pool has no cap to share"),
+    ],
+)
+def test_bad_shares(pool, fraction, error, message):
+    with pytest.raises(error, match=message):
+        BudgetPool(**pool).share(Program(), fraction)
+
+
+def test_every_call_draws_its_minimum_and_none_more_than_its_maximum():
+    pool = BudgetPool(samples=100, min_per_call=3, max_per_call=5)
+    arm = pool.open(64)
+    assert arm.waiting >= 3
+    assert pool.most_per_call == 5
+    with pool.scope(samples=50, max_per_call=2) as scope:
+        assert scope.most_per_call == 2
+
+
+def test_a_deadline_ends_spending_at_once():
+    now = [1000.0]
+    pool = BudgetPool(samples=10, deadline=60, clock=lambda: now[0])
+    arm = pool.open(1)
+    ticket = arm.take()
+    assert ticket.start()
+    assert ticket.call()
+    waiting = pool.open(1).take()
+    now[0] += 59
+    assert pool.statistics().seconds_left == 1
+    assert ticket.call()
+    now[0] += 1
+    assert not ticket.call()
+    assert not waiting.start()
+    assert pool.open(1) is None
+    with pytest.raises(BudgetExhausted, match="the deadline of the pool has passed"):
+        raise pool.exhausted()
+    with pool.scope(samples=3) as scope:
+        assert scope.open(1) is None
+
+
+def test_a_scopes_deadline_is_its_own():
+    now = [0.0]
+    pool = BudgetPool(samples=10, clock=lambda: now[0])
+    with pool.scope(deadline=5) as scope:
+        now[0] = 6
+        assert scope.open(1) is None
+        assert pool.open(1) is not None
+
+
+def test_paused_stopped_and_resumed():
+    pool = BudgetPool(samples=10)
+    ticket = pool.open(1).take()
+    pool.pause()
+    assert not ticket.start()
+    waiting = pool.open_or_wait(1)
+    assert isinstance(waiting, Future) and not waiting.done()
+    assert pool.statistics().state == "paused"
+    pool.resume()
+    assert waiting.done()
+    assert ticket.start() and ticket.call()
+    pool.stop()
+    assert ticket.call()  # what is under way finishes
+    assert pool.open_or_wait(1) is None
+    with pytest.raises(BudgetExhausted, match="the pool was stopped"):
+        raise pool.exhausted()
+    pool.pause()  # a stopped pool stays stopped
+    assert pool.statistics().state == "stopped"
+    with pool.scope(samples=2) as scope:
+        assert scope.open(1) is None
+
+
+def test_caps_begin_anew_with_each_period():
+    now = [86400.0 * 100 + 5]
+    pool = BudgetPool(samples=2, period="day", clock=lambda: now[0])
+    draw_one(pool.open(1))
+    running = pool.open(1).take()
+    running.start()
+    assert pool.open(1) is None
+    now[0] += 86400
+    assert pool.statistics().spent == Cost()
+    assert pool.statistics().reserved.samples == 1  # what was in flight counts in the new period
+    draw_one(pool.open(1))
+    assert pool.open(1) is None
+    running.settle()
+    now[0] += 3600
+    assert pool.open(1) is None
+
+
+def test_a_warning_comes_once_for_each_cap():
+    warnings = []
+    pool = BudgetPool(samples=10, calls=1000, warn_at=0.5, on_warning=warnings.append)
+    for _ in range(8):
+        draw_one(pool.open(1))
+    assert [str(warning) for warning in warnings] == ["5 of 10 samples are spent"]
+    assert warnings[0].pool is pool
+
+
+def test_a_warning_that_fails_or_asks_the_pool_does_no_harm(caplog):
+    def careless(warning):
+        assert warning.pool.statistics().spent.samples == 1  # outside the lock
+        raise KeyError("secret prompt")
+
+    pool = BudgetPool(samples=2, warn_at=0.5, on_warning=careless)
+    with caplog.at_level(logging.ERROR, "dynscale_dspy"):
+        draw_one(pool.open(1))
+    assert "KeyError" in caplog.text and "secret" not in caplog.text
+    assert pool.statistics().spent.samples == 1
+
+
+def test_a_pool_whose_samples_all_fail_stops_itself():
+    pool = BudgetPool(samples=100, max_failures=3)
+    cause = ConnectionError("secret: no route to host")
+    for number in range(5):
+        ticket = pool.open(1).take()
+        ticket.start()
+        ticket.settle(cause if number != 1 else None)
+    assert pool.statistics().state == "stopped"
+    assert pool.open(1) is None
+    error = pool.exhausted()
+    assert error.__cause__ is cause
+    assert "3 samples in a row failed, the last with ConnectionError" in str(error)
+    assert "secret" not in str(error) + repr(pool)
+    pool.resume()
+    assert pool.open(1) is not None
+
+
+def test_a_first_sample_waits_for_what_others_hold_but_never_inside_another():
+    pool, program = BudgetPool(tokens=100), Program()
+    first = pool.open(1, program=program)
+    ticket = first.take()
+    ticket.start()
+    charge = ticket.call(Cost(calls=1, prompt_tokens=90))
+    waiting = pool.open_or_wait(1, program=program)
+    assert isinstance(waiting, Future) and not waiting.done()
+    assert pool.open_or_wait(1, program=program, outer=ticket) is not None
+    ticket.answered(charge, Cost(calls=1, prompt_tokens=5))
+    ticket.settle()
+    assert waiting.done()
+    assert isinstance(pool.open_or_wait(1, program=program), Arm)
+
+
+def test_two_pools_of_an_optimizers_copies_are_one_and_dollars_survive_exactly():
+    pool = BudgetPool(dollars=0.1, tokens=7, strict=True, min_per_call=2, period="hour", warn_at=0.5)
+    loaded = pickle.loads(pickle.dumps(pool))
+    assert loaded.statistics().limits == pool.statistics().limits
+    assert loaded._ledger.limits["nanodollars"] == 100_000_000
+    assert (loaded.strict, loaded.min_per_call, loaded._period) == (True, 2, 3600)

@@ -1,0 +1,363 @@
+"""How many requests of a pool are under way, and what is done about slow ones."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import dspy
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dynscale_dspy import BudgetPool, Cost, DynScaling, Parallel, Uniform, explain
+from dynscale_dspy.budget.throttle import ENOUGH, Limit, Throttle
+from dynscale_dspy.testing import FakeQuestion, questions
+
+ONE = [FakeQuestion("heads or tails?", {"heads": 0.5, "tails": 0.5}, "heads")]
+
+
+@given(st.integers(1, 50), st.lists(st.tuples(st.floats(0, 5), st.booleans()), max_size=200))
+def test_a_limit_stays_between_one_and_its_most(most, endings):
+    limit, now = Limit(most), 0.0
+    for latency, pushed_back in endings:
+        now += 0.01
+        before = limit.value
+        limit.ended(begun=now - latency, now=now, pushed_back=pushed_back)
+        assert 1 <= limit.allowed <= limit.value <= most
+        assert limit.value >= before / 2
+
+
+def test_a_limit_halves_once_for_a_congestion_and_grows_by_one_a_round():
+    limit = Limit(16)
+    for begun in (0.0, 0.1, 0.2):  # three of one burst
+        limit.ended(begun=begun, now=1.0 + begun, pushed_back=True)
+    assert limit.allowed == 8
+    for request in range(9):
+        limit.ended(begun=2.0 + request, now=3.0 + request, pushed_back=False)
+    assert limit.allowed == 9
+
+
+def test_replies_that_take_much_longer_than_at_best_push_back_too():
+    limit = Limit(16)
+    for request in range(64):
+        limit.ended(begun=request, now=request + 0.1, pushed_back=False)
+    assert limit.allowed == 16
+    for request in range(64, 128):
+        limit.ended(begun=request, now=request + 1.0, pushed_back=False)
+    assert limit.allowed < 16
+
+
+class Counted:
+    """Counts how many are inside at once."""
+
+    def __init__(self):
+        self.lock = threading.Lock()
+        self.inside = self.peak = self.total = 0
+
+    def __enter__(self):
+        with self.lock:
+            self.inside += 1
+            self.total += 1
+            self.peak = max(self.peak, self.inside)
+
+    def __exit__(self, *exc):
+        with self.lock:
+            self.inside -= 1
+
+
+def test_threads_and_tasks_share_one_limit():
+    throttle, counted = Throttle(3, None), Counted()
+    both = threading.Barrier(2)
+
+    def ask():
+        with counted:
+            threading.Event().wait(0.002)
+
+    async def aask():
+        with counted:
+            await asyncio.sleep(0.002)
+
+    async def many():
+        await asyncio.gather(*(throttle.arun(aask) for _ in range(40)))
+
+    def tasks():
+        both.wait(10)
+        asyncio.run(many())
+
+    thread = threading.Thread(target=tasks)
+    thread.start()
+    both.wait(10)
+    with ThreadPoolExecutor(16) as executor:
+        list(executor.map(lambda _: throttle.run(ask), range(40)))
+    thread.join()
+    assert counted.total == 80
+    assert counted.peak == 3
+
+
+def test_a_request_within_a_request_needs_no_place_of_its_own():
+    throttle = Throttle(1, None)
+    assert throttle.run(lambda: throttle.run(lambda: "done")) == "done"
+
+
+def test_a_synchronous_call_in_a_running_loop_does_not_wait_for_the_loop():
+    throttle = Throttle(1, None)
+
+    async def outer():
+        return throttle.run(lambda: "inner")  # within the loop whose task holds the only place
+
+    async def main():
+        holding, release = asyncio.Event(), asyncio.Event()
+
+        async def hold():
+            holding.set()
+            await release.wait()
+
+        task = asyncio.ensure_future(throttle.arun(hold))
+        await holding.wait()
+        assert await outer() == "inner"
+        release.set()
+        await task
+
+    asyncio.run(main())
+
+
+def test_a_cancelled_task_gives_its_place_back():
+    throttle = Throttle(1, None)
+
+    async def main():
+        release = asyncio.Event()
+        holder = asyncio.ensure_future(throttle.arun(release.wait))
+        await asyncio.sleep(0)
+        waiting = asyncio.ensure_future(throttle.arun(release.wait))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        release.set()
+        await holder
+        assert await asyncio.wait_for(throttle.arun(lambda: asyncio.sleep(0, "free")), 5) == "free"
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("tasks", [False, True], ids=["threads", "tasks"])
+def test_a_pool_keeps_to_its_concurrency(server, tasks):
+    bank = questions(12)
+    fake = server(bank, median_latency=0.01)
+    pool = BudgetPool(samples=48, policy=Uniform(), max_concurrency=3).expect(12)
+    qa = DynScaling(dspy.Predict("question -> answer"), pool, sampling=Parallel())
+
+    async def gather():
+        return await asyncio.gather(*(qa.acall(question=question.text) for question in bank))
+
+    with dspy.context(lm=fake.lm()):
+        if tasks:
+            asyncio.run(gather())
+        else:
+            qa.batch([{"question": q.text} for q in bank], num_threads=16, disable_progress_bar=True)
+    counted = fake.statistics()
+    assert counted.requests == 48
+    assert counted.peak_in_flight <= 3
+    assert pool.statistics().concurrency == 3
+
+
+def test_a_pool_gives_way_to_a_server_that_is_full(server):
+    bank = questions(20)
+    fake = server(bank, median_latency=0.02, sigma=0.0, capacity=4, retry_after=0.03)
+    pool = BudgetPool(samples=100, policy=Uniform(), max_concurrency=32).expect(20)
+    qa = DynScaling(dspy.Predict("question -> answer"), pool, sampling=Parallel())
+
+    async def gather():
+        return await asyncio.gather(*(qa.acall(question=question.text) for question in bank))
+
+    with dspy.context(lm=fake.lm(num_retries=8)):
+        predictions = asyncio.run(gather())
+    assert all(prediction.answer for prediction in predictions)
+    assert fake.statistics().faults["429_retry_after"] > 0
+    assert pool.statistics().concurrency < 32
+
+
+def test_an_interrupted_thread_gives_its_place_back(monkeypatch):
+    throttle = Throttle(1, None)
+    turn = throttle._enter()  # the only place is taken
+
+    def interrupted(self, timeout=None):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("concurrent.futures.Future.result", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            throttle.run(lambda: "never")
+    throttle._withdraw(turn)
+    assert throttle.run(lambda: "free") == "free"
+
+
+def settled(throttle: Throttle) -> None:
+    for _ in range(ENOUGH):
+        throttle.run(lambda: None)
+
+
+def test_a_slow_request_is_made_again_and_the_first_answer_wins():
+    throttle = Throttle(None, 0.5)
+    settled(throttle)
+    made, release = [], threading.Event()
+
+    def ask():
+        made.append(len(made))
+        if len(made) == 1:
+            release.wait(10)
+            return "slow"
+        return "fast"
+
+    try:
+        assert throttle.run(ask) == "fast"
+    finally:
+        release.set()
+    assert len(made) == 2
+
+
+def test_a_slow_task_is_made_again_and_the_other_closed():
+    throttle = Throttle(None, 0.5)
+    settled(throttle)
+    made, closed = [], []
+
+    async def ask():
+        made.append(len(made))
+        if len(made) == 1:
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                closed.append(True)
+                raise
+        return "fast"
+
+    assert asyncio.run(throttle.arun(ask)) == "fast"
+    assert len(made) == 2
+    assert closed == [True]
+
+
+@pytest.mark.parametrize("tasks", [False, True], ids=["thread", "task"])
+def test_a_failure_of_one_of_two_is_not_the_answer(tasks):
+    throttle = Throttle(None, 0.5)
+    settled(throttle)
+    made, second = [], threading.Event()
+
+    def ask():
+        made.append(len(made))
+        if len(made) == 1:
+            second.wait(10)
+            return "good"
+        second.set()
+        raise ZeroDivisionError
+
+    async def aask():
+        made.append(len(made))
+        if len(made) == 1:
+            await asyncio.sleep(0.2)
+            return "good"
+        raise ZeroDivisionError
+
+    assert (asyncio.run(throttle.arun(aask)) if tasks else throttle.run(ask)) == "good"
+
+
+def test_hedged_requests_are_both_paid_for(server):
+    bank = questions(6)
+    fake = server(bank, median_latency=0.01, sigma=1.0)
+    pool = BudgetPool(per_call=20, policy=Uniform(), hedge=0.5)
+    qa = DynScaling(dspy.Predict("question -> answer"), pool, sampling=Parallel())
+
+    async def gather():
+        for question in bank:
+            await qa.acall(question=question.text)
+
+    with dspy.context(lm=fake.lm()):
+        asyncio.run(gather())
+    counted, now = fake.statistics(), pool.statistics()
+    assert counted.requests > now.spent.samples
+    assert now.spent.calls >= counted.requests
+    assert now.reserved == Cost()
+
+
+# ---- votes that are decided
+
+
+def test_tasks_that_cannot_change_the_vote_are_called_off(server):
+    bank = [FakeQuestion("sure?", {"yes": 1.0}, "yes")]
+    fake = server(bank, median_latency=0.02, sigma=2.0)
+    pool = BudgetPool(per_call=16, policy=Uniform())
+    qa = DynScaling(dspy.Predict("question -> answer"), pool, sampling=Parallel(), stop_when_decided=True)
+
+    async def main():
+        return await qa.acall(question="sure?")
+
+    with dspy.context(lm=fake.lm()):
+        prediction = asyncio.run(main())
+    explanation = explain(prediction)
+    assert prediction.answer == "yes"
+    spared = [sample for sample in explanation.samples if sample.problem == "not needed"]
+    # Nine of sixteen decide; some more may have come in the same instant.
+    assert 0 < len(spared) <= 7
+    fake.wait_until(lambda now: now.in_flight == 0, timeout=5)
+    # A reply may have been on its way when its connection was closed.
+    assert 0 < fake.statistics().aborted <= len(spared)
+    assert pool.statistics().reserved == Cost()
+    assert pool.statistics().open_calls == 0
+
+
+@given(st.lists(st.sampled_from("ABC"), min_size=1, max_size=12), st.randoms(use_true_random=False))
+def test_calling_off_never_changes_the_winner(answers, random):
+    from dynscale_dspy.sampling.plan import Plan
+    from dynscale_dspy.sampling.sample import Sample
+
+    def finished(draw, answer):
+        return Sample(draw, prediction=answer, answer=answer, key=answer)
+
+    plan = Plan(Parallel(), seed=0, key="x", max_samples=64, stop_when_decided=True)
+    draws = [plan.draw() for _ in answers]
+    order = random.sample(range(len(answers)), len(answers))
+    seen = []
+    for position in order:
+        seen.append(finished(draws[position], answers[position]))
+        if plan._decides(seen):
+            break
+    whole = Plan(Parallel(), seed=0, key="x", max_samples=64)
+    for draw, answer in zip([whole.draw() for _ in answers], answers, strict=True):
+        whole.tell(finished(draw, answer))
+    for sample in seen:
+        plan.tell(sample)
+    if plan.decided:
+        assert plan.winner().answer == whole.winner().answer
+        assert plan.room == 0
+
+
+# ---- a wire that is kept full
+
+
+def test_out_of_order_a_batch_spends_the_same_and_answers_all(server):
+    bank = questions(20)
+    fake = server(bank, median_latency=0.01, sigma=1.0)
+    pool = BudgetPool(samples=80)
+    qa = DynScaling(dspy.Predict("question -> answer"), pool, sampling=Parallel())
+    with dspy.context(lm=fake.lm()):
+        predictions = qa.batch(
+            [{"question": q.text} for q in bank], num_threads=8, disable_progress_bar=True, in_order=False
+        )
+    assert None not in predictions
+    assert pool.statistics().spent.samples == fake.statistics().requests == 80
+    assert fake.statistics().peak_in_flight <= 8
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"max_concurrency": 0}, ValueError),
+        ({"max_concurrency": 1.5}, TypeError),
+        ({"hedge": 1}, ValueError),
+        ({"hedge": "0.9"}, TypeError),
+    ],
+)
+def test_bad_options_are_named(options, error):
+    with pytest.raises(error, match=next(iter(options))):
+        BudgetPool(samples=1, **options)

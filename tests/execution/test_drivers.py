@@ -1,0 +1,260 @@
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import threading
+
+import pytest
+
+from dynscale_dspy import BudgetPool, Cost, Uniform
+from dynscale_dspy.execution import drivers
+from dynscale_dspy.execution.drivers import adrive, drive, drive_known
+from dynscale_dspy.sampling.plan import Job, Plan, Round, conduct, coordinate
+from dynscale_dspy.sampling.sample import Draw, Sample
+from dynscale_dspy.sampling.strategies import Parallel
+
+tag: contextvars.ContextVar[str] = contextvars.ContextVar("tag", default="none")
+
+
+def plan(key=0):
+    return Plan(Parallel(), seed=0, key=key, max_samples=64)
+
+
+def sampler(answer="A"):
+    """A driver's job without a program."""
+
+    def run(job: Job) -> Sample:
+        assert job.ticket is not None and job.ticket.start()
+        cost = job.ticket.settle()
+        return Sample(job.draw, prediction=answer, answer=answer, key=answer, cost=cost)
+
+    return run
+
+
+def uniform(samples):
+    return BudgetPool(per_call=samples, policy=Uniform())
+
+
+def one_round(count):
+    """A plan of one round that returns what it is sent."""
+    samples = yield Round([Job(Draw(i), None) for i in range(count)])
+    return samples
+
+
+def test_samples_of_a_round_run_side_by_side_and_come_back_in_order():
+    together = threading.Barrier(5, timeout=10)
+
+    def run(job):
+        together.wait()
+        return Sample(job.draw)
+
+    assert [sample.draw.index for sample in drive(one_round(5), run)] == [0, 1, 2, 3, 4]
+
+
+async def test_tasks_of_a_round_run_side_by_side_and_come_back_in_order():
+    arrived, everyone = [], asyncio.Event()
+
+    async def run(job):
+        arrived.append(job)
+        if len(arrived) == 5:
+            everyone.set()
+        await asyncio.wait_for(everyone.wait(), 10)
+        return Sample(job.draw)
+
+    assert [sample.draw.index for sample in await adrive(one_round(5), run)] == [0, 1, 2, 3, 4]
+
+
+def test_each_sample_runs_in_its_own_copy_of_the_callers_context():
+    def run(job):
+        before = tag.get()
+        tag.set(f"sample {job.draw.index}")
+        return Sample(job.draw, prediction=before)
+
+    token = tag.set("caller")
+    try:
+        assert [sample.prediction for sample in drive(one_round(4), run)] == ["caller"] * 4
+        assert tag.get() == "caller"
+    finally:
+        tag.reset(token)
+
+
+def test_callers_finish_without_any_helper(monkeypatch):
+    class Full:
+        def submit(self, *args):
+            """Accepts everything and never gets to it."""
+
+    monkeypatch.setattr(drivers, "_executor", Full)
+    assert len(drive(one_round(6), lambda job: Sample(job.draw))) == 6
+
+
+def test_nested_rounds_with_one_helper_do_not_deadlock(monkeypatch):
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(1) as single:
+        monkeypatch.setattr(drivers, "_executor", lambda: single)
+
+        def run(job, depth=2):
+            if depth:
+                drive(one_round(3), lambda inner: run(inner, depth - 1))
+            return Sample(job.draw)
+
+        threads = [threading.Thread(target=lambda: drive(one_round(3), run)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+        assert not any(thread.is_alive() for thread in threads)
+
+
+def test_more_calls_than_threads_share_a_pool_without_waiting_for_each_other():
+    pool = BudgetPool(samples=200, policy=Uniform(), per_call=4)
+    todo = list(range(50))
+    lock = threading.Lock()
+
+    def worker():
+        while True:
+            with lock:
+                if not todo:
+                    return
+                key = todo.pop()
+            drive(conduct(pool, plan(key), key=key), sampler())
+
+    threads = [threading.Thread(target=worker) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    now = pool.statistics()
+    assert (now.closed_calls, now.open_calls, now.reserved) == (50, 0, Cost())
+
+
+def test_many_callers_are_not_multiplied_by_helpers():
+    callers = 2 * drivers.HELPERS
+    running, most, lock = 0, 0, threading.Lock()
+    everyone = threading.Barrier(callers, timeout=20)
+
+    def run(job):
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        if job.draw.index == 0:
+            everyone.wait()  # every caller has begun its first sample, and has three more to do
+        with lock:
+            running -= 1
+        return Sample(job.draw)
+
+    threads = [threading.Thread(target=lambda: drive(one_round(4), run)) for _ in range(callers)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert most < callers + drivers.HELPERS  # helpers that joined before the callers were many
+
+
+def test_an_error_of_the_driver_closes_the_call():
+    pool = uniform(4)
+
+    def run(job):
+        job.ticket.start()
+        job.ticket.settle()
+        raise ValueError("the answer names a field that is not there")
+
+    with pytest.raises(ValueError, match="names a field"):
+        drive(conduct(pool, plan(), key="k"), run)
+    now = pool.statistics()
+    assert (now.open_calls, now.reserved) == (0, Cost())
+    winner, _ = drive(conduct(pool, plan(), key="k"), sampler())  # and the next such call is not stuck
+    assert winner.key == "A"
+
+
+async def test_a_cancelled_call_stops_its_samples_and_gives_back_its_budget():
+    pool = uniform(4)
+    started, stopped = [], []
+    all_started = asyncio.Event()
+
+    async def run(job):
+        job.ticket.start()
+        started.append(job)
+        if len(started) == 4:
+            all_started.set()
+        try:
+            await asyncio.sleep(60)
+        finally:
+            stopped.append(job)
+            job.ticket.settle()
+        return Sample(job.draw)
+
+    task = asyncio.create_task(adrive(conduct(pool, plan(), key="k"), run))
+    await asyncio.wait_for(all_started.wait(), 10)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    now = pool.statistics()
+    assert len(stopped) == 4
+    assert (now.open_calls, now.reserved) == (0, Cost())
+
+
+async def test_the_same_call_in_two_tasks_is_one():
+    pool = uniform(3)
+    release = asyncio.Event()
+    ran = []
+
+    async def run(job):
+        ran.append(job)
+        await release.wait()
+        return sampler()(job)
+
+    tasks = [asyncio.create_task(adrive(conduct(pool, plan(), key="k"), run)) for _ in range(3)]
+    while len(ran) < 3:
+        await asyncio.sleep(0)
+    release.set()
+    outcomes = await asyncio.gather(*tasks)
+    assert len(ran) == 3 == pool.statistics().spent.samples
+    assert sorted(own for _, own in outcomes) == [False, False, True]
+    assert len({id(winner) for winner, _ in outcomes}) == 1
+
+
+async def test_a_synchronous_call_inside_a_loop_does_not_wait_for_a_task_of_that_loop():
+    pool = uniform(2)
+    release = asyncio.Event()
+    running = asyncio.Event()
+
+    async def run(job):
+        running.set()
+        await release.wait()
+        return sampler()(job)
+
+    task = asyncio.create_task(adrive(conduct(pool, plan(), key="k"), run))
+    await running.wait()
+    winner, own = drive(conduct(pool, plan(), key="k"), sampler("B"))
+    assert own and winner.key == "B"
+    release.set()
+    assert (await task)[0].key == "A"
+
+
+def test_a_known_set_runs_as_many_samples_at_once_as_asked():
+    pool = BudgetPool(samples=40)
+    arms, limit, _ = pool.open_known(8)
+    plans = [plan(i) for i in range(8)]
+    running, most, lock = 0, 0, threading.Lock()
+    together = threading.Barrier(4)
+
+    def run(job):
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        if job.call < 4 and job.draw.index == 0:
+            together.wait(10)  # four must be in flight at once to get past this
+        with lock:
+            running -= 1
+        return sampler()(job)
+
+    seen = []
+    steps = coordinate(plans, arms, pool.policy, limit=limit, window=8)
+    drive_known(steps, run, num_threads=4, done=lambda job, sample: seen.append(job.call))
+    for arm in arms:
+        arm.close()
+    assert most == 4
+    assert len(seen) == 40 == pool.statistics().spent.samples
