@@ -113,7 +113,7 @@ def _demo(options: argparse.Namespace) -> int:
                     "accuracy": accuracy,
                     "se": error,
                     "samples": spent.samples,
-                    "calls": spent.calls,
+                    "requests": spent.requests,
                     "tokens": spent.tokens,
                     "prompt_tokens": spent.prompt_tokens,
                     "completion_tokens": spent.completion_tokens,
@@ -202,14 +202,14 @@ def _show(console: Console, rows: list[dict[str, Any]], right: dict[str, list[fl
 
     table = Table()
     table.add_column("method")
-    for name in ("accuracy", "samples", "LM calls", "tokens", "seconds"):
+    for name in ("accuracy", "samples", "requests", "tokens", "seconds"):
         table.add_column(name, justify="right")
     for row in rows:
         table.add_row(
             row["method"],
             f"{row['accuracy']:.1%} ± {row['se']:.1%}",
             f"{row['samples']:,}",
-            f"{row['calls']:,}",
+            f"{row['requests']:,}",
             f"{row['tokens']:,}",
             f"{row['seconds']:.1f}",
         )

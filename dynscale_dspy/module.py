@@ -68,8 +68,9 @@ class DynScaling(dspy.Module):
         leader: Whether the first sample of a call with long inputs (4,096 characters or more) is asked for alone, and
             the others once it is answered: they then find its prompt in the server's cache, where there is one.
             Costs the time of one reply. Where samples share a request, nobody has to wait.
-        min_confidence: An answer whose confidence is below this goes to ``on_low``. It is about the vote: docs/confidence.md says what it was worth in truth. One sample alone has
-            0.75, so a call that can afford only one never reaches 0.9.
+        min_confidence: An answer whose confidence is below this goes to ``on_low``. Confidence is about the vote, not
+            about the truth; docs/confidence.md says what it was worth. One sample alone has 0.75, so a call that can
+            afford only one never reaches 0.9.
         on_low: ``"abstain"`` returns a prediction with every field None, ``"raise"`` raises :class:`LowConfidence`.
             Another DSPy module, such as one with a stronger model, answers in its place. A function is called with
             the winner and the call's inputs by name, ``on_low(prediction, question=...)``, and its result returned; it
@@ -249,7 +250,9 @@ class DynScaling(dspy.Module):
         plans = [call.plan for call in calls]
         pool = self.pool
         names = [call.name for call in calls] if pool.lasting else None
-        arms, limit, calls_left = pool.open_known(len(calls), program=self, calls=calls[0].calls_guessed, keys=names)
+        arms, limit, requests_left = pool.open_known(
+            len(calls), program=self, requests=calls[0].requests_guess, keys=names
+        )
         failures: list[BaseException] = []
         succeeded = False
         spent = Cost()
@@ -281,7 +284,7 @@ class DynScaling(dspy.Module):
                     limit=limit,
                     # In order, twice as many outstanding as run at once: one slow answer is not to idle the rest.
                     window=2 * num_threads if in_order else num_threads,
-                    calls=calls_left,
+                    requests=requests_left,
                     narrowing=in_order,
                 ),
                 lambda job: calls[job.call].run(job),
@@ -433,7 +436,7 @@ class _Call:
         vary = owner.max_samples > 1 and self._pool.varies
         predictors = [predictor for _, predictor in named_predictors(owner.module)]
         _check_ready(predictors, owner.module, kwargs, owner.temperature, vary)
-        self.calls_guessed = max(1, len(predictors))
+        self.requests_guess = max(1, len(predictors))
         lm = _lm_of(predictors[0], owner.module, kwargs) if len(predictors) == 1 else None
         self._settings = SampleSettings(owner.module, owner._reader, owner.temperature, vary, owner, lm)
         choices = _choices(owner, predictors, kwargs) if vary and not self._pool.lasting else 1
@@ -463,7 +466,7 @@ class _Call:
             key=self._key,
             outer=meter.ticket if meter else None,
             program=self.owner,
-            calls=self.calls_guessed,
+            requests=self.requests_guess,
             name=self.name if self._pool.lasting else None,
             decided=self._explain,
         )

@@ -31,7 +31,7 @@ def main() -> None:
     with FakeServer(20) as server, dspy.context(lm=server.lm()):
         questions = server.questions[: 4 if arguments.quick else 20]
         # A run of the agent is several requests, so calls are capped too.
-        pool = BudgetPool(samples=5 * len(questions), calls=30 * len(questions)).expect(len(questions))
+        pool = BudgetPool(samples=5 * len(questions), requests=30 * len(questions)).expect(len(questions))
         agent = dspy.ReAct("question -> answer", tools=[search], max_iters=3)  # type: ignore[arg-type]
         scaled = DynScaling(agent, budget=pool, answer="answer", sampling=Parallel())
         for question in questions:
@@ -39,7 +39,7 @@ def main() -> None:
             told = explain(prediction)
             steps = sum(name.startswith("tool_name") for name in prediction.trajectory)
             print(f"{question.text} {prediction.answer} (right: {question.answer}; {steps} steps in the winning run)")
-            print(f"  {told.summary}; {told.cost.calls} requests")
+            print(f"  {told.summary}; {told.cost.requests} requests")
         print(pool)
 
 

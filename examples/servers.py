@@ -60,7 +60,7 @@ def answers(lm: dspy.LM, question: str) -> str:
     """Ask through the wrapper, and tell how it went."""
     with dspy.context(lm=lm):
         prediction = DynScaling(dspy.ChainOfThought("question -> answer"), budget=3)(question=question)
-    return f"answered {prediction.answer!r}; {explain(prediction).cost.calls} requests"
+    return f"answered {prediction.answer!r}; {explain(prediction).cost.requests} requests"
 
 
 def main() -> None:

@@ -35,7 +35,7 @@ def main() -> None:
             pool = BudgetPool(samples=budget * len(questions)).expect(len(questions))
             score = evaluate(DynScaling(dspy.ChainOfThought("question -> answer"), budget=pool)).score
             spent = pool.statistics().spent
-            table.add_row(str(budget), f"{score:.1f}", str(spent.samples), str(spent.calls), f"{spent.tokens:,}")
+            table.add_row(str(budget), f"{score:.1f}", str(spent.samples), str(spent.requests), f"{spent.tokens:,}")
     Console().print(table)
 
 

@@ -16,10 +16,10 @@ def test_the_demo(tmp_path, capsys):
     assert main(["demo", "--questions", "12", "--budget", "3", "--threads", "8", "--json", str(out)]) == 0
     rows = json.loads(out.read_text())
     assert [row["method"] for row in rows] == ["single", "uniform", "dynscaling"]
-    columns = ["method", "accuracy", "se", "samples", "calls", "tokens"]
+    columns = ["method", "accuracy", "se", "samples", "requests", "tokens"]
     assert [list(row) for row in rows] == [[*columns, "prompt_tokens", "completion_tokens", "seconds"]] * 3
     assert [row["samples"] for row in rows] == [12, 72, 36]
-    assert all(row["calls"] >= row["samples"] and row["tokens"] > 0 for row in rows)
+    assert all(row["requests"] >= row["samples"] and row["tokens"] > 0 for row in rows)
     printed = capsys.readouterr().out
     for words in ("accuracy", "dynscaling - uniform:", "Who got how many samples"):
         assert words in printed

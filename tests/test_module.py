@@ -83,7 +83,7 @@ def test_explain():
     assert why.confidence == pytest.approx(0.8125)
     assert why.rounds == 1
     calls = len(model.requests)
-    assert why.cost == Cost(samples=5, calls=calls, prompt_tokens=28, completion_tokens=12)
+    assert why.cost == Cost(samples=5, requests=calls, prompt_tokens=28, completion_tokens=12)
     failed = [sample for sample in why.samples if sample.problem]
     assert [sample.problem for sample in failed] == ["failed"] and "down" in str(failed[0].error)
     told = str(why).splitlines()
@@ -97,7 +97,7 @@ def test_explain():
         "    3  B",
         "    1  A",
         "    1  cast no vote: failed",
-        f"  cost: {calls} LM calls, 40 tokens",
+        f"  cost: {calls} requests, 40 tokens",
     ]
 
 
@@ -204,7 +204,7 @@ def test_an_agent_with_tools():
     with dspy.context(lm=model.lm()):
         prediction = agent(question="q")
     assert prediction.answer == "42"
-    assert explain(prediction).cost == Cost(samples=3, calls=9, prompt_tokens=63, completion_tokens=27)
+    assert explain(prediction).cost == Cost(samples=3, requests=9, prompt_tokens=63, completion_tokens=27)
 
 
 # ---- nothing is spent on what cannot work
@@ -318,7 +318,7 @@ def test_samples_are_distinct_in_dspys_cache_and_reproducible_from_it():
         again = explain(qa(question="q"))
     assert len(model.requests) == 4
     assert [s.answer for s in again.samples] == [s.answer for s in first.samples]
-    assert again.cost == Cost(samples=4, calls=4, cached_calls=4)  # from the cache: counted, not billed
+    assert again.cost == Cost(samples=4, requests=4, cached_requests=4)  # from the cache: counted, not billed
 
 
 def test_the_first_sample_is_the_plain_programs_own_run():
@@ -614,11 +614,11 @@ def test_a_program_that_calls_a_language_model_itself_is_metered():
             return dspy.Prediction(answer=dspy.settings.lm(question)[0])
 
     model = ScriptedModel(lambda prompt, n: "plain text")
-    pool = BudgetPool(calls=2, per_call=5, policy=Uniform())
+    pool = BudgetPool(requests=2, per_call=5, policy=Uniform())
     with dspy.context(lm=model.lm()):
         prediction = DynScaling(Direct(), budget=pool)(question="q")
     assert prediction.answer == "plain text"
-    assert len(model.requests) == 2 == pool.statistics().spent.calls
+    assert len(model.requests) == 2 == pool.statistics().spent.requests
 
 
 def test_a_wrapper_works_inside_other_modules():
@@ -638,12 +638,12 @@ def test_a_wrapper_works_inside_other_modules():
 
 def test_an_adapters_fallback_is_a_call_too():
     model = ScriptedModel(lambda prompt, n: "no fields here")
-    pool = BudgetPool(calls=4, per_call=3, policy=Uniform())
+    pool = BudgetPool(requests=4, per_call=3, policy=Uniform())
     qa = DynScaling(dspy.Predict("question -> answer"), budget=pool)
     with dspy.context(lm=model.lm()):
         with pytest.raises(AdapterParseError):
             qa(question="q")
-    assert len(model.requests) == 4 == pool.statistics().spent.calls
+    assert len(model.requests) == 4 == pool.statistics().spent.requests
     assert pool.statistics().spent.samples == 2  # two calls each, so a third sample was not let in
     assert pool.statistics().reserved == Cost()
 
@@ -662,18 +662,18 @@ def test_a_sample_that_needs_more_calls_than_are_left_is_cut_off_and_casts_no_vo
             return prediction
 
     model = in_order("A")
-    pool = BudgetPool(calls=5, per_call=3, policy=Uniform())
+    pool = BudgetPool(requests=5, per_call=3, policy=Uniform())
     with dspy.context(lm=model.lm()):
         prediction = DynScaling(Growing(), budget=pool, sampling=Sequential())(question="q")
     why = explain(prediction)
-    assert [(sample.problem, sample.cost.calls) for sample in why.samples] == [("", 1), ("", 2), ("failed", 2)]
+    assert [(sample.problem, sample.cost.requests) for sample in why.samples] == [("", 1), ("", 2), ("failed", 2)]
     assert isinstance(why.samples[2].error, BudgetExhausted)
     assert len(model.requests) == 5
 
 
 def test_programs_of_many_calls_finish_what_they_start():
     model = ScriptedModel(two_stage_reply)
-    pool = BudgetPool(calls=41)
+    pool = BudgetPool(requests=41)
     questions = [{"question": str(i)} for i in range(10)]
     with dspy.context(lm=model.lm()):
         predictions = DynScaling(TwoStages(), budget=pool).batch(questions, num_threads=16, disable_progress_bar=True)

@@ -21,7 +21,7 @@ def test_an_old_module_warns_and_finds_its_names(old):
         for name in getattr(home, "__all__", [n for n in vars(home) if not n.startswith("_")]):
             assert getattr(module, name) is not None or getattr(home, name) is None
     with pytest.raises(AttributeError, match="has no attribute 'nothing_of_this_name'"):
-        module.nothing_of_this_name  # noqa: B018
+        module.nothing_of_this_name
 
 
 def test_the_warning_names_the_line_that_imports():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dynscale_dspy import _deprecated
+
 NANO = 10**9
 """Nanodollars in a dollar: money is counted in integers, so that a thousand small prices add up exactly."""
 
@@ -14,27 +16,27 @@ class Cost:
 
     Args:
         samples: Runs of a wrapped program.
-        calls: Language-model requests those runs made, retries included. An answer from DSPy's cache counts as a call,
-            so that a warm cache changes no decision.
+        requests: Language-model requests those runs made, retries included. An answer from DSPy's cache counts
+            as one, so that a warm cache changes no decision.
         prompt_tokens: Tokens read, as reported; 0 for cached answers.
         completion_tokens: Tokens written, hidden reasoning included.
         cached_tokens: Those of the prompt tokens that the provider's prompt cache held.
         nanodollars: Price in billionths of a dollar, where the language model's is known.
-        cached_calls: Those of the calls that DSPy's cache answered: they cost no token and no dollar.
+        cached_requests: Those of the calls that DSPy's cache answered: they cost no token and no dollar.
 
     Example:
-        >>> cost = Cost(samples=1, calls=2, prompt_tokens=30, completion_tokens=12, nanodollars=1_500_000)
+        >>> cost = Cost(samples=1, requests=2, prompt_tokens=30, completion_tokens=12, nanodollars=1_500_000)
         >>> cost.tokens, cost.dollars
         (42, 0.0015)
     """
 
     samples: int = 0
-    calls: int = 0
+    requests: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
     nanodollars: int = 0
-    cached_calls: int = 0
+    cached_requests: int = 0
 
     @property
     def tokens(self) -> int:
@@ -50,39 +52,44 @@ class Cost:
         # Written out: this runs a dozen times a sample.
         return Cost(
             self.samples + other.samples,
-            self.calls + other.calls,
+            self.requests + other.requests,
             self.prompt_tokens + other.prompt_tokens,
             self.completion_tokens + other.completion_tokens,
             self.cached_tokens + other.cached_tokens,
             self.nanodollars + other.nanodollars,
-            self.cached_calls + other.cached_calls,
+            self.cached_requests + other.cached_requests,
         )
 
     def __sub__(self, other: Cost) -> Cost:
         return Cost(
             self.samples - other.samples,
-            self.calls - other.calls,
+            self.requests - other.requests,
             self.prompt_tokens - other.prompt_tokens,
             self.completion_tokens - other.completion_tokens,
             self.cached_tokens - other.cached_tokens,
             self.nanodollars - other.nanodollars,
-            self.cached_calls - other.cached_calls,
+            self.cached_requests - other.cached_requests,
         )
 
     def at_least(self, other: Cost) -> Cost:
         """The larger amount, unit by unit."""
         return Cost(
             max(self.samples, other.samples),
-            max(self.calls, other.calls),
+            max(self.requests, other.requests),
             max(self.prompt_tokens, other.prompt_tokens),
             max(self.completion_tokens, other.completion_tokens),
             max(self.cached_tokens, other.cached_tokens),
             max(self.nanodollars, other.nanodollars),
-            max(self.cached_calls, other.cached_calls),
+            max(self.cached_requests, other.cached_requests),
         )
 
 
-UNITS = ("samples", "calls", "tokens", "nanodollars")
+# Names of version 0.1.
+Cost.__init__ = _deprecated.renamed(calls="requests", cached_calls="cached_requests")(Cost.__init__)
+setattr(Cost, "calls", _deprecated.alias("calls", "requests"))  # noqa: B010
+setattr(Cost, "cached_calls", _deprecated.alias("cached_calls", "cached_requests"))  # noqa: B010
+
+UNITS = ("samples", "requests", "tokens", "nanodollars")
 """What a ledger can cap."""
 METERED = ("tokens", "nanodollars")
 """Units whose amount is known only when a request has been answered; before, there is an upper bound at best."""
@@ -141,7 +148,7 @@ class CostRecord:
 
     def add(self, cost: Cost) -> None:
         """One more sample. One that DSPy's cache answered in part says nothing about the next, and is left out."""
-        if not cost.cached_calls:
+        if not cost.cached_requests:
             self.samples += 1
             self.total += cost
 
@@ -155,15 +162,15 @@ class CostRecord:
 
         Example:
             >>> record = CostRecord()
-            >>> record.add(Cost(samples=1, calls=1, prompt_tokens=300, completion_tokens=100))
+            >>> record.add(Cost(samples=1, requests=1, prompt_tokens=300, completion_tokens=100))
             >>> record.add(Cost(samples=1, completion_tokens=100))  # a further choice of the same request
             >>> record.completion_share
             0.25
         """
-        if not self.samples or not self.total.calls or not self.total.tokens:
+        if not self.samples or not self.total.requests or not self.total.tokens:
             return 1.0
         written = self.total.completion_tokens / self.samples
-        return written / (written + self.total.prompt_tokens / self.total.calls)
+        return written / (written + self.total.prompt_tokens / self.total.requests)
 
     def expected(self, unit: str, module: CostRecord, prior: float = PRIOR) -> float:
         """What one more sample is expected to cost; see :func:`expected_cost`."""

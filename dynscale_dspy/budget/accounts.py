@@ -30,7 +30,7 @@ class Ledger:
 
     Args:
         samples: Cap on samples, or None for no cap.
-        calls: Cap on language-model requests, or None.
+        requests: Cap on language-model requests, or None.
         tokens: Cap on prompt and completion tokens together, or None.
         nanodollars: Cap on money, or None.
         parent: The ledger above.
@@ -39,10 +39,10 @@ class Ledger:
     Example:
         >>> day = Ledger(samples=1)
         >>> request = Ledger(samples=5, parent=day)
-        >>> reservation = request.reserve(Cost(samples=1, calls=1))
+        >>> reservation = request.reserve(Cost(samples=1, requests=1))
         >>> request.reserve(Cost(samples=1)) is None
         True
-        >>> request.settle(reservation, Cost(samples=1, calls=1, prompt_tokens=50))
+        >>> request.settle(reservation, Cost(samples=1, requests=1, prompt_tokens=50))
         >>> day.spent.samples, day.spent.tokens
         (1, 50)
     """
@@ -51,7 +51,7 @@ class Ledger:
         self,
         *,
         samples: int | None = None,
-        calls: int | None = None,
+        requests: int | None = None,
         tokens: int | None = None,
         nanodollars: int | None = None,
         parent: Ledger | None = None,
@@ -59,7 +59,7 @@ class Ledger:
     ) -> None:
         self.limits: dict[str, int | None] = {
             "samples": samples,
-            "calls": calls,
+            "requests": requests,
             "tokens": tokens,
             "nanodollars": nanodollars,
         }

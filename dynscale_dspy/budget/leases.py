@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from dynscale_dspy.budget.pool import BudgetPool
 
 
-ONE_CALL = Cost(calls=1)
+ONE_REQUEST = Cost(requests=1)
 
 
 class Profile:
@@ -50,7 +50,7 @@ class Arm:
         outer: Ticket | None,
         *,
         program: object | None,
-        calls: int,
+        requests: int,
         key: bytes | None = None,
         known: bool = False,
     ) -> None:
@@ -63,7 +63,7 @@ class Arm:
         self.ledger: Ledger = pool._ledger_for(program)
         self._program = program
         self._profile = pool._profile(program)
-        self._calls_guessed = calls
+        self._requests_guess = requests
         # Samples that an earlier run of the same call has paid for: if DSPy's cache still holds them they are free.
         self.paid = pool._store.paid(key) if key is not None else frozenset()
         self._made = 0
@@ -74,17 +74,17 @@ class Arm:
         self._open = True
 
     @property
-    def calls_each(self) -> int:
+    def requests_each(self) -> int:
         """Calls to set aside for one sample: the most one has made, or the guess before any has finished."""
         need = self._profile.need
-        return max(need.calls, 1) if need is not None else self._calls_guessed
+        return max(need.requests, 1) if need is not None else self._requests_guess
 
     def each(self, unit: str) -> float:
         """What one sample takes of a unit: the most for calls, the mean for tokens and dollars; 0 if not known yet."""
         if unit == "samples":
             return 1
-        if unit == "calls":
-            return self.calls_each
+        if unit == "requests":
+            return self.requests_each
         return self._profile.record.mean(unit) or self.pool._record.mean(unit)
 
     def cost_mean(self, unit: str) -> float:
@@ -127,10 +127,10 @@ class Arm:
         """Whether a sample of this program has finished, so that it is known what one takes."""
         return self._profile.need is not None
 
-    def pull(self, calls: int | None = None) -> bool:
+    def pull(self, requests: int | None = None) -> bool:
         """Reserve one more sample, of so many calls if told, whatever the price; False if the caps forbid it now."""
         with self.pool._locked():
-            return not self.pool._halted() and bool(self._reserve(1, calls=calls))
+            return not self.pool._halted() and bool(self._reserve(1, requests=requests))
 
     def fund(self) -> bool:
         """Known set: set aside what the next waiting ticket will need in tokens and dollars; False if not now."""
@@ -192,7 +192,7 @@ class Arm:
 
     @property
     def _counts_requests(self) -> bool:
-        return any(self.ledger.capped(unit) for unit in ("calls", *METERED))
+        return any(self.ledger.capped(unit) for unit in ("requests", *METERED))
 
     def _metered(self, *, first: bool) -> Cost:
         """Tokens and dollars to set aside for one sample; at least one of each, so that none begins on nothing."""
@@ -202,7 +202,7 @@ class Arm:
             nanodollars=max(need.nanodollars, 1) if self.ledger.capped("nanodollars") else 0,
         )
 
-    def _reserve(self, count: int, calls: int | None = None, *, metered: bool = True) -> int:
+    def _reserve(self, count: int, requests: int | None = None, *, metered: bool = True) -> int:
         """Up to ``count`` more tickets; inside the pool's lock. Returns how many."""
         ledger = self.ledger
         reserved = 0
@@ -213,11 +213,11 @@ class Arm:
             else:
                 # As many calls as a sample is known to make, so that one that is let in can finish; a guess may be too
                 # high, and is no reason to refuse.
-                if calls is not None or self.measured:
-                    aside = calls or self.calls_each
+                if requests is not None or self.measured:
+                    aside = requests or self.requests_each
                 else:
-                    aside = max(1, int(min(self.calls_each, ledger.remaining("calls"))))
-                amount = Cost(samples=1, calls=aside)
+                    aside = max(1, int(min(self.requests_each, ledger.remaining("requests"))))
+                amount = Cost(samples=1, requests=aside)
                 if metered:
                     amount += self._metered(first=self._made == 0)
             reservation = ledger.reserve(amount)
@@ -288,7 +288,7 @@ class Ticket:
             return True
 
     def call(
-        self, bound: Cost = ONE_CALL, *, bounded: bool = True, cached: Callable[[], bool] | None = None
+        self, bound: Cost = ONE_REQUEST, *, bounded: bool = True, cached: Callable[[], bool] | None = None
     ) -> Charge | None:
         """Charge one request that is about to be made; None if it cannot be paid, and then it must not be made.
 
@@ -322,7 +322,7 @@ class Ticket:
             if self._state == "settled" or charge not in self._unanswered:
                 return
             self._unanswered.discard(charge)
-            if self.redo and used.cached_calls:
+            if self.redo and used.cached_requests:
                 self._replayed += used
                 return
             self._used += used
@@ -378,7 +378,7 @@ class Ticket:
         held = self._reservation.amount
         more = Cost(
             samples=max(need.samples - held.samples, 0),
-            calls=max(need.calls - held.calls, 0),
+            requests=max(need.requests - held.requests, 0),
             prompt_tokens=max(need.tokens - held.tokens, 0),
             nanodollars=max(need.nanodollars - held.nanodollars, 0),
         )
@@ -413,5 +413,5 @@ class Ticket:
             need = self._owed
             self.arm.ledger.amend(
                 self._reservation,
-                Cost(calls=need.calls, prompt_tokens=need.tokens, nanodollars=need.nanodollars),
+                Cost(requests=need.requests, prompt_tokens=need.tokens, nanodollars=need.nanodollars),
             )

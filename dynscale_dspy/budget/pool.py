@@ -18,7 +18,7 @@ from os import PathLike
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from dynscale_dspy import _ambient
+from dynscale_dspy import _ambient, _deprecated
 from dynscale_dspy.allocation.costs import METERED, NANO, UNITS, Cost, CostRecord
 from dynscale_dspy.allocation.gains import Conditioning
 from dynscale_dspy.allocation.policies import KnowledgeGradient, Policy
@@ -89,7 +89,7 @@ class PoolStatistics:
             100.0
         """
         values: dict[str, float] = {}
-        for unit in ("samples", "calls", "tokens", "dollars"):
+        for unit in ("samples", "requests", "tokens", "dollars"):
             spent, limit = getattr(self.spent, unit), self.limits.get(unit)
             values[f"dynscale.spent.{unit}"] = float(spent)
             if limit is not None:
@@ -110,7 +110,7 @@ class BudgetWarning:
 
     Args:
         pool: The pool.
-        unit: ``"samples"``, ``"calls"``, ``"tokens"`` or ``"dollars"``.
+        unit: ``"samples"``, ``"requests"``, ``"tokens"`` or ``"dollars"``.
         spent: What is spent of it.
         limit: The cap.
     """
@@ -142,8 +142,8 @@ class BudgetPool:
 
     Args:
         samples: Cap on samples, runs of a wrapped program.
-        calls: Cap on language-model requests, retries included; a sample may make several. A sample whose next request
-            cannot be paid is cut off there and casts no vote.
+        requests: Cap on language-model requests, retries included; a sample may make several. A sample whose next
+            request cannot be paid is cut off there and casts no vote.
         tokens: Cap on prompt and completion tokens together.
         dollars: Cap on money, to the billionth of a dollar.
         deadline: Seconds from now after which no sample begins and no request is made.
@@ -181,14 +181,15 @@ class BudgetPool:
         1000
         >>> with pool.scope(samples=5) as request:  # what is spent here is spent there too
         ...     request
-        BudgetPool(0 of 5 samples, 0 calls spent; 0 calls answered, 0 open)
+        BudgetPool(0 of 5 samples, 0 requests spent; 0 calls answered, 0 open)
     """
 
+    @_deprecated.renamed(calls="requests")
     def __init__(
         self,
         samples: int | None = None,
         *,
-        calls: int | None = None,
+        requests: int | None = None,
         tokens: int | None = None,
         dollars: float | Decimal | None = None,
         deadline: float | None = None,
@@ -210,11 +211,16 @@ class BudgetPool:
         seed: int = 0,
         _parent: BudgetPool | None = None,
     ) -> None:
-        if samples is calls is tokens is dollars is deadline is None and per_call is None:
+        if samples is requests is tokens is dollars is deadline is None and per_call is None:
             raise ValueError(
-                "a pool needs a limit: give samples=, calls= or per_call=, or tokens=, dollars= or deadline="
+                "a pool needs a limit: give samples=, requests= or per_call=, or tokens=, dollars= or deadline="
             )
-        for name, value in (("samples", samples), ("calls", calls), ("tokens", tokens), ("max_per_call", max_per_call)):
+        for name, value in (
+            ("samples", samples),
+            ("requests", requests),
+            ("tokens", tokens),
+            ("max_per_call", max_per_call),
+        ):
             if value is not None:
                 _check_count(name, value)
         _check_count("min_per_call", min_per_call)
@@ -291,7 +297,7 @@ class BudgetPool:
         self._store: Store = self._root._store if _parent is not None else _open_store(path, clock)
         self._ledger = Ledger(
             samples=samples,
-            calls=calls,
+            requests=requests,
             tokens=tokens,
             nanodollars=nanodollars,
             parent=_parent._local if _parent is not None else None,
@@ -333,7 +339,7 @@ class BudgetPool:
         """
         _check_count("calls", calls)
         with self._locked():
-            left = min(self._ledger.remaining("samples"), self._ledger.remaining("calls"))
+            left = min(self._ledger.remaining("samples"), self._ledger.remaining("requests"))
             if left < calls:
                 raise ValueError(
                     f"{left:g} samples are left, which cannot give each of the {calls} expected calls one: "
@@ -342,12 +348,13 @@ class BudgetPool:
             self._own_pacing = _Pacing(self, self._per_call, expected=calls)
         return self
 
+    @_deprecated.renamed(calls="requests")
     @contextlib.contextmanager
     def scope(
         self,
         samples: int | None = None,
         *,
-        calls: int | None = None,
+        requests: int | None = None,
         tokens: int | None = None,
         dollars: float | Decimal | None = None,
         deadline: float | None = None,
@@ -376,7 +383,7 @@ class BudgetPool:
         inner = self.active()
         scope = BudgetPool(
             samples,
-            calls=calls,
+            requests=requests,
             tokens=tokens,
             dollars=dollars,
             deadline=deadline,
@@ -438,7 +445,7 @@ class BudgetPool:
             unit: None if limit is None else math.floor(limit * fraction) for unit, limit in self._ledger.limits.items()
         }
         if all(limit is None for limit in limits.values()):
-            raise ValueError("this pool has no cap to share: make it with samples=, calls=, tokens= or dollars=")
+            raise ValueError("this pool has no cap to share: make it with samples=, requests=, tokens= or dollars=")
         if 0 in limits.values():
             raise ValueError(f"fraction={fraction!r} of the caps is less than one: raise the caps or the fraction")
         with self._locked():
@@ -505,10 +512,13 @@ class BudgetPool:
         """Whether this pool or one around it was stopped."""
         return any(pool._state == "stopped" for pool in self._chain)
 
-    def available(self, unit: Literal["samples", "calls", "tokens", "dollars"]) -> float:
+    def available(self, unit: Literal["samples", "requests", "tokens", "dollars"]) -> float:
         """What may still be reserved of a unit, here and in every pool around; infinite without a cap."""
-        if unit not in ("samples", "calls", "tokens", "dollars"):
-            raise ValueError(f"unit must be 'samples', 'calls', 'tokens' or 'dollars', got {unit!r}")
+        if unit == "calls":
+            _deprecated.warn("the unit 'calls'", "'requests'")
+            unit = "requests"
+        if unit not in ("samples", "requests", "tokens", "dollars"):
+            raise ValueError(f"unit must be 'samples', 'requests', 'tokens' or 'dollars', got {unit!r}")
         with self._locked():
             if unit == "dollars":
                 return self._ledger.remaining("nanodollars") / NANO
@@ -609,13 +619,13 @@ class BudgetPool:
     def __repr__(self) -> str:
         now = self.statistics()
         parts = []
-        for unit in ("samples", "calls", "tokens", "dollars"):
+        for unit in ("samples", "requests", "tokens", "dollars"):
             limit = now.limits[unit]
             spent = getattr(now.spent, unit)
             if limit is not None:
                 digits = ".9g" if unit == "dollars" else ""
                 parts.append(f"{spent:{digits}} of {limit:{digits}} {unit}")
-            elif unit in ("samples", "calls"):
+            elif unit in ("samples", "requests"):
                 parts.append(f"{spent} {unit}")
         if now.seconds_left is not None:
             parts.append(f"{now.seconds_left:.3g} s left")
@@ -650,7 +660,7 @@ class BudgetPool:
         limits = self._ledger.limits
         nanodollars = limits["nanodollars"]
         settings = {
-            "calls": limits["calls"],
+            "requests": limits["requests"],
             "tokens": limits["tokens"],
             "dollars": None if nanodollars is None else Decimal(nanodollars) / NANO,
             "per_call": self._per_call,
@@ -683,7 +693,7 @@ class BudgetPool:
         *,
         outer: Ticket | None = None,
         program: object | None = None,
-        calls: int = 1,
+        requests: int = 1,
         key: bytes | None = None,
     ) -> Arm | None:
         """Open an arm with its first samples reserved, or return None if not one can be.
@@ -695,10 +705,10 @@ class BudgetPool:
             outer: The ticket of the sample this call is made in, if any. On the same pool that sample's reservation
                 passes to this call: what is nested is charged once, at the leaf.
             program: Whose samples these are; the pool learns what one takes.
-            calls: A guess of the requests it makes, until one has finished.
+            requests: A guess of the requests it makes, until one has finished.
             key: A name of the call that outlives the process, for a pool kept in a file.
         """
-        arm = self.open_or_wait(room, outer=outer, program=program, calls=calls, key=key)
+        arm = self.open_or_wait(room, outer=outer, program=program, requests=requests, key=key)
         return None if isinstance(arm, Future) else arm
 
     def open_or_wait(
@@ -707,7 +717,7 @@ class BudgetPool:
         *,
         outer: Ticket | None = None,
         program: object | None = None,
-        calls: int = 1,
+        requests: int = 1,
         key: bytes | None = None,
     ) -> Arm | Future[None] | None:
         """As :meth:`open`; or a future to wait for before trying again.
@@ -719,7 +729,7 @@ class BudgetPool:
             if self._halted():
                 return self._wait_for_change() if self._paused() and outer is None else None
             nested = outer is not None and outer.pool._root is self._root
-            arm = Arm(self, outer, program=program, calls=calls, key=key)
+            arm = Arm(self, outer, program=program, requests=requests, key=key)
             if outer is None and self._must_wait(arm):
                 return self._wait_for_change()
             if nested:
@@ -744,7 +754,7 @@ class BudgetPool:
         count: int,
         *,
         program: object | None = None,
-        calls: int = 1,
+        requests: int = 1,
         keys: Sequence[bytes | None] | None = None,
     ) -> tuple[list[Arm], float, float]:
         """Open the arms of a known set of calls; also returns the samples and the requests they may take together.
@@ -756,15 +766,15 @@ class BudgetPool:
             if self._halted() and not self._paused():
                 raise BudgetExhausted(self._why_empty()) from self._cause_of()
             arms = [
-                Arm(self, None, program=program, calls=calls, key=keys[i] if keys else None, known=True)
+                Arm(self, None, program=program, requests=requests, key=keys[i] if keys else None, known=True)
                 for i in range(count)
             ]
             ledger, pacing = arms[0].ledger, self._pacing
             limit = ledger.remaining("samples")
             if pacing.paced:
                 limit = min(limit, pacing.credit(arms[0], opening=count))
-            calls_left = ledger.remaining("calls")
-            left = limit if calls_left == math.inf else min(limit, calls_left // arms[0].calls_each)
+            requests_left = ledger.remaining("requests")
+            left = limit if requests_left == math.inf else min(limit, requests_left // arms[0].requests_each)
             # What an earlier run of these calls has paid for is there again.
             paid = sum(len(arm.paid) for arm in arms)
             without = sum(not arm.paid for arm in arms)
@@ -785,7 +795,7 @@ class BudgetPool:
                 arm._profile.pilots += 1
                 for node in self._chain:
                     node._open_calls += 1
-            return arms, limit + paid, calls_left + paid * arms[0].calls_each
+            return arms, limit + paid, requests_left + paid * arms[0].requests_each
 
     def gate(self) -> Future[None] | None:
         """What to wait for while the pool is paused, or more budget is just being fetched; None otherwise."""
@@ -992,7 +1002,7 @@ class BudgetPool:
 
     def _would_fit(self, arm: Arm) -> bool:
         """Whether a first sample would fit if what is in flight turned out to cost nothing."""
-        if not self.metered or self._ledger.remaining("samples") < 1 or self._ledger.remaining("calls") < 1:
+        if not self.metered or self._ledger.remaining("samples") < 1 or self._ledger.remaining("requests") < 1:
             return False
         need = arm._metered(first=True)
         return all(arm.ledger.unspent(unit) >= getattr(need, unit) for unit in METERED)
@@ -1209,7 +1219,17 @@ def _in_dollars(limits: Mapping[str, int | None]) -> dict[str, float | None]:
     """A ledger's limits with money as people count it."""
     nanodollars = limits["nanodollars"]
     others: dict[str, float | None] = {unit: limit for unit, limit in limits.items() if unit != "nanodollars"}
-    return {**others, "dollars": None if nanodollars is None else nanodollars / NANO}
+    return _Limits({**others, "dollars": None if nanodollars is None else nanodollars / NANO})
+
+
+class _Limits(dict[str, "float | None"]):
+    """Limits by unit, also by the name that requests had in version 0.1."""
+
+    def __missing__(self, unit: str) -> float | None:
+        if unit != "calls":
+            raise KeyError(unit)
+        _deprecated.warn("the unit 'calls'", "'requests'")
+        return self["requests"]
 
 
 def _resolve(future: Future[None]) -> None:

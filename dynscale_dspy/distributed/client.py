@@ -279,8 +279,8 @@ class LeasedPool(BudgetPool):
             allowances = self._own_pacing.allowances
             each = min(allowance.per_call for unit, allowance in allowances.items() if unit not in METERED)
             samples = math.ceil(count * each)
-            calls = max(self._next_sample().calls, arguments.get("calls", 1))
-            self._extra = Cost(samples=samples, calls=samples * calls)
+            requests = max(self._next_sample().requests, arguments.get("requests", 1))
+            self._extra = Cost(samples=samples, requests=samples * requests)
             answered = threading.Event()
             self._fetching.append(answered)
         self._wake.set()
@@ -314,11 +314,13 @@ class LeasedPool(BudgetPool):
 
     def _next_sample(self) -> Cost:
         """What a sample may need, as far as known."""
-        need = Cost(samples=1, calls=1, prompt_tokens=1, nanodollars=1)
+        need = Cost(samples=1, requests=1, prompt_tokens=1, nanodollars=1)
         for profile in self._profiles.values():
             if profile.need is not None:
                 most = profile.need
-                need = need.at_least(Cost(calls=most.calls, prompt_tokens=most.tokens, nanodollars=most.nanodollars))
+                need = need.at_least(
+                    Cost(requests=most.requests, prompt_tokens=most.tokens, nanodollars=most.nanodollars)
+                )
         return need
 
     def _is_low(self) -> bool:
@@ -332,7 +334,7 @@ class LeasedPool(BudgetPool):
         samples = max(CHUNK, 2 * self._open_calls, self._extra.samples)
         most, record = self._next_sample(), self._record
         amounts: dict[str, int] = {"samples": samples}
-        for unit, name in (("calls", "calls"), ("tokens", "prompt_tokens"), ("nanodollars", "nanodollars")):
+        for unit, name in (("requests", "requests"), ("tokens", "prompt_tokens"), ("nanodollars", "nanodollars")):
             # So many samples at their mean, and those that are open at the most one takes.
             usual = samples * record.mean(unit) + 2 * self._open_calls * getattr(most, unit)
             amounts[name] = math.ceil(usual) if record.samples else 2**62

@@ -223,7 +223,7 @@ def _known(reserved: Cost) -> Cost:
     """What is reserved does not tell kinds of tokens apart."""
     return Cost(
         samples=max(reserved.samples, 0),
-        calls=max(reserved.calls, 0),
+        requests=max(reserved.requests, 0),
         prompt_tokens=max(reserved.tokens, 0),
         nanodollars=max(reserved.nanodollars, 0),
     )

@@ -539,8 +539,8 @@ def _difference(now: Sequence[float], then: Sequence[float]) -> tuple[float, ...
 
 def _amount(limits: Mapping[str, int | None]) -> Cost:
     """As what a reservation holds, which does not tell tokens apart."""
-    samples, calls, tokens, nanodollars = (_or_zero(limits[unit]) for unit in UNITS)
-    return Cost(samples=samples, calls=calls, prompt_tokens=tokens, nanodollars=nanodollars)
+    samples, requests, tokens, nanodollars = (_or_zero(limits[unit]) for unit in UNITS)
+    return Cost(samples=samples, requests=requests, prompt_tokens=tokens, nanodollars=nanodollars)
 
 
 def _or_zero(limit: int | None) -> int:

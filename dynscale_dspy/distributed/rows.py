@@ -22,7 +22,7 @@ from dynscale_dspy.reporting.explanation import explain
 if TYPE_CHECKING:
     from ray.data import Dataset
 
-COSTS = ("samples", "calls", "tokens", "dollars")
+COSTS = ("samples", "requests", "tokens", "dollars")
 _PLENTY = 10**6  # a row's scope is there to count, not to cap
 
 

@@ -89,7 +89,7 @@ def request_bound(
     choices = kwargs.get("n")
     requests = (choices if isinstance(choices, int) and choices > 0 else 1) * (1 + retries)
     if not tokens and not dollars:
-        return Bound(Cost(calls=requests))
+        return Bound(Cost(requests=requests))
     model = str(getattr(lm, "model", ""))
     lacking = overshoot = ""
     prompt = _prompt_tokens(model, inputs, kwargs)
@@ -109,7 +109,7 @@ def request_bound(
     prompt, completion = prompt * requests, completion * requests
     return Bound(
         Cost(
-            calls=requests,
+            requests=requests,
             prompt_tokens=prompt,
             completion_tokens=completion,
             nanodollars=price.nanodollars(prompt, completion) if price is not None else 0,
@@ -153,13 +153,13 @@ def reading(
             return Cost(), ""
         used = _sum(reports or ())
         if used is not None and used.tokens:
-            return _priced(lm, inputs, used + Cost(calls=most.calls), None, prices, most.nanodollars > 0), ""
+            return _priced(lm, inputs, used + Cost(requests=most.requests), None, prices, most.nanodollars > 0), ""
         if _was_refused(error) or any(name in kind for name in _REFUSALS):
-            return Cost(calls=most.calls), ""  # turned away: nothing was generated
+            return Cost(requests=most.requests), ""  # turned away: nothing was generated
         return most, ""  # whether anything was generated nobody knows
-    calls = _requests(entry, most.calls)
+    calls = _requests(entry, most.requests)
     if reports is None:
-        return Cost(calls=calls, cached_calls=calls), ""
+        return Cost(requests=calls, cached_requests=calls), ""
     texts = _texts_of(outputs)
     used = _sum(reports)
     distrust = ""
@@ -174,15 +174,15 @@ def reading(
         distrust = "more usage than the request allowed"
     if distrust:
         if metered and not lacking:
-            return Cost(**{**vars_of(most), "calls": calls}), distrust
+            return Cost(**{**vars_of(most), "requests": calls}), distrust
         # Without a bound the best guess: what there is to see, counted like a prompt.
         seen = Cost(prompt_tokens=most.prompt_tokens, completion_tokens=sum(map(_bytes, texts)) // 3)
         if distrust == MISCOUNTED:
             assert used is not None
             seen = replace(used, completion_tokens=max(used.completion_tokens * choices, seen.completion_tokens))
-        return _priced(lm, inputs, seen + Cost(calls=calls), None, prices, most.nanodollars > 0), distrust
+        return _priced(lm, inputs, seen + Cost(requests=calls), None, prices, most.nanodollars > 0), distrust
     assert used is not None
-    cost = _priced(lm, inputs, used + Cost(calls=calls), entry, prices, most.nanodollars > 0)
+    cost = _priced(lm, inputs, used + Cost(requests=calls), entry, prices, most.nanodollars > 0)
     if metered and not lacking and cost.nanodollars > most.nanodollars > 0:
         return Cost(**{**vars_of(cost), "nanodollars": most.nanodollars}), "a price above the listed one"
     return cost, ""
@@ -200,7 +200,7 @@ def split(cost: Cost, choices: int) -> list[Cost]:
     """What each choice of a request cost: all of them what was written, evenly, and the first what was read.
 
     Example:
-        >>> first, second = split(Cost(calls=1, prompt_tokens=100, completion_tokens=21), 2)
+        >>> first, second = split(Cost(requests=1, prompt_tokens=100, completion_tokens=21), 2)
         >>> first.prompt_tokens, first.completion_tokens, second.prompt_tokens, second.completion_tokens
         (100, 11, 0, 10)
     """

@@ -277,7 +277,6 @@ class Meter(BaseCallback):
     def __init__(self, ticket: Ticket | None, outer: Meter | None) -> None:
         self.ticket = ticket
         self.outer = outer
-        self.calls = 0
         self.miscounted = False
         """Whether the latest request for several choices cannot be counted, where it has to be."""
         self.tracker = _Tracker()
@@ -328,7 +327,6 @@ class Meter(BaseCallback):
             shares, self._shares = self._shares, []
         meter: Meter | None = self
         while meter is not None:
-            meter.calls += 1
             ticket = meter.ticket
             if ticket is not None and id(ticket.pool._root) not in charged:
                 try:

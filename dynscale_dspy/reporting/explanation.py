@@ -114,7 +114,7 @@ class Explanation:
             "votes": self.votes[0].total if self.votes else 0,
             "agreement": self.agreement,
             "confidence": self.confidence,
-            "calls": self.cost.calls,
+            "requests": self.cost.requests,
         }
 
     def __repr__(self) -> str:

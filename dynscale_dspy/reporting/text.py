@@ -17,7 +17,7 @@ MOST_LINES = 16
 """Samples of a prediction that text tells of; a page can fold more away."""
 MOST_ANSWERS = 12
 MOST_PROGRAMS = 10
-_UNITS = ("samples", "calls", "tokens", "dollars")
+_UNITS = ("samples", "requests", "tokens", "dollars")
 _BLOCKS = "▁▂▃▄▅▆▇█"
 
 
@@ -46,7 +46,7 @@ def uses(spent: Cost, held: Cost, limits: Mapping[str, float | None]) -> list[Us
     found = []
     for unit in _UNITS:
         use = Use(unit_name(unit), unit, getattr(spent, unit), getattr(held, unit), limits.get(unit))
-        if use.limit is not None or use.spent or unit in ("samples", "calls"):
+        if use.limit is not None or use.spent or unit in ("samples", "requests"):
             found.append(use)
     return found
 
@@ -177,9 +177,9 @@ def of_sample(sample: SampleReport) -> Iterator[str]:
 
 def cost(spent: Cost) -> str:
     """Requests, those from the cache, tokens and dollars."""
-    cached = f" ({spent.cached_calls} of them from the cache)" if spent.cached_calls else ""
+    cached = f" ({spent.cached_requests} of them from the cache)" if spent.cached_requests else ""
     dollars = f", {amount(spent.dollars, 'dollars')}" if spent.nanodollars else ""
-    return f"{count(spent.calls, 'LM call')}{cached}, {count(spent.tokens, 'token')}{dollars}"
+    return f"{count(spent.requests, 'request')}{cached}, {count(spent.tokens, 'token')}{dollars}"
 
 
 def in_units(spent: Cost) -> str:
@@ -189,7 +189,7 @@ def in_units(spent: Cost) -> str:
 
 def unit_name(unit: str) -> str:
     """A unit as people call it."""
-    return "LM calls" if unit == "calls" else unit
+    return unit
 
 
 def amount(value: float, unit: str) -> str:

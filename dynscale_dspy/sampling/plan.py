@@ -283,7 +283,7 @@ def conduct(
     key: Hashable | None,
     outer: Ticket | None = None,
     program: object | None = None,
-    calls: int = 1,
+    requests: int = 1,
     name: bytes | None = None,
     decided: Callable[[Sample], object] = lambda winner: None,
 ) -> Generator[Step, Any, tuple[Sample, bool]]:
@@ -296,7 +296,7 @@ def conduct(
             None for a call on its own.
         outer: The ticket of the sample this call is made in, if any.
         program: Whose samples these are.
-        calls: A guess of the language-model calls a sample makes.
+        requests: A guess of the language-model requests a sample makes.
         name: A name of the call that outlives the process, for a pool kept in a file.
         decided: Told the winner before any call that waits for it.
 
@@ -320,10 +320,10 @@ def conduct(
         else:
             return future.result(), False
     try:
-        arm = pool.open_or_wait(plan.room, outer=outer, program=program, calls=calls, key=name)
+        arm = pool.open_or_wait(plan.room, outer=outer, program=program, requests=requests, key=name)
         while isinstance(arm, Future):
             again = yield Wait(arm)
-            arm = pool.open_or_wait(plan.room, outer=outer, program=program, calls=calls, key=name)
+            arm = pool.open_or_wait(plan.room, outer=outer, program=program, requests=requests, key=name)
             if isinstance(arm, Future) and (again is None or (not again and pool.gate() is None)):
                 arm = None  # it cannot be waited for, or nothing came of it
         winner = yield from _play(pool, plan, arm)
@@ -384,7 +384,7 @@ def coordinate(
     *,
     limit: float,
     window: int,
-    calls: float = math.inf,
+    requests: float = math.inf,
     narrowing: bool = True,
 ) -> Generator[list[Job] | Wait, Any, None]:
     """A known set of calls: every call's first samples, then always the largest index, until the budget ends.
@@ -405,7 +405,7 @@ def coordinate(
         policy: Gives the indices.
         limit: Samples the set may draw in all; may be infinite.
         window: Most requests outstanding, counting samples that share one as one.
-        calls: Language-model calls the set may make in all; may be infinite.
+        requests: Language-model requests the set may make in all; may be infinite.
         narrowing: Whether the window narrows towards the end.
     """
     first = deque(call for round_ in range(max(arm.waiting for arm in arms)) for call in range(len(arms)))
@@ -416,7 +416,7 @@ def coordinate(
     issued = outstanding = requests = 0
     # What a sample takes is learned from samples handed back, not from those that happen to have finished.
     metered = pool.metered
-    each, measured = arms[0].calls_each, arms[0].measured or (calls == math.inf and not metered)
+    each, measured = arms[0].requests_each, arms[0].measured or (requests == math.inf and not metered)
     hopeless: set[int] = set()
 
     def favoured(call: int, total: int) -> bool:
@@ -436,7 +436,7 @@ def coordinate(
         while gate is None and not pool.halted:
             if metered and not measured and outstanding:
                 break  # what one takes in tokens and dollars is known when the first has finished
-            affordable = calls if calls == math.inf else calls // each - outstanding
+            affordable = requests if requests == math.inf else requests // each - outstanding
             narrowed = _narrowed(window, min(limit - issued, affordable)) if narrowing else window
             if issued >= limit or requests >= narrowed:
                 break
@@ -475,13 +475,13 @@ def coordinate(
         requests -= 1
         for job, sample in finished:
             outstanding -= 1
-            calls -= sample.cost.calls
+            requests -= sample.cost.requests
             costs.tell(job.call, sample.cost)
             if is_permanent(sample.error):
                 hopeless.add(job.call)
                 ranking.drop(job.call)
             if not isinstance(sample.error, BudgetExhausted):  # one that was cut off does not say what it needed
-                each = max(sample.cost.calls, each if measured else 1)
+                each = max(sample.cost.requests, each if measured else 1)
                 measured = True
             plans[job.call].tell(sample)
             ranking.changed(job.call)

@@ -118,7 +118,7 @@ class Arena:
         # One request a call: a failed sample is an empty vote, so that what is billed can be compared with the plan.
         options: dict[str, Any] = {"cache": False, "num_retries": 0, "temperature": 1.0, "timeout": self.timeout}
         lm = dspy.LM("openai/fake", api_base=f"{self.address}/v1", api_key="local", engine=engine, **options)
-        pool = BudgetPool(samples=budget, calls=budget, policy=policy)
+        pool = BudgetPool(samples=budget, requests=budget, policy=policy)
         program = DynScaling(dspy.Predict("question -> answer"), budget=pool)
         examples = [dspy.Example(question=q["text"], answer=q["answer"]).with_inputs("question") for q in questions]
         began = time.perf_counter()

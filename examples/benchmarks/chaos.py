@@ -108,7 +108,7 @@ def chaos(arguments: argparse.Namespace) -> dict[str, Any]:
     totals = Counter()
     for outcome in outcomes:
         totals.update(outcome)
-    settled = after.spent.calls - after.spent.cached_calls - at_kill.calls
+    settled = after.spent.requests - after.spent.cached_requests - at_kill.requests
     return {
         "calls": calls,
         "calls answered": totals["answered"],
@@ -120,15 +120,15 @@ def chaos(arguments: argparse.Namespace) -> dict[str, Any]:
         "kinds of fault met": len(served.faults),
         "requests the server counted": served.requests,
         "requests settled": settled,
-        "requests set aside at a kill": at_kill.calls,
+        "requests set aside at a kill": at_kill.requests,
         "of these made": served.requests - settled,
-        "requests made and not paid": max(0, served.requests - settled - at_kill.calls),
+        "requests made and not paid": max(0, served.requests - settled - at_kill.requests),
         "requests paid and not made": max(0, settled - served.requests),
         "samples paid": after.spent.samples,
         "samples reported": totals["samples"],
         "samples a call": after.spent.samples / calls,
         "over-spend, samples": max(0, after.spent.samples - int(limits["samples"] or 0)),
-        "over-spend, calls": max(0, after.spent.calls - int(limits["calls"] or 0)),
+        "over-spend, requests": max(0, after.spent.requests - int(limits["requests"] or 0)),
         "over-spend, tokens": max(0, after.spent.tokens - int(limits["tokens"] or 0)),
         "over-spend, nanodollars": max(0, after.spent.nanodollars - round((limits["dollars"] or 0) * 1e9)),
         "nanodollars billed beyond the books": max(0, bill - after.spent.nanodollars),
@@ -145,7 +145,7 @@ def budget(calls: int, in_flight: int) -> dict[str, Any]:
     return {
         # A tenth more than is planned: what is in flight at a kill is lost, and what had failed before is tried again.
         "samples": PER_CALL * calls + PER_CALL * calls // 10 + 2 * KILLS * in_flight,
-        "calls": 2 * PER_CALL * calls,
+        "requests": 2 * PER_CALL * calls,
         "tokens": 4_000 * calls,
         "dollars": 0.004 * calls,
         "strict": True,

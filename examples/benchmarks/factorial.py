@@ -500,7 +500,7 @@ def gains(bench: Bench, seeds: Sequence[int], options: argparse.Namespace) -> li
                             sides[state, kind] += [(other == answer) - (other == leader) for other in others]
     rows = []
     for state in sorted(calls):
-        row: dict[str, Any] = {"state": state, "calls": calls[state]}
+        row: dict[str, Any] = {"state": state, "requests": calls[state]}
         for kind in ("conditioned", "independent"):
             dissent, side = (float(np.mean(found[state, kind] or [0])) for found in (dissents, sides))
             row[f"{kind}, gain"] = float(np.mean(right[state, kind]))

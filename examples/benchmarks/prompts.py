@@ -115,7 +115,7 @@ class Bench:
         spent, count = pool.statistics().spent, len(texts)
         return {
             "samples": spent.samples // count,
-            "requests": round(spent.calls / count, 1),
+            "requests": round(spent.requests / count, 1),
             "prompt_tokens": round(spent.prompt_tokens / count, 1),
             "cached_tokens": round(spent.cached_tokens / count, 1) or None,
             "seconds": round(seconds / count, 3),

@@ -31,7 +31,7 @@ def test_the_exponent_dampens():
 
 def test_cached_samples_teach_nothing():
     record = CostRecord()
-    record.add(Cost(samples=1, calls=1, prompt_tokens=100))
-    record.add(Cost(samples=1, calls=1, cached_calls=1))
+    record.add(Cost(samples=1, requests=1, prompt_tokens=100))
+    record.add(Cost(samples=1, requests=1, cached_requests=1))
     assert (record.samples, record.mean("tokens")) == (1, 100)
     assert record.expected("tokens", CostRecord()) == pytest.approx(100 / 3)

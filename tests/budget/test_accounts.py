@@ -11,7 +11,7 @@ from dynscale_dspy.budget.accounts import Ledger, Reservation
 amounts = st.builds(
     Cost,
     samples=st.integers(0, 3),
-    calls=st.integers(0, 4),
+    requests=st.integers(0, 4),
     prompt_tokens=st.integers(0, 50),
     completion_tokens=st.integers(0, 50),
     nanodollars=st.integers(0, 10**9),
@@ -19,7 +19,7 @@ amounts = st.builds(
 caps = st.fixed_dictionaries(
     {
         "samples": st.none() | st.integers(0, 20),
-        "calls": st.none() | st.integers(0, 30),
+        "requests": st.none() | st.integers(0, 30),
         "tokens": st.none() | st.integers(0, 400),
         "nanodollars": st.none() | st.integers(0, 8 * 10**9),
     }
@@ -70,7 +70,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def shrink(self, reservation):
         if reservation in self.held:
             depth, held = self.held[reservation]
-            half = Cost(held.samples // 2, held.calls // 2, held.prompt_tokens // 2)
+            half = Cost(held.samples // 2, held.requests // 2, held.prompt_tokens // 2)
             assert self.chain[depth].amend(reservation, half)
             self.held[reservation] = (depth, half)
 
@@ -80,7 +80,7 @@ class LedgerMachine(RuleBasedStateMachine):
         # Which tokens they were is known only now.
         used = Cost(
             int(held.samples * share),
-            int(held.calls * share),
+            int(held.requests * share),
             completion_tokens=int(held.tokens * share),
             nanodollars=int(held.nanodollars * share),
         )

@@ -32,7 +32,7 @@ class PoolMachine(RuleBasedStateMachine):
 
     @initialize(
         samples=st.none() | st.integers(1, 25),
-        calls=st.none() | st.integers(1, 40),
+        requests=st.none() | st.integers(1, 40),
         tokens=st.none() | st.integers(1, 2000),
         dollars=st.none() | st.sampled_from([1e-9, 1e-6, 2e-6]),
         per_call=st.none() | st.integers(1, 6),
@@ -43,14 +43,14 @@ class PoolMachine(RuleBasedStateMachine):
         share=st.none() | st.floats(0.3, 1),
         durable=st.sampled_from([False, False, False, True]),
     )
-    def start(self, samples, calls, tokens, dollars, per_call, policy, scopes, share, durable):
-        if samples is calls is tokens is dollars is per_call is None:
+    def start(self, samples, requests, tokens, dollars, per_call, policy, scopes, share, durable):
+        if samples is requests is tokens is dollars is per_call is None:
             samples = 10
         self.folder = tempfile.TemporaryDirectory()
         path = os.path.join(self.folder.name, "budget.sqlite") if durable else None
         self.pool = BudgetPool(
             samples,
-            calls=calls,
+            requests=requests,
             tokens=tokens,
             dollars=dollars,
             per_call=per_call,
@@ -113,7 +113,7 @@ class PoolMachine(RuleBasedStateMachine):
     @rule(ticket=tickets, tokens=st.integers(0, 100), price=st.integers(0, 300))
     def call_model(self, ticket, tokens, price):
         if ticket in self.running:
-            bound = Cost(calls=1, prompt_tokens=tokens, completion_tokens=tokens, nanodollars=price)
+            bound = Cost(requests=1, prompt_tokens=tokens, completion_tokens=tokens, nanodollars=price)
             charge = ticket.call(bound)
             if charge is None:
                 pools = (pool._ledger for pool in ticket.pool._chain)
@@ -126,7 +126,9 @@ class PoolMachine(RuleBasedStateMachine):
         if self.running.get(ticket):
             charge = self.running[ticket].pop()
             most = charge.bound
-            used = Cost(calls=1, completion_tokens=int(most.tokens * share), nanodollars=int(most.nanodollars * share))
+            used = Cost(
+                requests=1, completion_tokens=int(most.tokens * share), nanodollars=int(most.nanodollars * share)
+            )
             ticket.answered(charge, used)
             ticket.answered(charge, used)  # twice changes nothing
 
@@ -211,7 +213,7 @@ TestPool.settings = settings(stateful_step_count=30)
 
 @pytest.mark.parametrize("threads", [1, 8, 32])
 def test_threads_cannot_overspend_or_leak(threads):
-    pool = BudgetPool(samples=300, calls=500, policy=Uniform())
+    pool = BudgetPool(samples=300, requests=500, policy=Uniform())
     seen_over = []
 
     def work(seed: int) -> None:
@@ -227,7 +229,7 @@ def test_threads_cannot_overspend_or_leak(threads):
                     ticket.call()
                 interrupted = random_.random() < 0.1
                 now = pool.statistics()
-                if now.spent.samples + now.reserved.samples > 300 or now.spent.calls + now.reserved.calls > 500:
+                if now.spent.samples + now.reserved.samples > 300 or now.spent.requests + now.reserved.requests > 500:
                     seen_over.append(now)
                 ticket.settle()
                 if interrupted:
@@ -300,11 +302,11 @@ def test_every_announced_call_finds_its_first_sample_however_dear_those_that_see
             ticket = arm.take()
             assert ticket.start()
             more = grows * ticket.index
-            charge = ticket.call(Cost(calls=1, prompt_tokens=bound + more))
+            charge = ticket.call(Cost(requests=1, prompt_tokens=bound + more))
             if charge is None:
                 ticket.settle(BudgetExhausted(""))
             else:
-                flying.append((ticket, charge, Cost(calls=1, prompt_tokens=cost + more // 4)))
+                flying.append((ticket, charge, Cost(requests=1, prompt_tokens=cost + more // 4)))
         elif flying:
             ticket, charge, used = flying.pop(0)
             ticket.answered(charge, used)
@@ -401,7 +403,7 @@ def test_a_nested_call_can_use_its_enclosing_samples_own_reservation():
     inner.close()
     sample.settle()
     outer.close()
-    assert pool.statistics().spent == Cost(samples=1, calls=1)
+    assert pool.statistics().spent == Cost(samples=1, requests=1)
 
 
 def test_a_known_set_needs_a_sample_for_each_call():
@@ -413,7 +415,7 @@ def test_a_known_set_needs_a_sample_for_each_call():
 
 
 def test_copies_spend_from_the_same_pool_and_a_saved_one_starts_anew():
-    pool = BudgetPool(samples=5, calls=9, policy=UCB(exploration=0.5), seed=3)
+    pool = BudgetPool(samples=5, requests=9, policy=UCB(exploration=0.5), seed=3)
     assert copy.deepcopy(pool) is pool
     assert copy.copy(pool) is pool
     draw_one(pool.open(1))
@@ -427,12 +429,12 @@ def test_copies_spend_from_the_same_pool_and_a_saved_one_starts_anew():
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({}, ValueError, "a pool needs a limit: give samples=, calls= or per_call="),
+        ({}, ValueError, "a pool needs a limit: give samples=, requests= or per_call="),
         ({"samples": 0}, ValueError, "samples must be at least 1, got 0"),
         ({"samples": -5}, ValueError, "samples must be at least 1, got -5"),
         ({"samples": 1.5}, TypeError, "samples must be an integer, got 1.5"),
         ({"samples": True}, TypeError, "samples must be an integer, got True"),
-        ({"calls": 0}, ValueError, "calls must be at least 1, got 0"),
+        ({"requests": 0}, ValueError, "requests must be at least 1, got 0"),
         ({"per_call": 0.5}, ValueError, "per_call must be a finite number of at least 1, got 0.5"),
         ({"per_call": float("nan")}, ValueError, "per_call must be a finite number"),
         ({"per_call": "8"}, TypeError, "per_call must be a number of samples, got '8'"),
@@ -508,8 +510,11 @@ def test_scopes_charge_every_pool_around_and_end_at_the_tightest():
         assert stage.open(1) is None
         assert stage.available("samples") == 0 and pool.available("samples") == 4
     assert pool.active() is pool
-    assert (step.statistics().spent, stage.statistics().spent) == (Cost(samples=2, calls=2), Cost(samples=6, calls=6))
-    assert pool.statistics().spent == Cost(samples=6, calls=6)
+    assert (step.statistics().spent, stage.statistics().spent) == (
+        Cost(samples=2, requests=2),
+        Cost(samples=6, requests=6),
+    )
+    assert pool.statistics().spent == Cost(samples=6, requests=6)
     assert pool.statistics().open_calls == 6
 
 
@@ -557,7 +562,7 @@ def test_a_nested_call_in_a_scope_of_its_own_is_charged_once():
         assert scope.open(1, outer=sample) is None
     sample.settle()
     outer.close()
-    assert pool.statistics().spent == Cost(samples=1, calls=1)
+    assert pool.statistics().spent == Cost(samples=1, requests=1)
     assert pool.statistics().reserved == Cost()
 
 
@@ -670,7 +675,7 @@ def test_caps_begin_anew_with_each_period():
 
 def test_a_warning_comes_once_for_each_cap():
     warnings = []
-    pool = BudgetPool(samples=10, calls=1000, warn_at=0.5, on_warning=warnings.append)
+    pool = BudgetPool(samples=10, requests=1000, warn_at=0.5, on_warning=warnings.append)
     for _ in range(8):
         draw_one(pool.open(1))
     assert [str(warning) for warning in warnings] == ["5 of 10 samples are spent"]
@@ -711,11 +716,11 @@ def test_a_first_sample_waits_for_what_others_hold_but_never_inside_another():
     first = pool.open(1, program=program)
     ticket = first.take()
     ticket.start()
-    charge = ticket.call(Cost(calls=1, prompt_tokens=90))
+    charge = ticket.call(Cost(requests=1, prompt_tokens=90))
     waiting = pool.open_or_wait(1, program=program)
     assert isinstance(waiting, Future) and not waiting.done()
     assert pool.open_or_wait(1, program=program, outer=ticket) is not None
-    ticket.answered(charge, Cost(calls=1, prompt_tokens=5))
+    ticket.answered(charge, Cost(requests=1, prompt_tokens=5))
     ticket.settle()
     assert waiting.done()
     assert isinstance(pool.open_or_wait(1, program=program), Arm)

@@ -115,7 +115,7 @@ class Cell:
             if isinstance(program, DynScaling):
                 why = explain(prediction)
                 assert [sample.problem for sample in why.samples] == [""] * len(why.samples), why.samples
-        spent = sum(pool.spent.calls for pool in pools)
+        spent = sum(pool.spent.requests for pool in pools)
         if row.requests is not None:
             assert asked == row.requests * len(once), f"{asked} requests scaled, {len(once)} plain"
             assert spent == asked

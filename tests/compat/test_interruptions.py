@@ -222,7 +222,7 @@ def test_a_caller_that_goes_away_stops_its_samples_and_gets_back_its_budget(
     now = pool.statistics()
     assert fake.statistics().requests == sent + len(explain(prediction).samples)
     assert (now.open_calls, now.reserved, now.closed_calls) == (0, Cost(), 2)
-    assert fake.statistics().requests == now.spent.calls
+    assert fake.statistics().requests == now.spent.requests
 
 
 def test_a_stream_that_is_closed_stops_its_samples(server: Callable[..., FakeServer]) -> None:

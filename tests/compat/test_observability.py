@@ -206,10 +206,10 @@ def test_mlflow_shows_samples_nested_under_their_call(way: str, calls: int, trac
         by_id = {span["id"]: span for span in spans}
         [call] = [span for span in spans if span["parent"] is None]
         assert call["name"] == "DynScaling.forward"
-        assert {name: call["scaling"][name] for name in ("samples", "conditioned", "calls")} == {
+        assert {name: call["scaling"][name] for name in ("samples", "conditioned", "requests")} == {
             "samples": 3,
             "conditioned": 1,
-            "calls": 3,
+            "requests": 3,
         }
         assert 0.5 <= call["scaling"]["confidence"] <= 1
         samples = [span for span in spans if span["parent"] == call["id"]]

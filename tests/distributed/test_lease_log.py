@@ -18,8 +18,8 @@ from dynscale_dspy.budget.stores.sqlite import SQLiteStore
 journal = Journal("budget", "a")
 ledger = Ledger(samples=10, store=SQLiteStore(journal.path))
 for _ in range(3):
-    ledger.settle(ledger.reserve(Cost(samples=1, calls=2)), Cost(samples=1, calls=1))
-ledger.reserve(Cost(samples=1, calls=2))
+    ledger.settle(ledger.reserve(Cost(samples=1, requests=2)), Cost(samples=1, requests=1))
+ledger.reserve(Cost(samples=1, requests=2))
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -39,7 +39,7 @@ def test_what_a_killed_holder_spent_is_read_once(folder):
     assert subprocess.run([sys.executable, "-c", HOLDER]).returncode == -9
     with deserted("budget") as found:
         # What was in flight counts at its bound.
-        assert found == {"a": Cost(samples=4, calls=5)}
+        assert found == {"a": Cost(samples=4, requests=5)}
     with deserted("budget") as found:
         assert found == {}
     assert files(folder) == []

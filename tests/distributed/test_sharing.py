@@ -100,16 +100,16 @@ def test_calls_under_way_leave_first_samples_to_those_that_wait():
 
 def test_a_keeper_that_starts_again_near_the_end_takes_up_where_it_was(tmp_path):
     path = str(tmp_path / "budget.sqlite")
-    first = Keeper(BudgetPool(samples=12, calls=100, path=path), path, 10, False)
-    limits = {"samples": 0, "calls": 0, "tokens": None, "nanodollars": None}
-    report = Report("a", 1, Cost(), Cost(), limits, want=Cost(samples=2, calls=2), need=Cost(samples=2, calls=2))
-    report = replace(report, waiting=4, counts={"samples": (6.0, 0.0, 0.0, 0.0), "calls": (6.0, 0.0, 0.0, 0.0)})
+    first = Keeper(BudgetPool(samples=12, requests=100, path=path), path, 10, False)
+    limits = {"samples": 0, "requests": 0, "tokens": None, "nanodollars": None}
+    report = Report("a", 1, Cost(), Cost(), limits, want=Cost(samples=2, requests=2), need=Cost(samples=2, requests=2))
+    report = replace(report, waiting=4, counts={"samples": (6.0, 0.0, 0.0, 0.0), "requests": (6.0, 0.0, 0.0, 0.0)})
     granted = first.renew(report).grant
     assert granted.limits["samples"] > 2  # what is free then would not do for ten calls
-    again = Keeper(BudgetPool(samples=12, calls=100, path=path), path, 10, False)
+    again = Keeper(BudgetPool(samples=12, requests=100, path=path), path, 10, False)
     now = again.statistics()
     assert now.reserved.samples == granted.limits["samples"]
-    for unit in ("samples", "calls"):
+    for unit in ("samples", "requests"):
         was, there = (keeper._pacing.allowances[unit] for keeper in (first, again))
         assert (there.per_call, there.expected, there.counts) == (was.per_call, was.expected, was.counts)
     assert again._pacing.allowances.keys() == first._pacing.allowances.keys()

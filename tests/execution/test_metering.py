@@ -62,7 +62,7 @@ def test_every_choice_and_every_hidden_retry_is_a_request():
     one, three = bound(lm(max_tokens=7)), bound(lm(max_tokens=7), n=3)
     assert three.cost == one.cost + one.cost + one.cost
     assert bound(lm(max_tokens=7), retries=2).cost == three.cost
-    assert bound(lm(), tokens=False).cost == Cost(calls=1)
+    assert bound(lm(), tokens=False).cost == Cost(requests=1)
 
 
 def test_tools_and_schemas_are_part_of_the_prompt():
@@ -102,7 +102,7 @@ GOOD = {"prompt_tokens": 20, "completion_tokens": 5, "total_tokens": 25}
 def test_a_report_that_can_be_is_believed():
     cost, distrust = read([{**GOOD, "prompt_tokens_details": {"cached_tokens": 15}}])
     assert distrust == ""
-    assert cost == Cost(calls=1, prompt_tokens=20, completion_tokens=5, cached_tokens=15, nanodollars=30_000)
+    assert cost == Cost(requests=1, prompt_tokens=20, completion_tokens=5, cached_tokens=15, nanodollars=30_000)
 
 
 def test_reasoning_that_is_only_in_the_total_counts():
@@ -131,14 +131,14 @@ def test_a_report_that_cannot_be_is_charged_at_the_bound(report, reason):
 
 
 def test_without_a_bound_the_best_guess_is_what_there_is_to_see():
-    nothing = Bound(Cost(calls=1), "it has no max_tokens")
+    nothing = Bound(Cost(requests=1), "it has no max_tokens")
     cost, reason = read([{}], outputs=["x" * 300], most=nothing, metered=False)
     assert reason == "no usage"
     assert cost.completion_tokens == 100
 
 
 def test_an_answer_from_the_cache_costs_nothing():
-    assert read(None) == (Cost(calls=1, cached_calls=1), "")
+    assert read(None) == (Cost(requests=1, cached_requests=1), "")
 
 
 @needs_lm_errors
@@ -150,7 +150,7 @@ def test_what_a_failed_request_costs():
         errors.LMAuthError("no"),
         errors.LMServerError("", status=500),
     ):
-        assert read(None, error=error, outputs=()) == (Cost(calls=1), "")  # refused: nothing was generated
+        assert read(None, error=error, outputs=()) == (Cost(requests=1), "")  # refused: nothing was generated
     for error in (errors.LMTransportError("reset"), errors.LMTimeoutError("late"), KeyboardInterrupt(), ValueError()):
         assert read(None, error=error, outputs=()) == (most, "")  # nobody knows
     assert read(None, error=errors.LMServerError("gateway", status=504), outputs=())[0] == most
@@ -172,7 +172,7 @@ def test_whatever_is_reported_the_charge_stays_within_the_bound(report, outputs)
     assert 0 <= cost.prompt_tokens <= most.cost.prompt_tokens
     assert 0 <= cost.completion_tokens <= most.cost.completion_tokens
     assert 0 <= cost.nanodollars <= most.cost.nanodollars
-    assert 1 <= cost.calls <= most.cost.calls
+    assert 1 <= cost.requests <= most.cost.requests
 
 
 @needs_lm_errors

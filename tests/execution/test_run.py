@@ -115,7 +115,7 @@ def test_a_run_leaves_the_settings_as_they_were():
         assert dspy.settings.copy() == before
         assert current_meter() is None
     assert (run.sample.answer, run.sample.problem) == ("A", "")
-    assert run.sample.cost.calls == 1 and len(run.sample.trace) == 1
+    assert run.sample.cost.requests == 1 and len(run.sample.trace) == 1
 
 
 def test_a_failing_run_is_a_sample_that_was_paid():
@@ -146,10 +146,10 @@ def test_a_programs_own_error_handling_cannot_spend_past_the_cap():
                     continue
             return dspy.Prediction(answer="A")
 
-    model, pool = ScriptedModel(lambda prompt, n: RuntimeError("down")), BudgetPool(calls=3, policy=Uniform())
+    model, pool = ScriptedModel(lambda prompt, n: RuntimeError("down")), BudgetPool(requests=3, policy=Uniform())
     program = Stubborn()
     with dspy.context(lm=model.lm()):
         with SampleRun(Draw(0), ticket(pool), settings(program)) as run:
             run.prediction = program(question="q")
-    assert len(model.requests) == 3 == pool.statistics().spent.calls
+    assert len(model.requests) == 3 == pool.statistics().spent.requests
     assert isinstance(run.sample.error, BudgetExhausted)

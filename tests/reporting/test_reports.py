@@ -178,7 +178,7 @@ def test_mlflow_takes_the_metrics(tmp_path):
     from mlflow.entities import Metric
     from mlflow.utils.validation import _validate_metric
 
-    for name, value in BudgetPool(samples=10, calls=20, dollars=2).statistics().metrics().items():
+    for name, value in BudgetPool(samples=10, requests=20, dollars=2).statistics().metrics().items():
         _validate_metric(name, value, 0, 0)
         assert Metric(name, value, 0, 0).value == value
 

@@ -219,8 +219,8 @@ def test_an_interrupted_call_gives_back_what_it_did_not_start():
 def run_known(pool, streams, window, *, shuffle=None, fail=lambda call, index: False):
     """Drive a known set. With ``shuffle``, outstanding samples finish in a random order before they are handed back."""
     plans = [make_plan(i) for i in range(len(streams))]
-    arms, limit, calls = pool.open_known(len(streams))
-    steps = coordinate(plans, arms, pool.policy, limit=limit, window=window, calls=calls)
+    arms, limit, requests = pool.open_known(len(streams))
+    steps = coordinate(plans, arms, pool.policy, limit=limit, window=window, requests=requests)
     outstanding: deque = deque()
     trail = []
     try:
@@ -334,11 +334,11 @@ def test_under_a_cap_on_calls_a_known_set_does_not_depend_on_when_samples_finish
     streams = [[random.Random(call).choice("ABC") for _ in range(64)] for call in range(5)]
 
     def trail(order: random.Random):
-        pool = BudgetPool(calls=90)
+        pool = BudgetPool(requests=90)
         plans = [make_plan(i) for i in range(5)]
         program = make_plan  # anything that can be referred to weakly
-        arms, limit, calls = pool.open_known(5, program=program, calls=1)
-        steps = coordinate(plans, arms, pool.policy, limit=limit, window=12, calls=calls)
+        arms, limit, requests = pool.open_known(5, program=program, requests=1)
+        steps = coordinate(plans, arms, pool.policy, limit=limit, window=12, requests=requests)
         outstanding, finished, seen = deque(next(steps)), {}, []
         while outstanding:
             # Any number of those outstanding finish, the oldest among them, with one to three calls.
@@ -361,7 +361,7 @@ def test_under_a_cap_on_calls_a_known_set_does_not_depend_on_when_samples_finish
                 break
             outstanding.extend(jobs)
             seen.append([(job.call, job.draw.index) for job in jobs])  # what is decided on each completion
-        assert pool.statistics().spent.calls <= 90
+        assert pool.statistics().spent.requests <= 90
         return seen
 
     assert trail(random.Random(seed)) == trail(random.Random(seed + 1))

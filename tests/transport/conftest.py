@@ -65,7 +65,7 @@ def assert_exact() -> Callable[..., None]:
         now, counted = pool.statistics(), server.statistics()
         assert now.reserved == Cost()
         assert now.open_calls == 0
-        assert now.spent.samples == now.spent.calls == counted.requests
+        assert now.spent.samples == now.spent.requests == counted.requests
         for unit, limit in now.limits.items():
             assert limit is None or getattr(now.spent, unit) <= limit
         votes = sum(votes.total for prediction in predictions for votes in explain(prediction).votes)

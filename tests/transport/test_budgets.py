@@ -50,7 +50,7 @@ def test_a_cap_on_tokens_is_exact(mode: str, engine: str, server: Any) -> None:
     now, counted = pool.statistics(), fake.statistics()
     assert now.spent.tokens == counted.prompt_tokens + counted.completion_tokens <= 9_000
     assert now.spent.completion_tokens == counted.completion_tokens
-    assert now.spent.calls == counted.requests > len(BANK)  # a cap that is never reached is no use
+    assert now.spent.requests == counted.requests > len(BANK)  # a cap that is never reached is no use
     assert now.spent.tokens > 6_000
     assert now.reserved == Cost()
 
@@ -67,7 +67,7 @@ def test_a_cap_on_dollars_holds_whatever_fails(mode: str, engine: str, server: A
     now, counted = pool.statistics(), fake.statistics()
     bill = PRICES["openai/fake"].nanodollars(counted.prompt_tokens, counted.completion_tokens)
     assert bill <= now.spent.nanodollars <= 10_000_000
-    assert now.spent.calls == counted.requests
+    assert now.spent.requests == counted.requests
     assert now.reserved == Cost()
     assert now.distrusted["no usage"] == counted.faults["no_usage"] > 0
     assert now.distrusted["an absurd usage"] == counted.faults["absurd_usage"] > 0
@@ -149,9 +149,9 @@ def test_answers_from_the_cache_cost_nothing_and_say_so(server: Any) -> None:
         with dspy.context(lm=fake.lm(max_tokens=40, cache=True)):
             prediction = qa(question=BANK[0].text)
         now = pool.statistics()
-        assert now.spent.samples == now.spent.calls == 1
+        assert now.spent.samples == now.spent.requests == 1
         assert (now.spent.tokens > 0) == (now.spent.nanodollars > 0) == (turn == 0)
-        assert now.spent.cached_calls == turn
+        assert now.spent.cached_requests == turn
         assert ("(1 of them from the cache), 0 tokens" in str(explain(prediction))) == (turn == 1)
     assert fake.statistics().requests == 1
 
@@ -165,7 +165,7 @@ def test_several_choices_in_one_request_are_all_paid(engine: str, server: Any) -
         qa(question="Say much?")
     now, counted = pool.statistics(), fake.statistics()
     assert counted.samples == 3
-    assert now.spent.calls == counted.requests == (3 if engine == "auto" else 1)
+    assert now.spent.requests == counted.requests == (3 if engine == "auto" else 1)
     assert now.spent.completion_tokens == counted.completion_tokens
     assert not now.distrusted
 
@@ -202,7 +202,7 @@ def test_requests_of_threads_inside_a_sample_count(server: Any) -> None:
     with dspy.context(lm=fake.lm(max_tokens=40)):
         qa(question="Wide?")
     now, counted = pool.statistics(), fake.statistics()
-    assert now.spent.calls == counted.requests >= 4
+    assert now.spent.requests == counted.requests >= 4
     assert now.spent.tokens == counted.prompt_tokens + counted.completion_tokens <= 4_000
 
 

@@ -106,7 +106,7 @@ def test_a_choice_too_many_costs_what_it_costs(engine: str, server: Any) -> None
         predictions = batch(qa)
     assert all(prediction.answer in q.answers for prediction, q in zip(predictions, BANK, strict=True))
     assert fake.statistics().faults["extra_choice"] > 0
-    assert pool.statistics().spent.calls == fake.statistics().requests == 60
+    assert pool.statistics().spent.requests == fake.statistics().requests == 60
     assert pool.statistics().reserved == Cost()
 
 
@@ -140,7 +140,7 @@ class CallCounter(BaseCallback):
 @pytest.mark.parametrize("mode", MODES)
 def test_with_retries_and_fallback_the_cap_on_calls_holds(mode: str, engine: str, server: Any) -> None:
     fake = server(BANK, fault_rate=0.2, faults=["429_retry_after", "prose", "null_content"])
-    pool = BudgetPool(calls=80).expect(len(BANK))
+    pool = BudgetPool(requests=80).expect(len(BANK))
     counter = CallCounter()
     qa = one_each(dspy.Predict("question -> answer"), budget=pool)
     with dspy.context(lm=fake.lm(engine, num_retries=3), callbacks=[counter]):
@@ -148,10 +148,10 @@ def test_with_retries_and_fallback_the_cap_on_calls_holds(mode: str, engine: str
     for question, prediction in zip(BANK, predictions, strict=True):
         assert prediction.answer in question.answers
     now, counted = pool.statistics(), fake.statistics()
-    assert len(counter.ended) == now.spent.calls <= 80
+    assert len(counter.ended) == now.spent.requests <= 80
     assert counted.faults["429_retry_after"] > 0
-    assert counted.requests == now.spent.calls  # retries too
-    assert now.spent.samples < now.spent.calls  # a fallback is a second call of the same sample
+    assert counted.requests == now.spent.requests  # retries too
+    assert now.spent.samples < now.spent.requests  # a fallback is a second call of the same sample
     assert now.reserved == Cost()
     assert now.open_calls == 0
 
@@ -221,7 +221,7 @@ def test_batch_reports_the_calls_that_failed_and_keeps_the_rest(server: Any) -> 
     assert failed == [EXAMPLES[3]]
     assert [type(error) for error in errors] == [LookupError]
     now = qa.pool.statistics()
-    assert now.spent.calls == fake.statistics().requests
+    assert now.spent.requests == fake.statistics().requests
     assert now.reserved == Cost()
 
 
@@ -275,7 +275,7 @@ def test_a_permanent_fault_stops_the_call_at_once(fault: str, engine: str, serve
         qa(question=BANK[0].text)
     # All 250 were granted together; only those on the wire before the first reply are lost.
     begun = fake.statistics().requests
-    assert begun == pool.statistics().spent.calls == pool.statistics().spent.samples < 100
+    assert begun == pool.statistics().spent.requests == pool.statistics().spent.samples < 100
     with dspy.context(lm=fake.lm(engine, num_retries=3)), pytest.raises(Exception, match="API key|does not exist"):
         qa.batch(EXAMPLES, num_threads=4, max_errors=3, disable_progress_bar=True)
     assert fake.statistics().requests <= begun + 3 + 8
@@ -311,7 +311,7 @@ def test_a_pool_whose_samples_all_fail_stops_itself(mode: str, server: Any) -> N
     # Those in flight when it stopped were begun before: gathered, one for each call, and one more for each of the
     # five that failed before the sixth.
     assert 6 <= fake.statistics().requests <= (25 if mode == "gather" else 14)
-    assert pool.statistics().spent.calls == fake.statistics().requests
+    assert pool.statistics().spent.requests == fake.statistics().requests
     assert pool.statistics().reserved == Cost()
 
 
@@ -335,7 +335,7 @@ def test_a_chain_that_is_too_long_is_shortened(mode: str, engine: str, server: A
     refused = fake.statistics().faults.get("context_length", 0) or fake.statistics().requests - 6
     assert refused >= 2
     assert [body for body in fake.bodies if "Attempt 2" in str(body) and "Attempt 3" not in str(body)]
-    assert pool.statistics().spent.calls == fake.statistics().requests
+    assert pool.statistics().spent.requests == fake.statistics().requests
     assert pool.statistics().reserved == Cost()
 
 
@@ -363,7 +363,7 @@ def test_a_stopped_pool_hangs_up_on_what_runs_in_tasks_and_answers_with_what_the
     assert prediction.answer in BANK[0].answers
     assert fake.statistics().aborted == 1
     assert [sample.problem for sample in explain(prediction).samples].count("failed") == 1
-    assert pool.statistics().spent.calls == fake.statistics().requests
+    assert pool.statistics().spent.requests == fake.statistics().requests
     assert pool.statistics().reserved == Cost()
 
 
@@ -389,7 +389,7 @@ def test_a_paused_pool_lets_calls_wait(mode: str, server: Any, monkeypatch: pyte
     pool.resume()
     thread.join(30)
     assert len(results) == 20
-    assert pool.statistics().spent.calls == fake.statistics().requests > 0
+    assert pool.statistics().spent.requests == fake.statistics().requests > 0
 
 
 # ---- secrets

@@ -58,7 +58,7 @@ def assert_books(pool: BudgetPool, fake: FakeServer) -> None:
     now, counted = pool.statistics(), fake.statistics()
     assert now.reserved == Cost()
     assert now.open_calls == 0
-    assert now.spent.calls == counted.requests
+    assert now.spent.requests == counted.requests
     assert now.spent.prompt_tokens == counted.prompt_tokens
     assert now.spent.completion_tokens == counted.completion_tokens
 

@@ -55,9 +55,9 @@ def assert_whole_samples_vote(predictions: list[Any]) -> None:
             if sample.problem:
                 assert sample.problem == "failed"
                 assert isinstance(sample.error, BudgetExhausted)
-                assert sample.cost.calls < 3
+                assert sample.cost.requests < 3
             else:
-                assert sample.cost.calls == 3
+                assert sample.cost.requests == 3
 
 
 @pytest.mark.parametrize("num_threads", [1, 4, 64])
@@ -65,12 +65,12 @@ def assert_whole_samples_vote(predictions: list[Any]) -> None:
 def test_the_cap_on_calls_is_exact_online(make: Any, num_threads: int, server: Any) -> None:
     cap = 76  # 25 samples of three, and one call over
     fake = server(BANK)
-    pool = BudgetPool(calls=cap).expect(len(BANK))
+    pool = BudgetPool(requests=cap).expect(len(BANK))
     qa = one_each(make(), budget=pool)
     with dspy.context(lm=fake.lm()):
         predictions = evaluate(qa, BANK, num_threads)
     now, counted = pool.statistics(), fake.statistics()
-    assert counted.requests == now.spent.calls <= cap
+    assert counted.requests == now.spent.requests <= cap
     assert now.reserved == Cost()
     assert now.open_calls == 0
     assert_whole_samples_vote(predictions)
@@ -83,12 +83,12 @@ def test_the_cap_on_calls_is_exact_online(make: Any, num_threads: int, server: A
 def test_the_cap_on_calls_is_exact_in_batch(make: Any, num_threads: int, server: Any) -> None:
     cap = 76
     fake = server(BANK)
-    pool = BudgetPool(calls=cap)
+    pool = BudgetPool(requests=cap)
     qa = one_each(make(), budget=pool)
     with dspy.context(lm=fake.lm()):
         predictions = qa.batch(examples_of(BANK), num_threads=num_threads, disable_progress_bar=True)
     now, counted = pool.statistics(), fake.statistics()
-    assert counted.requests == now.spent.calls <= cap
+    assert counted.requests == now.spent.requests <= cap
     assert now.reserved == Cost()
     assert now.open_calls == 0
     assert None not in predictions
@@ -97,12 +97,12 @@ def test_the_cap_on_calls_is_exact_in_batch(make: Any, num_threads: int, server:
 
 def test_a_sample_that_could_not_finish_is_not_begun(server: Any) -> None:
     fake = server(BANK)
-    pool = BudgetPool(calls=8)
+    pool = BudgetPool(requests=8)
     qa = one_each(Chain(), budget=pool, max_samples=3)
     with dspy.context(lm=fake.lm()):
         prediction = qa.batch([{"question": BANK[0].text}], num_threads=1, disable_progress_bar=True)[0]
-    assert [sample.cost.calls for sample in explain(prediction).samples] == [3, 3]
-    assert fake.statistics().requests == pool.statistics().spent.calls == 6
+    assert [sample.cost.requests for sample in explain(prediction).samples] == [3, 3]
+    assert fake.statistics().requests == pool.statistics().spent.requests == 6
     assert pool.statistics().reserved == Cost()
 
 
@@ -123,12 +123,12 @@ def test_a_cut_passes_through_a_program_that_catches_errors(server: Any) -> None
             return dspy.Prediction(answer="never")
 
     fake = server(BANK)
-    pool = BudgetPool(calls=5)
+    pool = BudgetPool(requests=5)
     program = Stubborn()
     with dspy.context(lm=fake.lm()), pytest.raises(BudgetExhausted):
         one_each(program, budget=pool)(question=BANK[0].text)
     assert not program.finished.is_set()
-    assert fake.statistics().requests == pool.statistics().spent.calls == 5
+    assert fake.statistics().requests == pool.statistics().spent.requests == 5
     assert pool.statistics().reserved == Cost()
 
 

@@ -155,7 +155,7 @@ def test_nesting_on_one_pool_charges_leaves_only(mode: str, server: Any) -> None
         predictions = MODES[mode](outer, examples_of(BANK))
     assert all(prediction.answer in q.answers for prediction, q in zip(predictions, BANK, strict=True))
     now = pool.statistics()
-    assert now.spent.samples == now.spent.calls == fake.statistics().samples <= 80
+    assert now.spent.samples == now.spent.requests == fake.statistics().samples <= 80
     assert now.reserved == Cost()
     assert now.open_calls == 0
 
@@ -170,9 +170,9 @@ def test_nesting_on_two_pools_charges_both(mode: str, server: Any) -> None:
         predictions = MODES[mode](outer, examples_of(BANK))
     samples = sum(len(explain(prediction).samples) for prediction in predictions)
     assert outside.statistics().spent.samples == samples <= 30
-    assert outside.statistics().spent.calls == fake.statistics().requests
+    assert outside.statistics().spent.requests == fake.statistics().requests
     # The program's own last call is no call of the inner module's.
-    assert inside.statistics().spent.calls == fake.statistics().requests - samples
+    assert inside.statistics().spent.requests == fake.statistics().requests - samples
     for pool in (inside, outside):
         assert pool.statistics().reserved == Cost()
         assert pool.statistics().open_calls == 0

@@ -23,7 +23,9 @@ VERSION = 1
 _MAGIC = b"SQLite format 3\0"
 _BUSY = 60.0
 
-_NAMES = tuple(field.name for field in fields(Cost))
+# The file keeps the names that requests had in version 0.1, so that its files and ours are alike.
+_OLD_NAMES = {"requests": "calls", "cached_requests": "cached_calls"}
+_NAMES = tuple(_OLD_NAMES.get(field.name, field.name) for field in fields(Cost))
 _COLUMNS = ", ".join(_NAMES)
 _INTEGERS = ", ".join(f"{name} INTEGER NOT NULL DEFAULT 0" for name in _NAMES)
 _SET = ", ".join(f"{name} = ?" for name in _NAMES)

@@ -40,9 +40,9 @@ HOLDER = """
     from dynscale_dspy.budget.accounts import Ledger
     from dynscale_dspy.budget.stores.sqlite import SQLiteStore
     ledger = Ledger(samples=10, store=SQLiteStore(sys.argv[1]))
-    done = ledger.reserve(Cost(samples=1, calls=2))
-    ledger.settle(done, Cost(samples=1, calls=2, prompt_tokens=30, nanodollars=7))
-    held = ledger.reserve(Cost(samples=3, calls=6))
+    done = ledger.reserve(Cost(samples=1, requests=2))
+    ledger.settle(done, Cost(samples=1, requests=2, prompt_tokens=30, nanodollars=7))
+    held = ledger.reserve(Cost(samples=3, requests=6))
     print("held")
     sys.stdin.read()
 """
@@ -53,17 +53,17 @@ def test_what_a_killed_process_held_counts_until_it_is_reconciled(tmp_path):
     process = run(HOLDER, path)
     assert line(process) == "held"
     pool = BudgetPool(samples=10, path=path)
-    spent = Cost(samples=1, calls=2, prompt_tokens=30, nanodollars=7)
-    assert (pool.statistics().spent, pool.statistics().reserved) == (spent, Cost(samples=3, calls=6))
+    spent = Cost(samples=1, requests=2, prompt_tokens=30, nanodollars=7)
+    assert (pool.statistics().spent, pool.statistics().reserved) == (spent, Cost(samples=3, requests=6))
     assert pool.reconcile() == Cost()  # it lives, and may still settle
     process.send_signal(signal.SIGKILL)
     process.wait()
     again = BudgetPool(samples=10, path=path)
-    assert again.statistics().reserved == Cost(samples=3, calls=6)
+    assert again.statistics().reserved == Cost(samples=3, requests=6)
     assert again.available("samples") == 6
-    assert again.reconcile() == Cost(samples=3, calls=6)
+    assert again.reconcile() == Cost(samples=3, requests=6)
     for now in (pool.statistics(), again.statistics()):
-        assert (now.spent, now.reserved) == (spent + Cost(samples=3, calls=6), Cost())
+        assert (now.spent, now.reserved) == (spent + Cost(samples=3, requests=6), Cost())
     assert pool.reconcile() == Cost()
 
 
@@ -74,7 +74,7 @@ def test_what_is_known_to_have_cost_nothing_is_given_back(tmp_path):
     process.send_signal(signal.SIGKILL)
     process.wait()
     pool = BudgetPool(samples=10, path=path)
-    assert pool.reconcile(refund=True) == Cost(samples=3, calls=6)
+    assert pool.reconcile(refund=True) == Cost(samples=3, requests=6)
     assert pool.available("samples") == 9
 
 
@@ -87,9 +87,9 @@ def test_a_process_killed_at_any_instant_leaves_exact_books(tmp_path):
         ledger = Ledger(samples=10**9, store=SQLiteStore(sys.argv[1]))
         number = 0
         while True:
-            held = ledger.reserve(Cost(samples=1, calls=3))
-            ledger.extend(held, Cost(calls=1))
-            ledger.settle(held, Cost(samples=1, calls=2), sample=(b"call", number))
+            held = ledger.reserve(Cost(samples=1, requests=3))
+            ledger.extend(held, Cost(requests=1))
+            ledger.settle(held, Cost(samples=1, requests=2), sample=(b"call", number))
             number += 1
             print(number)
     """
@@ -105,9 +105,9 @@ def test_a_process_killed_at_any_instant_leaves_exact_books(tmp_path):
         spent, reserved = store.totals()
         # One sample may have been settled and not told; one may be in flight, with what it was extended by or without.
         assert spent.samples in (told, told + 1)
-        assert spent.calls == 2 * spent.samples
+        assert spent.requests == 2 * spent.samples
         assert store.paid(b"call") == frozenset(range(spent.samples))
-        assert reserved in (Cost(), Cost(samples=1, calls=3), Cost(samples=1, calls=4))
+        assert reserved in (Cost(), Cost(samples=1, requests=3), Cost(samples=1, requests=4))
         assert store.reconcile() == reserved
         assert store.totals() == (spent + reserved, Cost())
         store.close()
@@ -117,7 +117,7 @@ def test_processes_that_share_a_file_cannot_pass_its_cap(tmp_path):
     code = """
         import sys
         from dynscale_dspy import BudgetPool
-        pool = BudgetPool(samples=200, calls=300, path=sys.argv[1])
+        pool = BudgetPool(samples=200, requests=300, path=sys.argv[1])
         drawn = calls = 0
         while (arm := pool.open(1)) is not None:
             ticket = arm.take()
@@ -137,8 +137,8 @@ def test_processes_that_share_a_file_cannot_pass_its_cap(tmp_path):
     drawn, calls = map(sum, zip(*(map(int, line(process).split()) for process in processes), strict=True))
     for process in processes:
         process.communicate()
-    now = BudgetPool(samples=200, calls=300, path=path).statistics()
-    assert (now.spent.samples, now.spent.calls) == (drawn, calls)
+    now = BudgetPool(samples=200, requests=300, path=path).statistics()
+    assert (now.spent.samples, now.spent.requests) == (drawn, calls)
     assert now.reserved == Cost()
     assert calls == 300 or drawn == 200
     assert drawn <= 200 and calls <= 300
@@ -160,7 +160,7 @@ def test_threads_share_a_file(tmp_path):
         thread.start()
     for thread in threads:
         thread.join()
-    assert pool.statistics().spent == Cost(samples=60, calls=60)
+    assert pool.statistics().spent == Cost(samples=60, requests=60)
 
 
 def test_a_period_is_the_files(tmp_path):

@@ -1,0 +1,62 @@
+"""Names of version 0.1 that still work, with a ``DeprecationWarning`` that gives the new one."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def warn(old: str, new: str, *, stacklevel: int = 3) -> None:
+    """Say that a name is deprecated, at the line of whoever used it."""
+    warnings.warn(f"{old} is deprecated: use {new}", DeprecationWarning, stacklevel=stacklevel)
+
+
+def renamed(**names: str) -> Callable[[F], F]:
+    """Decorator that lets a function take keyword arguments by their old names.
+
+    Args:
+        **names: New name by old name.
+
+    Raises:
+        TypeError: When the function is called with an argument under both names.
+
+    Example:
+        >>> @renamed(calls="requests")
+        ... def cap(requests=None):
+        ...     return requests
+        >>> with warnings.catch_warnings():
+        ...     warnings.simplefilter("ignore")
+        ...     cap(calls=3)
+        3
+    """
+
+    def decorate(function: F) -> F:
+        @functools.wraps(function)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            if kwargs:
+                for old in names.keys() & kwargs.keys():
+                    new = names[old]
+                    if new in kwargs:
+                        raise TypeError(f"{new}= was given twice: as {old}=, its old name, as well")
+                    warn(f"{old}=", f"{new}=")
+                    kwargs[new] = kwargs.pop(old)
+            return function(*args, **kwargs)
+
+        return wrapper  # type: ignore[return-value]
+
+    return decorate
+
+
+def alias(old: str, new: str) -> property:
+    """A read-only property under an old name that gives the attribute of the new one."""
+
+    def get(self: Any) -> Any:
+        warn(f".{old}", f".{new}")
+        return getattr(self, new)
+
+    get.__doc__ = f"Deprecated: use :attr:`{new}`."
+    return property(get)
