@@ -413,7 +413,7 @@ def coordinate(
     pool = arms[0].pool
     costs = _Costs(arms, policy)
     ranking = _Ranking(plans, policy, costs)
-    issued = outstanding = requests = 0
+    issued = outstanding = under_way = 0
     # What a sample takes is learned from samples handed back, not from those that happen to have finished.
     metered = pool.metered
     each, measured = arms[0].requests_each, arms[0].measured or (requests == math.inf and not metered)
@@ -438,7 +438,7 @@ def coordinate(
                 break  # what one takes in tokens and dollars is known when the first has finished
             affordable = requests if requests == math.inf else requests // each - outstanding
             narrowed = _narrowed(window, min(limit - issued, affordable)) if narrowing else window
-            if issued >= limit or requests >= narrowed:
+            if issued >= limit or under_way >= narrowed:
                 break
             call = _next_first(first, plans, arms, hopeless)
             if call is not None:
@@ -466,13 +466,13 @@ def coordinate(
             jobs.extend(chunk)
             outstanding += len(chunk)
             issued += len(chunk)
-            requests += len({id(job.fold or job) for job in chunk})
+            under_way += len({id(job.fold or job) for job in chunk})
         if not outstanding:
             if held and pool.holds_elsewhere and (yield Wait(pool.change())):
                 continue
             return
         finished = yield jobs
-        requests -= 1
+        under_way -= 1
         for job, sample in finished:
             outstanding -= 1
             requests -= sample.cost.requests

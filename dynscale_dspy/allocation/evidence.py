@@ -1,0 +1,97 @@
+"""What a policy sees of one call's votes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Protocol, runtime_checkable
+
+from dynscale_dspy.allocation.tables import leader_confidence
+
+
+class Detail(IntEnum):
+    """How much of the votes a policy reads, and evidence offers. Each level includes those before it."""
+
+    TOP_TWO = 1
+    """The weights of the two leading answers, samples and blanks: :class:`Evidence`."""
+    COUNTS = 2
+    """Also the votes of every answer: :class:`~dynscale_dspy.allocation.tally.Tally`."""
+    ORDER = 3
+    """Also the order of the latest votes: :class:`~dynscale_dspy.allocation.policies.OrderedTally`."""
+
+
+@runtime_checkable
+class Evidence(Protocol):
+    """What the bandit sees of a selection. Weights are votes where each counts one, and real numbers in general."""
+
+    @property
+    def lead(self) -> float:
+        """Weight of the leading answer."""
+        ...
+
+    @property
+    def rival(self) -> float:
+        """Weight of the second answer."""
+        ...
+
+    @property
+    def samples(self) -> int:
+        """Samples drawn and finished, blanks included."""
+        ...
+
+    @property
+    def blanks(self) -> int:
+        """Samples that cast no vote: failed, truncated, or without a readable answer. They were paid all the same."""
+        ...
+
+    @property
+    def confidence(self) -> float:
+        """Posterior probability that the leader is ahead of the rival in the long run; 0.5 when nobody voted."""
+        ...
+
+    @property
+    def detail(self) -> Detail:
+        """How much it offers; see :class:`Detail`."""
+        ...
+
+
+@dataclass(frozen=True)
+class TopTwo:
+    """Evidence of a selection that only knows a leader and a rival.
+
+    Args:
+        lead: Weight of the leading answer.
+        rival: Weight of the second answer, at most ``lead``.
+        samples: Samples drawn and finished.
+        blanks: Those of them that cast no vote.
+
+    Example:
+        >>> TopTwo(lead=3, rival=1, samples=5, blanks=1).confidence
+        0.8125
+    """
+
+    lead: float = 0.0
+    rival: float = 0.0
+    samples: int = 0
+    blanks: int = 0
+
+    @property
+    def confidence(self) -> float:
+        """Posterior probability that the leader is ahead of the rival in the long run."""
+        return leader_confidence(self.lead, self.rival)
+
+    @property
+    def detail(self) -> Detail:
+        """The least: two weights."""
+        return Detail.TOP_TWO
+
+    # What policies written for version 0.1 read of a tally.
+    @property
+    def leader(self) -> float:
+        """The same as :attr:`lead`."""
+        return self.lead
+
+    @property
+    def runner_up(self) -> float:
+        """The same as :attr:`rival`."""
+        return self.rival

@@ -1,0 +1,113 @@
+"""What a rule of winning is: how one sample is read, and what the samples of a call come to together."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from dynscale_dspy.allocation.evidence import Evidence
+
+__all__ = ["Evidence", "Group", "Selection", "Selector", "Vote"]
+
+
+@dataclass(frozen=True)
+class Vote:
+    """What one sample says, as a selector reads it. Made where the sample ran; compared by the selection.
+
+    Args:
+        answer: The answer as the program gave it.
+        key: What votes are compared by, where the selector compares by equality: equal keys are one answer.
+    """
+
+    answer: Any
+    key: Hashable = None
+
+
+@dataclass(frozen=True)
+class Group:
+    """Samples that say the same, as far as the selector tells: for reports, chains and what happens on low confidence.
+
+    Args:
+        answer: Their answer, as the earliest of them gave it.
+        key: What the group is known by; equal for the same group in a later selection of the same call.
+        independent: Weight of samples that saw the inputs alone.
+        conditioned: Weight of samples that saw earlier ones.
+        samples: Indices of the samples in it, ascending.
+    """
+
+    answer: Any
+    key: Hashable
+    independent: float
+    conditioned: float
+    samples: tuple[int, ...]
+
+    @property
+    def weight(self) -> float:
+        """Weight of all of them."""
+        return self.independent + self.conditioned
+
+
+@runtime_checkable
+class Selection(Protocol):
+    """The votes of one call under a selector. An immutable value: adding a vote makes a new one."""
+
+    def add(
+        self, vote: Vote | None, *, sample: int | None = None, weight: float = 1.0, conditioned: bool = False
+    ) -> Selection:
+        """This selection and one more sample.
+
+        Args:
+            vote: What the sample says; None if it casts no vote.
+            sample: Its index among the call's samples, different for each; by default the number added before.
+            weight: What its vote counts, above 0.
+            conditioned: Whether it saw earlier samples of the call.
+        """
+        ...
+
+    def winner(self, *, favour_conditioned: bool = False) -> int | None:
+        """Index of the winning sample, whose own prediction is the call's; None while no sample has voted.
+
+        It depends on which samples have voted, not on the order in which they were added.
+
+        Args:
+            favour_conditioned: Whether a tie between answers goes to the one with more weight from samples that saw
+                earlier ones. By default it goes to the one with more weight from samples that did not.
+        """
+        ...
+
+    def is_settled(self, pending: int) -> bool:
+        """Whether so many more samples, of weight 1 each, cannot change which answer wins, whatever they say."""
+        ...
+
+    def evidence(self) -> Evidence:
+        """What the bandit sees."""
+        ...
+
+    def groups(self) -> Sequence[Group]:
+        """The answers, heaviest first; of equal ones the one with the earliest sample first."""
+        ...
+
+
+@runtime_checkable
+class Selector(Protocol):
+    """A rule of winning. It holds settings only: one object serves all calls of a program.
+
+    Pass one as ``DynScaling(program, selector=...)``. :class:`dynscale_dspy.testing.SelectorLaws` checks what every
+    selector must keep to.
+    """
+
+    def read(self, answer: Any) -> Vote | None:
+        """What one sample says.
+
+        Args:
+            answer: The answer as the program gave it: one value, or a dict of several fields.
+
+        Returns:
+            Its vote; None if it casts none.
+        """
+        ...
+
+    def empty(self) -> Selection:
+        """The selection of a call without samples."""
+        ...
