@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+import weakref
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any
 
-from dynscale_dspy.allocation.costs import METERED, UNITS, Cost
+from dynscale_dspy.allocation.costs import METERED, UNITS, Cost, CostRecord
 from dynscale_dspy.budget.stores.base import Store
 from dynscale_dspy.budget.stores.memory import MemoryStore
 
@@ -172,3 +174,102 @@ class Ledger:
     def _require_open(reservation: Reservation) -> None:
         if not reservation.open:
             raise ValueError("this reservation is already settled")
+
+
+class Accounts:
+    """The caps of one pool or scope, and what is reserved, spent and usual under them.
+
+    Args:
+        limits: Caps by unit; None for no cap.
+        store: Where the sums are kept.
+        around: The accounts of the pool around a scope: what is charged here is charged there too.
+
+    Attributes:
+        ledger: Everything spent under these caps, by whatever process.
+        local: What this process spends of it: the same, unless the store is shared with others.
+        record: What samples cost on average.
+    """
+
+    def __init__(
+        self, limits: Mapping[str, int | None], *, store: Store | None = None, around: Accounts | None = None
+    ) -> None:
+        self.ledger = Ledger(**limits, parent=around.local if around is not None else None, store=store)
+        # Several processes may spend from one file; each paces its own calls by what they alone have drawn.
+        self.local = Ledger(parent=self.ledger) if self.ledger.store.is_durable else self.ledger
+        self.record = CostRecord()
+        self._quotas: weakref.WeakKeyDictionary[Any, tuple[Store, dict[str, int | None]]] = weakref.WeakKeyDictionary()
+
+    def committed(self, unit: str) -> float:
+        """What this process has spent or will: samples in flight count what they usually cost."""
+        spent, reserved = self.local.store.totals()
+        if unit in METERED:
+            return getattr(spent, unit) + reserved.samples * self.record.mean(unit)
+        return getattr(spent, unit) + getattr(reserved, unit)
+
+    def booked(self, unit: str) -> int:
+        """What this process has spent or reserved: samples in flight count what they may cost at most."""
+        spent, reserved = self.local.store.totals()
+        return getattr(spent, unit) + getattr(reserved, unit)
+
+    @property
+    def metered(self) -> bool:
+        """Whether tokens or dollars are capped, here or in a pool around."""
+        return any(self.ledger.capped(unit) for unit in METERED)
+
+    @property
+    def binding_unit(self) -> str | None:
+        """``"tokens"`` or ``"nanodollars"``, if that is the cap of which most is spent; None otherwise."""
+        shares = {unit: self.ledger.used_share(unit) for unit in UNITS if self.ledger.capped(unit)}
+        if not any(unit in shares for unit in METERED):
+            return None
+        # Of equal shares, as in the beginning, what costs money counts.
+        unit = max(shares, key=lambda unit: (shares[unit], UNITS.index(unit)))
+        return unit if unit in METERED else None
+
+    # ---- quotas of modules
+
+    def set_quota(self, module: Any, limits: dict[str, int | None]) -> None:
+        """Let a module spend at most so much. What it has spent of an earlier quota counts in the new one."""
+        store = self._quotas[module][0] if module in self._quotas else MemoryStore()
+        self._quotas[module] = (store, limits)
+
+    def under_quota(self, module: Any, ledger: Ledger) -> Ledger:
+        """The ledger of the module's quota, below the given one; the given one if it has none."""
+        quota = self._quotas.get(module)
+        return ledger if quota is None else Ledger(**quota[1], parent=ledger, store=quota[0])
+
+    def quotas(self) -> list[tuple[Any, Cost, dict[str, int | None]]]:
+        """Each module with a quota, what it has spent of it, and its limits."""
+        return [(module, store.totals()[0], limits) for module, (store, limits) in self._quotas.items()]
+
+    def roll(self, period: int) -> None:
+        """Begin a period: what was spent before it no longer counts."""
+        self.ledger.store.roll(period)
+        for store in (self.local.store, *(store for store, _ in self._quotas.values())):
+            store.roll(period)
+
+
+class Periods:
+    """Tells when a period begins.
+
+    Args:
+        seconds: The length of a period; None for one that never ends.
+        clock: Seconds since the epoch.
+        roll: Called with the number of a period that begins, and whether it is the first this object has seen.
+    """
+
+    def __init__(self, seconds: float | None, clock: Callable[[], float], roll: Callable[[int, bool], object]) -> None:
+        self.seconds = seconds
+        self._clock = clock
+        self._roll = roll
+        self._number: int | None = None
+
+    def look(self) -> None:
+        """Begin the period that the clock is in, unless it has begun. A clock that steps back begins none."""
+        if self.seconds is None:
+            return
+        number = int(self._clock() // self.seconds)
+        if self._number is None or number > self._number:
+            # Only what has been rolled counts as begun: a file that was locked is tried again at the next look.
+            self._roll(number, self._number is None)
+            self._number = number

@@ -1,188 +1,301 @@
-"""Arms and tickets: what one call may draw, and what one sample holds, owes and cost."""
+"""Arms and leases: what one call may draw, and what one sample holds, owes and cost."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal
+import threading
+from collections.abc import Callable, Sequence
+from typing import Literal, Protocol
 
-from dynscale_dspy.allocation.costs import METERED, Cost, CostRecord, relative_cost
-from dynscale_dspy.allocation.gains import Conditioning
-from dynscale_dspy.allocation.tally import Tally
-from dynscale_dspy.budget.accounts import Ledger, Reservation
-
-if TYPE_CHECKING:
-    from dynscale_dspy.budget.pool import BudgetPool
-
+from dynscale_dspy.allocation.costs import METERED, Cost, CostRecord, expected_cost, relative_cost
+from dynscale_dspy.allocation.evidence import Evidence
+from dynscale_dspy.allocation.learned import Learned
+from dynscale_dspy.allocation.pacing import Pacing
+from dynscale_dspy.allocation.policies import Policy
+from dynscale_dspy.budget.accounts import Accounts, Ledger, Reservation
+from dynscale_dspy.budget.locking import StepLock, step
 
 ONE_REQUEST = Cost(requests=1)
 
 
-class Profile:
-    """What a pool has learned of one program's samples.
+class Program:
+    """What a pool keeps of one program.
 
-    Args:
-        need: The most that a sample has held at once, unit by unit: with so much set aside the next one can finish.
-        first: The same of calls' first samples, which see no earlier ones and so need less.
-        record: What samples have cost.
-        pilots: Its open calls.
-        conditioning: What seeing earlier samples changes.
+    Attributes:
+        learned: What its samples need, cost and change.
+        open_calls: Its calls that are being answered.
     """
 
-    __slots__ = ("conditioning", "first", "need", "pilots", "record")
+    __slots__ = ("learned", "open_calls")
 
     def __init__(self) -> None:
-        self.need: Cost | None = None
-        self.first: Cost | None = None
-        self.record = CostRecord()
-        self.pilots = 0
-        self.conditioning = Conditioning()
+        self.learned = Learned()
+        self.open_calls = 0
+
+
+class Payer(Protocol):
+    """What arms and leases need of the pool that pays: :class:`~dynscale_dspy.budget.admission.Admission` is one."""
+
+    lock: StepLock
+    policy: Policy
+    accounts: Accounts
+    min_per_call: int
+
+    @property
+    def root(self) -> object:
+        """The outermost pool: payers with the same one share a lock and charge each other's samples once."""
+        ...
+
+    @property
+    def is_late(self) -> bool:
+        """Whether a deadline has passed, here or in a pool around."""
+        ...
+
+    @property
+    def is_halted(self) -> bool:
+        """Whether no sample may begin, here or in a pool around."""
+        ...
+
+    @property
+    def pacing(self) -> Pacing:
+        """What paces calls of this pool: its own, or that of a pool around."""
+        ...
+
+    @property
+    def spare(self) -> float:
+        """Samples that calls under way may take, beside those kept for calls that wait for their first."""
+        ...
+
+    @property
+    def drawn(self) -> int:
+        """Samples drawn so far, over all calls."""
+        ...
+
+    def ledger_for(self, program: object | None) -> Ledger:
+        """The ledger that a program's samples are charged to."""
+        ...
+
+    def program(self, program: object | None) -> Program:
+        """What is kept of a program."""
+        ...
+
+    def paid(self, key: bytes | None) -> frozenset[int]:
+        """The samples of a call that an earlier run has paid for."""
+        ...
+
+    def count_drawn(self, samples: int) -> None:
+        """So many more samples were drawn, here and in every pool around."""
+        ...
+
+    def sample_settled(self, cost: Cost | None, failure: BaseException | None, *, cut_off: bool) -> None:
+        """A sample is over, inside the lock.
+
+        Args:
+            cost: What it cost; None for one that did not run as a whole.
+            failure: The error of the program, if it had one.
+            cut_off: Whether one of its requests could not be paid.
+        """
+        ...
+
+    def call_closed(self, arm: Arm, *, samples: int, charged: Cost | None) -> None:
+        """A call is over, inside the lock.
+
+        Args:
+            arm: Its arm.
+            samples: How many it drew.
+            charged: What it was charged; None for a nested call, for which the one around it answers.
+        """
+        ...
 
 
 class Arm:
     """The pool's view of one call while it is open: what it may draw and what it has cost.
 
-    Every method is safe from any thread. Each reserved sample is a :class:`Ticket`.
+    Every method is safe from any thread. Each reserved sample is a :class:`Lease`.
+
+    Args:
+        payer: The pool that pays.
+        outer: The lease of the sample that this call is made in, if any.
+        program: Whose samples these are.
+        requests: A guess of the requests that one makes, until one has finished.
+        key: A name of the call that outlives the process.
+        known: Whether it is one of a known set of calls.
     """
 
     def __init__(
         self,
-        pool: BudgetPool,
-        outer: Ticket | None,
+        payer: Payer,
+        outer: Lease | None = None,
         *,
-        program: object | None,
-        requests: int,
+        program: object | None = None,
+        requests: int = 1,
         key: bytes | None = None,
         known: bool = False,
     ) -> None:
-        self.pool = pool
+        self.payer = payer
+        self.lock = payer.lock
         self.outer = outer
         self.known = known
         self.key = key
         self.hopeless = False
-        self.record = CostRecord()
-        self.ledger: Ledger = pool._ledger_for(program)
-        self._program = program
-        self._profile = pool._profile(program)
+        """Whether its other samples would fail as one has: those that have not begun will not."""
+        self.ledger: Ledger = payer.ledger_for(program)
+        self._named = program is not None
+        self._program = payer.program(program)
+        self.learned = self._program.learned
         self._requests_guess = requests
         # Samples that an earlier run of the same call has paid for: if DSPy's cache still holds them they are free.
-        self.paid = pool._store.paid(key) if key is not None else frozenset()
+        self.paid = payer.paid(key)
         self._made = 0
-        self._waiting: list[Ticket] = []
-        self._unstarted: set[Ticket] = set()
+        self._waiting: list[Lease] = []
+        self._unstarted: set[Lease] = set()
+        self._records: dict[str, CostRecord] = {}
         self._drawn = Cost()
         self._charged = Cost()
-        self._open = True
+        self._open = False
+
+    # ---- what a sample takes
 
     @property
-    def requests_each(self) -> int:
-        """Calls to set aside for one sample: the most one has made, or the guess before any has finished."""
-        need = self._profile.need
+    def is_nested(self) -> bool:
+        """Whether it is made in a sample of the same pool, which answers for it."""
+        return self.outer is not None and self.outer.payer.root is self.payer.root
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether a sample of this program has finished, so that it is known what one takes."""
+        return self.learned.need is not None
+
+    @property
+    def has_pilots(self) -> bool:
+        """Whether calls of this program are open, so that what its samples take will soon be known."""
+        return self._program.open_calls > 0
+
+    def requests_each(self, sampler: str = "") -> int:
+        """Requests to set aside for one sample: the most one has made, or the guess before any has finished."""
+        need = self.learned.need_of(sampler)
         return max(need.requests, 1) if need is not None else self._requests_guess
 
     def each(self, unit: str) -> float:
-        """What one sample takes of a unit: the most for calls, the mean for tokens and dollars; 0 if not known yet."""
+        """What one sample takes of a unit: requests at most, tokens and dollars on average; 0 if not known yet."""
         if unit == "samples":
             return 1
         if unit == "requests":
-            return self.requests_each
-        return self._profile.record.mean(unit) or self.pool._record.mean(unit)
+            return self.requests_each()
+        return self.learned.cost.mean(unit) or self.payer.accounts.record.mean(unit)
 
-    def cost_mean(self, unit: str) -> float:
-        """What this call's next sample is expected to cost, from its own samples and those of its module."""
-        return self.record.expected(unit, self._profile.record)
+    def bounds(self, unit: str) -> tuple[float, float]:
+        """The most that a first sample, and any sample, takes of tokens or nanodollars."""
+        need, first = self._metered(self.learned.need), self._metered(self.learned.first_need)
+        return getattr(first, unit), getattr(need, unit)
 
-    def relative_cost(self) -> float:
-        """The expected cost over the pool's mean, in the unit of tokens or dollars that runs out first; else 1."""
-        unit = self.pool._binding_unit()
-        return 1.0 if unit is None else relative_cost(self.cost_mean(unit), self.pool._record.mean(unit))
+    def first_fits(self) -> bool:
+        """Whether a first sample would fit if what is in flight turned out to cost nothing."""
+        need = self._metered(self.learned.first_need)
+        return all(self.ledger.unspent(unit) >= getattr(need, unit) for unit in METERED)
+
+    def relative_cost(self, sampler: str = "") -> float:
+        """Expected cost of this call's next sample over the pool's mean, in what runs out first.
+
+        1 where that is samples or requests, or nothing is known.
+        """
+        unit = self.payer.accounts.binding_unit
+        if unit is None:
+            return 1.0
+        record = self._records.get(sampler) or CostRecord()
+        usual = self.learned.mean_of(sampler, unit)
+        expected = expected_cost(getattr(record.total, unit), record.samples, usual)
+        return relative_cost(expected, self.payer.accounts.record.mean(unit))
+
+    # ---- leases
 
     @property
     def waiting(self) -> int:
-        """Tickets reserved and not yet taken."""
+        """Leases reserved and not yet taken."""
         return len(self._waiting)
 
-    def take(self) -> Ticket:
-        """The next reserved ticket."""
-        with self.pool._locked():
-            return self._waiting.pop(0)
+    @step
+    def take(self) -> Lease:
+        """The next reserved lease."""
+        return self._waiting.pop(0)
 
-    def request(self, tally: Tally, room: int) -> int:
+    @step
+    def request(self, evidence: Evidence, samplers: Sequence[str]) -> int:
         """Online: ask for more samples.
 
         As many are granted together as are each worth the price, supposing those before them to agree with the leader:
         one at a time where budget is short, several where it is plenty.
 
         Args:
-            tally: The call's votes so far; nothing may be in flight.
-            room: The most the call can use now.
+            evidence: The call's votes so far; nothing may be in flight.
+            samplers: What would draw each of them, as many as the call can use now.
 
         Returns:
-            The number granted, now waiting as tickets; 0 means stop.
+            The number granted, the first of those proposed, now waiting as leases; 0 means stop.
         """
-        with self.pool._locked():
-            return self._grant(tally, room, pending=0)
+        return self.grant(evidence, samplers, pending=0)
 
-    @property
-    def measured(self) -> bool:
-        """Whether a sample of this program has finished, so that it is known what one takes."""
-        return self._profile.need is not None
+    @step
+    def pull(self, sampler: str = "", requests: int | None = None) -> bool:
+        """Reserve one more sample whatever the price, of so many requests if told; False if the caps forbid it now."""
+        return not self.payer.is_halted and bool(self.reserve([sampler], requests=requests))
 
-    def pull(self, requests: int | None = None) -> bool:
-        """Reserve one more sample, of so many calls if told, whatever the price; False if the caps forbid it now."""
-        with self.pool._locked():
-            return not self.pool._halted() and bool(self._reserve(1, requests=requests))
+    @step
+    def fund(self, sampler: str) -> bool:
+        """Known set: set aside what the next waiting lease needs in tokens and dollars; False if it does not fit now.
 
-    def fund(self) -> bool:
-        """Known set: set aside what the next waiting ticket will need in tokens and dollars; False if not now."""
-        with self.pool._locked():
-            ticket = self._waiting[0]
-            return ticket.redo or ticket._hold(self._metered(first=ticket.index == 0))
+        Args:
+            sampler: What is going to draw it.
+        """
+        lease = self._waiting[0]
+        lease.sampler = sampler
+        need = self.learned.first_need if lease.index == 0 else self.learned.need_of(sampler)
+        return lease.redo or lease.hold(self._metered(need))
 
+    @step
     def close(self) -> None:
         """The call is over: samples that were reserved and not started are free again, and will not start.
 
         Closing twice does nothing.
         """
-        pool = self.pool
-        with pool._locked():
-            if not self._open:
-                return
-            self._open = False
-            for ticket in self._unstarted:
-                ticket._void()
-            self._unstarted.clear()
-            self._waiting.clear()
-            self._profile.pilots -= 1
-            for node in pool._chain:
-                node._open_calls -= 1
-                node._closed_calls += 1
-                node._samples_per_call[self._drawn.samples] += 1
-            pool._freed()
-            if self.outer is not None and self.outer.pool._root is pool._root:
-                return  # the enclosing call answers for it
-            pool._pacing.closed(self, self._charged)
+        if not self._open:
+            return
+        self._open = False
+        for lease in self._unstarted:
+            lease.void()
+        self._unstarted.clear()
+        self._waiting.clear()
+        self._program.open_calls -= 1
+        charged = None if self.is_nested else self._charged
+        self.payer.call_closed(self, samples=self._drawn.samples, charged=charged)
 
-    def _grant(self, tally: Tally, room: int, *, pending: int) -> int:
-        """Reserve what is worth the price; inside the pool's lock. Returns how many."""
-        pool = self.pool
-        if pool._halted():
+    # ---- inside the lock
+
+    def opened(self) -> None:
+        """The call is open; inside the lock."""
+        self._open = True
+        self._program.open_calls += 1
+
+    def grant(self, evidence: Evidence, samplers: Sequence[str], *, pending: int) -> int:
+        """Reserve the first of these samples that are worth the price; inside the lock. Returns how many."""
+        payer = self.payer
+        if payer.is_halted:
             return 0
-        pacing = pool._pacing
-        price = pacing.price_for(self)
-        if self._counts_requests and self._program is not None and not self.measured:
+        pacing = payer.pacing
+        price = pacing.price_for(self, at_least=payer.min_per_call)
+        if self._counts_requests and self._named and not self.is_measured:
             # Until one has finished only first samples are let in: many more at once could each spend what another
             # needs to finish, and none would.
             return 0
-        credit = pacing.credit(self)
-        relative = self.relative_cost() if pool.policy.is_gain else 1.0
+        credit = min(pacing.credit(self), payer.spare)
         granted = bought = 0
-        while granted < room:
+        for sampler in samplers:
             free = self._made in self.paid
             ahead = pending + granted
-            worth = pool.policy.index(tally, pending=ahead, total=pool._drawn + ahead) / relative
+            relative = self.relative_cost(sampler) if payer.policy.is_gain else 1.0
+            worth = payer.policy.index(evidence, pending=ahead, total=payer.drawn + ahead) / relative
             if not free and (bought >= credit or worth <= price.value):
                 break
-            if not self._reserve(1):
+            if not self.reserve([sampler]):
                 break
             granted += 1
             bought += not free
@@ -190,50 +303,63 @@ class Arm:
             price.granted(bought, per_call=pacing.per_call_of(self))
         return granted
 
+    def reserve(self, samplers: Sequence[str], *, requests: int | None = None, metered: bool = True) -> int:
+        """Reserve the first of these samples that fit; inside the lock. Returns how many.
+
+        Args:
+            samplers: What draws each; an empty name where that is told later, by :meth:`fund`.
+            requests: Requests of each; by default as many as one is known to make.
+            metered: Whether tokens and dollars are set aside now.
+        """
+        reserved = 0
+        for sampler in samplers:
+            redo = self._made in self.paid
+            amount = Cost() if redo else self._amount(sampler, requests, metered=metered)
+            reservation = self.ledger.reserve(amount)
+            if reservation is None:
+                break
+            lease = Lease(self, reservation, self._made, sampler=sampler, redo=redo)
+            self._made += 1
+            self._waiting.append(lease)
+            self._unstarted.add(lease)
+            reserved += 1
+        return reserved
+
     @property
     def _counts_requests(self) -> bool:
         return any(self.ledger.capped(unit) for unit in ("requests", *METERED))
 
-    def _metered(self, *, first: bool) -> Cost:
+    def _amount(self, sampler: str, requests: int | None, *, metered: bool) -> Cost:
+        """What to set aside for the next sample."""
+        # As many requests as a sample is known to make, so that one that is let in can finish; a guess may be too
+        # high, and is no reason to refuse.
+        each = self.requests_each(sampler)
+        if requests is not None or self.is_measured:
+            aside = requests or each
+        else:
+            aside = max(1, int(min(each, self.ledger.remaining("requests"))))
+        amount = Cost(samples=1, requests=aside)
+        if metered:
+            need = self.learned.first_need if self._made == 0 else self.learned.need_of(sampler)
+            amount += self._metered(need)
+        return amount
+
+    def _metered(self, need: Cost | None) -> Cost:
         """Tokens and dollars to set aside for one sample; at least one of each, so that none begins on nothing."""
-        need = (self._profile.first if first else None) or self._profile.need or Cost()
+        need = need or Cost()
         return Cost(
             prompt_tokens=max(need.tokens, 1) if self.ledger.capped("tokens") else 0,
             nanodollars=max(need.nanodollars, 1) if self.ledger.capped("nanodollars") else 0,
         )
 
-    def _reserve(self, count: int, requests: int | None = None, *, metered: bool = True) -> int:
-        """Up to ``count`` more tickets; inside the pool's lock. Returns how many."""
-        ledger = self.ledger
-        reserved = 0
-        while reserved < count:
-            redo = self._made in self.paid
-            if redo:
-                amount = Cost()
-            else:
-                # As many calls as a sample is known to make, so that one that is let in can finish; a guess may be too
-                # high, and is no reason to refuse.
-                if requests is not None or self.measured:
-                    aside = requests or self.requests_each
-                else:
-                    aside = max(1, int(min(self.requests_each, ledger.remaining("requests"))))
-                amount = Cost(samples=1, requests=aside)
-                if metered:
-                    amount += self._metered(first=self._made == 0)
-            reservation = ledger.reserve(amount)
-            if reservation is None:
-                break
-            ticket = Ticket(self, reservation, self._made, redo=redo)
-            self._made += 1
-            self._waiting.append(ticket)
-            self._unstarted.add(ticket)
-            reserved += 1
-        return reserved
+    def _started(self, lease: Lease) -> None:
+        self._unstarted.discard(lease)
+        self.payer.count_drawn(1)
 
-    def _started(self, ticket: Ticket) -> None:
-        self._unstarted.discard(ticket)
-        for node in self.pool._chain:
-            node._drawn += 1
+    def _costed(self, sampler: str, cost: Cost) -> None:
+        """A sample that ran has cost so much."""
+        self._records.setdefault(sampler, CostRecord()).add(cost)
+        self.learned.costed(sampler, cost)
 
     def _settled(self, cost: Cost, charged: Cost) -> None:
         """A sample of this call, or of one nested in it on the same pool, is over."""
@@ -242,7 +368,11 @@ class Arm:
 
 
 class Charge:
-    """One language-model request that is paid for and not answered yet."""
+    """One language-model request that is paid for and not answered yet.
+
+    Args:
+        bound: The most it can cost.
+    """
 
     __slots__ = ("bound",)
 
@@ -250,23 +380,32 @@ class Charge:
         self.bound = bound
 
 
-class Ticket:
-    """One reserved sample: started, charged request by request, settled once.
+class Lease:
+    """Permission to draw one sample: started, charged request by request, settled once. Safe from any thread.
 
     Args:
         arm: Its call.
         reservation: What is set aside for it.
         index: Its position among the call's samples.
+        sampler: What draws it; empty where that is told later.
         redo: Whether an earlier run paid for it. Nothing is set aside then until DSPy's cache turns out not to have it.
     """
 
-    def __init__(self, arm: Arm, reservation: Reservation, index: int = 0, *, redo: bool = False) -> None:
+    def __init__(
+        self, arm: Arm, reservation: Reservation, index: int = 0, *, sampler: str = "", redo: bool = False
+    ) -> None:
         self.arm = arm
-        self.pool = arm.pool
+        self.payer = arm.payer
+        self.lock = arm.lock
         self.index = index
+        self.sampler = sampler
         self.redo = redo
-        self.free = False
+        self.is_free = False
+        """Whether it turned out to cost nothing, since an earlier run had paid for it."""
         self._reservation = reservation
+        # Requests of one sample are charged and answered under a lock of its own: only those that need more than is
+        # set aside take the pool's, which may be held while a file is written.
+        self._own = threading.Lock()
         self._state: Literal["reserved", "started", "passed on", "settled"] = "reserved"
         self._used = Cost()
         self._replayed = Cost()
@@ -276,18 +415,18 @@ class Ticket:
         self._refused = False
         self._nested = Cost()
 
+    @step
     def start(self) -> bool:
         """Begin the sample; False if its call was closed or the pool stopped meanwhile, and then it must not run."""
-        with self.pool._locked():
-            if self._state != "reserved" or self.arm.hopeless:
-                return False
-            if self.pool._halted() and not self._paid_ahead:
-                return False
-            self._state = "started"
-            self.arm._started(self)
-            return True
+        if self._state != "reserved" or self.arm.hopeless:
+            return False
+        if self.payer.is_halted and not self._is_paid_ahead:
+            return False
+        self._state = "started"
+        self.arm._started(self)
+        return True
 
-    def call(
+    def charge(
         self, bound: Cost = ONE_REQUEST, *, bounded: bool = True, cached: Callable[[], bool] | None = None
     ) -> Charge | None:
         """Charge one request that is about to be made; None if it cannot be paid, and then it must not be made.
@@ -298,27 +437,19 @@ class Ticket:
             cached: Tells whether DSPy's cache has the answer; asked only if the request of a sample that an earlier run
                 has paid for could not be paid again.
         """
-        with self.pool._locked():
-            if self._state == "settled":
-                return None
-            if self.pool._late():
-                self._refused = True
-                return None
-            need = sum((charge.bound for charge in self._unanswered), self._used + bound)
-            charge = Charge(bound)
-            if not self._hold(need + Cost(samples=1) if self.redo else need):
-                if not (self.redo and cached is not None and cached()):
-                    self._refused = True
-                    return None
-                charge = Charge(Cost())
-            self._beyond = self._beyond or not bounded
-            self._unanswered.add(charge)
-            self._peak = self._peak.at_least(need)
-            return charge
+        if self.payer.is_late:
+            self._refused = True
+            return None
+        charge = self._charge_within(bound, bounded) or self._charge_more(bound, bounded)
+        if charge is None and self.redo and cached is not None and cached():
+            charge = self._charge_nothing(bound)
+        if charge is None:
+            self._refused = True
+        return charge
 
     def answered(self, charge: Charge, used: Cost) -> None:
         """A request is over, well or badly, and came to so much. Nothing is done about one of a settled sample."""
-        with self.pool._locked():
+        with self._own:
             if self._state == "settled" or charge not in self._unanswered:
                 return
             self._unanswered.discard(charge)
@@ -326,9 +457,11 @@ class Ticket:
                 self._replayed += used
                 return
             self._used += used
-            if self._beyond:
-                self._hold(self._used)  # if it does not fit, it is spent all the same when the sample ends
+            beyond = self._beyond
+        if beyond:
+            self._hold_used()
 
+    @step
     def settle(self, failure: BaseException | None = None, *, permanent: bool = False) -> Cost:
         """The sample is over, well or badly. Returns what it cost, nested calls on the same pool included.
 
@@ -339,42 +472,115 @@ class Ticket:
             failure: The error of the program, if it had one; so many in a row stop the pool.
             permanent: Whether the call's other samples would fail alike: those that have not begun will not.
         """
-        pool = self.pool
-        with pool._locked():
+        arm, payer = self.arm, self.payer
+        with self._own:
             if self._state == "settled":
                 return Cost()
             whole = self._state == "started"
-            self.arm.hopeless = self.arm.hopeless or permanent
             used = self._owed
             self._unanswered.clear()
-            self.free = self.redo and used == Cost()
-            charged = Cost() if self.free else used + Cost(samples=1 if whole else 0)
             self._state = "settled"
-            sample = (self.arm.key, self.index) if whole and self.arm.key is not None else None
-            self.arm.ledger.settle(self._reservation, charged, beyond=self._beyond, sample=sample)
-            cost = used + self._replayed + Cost(samples=1 if whole else 0)
-            if not self._refused:
-                profile = self.arm._profile
-                profile.need = self._peak.at_least(profile.need or Cost())
-                if self.index == 0:
-                    profile.first = self._peak.at_least(profile.first or Cost())
-            if whole:
-                for record in (self.arm.record, self.arm._profile.record, *(node._record for node in pool._chain)):
-                    record.add(cost)
-                if not self._refused:
-                    pool._outcome(failure)
-            self.arm._settled(cost, charged)
-            total = cost + self._nested
-            outer = self.arm.outer
-            if outer is not None and outer.pool._root is pool._root:
-                outer._nested += total
-                outer.arm._settled(total, charged)
-            pool._spent_more()
-            pool._freed()
-            return total
+        arm.hopeless = arm.hopeless or permanent
+        self.is_free = self.redo and used == Cost()
+        one = Cost(samples=1 if whole else 0)
+        charged = Cost() if self.is_free else used + one
+        sample = (arm.key, self.index) if whole and arm.key is not None else None
+        arm.ledger.settle(self._reservation, charged, beyond=self._beyond, sample=sample)
+        cost = used + self._replayed + one
+        if not self._refused:
+            arm.learned.needed(self.sampler, self._peak, index=self.index)
+        if whole:
+            arm._costed(self.sampler, cost)
+        payer.sample_settled(cost if whole else None, failure, cut_off=self._refused)
+        arm._settled(cost, charged)
+        total = cost + self._nested
+        if arm.outer is not None and arm.is_nested:
+            arm.outer._nested += total
+            arm.outer.arm._settled(total, charged)
+        return total
 
-    def _hold(self, need: Cost) -> bool:
-        """Make the reservation at least this large; inside the lock. What is held does not tell tokens apart."""
+    # ---- inside the pool's lock
+
+    def hold(self, need: Cost) -> bool:
+        """Make the reservation at least this large; False, and nothing changes, if it would pass a cap."""
+        more = self._missing(need)
+        return more is None or self.arm.ledger.extend(self._reservation, more)
+
+    def pass_on(self) -> None:
+        """This sample turned out to contain calls on the same pool: they are the leaves, and pay instead."""
+        with self._own:
+            if self._state != "started":
+                return
+            self._state = "passed on"
+            need = self._owed
+            self.arm.ledger.amend(
+                self._reservation,
+                Cost(requests=need.requests, prompt_tokens=need.tokens, nanodollars=need.nanodollars),
+            )
+        self.payer.count_drawn(-1)
+
+    def void(self) -> None:
+        """The sample does not run. Only what another sample's request has brought for it is paid."""
+        with self._own:
+            self._state = "settled"
+            paid_ahead, used = self._is_paid_ahead, self._owed
+            self._unanswered.clear()
+        if not paid_ahead:
+            self.arm.ledger.refund(self._reservation)
+            return
+        self.arm.ledger.settle(self._reservation, used, beyond=self._beyond)
+        self.arm._settled(used, used)
+
+    # ---- inside its own lock, or the pool's and its own
+
+    def _charge_within(self, bound: Cost, bounded: bool) -> Charge | None:
+        """Charge a request to what is set aside; None if that is not enough."""
+        with self._own:
+            need = self._need(bound)
+            if self._state == "settled" or self._missing(self._with_sample(need)) is not None:
+                return None
+            return self._booked(bound, need, bounded)
+
+    @step
+    def _charge_more(self, bound: Cost, bounded: bool) -> Charge | None:
+        """Set more aside for a request and charge it; None if a cap forbids that."""
+        with self._own:
+            need = self._need(bound)
+            if self._state == "settled" or not self.hold(self._with_sample(need)):
+                return None
+            return self._booked(bound, need, bounded)
+
+    def _charge_nothing(self, bound: Cost) -> Charge | None:
+        """Charge nothing for a request that DSPy's cache will answer."""
+        with self._own:
+            if self._state == "settled":
+                return None
+            return self._booked(Cost(), self._need(bound), True)
+
+    @step
+    def _hold_used(self) -> None:
+        """Hold what was used beyond any bound. If it does not fit, it is spent all the same when the sample ends."""
+        with self._own:
+            if self._state != "settled":
+                self.hold(self._used)
+
+    def _booked(self, bound: Cost, need: Cost, bounded: bool) -> Charge:
+        charge = Charge(bound)
+        self._beyond = self._beyond or not bounded
+        self._unanswered.add(charge)
+        self._peak = self._peak.at_least(need)
+        return charge
+
+    def _need(self, bound: Cost) -> Cost:
+        """What has to be held once another request of this bound is under way."""
+        return self._owed + bound
+
+    def _with_sample(self, need: Cost) -> Cost:
+        """For a sample that an earlier run has paid for nothing is held, so that it has to be paid as a whole."""
+        return need + Cost(samples=1) if self.redo else need
+
+    def _missing(self, need: Cost) -> Cost | None:
+        """What is to be reserved besides what is held; None if that is enough. Tokens are not told apart."""
         held = self._reservation.amount
         more = Cost(
             samples=max(need.samples - held.samples, 0),
@@ -382,7 +588,7 @@ class Ticket:
             prompt_tokens=max(need.tokens - held.tokens, 0),
             nanodollars=max(need.nanodollars - held.nanodollars, 0),
         )
-        return more == Cost() or self.arm.ledger.extend(self._reservation, more)
+        return None if more == _NOTHING else more
 
     @property
     def _owed(self) -> Cost:
@@ -390,28 +596,9 @@ class Ticket:
         return sum((charge.bound for charge in self._unanswered), self._used)
 
     @property
-    def _paid_ahead(self) -> bool:
+    def _is_paid_ahead(self) -> bool:
         """Whether a request of another sample has brought this one's answer: there is nothing left to save."""
-        return self._used != Cost() or bool(self._unanswered)
+        return self._used != _NOTHING or bool(self._unanswered)
 
-    def _void(self) -> None:
-        self._state = "settled"
-        if not self._paid_ahead:
-            self.arm.ledger.refund(self._reservation)
-            return
-        used = self._owed
-        self._unanswered.clear()
-        self.arm.ledger.settle(self._reservation, used, beyond=self._beyond)
-        self.arm._settled(used, used)
 
-    def _pass_on(self) -> None:
-        """This sample turned out to contain calls on the same pool: they are the leaves, and pay instead."""
-        if self._state == "started":
-            self._state = "passed on"
-            for node in self.pool._chain:
-                node._drawn -= 1
-            need = self._owed
-            self.arm.ledger.amend(
-                self._reservation,
-                Cost(requests=need.requests, prompt_tokens=need.tokens, nanodollars=need.nanodollars),
-            )
+_NOTHING = Cost()

@@ -12,11 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from dynscale_dspy.allocation.costs import Cost
+from dynscale_dspy.allocation.pacing import Pacing
 from dynscale_dspy.allocation.pricing import ShadowPrice
-from dynscale_dspy.budget.pool import BudgetPool, PoolStatistics
-from dynscale_dspy.budget.stores.sqlite import SQLiteStore
+from dynscale_dspy.budget.accounts import Ledger
+from dynscale_dspy.budget.admission import Admission, Counts
+from dynscale_dspy.budget.breaker import State
+from dynscale_dspy.budget.pool import BudgetPool
+from dynscale_dspy.config import PoolSettings
 from dynscale_dspy.distributed.lease_book import Grant, LeaseBook, Report
 from dynscale_dspy.errors import StorageError
+from dynscale_dspy.reporting.statistics import PoolStatistics
 
 
 @dataclass(frozen=True)
@@ -32,10 +37,25 @@ class Answer:
     """
 
     grant: Grant
-    state: str
+    state: State
     seconds_left: float | None
     paced: bool
     expected: int | None
+
+
+@dataclass(frozen=True)
+class Published:
+    """What a client's pool is made of.
+
+    Args:
+        budget: The budget's own name, by which holders name their logs.
+        settings: How the pool was made.
+        capped: The units that are capped.
+    """
+
+    budget: str
+    settings: PoolSettings
+    capped: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -53,7 +73,7 @@ class LeaseStatistics:
     holders: tuple[str, ...]
 
 
-class Keeper:
+class Coordinator:
     """Holds the very pool that was shared, and answers one message at a time.
 
     Everything that matters is in the file before an answer goes out, so the actor may be killed at any instant: it
@@ -67,50 +87,36 @@ class Keeper:
     """
 
     def __init__(self, pool: BudgetPool, path: str, expected: int | None, temporary: bool) -> None:
-        if not isinstance(pool._store, SQLiteStore) or not Path(path).exists():
+        if not pool.is_durable or not Path(path).exists():
             raise StorageError(f"the budget was in {path} and is not there any more: nothing is granted from a new one")
         self._pool = pool
         self._path = path
         self._temporary = temporary
         self._expected = expected
-        if expected is not None and not pool._store.notes():
+        if expected is not None and not pool.store.notes():
             pool.expect(expected)  # of a budget that is taken up again some of the calls have come: see _load
         self._budget = uuid.uuid4().hex  # by which holders name their own records, whatever actor keeps the budget
-        self._book = LeaseBook(pool._ledger, self._pacing.allowances)
+        self._book = LeaseBook(self._ledger, self._pacing.allowances)
         self._load()
         self._save()
 
     # ---- what holders call
 
-    def settings(self) -> dict[str, Any]:
-        """How the pool was made, for a client to be made alike."""
-        pool = self._pool
-        return {
-            "budget": self._budget,
-            "capped": [unit for unit, limit in pool._ledger.limits.items() if limit is not None],
-            "per_call": pool._per_call,
-            "min_per_call": pool.min_per_call,
-            "max_per_call": pool.max_per_call,
-            "policy": pool.policy,
-            "on_empty": pool.on_empty,
-            "strict": pool.strict,
-            "prices": dict(pool.prices),
-            "max_failures": pool._max_failures,
-            "max_concurrency": pool._settings["max_concurrency"],
-            "hedge": pool._settings["hedge"],
-            "seed": pool.seed,
-        }
+    def settings(self) -> Published:
+        """How the pool was made, for a client's to be made alike."""
+        capped = tuple(unit for unit, limit in self._ledger.limits.items() if limit is not None)
+        return Published(self._budget, self._pool.settings, capped)
 
     def renew(self, report: Report) -> Answer:
         """Answer a report."""
-        pool, now = self._pool, time.time()
+        now = time.time()
         if self._book.open(report, now):
             self._save(report.lease)
         grant = self._book.renew(report, now)
-        pool._samples_per_call.update(report.closed_calls)
-        pool._closed_calls += sum(report.closed_calls.values())
+        self._counts.samples_per_call.update(report.closed_calls)
+        self._counts.closed_calls += sum(report.closed_calls.values())
         self._save(report.lease)
-        return Answer(grant, pool._state, self._seconds_left(), self._pacing.paced, self._expected)
+        return Answer(grant, self._admission.breaker.state, self._seconds_left(), self._pacing.paced, self._expected)
 
     def close(self, report: Report) -> None:
         """A holder's last report. What it has in flight counts at its bound."""
@@ -128,7 +134,7 @@ class Keeper:
     def statistics(self) -> PoolStatistics:
         """The whole pool, as far as its holders have told. What is leased and not reported counts as reserved."""
         pool, book = self._pool, self._book
-        pool._open_calls = book.open_calls
+        self._counts.open_calls = book.open_calls
         now = pool.statistics()
         price = None
         if book.price is not None:
@@ -176,7 +182,7 @@ class Keeper:
 
     def forget(self) -> None:
         """The budget ends."""
-        self._pool._store.close()  # type: ignore[attr-defined]
+        self._pool.store.close()
         if self._temporary:
             for suffix in ("", "-wal", "-shm"):
                 Path(self._path + suffix).unlink(missing_ok=True)
@@ -184,37 +190,48 @@ class Keeper:
     # ---- inside
 
     @property
-    def _pacing(self) -> Any:
-        return self._pool._own_pacing
+    def _admission(self) -> Admission:
+        return self._pool.admission
+
+    @property
+    def _counts(self) -> Counts:
+        return self._admission.counts
+
+    @property
+    def _ledger(self) -> Ledger:
+        return self._admission.accounts.ledger
+
+    @property
+    def _pacing(self) -> Pacing:
+        return self._admission.pacing
 
     def _seconds_left(self) -> float | None:
-        deadline = self._pool._deadline
-        return None if deadline is None else max(deadline - self._pool._clock(), 0.0)
+        deadline = self._admission.deadline
+        return None if deadline is None else max(deadline - self._pool.settings.clock(), 0.0)
 
     def _save(self, *leases: str) -> None:
-        pool = self._pool
         pace = {
             "budget": self._budget,
             "expected": self._expected,
-            "state": pool._state,
-            "deadline": pool._deadline,
-            "samples_per_call": list(pool._samples_per_call.items()),
+            "state": self._admission.breaker.state,
+            "deadline": self._admission.deadline,
+            "samples_per_call": list(self._counts.samples_per_call.items()),
         }
         notes = {f"lease {name}" if name else "pace": data for name, data in self._book.dump(*leases).items()}
         notes["pool"] = pace
-        self._pool._store.note({name: json.dumps(data) for name, data in notes.items()})  # type: ignore[attr-defined]
+        self._pool.store.note({name: json.dumps(data) for name, data in notes.items()})
 
     def _load(self) -> None:
-        notes = {name: json.loads(text) for name, text in self._pool._store.notes().items()}  # type: ignore[attr-defined]
+        notes = {name: json.loads(text) for name, text in self._pool.store.notes().items()}
         if not notes:
             return
-        pool, kept = self._pool, notes["pool"]
-        self._budget = kept["budget"]
-        self._expected, pool._state, pool._deadline = kept["expected"], kept["state"], kept["deadline"]
-        self._pacing._expected = self._expected
+        kept = notes["pool"]
+        self._budget, self._expected = kept["budget"], kept["expected"]
+        self._admission.breaker.state, self._admission.deadline = kept["state"], kept["deadline"]
+        self._pacing.expected = self._expected
         self._pacing.paced = self._pacing.paced or self._expected is not None
-        pool._samples_per_call = Counter(dict(kept["samples_per_call"]))
-        pool._closed_calls = sum(pool._samples_per_call.values())
+        self._counts.samples_per_call = Counter(dict(kept["samples_per_call"]))
+        self._counts.closed_calls = sum(self._counts.samples_per_call.values())
         leases = {name.removeprefix("lease "): data for name, data in notes.items() if name.startswith("lease ")}
         self._book.load({**leases, "": notes["pace"]}, time.time())
 

@@ -1,0 +1,91 @@
+"""What is learned of a program's samples, kept apart by the sampler that draws them."""
+
+from __future__ import annotations
+
+from dynscale_dspy.allocation.costs import Cost, CostRecord
+from dynscale_dspy.allocation.gains import Conditioning
+
+
+class SamplerRecord:
+    """What the samples of one sampler have needed, cost and said.
+
+    Args:
+        need: The most that one of its samples has held at once, unit by unit: with so much set aside the next one can
+            finish. None before one has finished.
+        cost: What its samples have cost.
+        samples: How many of them have been read.
+        blanks: How many of those cast no vote.
+    """
+
+    __slots__ = ("blanks", "cost", "need", "samples")
+
+    def __init__(self) -> None:
+        self.need: Cost | None = None
+        self.cost = CostRecord()
+        self.samples = 0
+        self.blanks = 0
+
+
+class Learned:
+    """What a pool has learned of one program: a :class:`SamplerRecord` for each sampler, and all together.
+
+    Args:
+        records: By sampler.
+        need: The most that a sample of any of them has held at once; None before one has finished.
+        cost: What samples of all of them have cost.
+        gains: What one more sample of each is expected to change.
+
+    Example:
+        >>> learned = Learned()
+        >>> learned.needed("independent", Cost(requests=2), index=0)
+        >>> learned.need_of("independent").requests, learned.need_of("conditioned").requests
+        (2, 2)
+    """
+
+    __slots__ = ("_first", "cost", "gains", "need", "records")
+
+    def __init__(self) -> None:
+        self.records: dict[str, SamplerRecord] = {}
+        self.need: Cost | None = None
+        self.cost = CostRecord()
+        self.gains = Conditioning()
+        self._first: Cost | None = None
+
+    def of(self, sampler: str) -> SamplerRecord:
+        """The record of a sampler; an empty one before its first sample."""
+        return self.records.setdefault(sampler, SamplerRecord())
+
+    def need_of(self, sampler: str | None) -> Cost | None:
+        """The most that a sample of this sampler has held; of any sampler while this one is unknown."""
+        record = self.records.get(sampler) if sampler is not None else None
+        return self.need if record is None or record.need is None else record.need
+
+    @property
+    def first_need(self) -> Cost | None:
+        """The most that the first sample of a call has held; it sees no earlier ones and so needs less than others."""
+        return self._first or self.need
+
+    def mean_of(self, sampler: str | None, unit: str) -> float:
+        """What a sample of this sampler costs on average; of any sampler while this one is unknown."""
+        record = self.records.get(sampler) if sampler is not None else None
+        mean = record.cost.mean(unit) if record is not None else 0.0
+        return mean or self.cost.mean(unit)
+
+    def needed(self, sampler: str, peak: Cost, *, index: int) -> None:
+        """A sample that was not cut off has held so much at once.
+
+        Args:
+            sampler: What drew it.
+            peak: The most it has held.
+            index: Its position among the samples of its call.
+        """
+        self.need = peak.at_least(self.need or Cost())
+        record = self.of(sampler)
+        record.need = peak.at_least(record.need or Cost())
+        if index == 0:
+            self._first = peak.at_least(self._first or Cost())
+
+    def costed(self, sampler: str, cost: Cost) -> None:
+        """A sample has cost so much."""
+        self.cost.add(cost)
+        self.of(sampler).cost.add(cost)

@@ -1,0 +1,593 @@
+"""Admission control: which calls are opened, and which samples are let in, so that every cap holds."""
+
+from __future__ import annotations
+
+import logging
+import math
+import weakref
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+from dynscale_dspy.allocation.costs import METERED, UNITS, Cost
+from dynscale_dspy.allocation.pacing import Pacing
+from dynscale_dspy.allocation.policies import Policy
+from dynscale_dspy.budget.accounts import Accounts, Ledger, Periods
+from dynscale_dspy.budget.alerts import CapAlerts
+from dynscale_dspy.budget.breaker import CircuitBreaker
+from dynscale_dspy.budget.leases import Arm, Lease, Program
+from dynscale_dspy.budget.locking import StepLock, step
+from dynscale_dspy.budget.prices import Price
+from dynscale_dspy.budget.supply import OwnCaps, Supply
+from dynscale_dspy.budget.throttle import Throttle
+from dynscale_dspy.budget.waiting import WaitQueue
+from dynscale_dspy.errors import BudgetExhausted, UnboundedCost
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Counts:
+    """What has happened in a pool."""
+
+    open_calls: int = 0
+    closed_calls: int = 0
+    unscaled_runs: int = 0
+    drawn: int = 0
+    samples_per_call: Counter[int] = field(default_factory=Counter)
+    distrusted: Counter[str] = field(default_factory=Counter)
+    """Usage reports that were not believed, by reason."""
+
+
+class Shared:
+    """What a pool and the scopes within it have in common.
+
+    Args:
+        supply: Where their budget comes from.
+        polls: Whether budget may become free unannounced.
+        throttle: What requests pass on their way out; None for nothing.
+        clock: Seconds since the epoch.
+
+    Attributes:
+        lock: Their lock.
+        queue: Who waits for budget.
+        promised: First samples that were fetched for calls that wait for one.
+        programs: What is kept of each program.
+        unbounded: The models, and what bounds were lacking, that were warned of.
+        moved_to: The name under which the whole budget was published; empty if it was not.
+    """
+
+    def __init__(self, *, supply: Supply, polls: bool, throttle: Throttle | None, clock: Callable[[], float]) -> None:
+        self.supply = supply
+        self.throttle = throttle
+        self.clock = clock
+        self.periods: Periods | None = None
+        self.lock = StepLock(before=self._begin_period, after=supply.tend)
+        self.queue = WaitQueue(self.lock, polls=polls)
+        self.promised = 0
+        self.programs: weakref.WeakKeyDictionary[Any, Program] = weakref.WeakKeyDictionary()
+        self.unbounded: set[tuple[str, str]] = set()
+        self.moved_to = ""
+
+    def _begin_period(self) -> None:
+        if self.periods is not None:
+            self.periods.look()
+
+
+class Admission:
+    """Opens the calls of one pool or scope, grants their samples and settles them.
+
+    Safe from any thread. The parts it stands on do not know it: accounts, breaker, alerts, pacing, queue.
+
+    Args:
+        policy: What a sample is worth.
+        accounts: Caps, and what is spent of them.
+        breaker: Whether samples may begin.
+        alerts: Warnings when a share of a cap is spent.
+        shared: What all pools and scopes around have in common.
+        around: That of the pool around a scope.
+        per_call: Samples a call may draw on average; None where that is not said here.
+        min_per_call: Samples each call draws whatever the price.
+        max_per_call: Samples no call may draw more of.
+        deadline: The time after which no sample begins and no request is made.
+        strict: Whether requests whose cost has no upper bound are refused.
+        prices: Dollars per million tokens by model name.
+    """
+
+    def __init__(
+        self,
+        *,
+        policy: Policy,
+        accounts: Accounts,
+        breaker: CircuitBreaker,
+        alerts: CapAlerts,
+        shared: Shared,
+        around: Admission | None = None,
+        per_call: float | None = None,
+        min_per_call: int = 1,
+        max_per_call: int | None = None,
+        deadline: float | None = None,
+        strict: bool = False,
+        prices: Mapping[str, Price] | None = None,
+    ) -> None:
+        self.policy = policy
+        self.accounts = accounts
+        self.breaker = breaker
+        self.alerts = alerts
+        self.shared = shared
+        self.lock = shared.lock
+        self.counts = Counts()
+        self.per_call = per_call
+        self.min_per_call = min_per_call
+        self.max_per_call = max_per_call
+        self.deadline = deadline
+        self.strict = strict
+        self.prices: Mapping[str, Price] = prices or {}
+        self.chain: tuple[Admission, ...] = (self, *(around.chain if around is not None else ()))
+        """This one and those around it, the outermost last."""
+        self._pacing: Pacing | None = None
+        if around is None or per_call is not None:
+            self._pacing = self._paced()
+
+    # ---- how it stands
+
+    @property
+    def root(self) -> Admission:
+        """The outermost pool's."""
+        return self.chain[-1]
+
+    @property
+    def is_late(self) -> bool:
+        """Whether a deadline has passed, here or in a pool around."""
+        return any(node.deadline is not None and self.shared.clock() >= node.deadline for node in self.chain)
+
+    @property
+    def is_halted(self) -> bool:
+        """Whether no sample may begin: stopped, paused, past the deadline, or out of supply."""
+        return (
+            any(node.breaker.state != "open" for node in self.chain) or self.is_late or bool(self.shared.supply.ended())
+        )
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether this pool or one around it was stopped."""
+        return any(node.breaker.state == "stopped" for node in self.chain)
+
+    @property
+    def is_metered(self) -> bool:
+        """Whether tokens or dollars are capped, here or in a pool around."""
+        return self.accounts.metered
+
+    @property
+    def varies(self) -> bool:
+        """Whether a call may ever draw a second sample."""
+        return self.per_call != 1 and self.most_per_call != 1
+
+    @property
+    def most_per_call(self) -> float:
+        """The most samples one call may draw, here and in every pool around."""
+        return min((node.max_per_call or math.inf for node in self.chain), default=math.inf)
+
+    @property
+    def throttle(self) -> Throttle | None:
+        """What requests of samples pass on their way out; None for nothing."""
+        return self.shared.throttle
+
+    @property
+    def pacing(self) -> Pacing:
+        """What paces calls of this pool: its own, or that of the nearest pool around."""
+        return next(node._pacing for node in self.chain if node._pacing is not None)
+
+    @property
+    def own_pacing(self) -> Pacing | None:
+        """Its own pacing; None for a scope that leaves its calls to the pace around."""
+        return self._pacing
+
+    @property
+    def spare(self) -> float:
+        """Samples that calls under way may take, beside those kept for calls that wait for their first."""
+        return self.shared.supply.spare()
+
+    @property
+    def drawn(self) -> int:
+        """Samples drawn so far, over all calls."""
+        return self.counts.drawn
+
+    def caps(self, unit: str) -> bool:
+        """Whether a unit is capped, here or in a pool around."""
+        return self.accounts.ledger.capped(unit)
+
+    @step
+    def remaining(self, unit: str) -> float:
+        """What may still be reserved of a unit, here and in every pool around; infinite without a cap."""
+        return self.accounts.ledger.remaining(unit)
+
+    @step
+    def binding_unit(self) -> str | None:
+        """``"tokens"`` or ``"nanodollars"``, if that is the cap of which most is spent."""
+        return self.accounts.binding_unit
+
+    @step
+    def holds_elsewhere(self) -> bool:
+        """Whether samples in flight hold tokens or dollars, so that waiting for them may help."""
+        return any(getattr(self.accounts.ledger.reserved, unit) > 0 for unit in METERED)
+
+    # ---- calls
+
+    @step
+    def open(
+        self,
+        samplers: Sequence[str],
+        *,
+        outer: Lease | None = None,
+        program: object | None = None,
+        requests: int = 1,
+        key: bytes | None = None,
+    ) -> Arm | Future[None] | None:
+        """Open a call with its first samples reserved; a future to wait for before trying again; None if it cannot be.
+
+        First come the guaranteed samples, then those that are worth the price whatever the first ones say. There is a
+        future while the pool is paused, and while what a first sample needs in tokens or dollars is only held, at its
+        upper bound, by samples in flight. A call inside another sample never waits: that sample holds budget.
+
+        Args:
+            samplers: What would draw each sample, as many as the call can use now.
+            outer: The lease of the sample this call is made in, if any. On the same pool that sample's reservation
+                passes to this call: what is nested is charged once, at the leaf.
+            program: Whose samples these are; the pool learns what one takes.
+            requests: A guess of the requests one makes, until one has finished.
+            key: A name of the call that outlives the process, for a pool kept in a file.
+        """
+        queue = self.shared.queue
+        if self.is_halted:
+            return queue.join() if self._is_paused and outer is None else None
+        arm = Arm(self, outer, program=program, requests=requests, key=key)
+        if outer is None and self.is_metered and not arm.is_measured and arm.has_pilots:
+            return queue.join()  # a first sample of this program is to finish before others begin: then needs are known
+        if arm.is_nested and outer is not None:
+            outer.pass_on()
+        pacing = self.pacing
+        guaranteed = samplers[: pacing.first(arm, at_least=self.min_per_call)]
+        first = arm.reserve(guaranteed)
+        if not first:
+            waits = self.shared.supply.is_short(first=True) or (outer is None and self._would_fit(arm))
+            queue.without_first += waits
+            return queue.join() if waits else None
+        self.shared.promised = max(self.shared.promised - 1, 0)
+        self._count_opened(arm)
+        if not arm.is_nested:
+            pacing.opened(arm, paid=len(arm.paid))
+        arm.grant(self.policy.tally(), samplers[first:], pending=first)
+        return arm
+
+    def open_known(
+        self,
+        count: int,
+        *,
+        program: object | None = None,
+        requests: int = 1,
+        keys: Sequence[bytes | None] | None = None,
+    ) -> tuple[list[Arm], float, float]:
+        """Open a known set of calls; also returns the samples and the requests they may take together.
+
+        Args:
+            count: How many they are.
+            program: Whose samples these are.
+            requests: A guess of the requests one makes, until one has finished.
+            keys: Names of the calls that outlive the process.
+
+        Raises:
+            BudgetExhausted: If there is not one sample for each; nothing is opened then.
+        """
+        self.shared.supply.prepare(count, requests)
+        return self._open_known(count, program, requests, keys)
+
+    @step
+    def _open_known(
+        self, count: int, program: object | None, requests: int, keys: Sequence[bytes | None] | None
+    ) -> tuple[list[Arm], float, float]:
+        if self.is_halted and not self._is_paused:
+            raise BudgetExhausted(self._why_halted()) from self._cause
+        names = keys or [None] * count
+        arms = [Arm(self, program=program, requests=requests, key=name, known=True) for name in names]
+        ledger, pacing = arms[0].ledger, self.pacing
+        limit = ledger.remaining("samples")
+        if pacing.paced:
+            limit = min(limit, pacing.credit(arms[0], opening=count))
+        requests_left = ledger.remaining("requests")
+        each = arms[0].requests_each()
+        left = limit if requests_left == math.inf else min(limit, requests_left // each)
+        # What an earlier run of these calls has paid for is there again.
+        paid = sum(len(arm.paid) for arm in arms)
+        without = sum(not arm.paid for arm in arms)
+        if left < without:
+            raise BudgetExhausted(
+                f"{left:g} samples are left, which cannot give each of the {without} calls one: raise the budget "
+                "or pass fewer examples"
+            )
+        enough = left + paid >= count * self.policy.first
+        first = max(self.policy.first if enough else 1, self.min_per_call if not paid else 1)
+        for round_ in range(first):
+            for arm in arms:
+                if arm.waiting == round_:
+                    arm.reserve([""], metered=False)
+        for arm in arms:
+            if pacing.paced:
+                pacing.opened(arm, paid=len(arm.paid))
+            self._count_opened(arm)
+        return arms, limit + paid, requests_left + paid * each
+
+    @step
+    def gate(self) -> Future[None] | None:
+        """What to wait for while the pool is paused, or more budget is just being fetched; None otherwise."""
+        return self.shared.queue.join() if self._is_paused or self.shared.supply.is_short() else None
+
+    @step
+    def change(self) -> Future[None]:
+        """Done when something that was held is free again."""
+        return self.shared.queue.join()
+
+    # ---- users' controls
+
+    @step
+    def expect(self, calls: int) -> None:
+        """Spread what is left over so many calls; see :meth:`BudgetPool.expect`."""
+        ledger = self.accounts.ledger
+        left = min(ledger.remaining("samples"), ledger.remaining("requests"))
+        if left < calls:
+            raise ValueError(
+                f"{left:g} samples are left, which cannot give each of the {calls} expected calls one: "
+                "raise the cap or expect fewer"
+            )
+        self._pacing = self._paced(expected=calls)
+
+    @step
+    def pause(self) -> None:
+        """Let no further sample begin until :meth:`resume`."""
+        self.breaker.pause()
+
+    @step
+    def resume(self) -> None:
+        """Let samples begin again."""
+        self.breaker.resume()
+        self.shared.queue.wake()
+
+    @step
+    def stop(self, after: Callable[[], object] | None = None) -> None:
+        """Let no further sample begin. ``after`` is done once the lock is free."""
+        self.breaker.stop()
+        self.shared.queue.wake()
+        if after is not None:
+            self.lock.defer(after)
+
+    @property
+    def moved_to(self) -> str:
+        """The name under which the whole budget was published; empty if it was not."""
+        return self.shared.moved_to
+
+    @step
+    def moved(self, name: str) -> None:
+        """The whole budget was published under this name: nothing is granted here any more."""
+        self.shared.moved_to = name
+        self.breaker.stop()
+
+    @step
+    def wake(self) -> None:
+        """Have everyone who waits look again."""
+        self.shared.queue.wake()
+
+    @step
+    def summary(self) -> str:
+        """How the pool stands, in a line."""
+        return self.describe()
+
+    @step
+    def begin_period(self) -> None:
+        """Begin the period that the clock is in: every step does so before anything else."""
+
+    def roll(self, period: int, first: bool) -> None:
+        """A period has begun, inside the lock.
+
+        Args:
+            period: Its number.
+            first: Whether it is the first this pool has seen: what the store holds is then of this period.
+        """
+        if first:
+            self.accounts.ledger.store.roll(period)
+            return
+        self.accounts.roll(period)
+        self.alerts.reset()
+        self._pacing = self._paced()
+        self.shared.queue.wake()
+
+    # ---- what is said
+
+    @step
+    def exhausted(self) -> BudgetExhausted:
+        """The error of a call for which nothing is left."""
+        error = BudgetExhausted(self._why_halted() if self.is_halted else self._why_empty())
+        error.__cause__ = self._cause
+        return error
+
+    @step
+    def cut_off(self) -> BudgetExhausted:
+        """The error of a sample whose next request was not let through."""
+        if self.is_late:
+            return BudgetExhausted("the deadline of the pool passed in the middle of a sample")
+        return BudgetExhausted("the pool could not pay the next language-model call in the middle of a sample")
+
+    def distrust(self, reason: str) -> None:
+        """A provider's report of usage was not believed."""
+        if self._count_distrusted(reason):
+            logger.warning("a language model reported %s; such requests are charged at their upper bound", reason)
+
+    def unbounded(self, model: str, lacking: str, overshoot: str) -> None:
+        """A request is about to be made whose cost has no upper bound.
+
+        Args:
+            model: The language model.
+            lacking: What is missing for a bound, in words.
+            overshoot: By how much the budget may be passed, in words.
+
+        Raises:
+            UnboundedCost: If the pool is strict; nothing is spent then.
+        """
+        if self.strict:
+            raise UnboundedCost(
+                f"a strict pool cannot let {model} be called, for nothing bounds what that costs: {lacking}"
+            )
+        if self._is_first_unbounded((model, lacking)):
+            logger.warning(
+                "nothing bounds what a request to %s costs: %s. The budget may be passed by %s for each request in "
+                "flight; strict=True refuses such requests",
+                model,
+                lacking,
+                overshoot,
+            )
+
+    @step
+    def count_unscaled_run(self) -> None:
+        """A call was answered outside the budget."""
+        self.counts.unscaled_runs += 1
+
+    # ---- what arms and leases call, inside the lock
+
+    def ledger_for(self, program: object | None) -> Ledger:
+        """The ledger that a program's samples are charged to: its quota's, where it has one."""
+        ledger = self.accounts.local
+        if program is None:
+            return ledger
+        for node in self.chain:
+            for module in (program, getattr(program, "module", None)):
+                if module is not None:
+                    ledger = node.accounts.under_quota(module, ledger)
+        return ledger
+
+    def program(self, program: object | None) -> Program:
+        """What is kept of a program; of none in particular nothing is."""
+        return Program() if program is None else self.shared.programs.setdefault(program, Program())
+
+    def paid(self, key: bytes | None) -> frozenset[int]:
+        """The samples of a call that an earlier run has paid for."""
+        return frozenset() if key is None else self.root.accounts.ledger.store.paid(key)
+
+    def count_drawn(self, samples: int) -> None:
+        """So many more samples were drawn, here and in every pool around."""
+        for node in self.chain:
+            node.counts.drawn += samples
+
+    def sample_settled(self, cost: Cost | None, failure: BaseException | None, *, cut_off: bool) -> None:
+        """A sample is over; see :class:`~dynscale_dspy.budget.leases.Payer`."""
+        for node in self.chain:
+            if cost is not None:
+                node.accounts.record.add(cost)
+                if not cut_off:
+                    node.breaker.record(failure)
+            for warning in node.alerts.due(node.accounts.ledger):
+                self.lock.defer(lambda node=node, warning=warning: node.alerts.send(warning))
+        self.shared.queue.wake()
+
+    def call_closed(self, arm: Arm, *, samples: int, charged: Cost | None) -> None:
+        """A call is over; see :class:`~dynscale_dspy.budget.leases.Payer`."""
+        for node in self.chain:
+            node.counts.open_calls -= 1
+            node.counts.closed_calls += 1
+            node.counts.samples_per_call[samples] += 1
+        self.shared.queue.wake()
+        if charged is None:
+            return
+        self.pacing.closed(arm, charged, known=arm.known, paid=len(arm.paid), at_least=self.min_per_call)
+        paced_by = next(place for place, node in enumerate(self.chain) if node._pacing is not None)
+        for around in self.chain[paced_by + 1 :]:
+            if around._pacing is not None:  # no allowance around is to pay for calls that another one paces
+                around._pacing.excuse(charged)
+
+    # ---- inside
+
+    @property
+    def _is_paused(self) -> bool:
+        states = [node.breaker.state for node in self.chain]
+        return "paused" in states and "stopped" not in states and not self.is_late and not self.shared.supply.ended()
+
+    @property
+    def _cause(self) -> BaseException | None:
+        return next((node.breaker.cause for node in self.chain if node.breaker.cause is not None), None)
+
+    def _paced(self, *, expected: int | None = None) -> Pacing:
+        ledger = self.accounts.ledger
+        return Pacing(
+            self.policy,
+            self.accounts,
+            per_call=self.per_call,
+            expected=expected,
+            left={unit: ledger.remaining(unit) for unit in UNITS} if expected is not None else None,
+            priced=self.shared.supply.priced,
+        )
+
+    def _would_fit(self, arm: Arm) -> bool:
+        """Whether a first sample would fit if what is in flight turned out to cost nothing."""
+        ledger = self.accounts.ledger
+        if not self.is_metered or ledger.remaining("samples") < 1 or ledger.remaining("requests") < 1:
+            return False
+        return arm.first_fits()
+
+    def _count_opened(self, arm: Arm) -> None:
+        arm.opened()
+        for node in self.chain:
+            node.counts.open_calls += 1
+
+    @step
+    def _count_distrusted(self, reason: str) -> bool:
+        """Count a report; True if it is the first of its kind."""
+        for node in self.chain:
+            node.counts.distrusted[reason] += 1
+        return self.root.counts.distrusted[reason] == 1
+
+    @step
+    def _is_first_unbounded(self, case: tuple[str, str]) -> bool:
+        first = case not in self.shared.unbounded
+        self.shared.unbounded.add(case)
+        return first
+
+    def _why_halted(self) -> str:
+        if self.is_late:
+            return "the deadline of the pool has passed"
+        if self.shared.moved_to:
+            return f"the pool was published as {self.shared.moved_to!r}: spend from what publish() returned"
+        if ended := self.shared.supply.ended():
+            return ended
+        cause = self._cause
+        if cause is not None:
+            return (
+                f"the pool stopped itself after {self.root.breaker.max_failures} samples in a row failed, the last "
+                f"with {type(cause).__name__}: see to that, then call pool.resume()"
+            )
+        if self._is_paused:
+            return "the pool is paused, and a synchronous call inside a running event loop cannot wait for resume()"
+        return "the pool was stopped: call pool.resume() to go on"
+
+    def _why_empty(self) -> str:
+        around = " within ".join(node.describe() for node in self.chain)  # any of them may be the one that is empty
+        return f"nothing is left for a first sample: {around}"
+
+    def describe(self) -> str:
+        """How the pool stands, in a line."""
+        ledger = self.accounts.ledger
+        spent, parts = ledger.spent, []
+        for unit, limit in ledger.limits.items():
+            name = "dollars" if unit == "nanodollars" else unit
+            amount = getattr(spent, name)
+            if limit is not None:
+                digits, most = (".9g", limit / 10**9) if unit == "nanodollars" else ("", limit)
+                parts.append(f"{amount:{digits}} of {most:{digits}} {name}")
+            elif unit in ("samples", "requests"):
+                parts.append(f"{amount} {name}")
+        if self.deadline is not None:
+            parts.append(f"{max(self.deadline - self.shared.clock(), 0.0):.3g} s left")
+        breaker, counts = self.breaker, self.counts
+        cause = f" by {type(breaker.cause).__name__}" if breaker.cause is not None else ""
+        state = "" if breaker.state == "open" else f"; {breaker.state}{cause}"
+        answered = f"{counts.closed_calls} calls answered, {counts.open_calls} open"
+        return f"BudgetPool({', '.join(parts)} spent; {answered}{state})"

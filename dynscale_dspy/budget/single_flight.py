@@ -1,0 +1,39 @@
+"""Equal calls at the same time are answered once."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Hashable
+from concurrent.futures import Future
+from typing import Any
+
+
+class SingleFlight:
+    """The calls under way by name. The same call made again while it runs gets the first one's future.
+
+    DSPy submits stragglers a second time: without this they would be paid twice. Safe from any thread.
+
+    Example:
+        >>> flights = SingleFlight()
+        >>> (outcome, first), (same, second) = flights.join("call"), flights.join("call")
+        >>> outcome is same, first, second
+        (True, True, False)
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._flights: dict[Hashable, Future[Any]] = {}
+
+    def join(self, key: Hashable) -> tuple[Future[Any], bool]:
+        """The outcome of the call of this name, and whether the asker has to bring it about and then :meth:`leave`."""
+        with self._lock:
+            future = self._flights.get(key)
+            if future is not None:
+                return future, False
+            future = self._flights[key] = Future()
+            return future, True
+
+    def leave(self, key: Hashable) -> None:
+        """Forget a call: the next of this name is a new one. The caller then resolves the future."""
+        with self._lock:
+            self._flights.pop(key, None)
