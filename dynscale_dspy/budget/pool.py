@@ -12,13 +12,14 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from os import PathLike
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from dynscale_dspy import _ambient, _deprecated
+from dynscale_dspy._naming import name_of
 from dynscale_dspy.allocation.costs import METERED, NANO, UNITS, Cost, CostRecord
 from dynscale_dspy.allocation.gains import Conditioning
 from dynscale_dspy.allocation.policies import KnowledgeGradient, Policy
@@ -30,11 +31,14 @@ from dynscale_dspy.budget.stores.base import Store
 from dynscale_dspy.budget.stores.memory import MemoryStore
 from dynscale_dspy.budget.throttle import Throttle
 from dynscale_dspy.errors import BudgetExhausted, UnboundedCost
+from dynscale_dspy.reporting import html, text
 from dynscale_dspy.reporting.history import CallRecord, History, Moment, Part, Recorder
+from dynscale_dspy.reporting.live import Watch
+from dynscale_dspy.reporting.pool_report import PoolReport
+from dynscale_dspy.reporting.statistics import PoolStatistics, limits_in_dollars
 
 if TYPE_CHECKING:
     from dynscale_dspy.distributed.client import LeasedPool
-    from dynscale_dspy.reporting.live import Watch
 
 __all__ = ["DEFAULT_PER_CALL", "Arm", "BudgetPool", "BudgetWarning", "Charge", "PoolStatistics", "Ticket"]
 
@@ -45,63 +49,6 @@ DEFAULT_PER_CALL = 8
 DEFAULT_MAX_FAILURES = 50
 """Samples in a row that may fail before a pool stops itself."""
 PERIODS = {"hour": 3600.0, "day": 86400.0}
-
-
-@dataclass(frozen=True)
-class PoolStatistics:
-    """A snapshot of a pool, for people and tests.
-
-    Args:
-        spent: What finished samples cost.
-        reserved: What samples in flight hold. Their tokens are not told apart into kinds.
-        limits: Hard caps by unit; None where there is none.
-        seconds_left: Until the deadline; None without one.
-        open_calls: Calls being answered now.
-        closed_calls: Calls answered, or failed.
-        unscaled_runs: Calls answered by one run outside the budget (``on_empty="run_once"``).
-        price: The online shadow price: a sample worth less is refused. None before the first call asks for it.
-        samples_per_call: How many closed calls drew how many samples.
-        distrusted: Usage reports that were not believed, by reason; such requests are charged at their bound.
-        state: ``"open"``, ``"paused"`` or ``"stopped"``.
-        cause: Why it stopped itself, if it did.
-        concurrency: Requests that may be under way now; None without a limit.
-    """
-
-    spent: Cost
-    reserved: Cost
-    limits: Mapping[str, float | None]
-    seconds_left: float | None
-    open_calls: int
-    closed_calls: int
-    unscaled_runs: int
-    price: float | None
-    samples_per_call: Mapping[int, int]
-    distrusted: Mapping[str, int] = field(default_factory=dict)
-    state: Literal["open", "paused", "stopped"] = "open"
-    cause: str = ""
-    concurrency: int | None = None
-
-    def metrics(self) -> dict[str, float]:
-        """As plain numbers by name, for a tracker: ``mlflow.log_metrics(pool.statistics().metrics())``.
-
-        Example:
-            >>> BudgetPool(samples=100).statistics().metrics()["dynscale.left.samples"]
-            100.0
-        """
-        values: dict[str, float] = {}
-        for unit in ("samples", "requests", "tokens", "dollars"):
-            spent, limit = getattr(self.spent, unit), self.limits.get(unit)
-            values[f"dynscale.spent.{unit}"] = float(spent)
-            if limit is not None:
-                values[f"dynscale.left.{unit}"] = float(limit) - spent - getattr(self.reserved, unit)
-        if self.seconds_left is not None:
-            values["dynscale.left.seconds"] = self.seconds_left
-        values["dynscale.calls.answered"] = float(self.closed_calls)
-        values["dynscale.calls.open"] = float(self.open_calls)
-        values["dynscale.calls.unscaled"] = float(self.unscaled_runs)
-        if self.price is not None:
-            values["dynscale.price"] = self.price
-        return values
 
 
 @dataclass(frozen=True)
@@ -553,7 +500,7 @@ class BudgetPool:
             return PoolStatistics(
                 spent=spent,
                 reserved=reserved,
-                limits=MappingProxyType(_in_dollars(self._ledger.limits)),
+                limits=MappingProxyType(limits_in_dollars(self._ledger.limits)),
                 seconds_left=None if self._deadline is None else max(self._deadline - self._clock(), 0.0),
                 open_calls=self._open_calls,
                 closed_calls=self._closed_calls,
@@ -569,15 +516,20 @@ class BudgetPool:
     def parts(self) -> list[Part]:
         """What the shares of modules and the scopes that are open now have spent, and may."""
         with self._locked():
-            parts = [
-                Part(module, store.totals()[0], _in_dollars(limits), None)
-                for module, (store, limits) in self._shares.items()
-            ]
+            shares = [(module, store.totals()[0], limits) for module, (store, limits) in self._shares.items()]
             scopes = list(self._open_scopes)
+        parts = [
+            Part(f"share of {name_of(module)}", spent, limits_in_dollars(limits), None)
+            for module, spent, limits in shares
+        ]
         for scope in scopes:
             now = scope.statistics()
-            parts.append(Part(None, now.spent, now.limits, now.seconds_left))
+            parts.append(Part("scope", now.spent, now.limits, now.seconds_left))
         return parts
+
+    def report(self) -> PoolReport:
+        """What text, HTML and the live view show of this pool, as one frozen value."""
+        return PoolReport(self.statistics(), self.history, tuple(self.parts()))
 
     @property
     def history(self) -> History:
@@ -603,10 +555,8 @@ class BudgetPool:
                 qa.batch(examples)
             ```
         """
-        from dynscale_dspy.reporting.live import Watch
-
         _check_seconds("interval", interval)
-        return Watch(self, interval=interval)
+        return Watch(self.report, interval=interval)
 
     def __enter__(self) -> BudgetPool:
         """Make this the pool of wrapped modules without one of their own, also in threads that DSPy starts."""
@@ -617,33 +567,16 @@ class BudgetPool:
         _ambient.leave()
 
     def __repr__(self) -> str:
-        now = self.statistics()
-        parts = []
-        for unit in ("samples", "requests", "tokens", "dollars"):
-            limit = now.limits[unit]
-            spent = getattr(now.spent, unit)
-            if limit is not None:
-                digits = ".9g" if unit == "dollars" else ""
-                parts.append(f"{spent:{digits}} of {limit:{digits}} {unit}")
-            elif unit in ("samples", "requests"):
-                parts.append(f"{spent} {unit}")
-        if now.seconds_left is not None:
-            parts.append(f"{now.seconds_left:.3g} s left")
-        state = "" if now.state == "open" else f"; {now.state}{f' by {now.cause}' if now.cause else ''}"
-        answered = f"{now.closed_calls} calls answered, {now.open_calls} open"
-        return f"BudgetPool({', '.join(parts)} spent; {answered}{state})"
+        return text.one_line(self.statistics())
 
     def __str__(self) -> str:
-        from dynscale_dspy.reporting import text
-
+        report = self.report()
+        now = report.statistics
         # Before anything has happened there is nothing to add to one line.
-        now = self.statistics()
-        return text.pool(self) if now.closed_calls or now.open_calls else repr(self)
+        return text.pool(report) if now.closed_calls or now.open_calls else text.one_line(now)
 
     def _repr_html_(self) -> str:
-        from dynscale_dspy.reporting import html
-
-        return html.pool(self)
+        return html.pool(self.report())
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
         printer.text(str(self))
@@ -1213,23 +1146,6 @@ class _Pacing:
         if unit in METERED:
             return getattr(spent, unit) + reserved.samples * self._pool._record.mean(unit)
         return getattr(spent, unit) + getattr(reserved, unit)
-
-
-def _in_dollars(limits: Mapping[str, int | None]) -> dict[str, float | None]:
-    """A ledger's limits with money as people count it."""
-    nanodollars = limits["nanodollars"]
-    others: dict[str, float | None] = {unit: limit for unit, limit in limits.items() if unit != "nanodollars"}
-    return _Limits({**others, "dollars": None if nanodollars is None else nanodollars / NANO})
-
-
-class _Limits(dict[str, "float | None"]):
-    """Limits by unit, also by the name that requests had in version 0.1."""
-
-    def __missing__(self, unit: str) -> float | None:
-        if unit != "calls":
-            raise KeyError(unit)
-        _deprecated.warn("the unit 'calls'", "'requests'")
-        return self["requests"]
 
 
 def _resolve(future: Future[None]) -> None:
