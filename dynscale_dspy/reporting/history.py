@@ -86,6 +86,11 @@ class History:
     programs: Mapping[str, Cost]
 
     @property
+    def answered(self) -> tuple[CallRecord, ...]:
+        """The remembered calls of which at least one sample voted."""
+        return tuple(call for call in self.calls if any(answer is not None for answer in call.answers))
+
+    @property
     def agreement(self) -> float | None:
         """Mean agreement of the remembered calls; None before there is one."""
         return sum(call.agreement for call in self.calls) / len(self.calls) if self.calls else None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from dynscale_dspy.reporting.history import CallRecord, History
+from dynscale_dspy.reporting.history import History
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,7 +40,9 @@ def plot_allocation(pool: HasHistory | History, ax: Axes | None = None) -> Axes:
     Raises:
         ValueError: If no call was answered.
     """
-    calls = answered_calls(pool)
+    calls = _history(pool).answered
+    if not calls:
+        raise ValueError(NO_CALLS)
     ax = axes(ax)
     disagreement = np.array([1 - call.agreement for call in calls])
     samples = np.array([len(call.answers) for call in calls])
@@ -90,18 +92,6 @@ def plot_price(pool: HasHistory | History, ax: Axes | None = None) -> Axes:
     ax.spines["top"].set_visible(False)
     ax.grid(alpha=0.25)
     return ax
-
-
-def answered_calls(pool: HasHistory | History) -> list[CallRecord]:
-    """The recorded calls of which at least one sample voted.
-
-    Raises:
-        ValueError: If there is none.
-    """
-    calls = [call for call in _history(pool).calls if any(answer is not None for answer in call.answers)]
-    if not calls:
-        raise ValueError(NO_CALLS)
-    return calls
 
 
 def _history(pool: HasHistory | History) -> History:

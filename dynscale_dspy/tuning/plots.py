@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from numpy.typing import ArrayLike
 
 from dynscale_dspy.replay.plots import plot_budget
-from dynscale_dspy.reporting.plots import COLOURS, answered_calls, axes, finish
+from dynscale_dspy.reporting.plots import COLOURS, axes, finish
 from dynscale_dspy.tuning.reliability import calibration_error, reliability, risk_coverage
 from dynscale_dspy.tuning.what_if import what_if
 
@@ -33,7 +33,7 @@ def plot_what_if(pool: BudgetPool, ax: Axes | None = None, *, budgets: Sequence[
         ValueError: If no call was answered.
     """
     result = what_if(pool, budgets=budgets)
-    calls = answered_calls(pool)
+    calls = pool.history.answered
     drawn = sum(len(call.answers) for call in calls) / len(calls)
     ax = plot_budget(result, ax)
     ax.axvline(drawn, color="0.5", linewidth=1, linestyle=":", zorder=0)

@@ -11,7 +11,9 @@ from dataclasses import replace
 import dspy
 import pytest
 
-from dynscale_dspy import BudgetPool, DynScaling, LowConfidence, Parallel, Uniform, explain
+from dynscale_dspy import BudgetPool, Cost, DynScaling, LowConfidence, Parallel, Uniform, explain
+from dynscale_dspy.execution.fallback import Fallback, check_sync
+from dynscale_dspy.reporting.explanation import Explanation
 from tests.support import ScriptedModel
 
 
@@ -150,3 +152,36 @@ def test_the_error_can_be_pickled():
         prediction = wrapped(min_confidence=0.0)(question="hard")
     error = pickle.loads(pickle.dumps(LowConfidence(None, replace(explain(prediction), samples=()), 0.9)))
     assert error.min_confidence == 0.9 and "below min_confidence=0.9" in str(error)
+
+
+def unsure(on_low, prediction=None):
+    explained = Explanation((), 0.5, 0.6, (), 1, Cost())
+    return Fallback(on_low, dspy.Prediction(answer="A") if prediction is None else prediction, explained, 0.9)
+
+
+def both(fallback, *args, **kwargs):
+    return fallback.answer(args, kwargs), asyncio.run(fallback.aanswer(args, kwargs))
+
+
+def test_positional_inputs_follow_the_winner():
+    assert both(unsure(lambda prediction, *args: (prediction.answer, args)), 1, 2) == (("A", (1, 2)),) * 2
+
+
+def test_abstaining_from_what_is_no_prediction_gives_none():
+    assert both(unsure("abstain", prediction="A")) == (None, None)
+
+
+def test_an_object_with_an_async_call_is_awaited():
+    class Ask:
+        async def __call__(self, prediction, question):
+            return dspy.Prediction(answer=question)
+
+    result = asyncio.run(unsure(Ask()).aanswer((), {"question": "q"}))
+    assert result.answer == "q" and explain(result).confidence == 0.6
+    with pytest.raises(TypeError, match="on_low is an async function"):
+        check_sync(Ask())
+
+
+def test_a_function_that_blocks_does_not_block_the_loop():
+    loop_thread = threading.get_ident()
+    assert asyncio.run(unsure(lambda prediction: threading.get_ident()).aanswer((), {})) != loop_thread
