@@ -7,7 +7,7 @@ import contextvars
 import hashlib
 import logging
 import math
-from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Literal
 
@@ -16,17 +16,18 @@ import pydantic
 from tqdm.auto import tqdm
 
 from dynscale_dspy import _ambient
+from dynscale_dspy._naming import name_of, named_predictors
 from dynscale_dspy.allocation.costs import Cost
 from dynscale_dspy.allocation.policies import Policy
 from dynscale_dspy.budget.pool import BudgetPool
 from dynscale_dspy.errors import BudgetExhausted
 from dynscale_dspy.execution.answer_reader import Answer, AnswerReader
 from dynscale_dspy.execution.drivers import adrive, drive, drive_known, in_thread
-from dynscale_dspy.execution.fallback import Low, check_low, check_sync
+from dynscale_dspy.execution.fallback import Fallback, check_fallback, check_sync
+from dynscale_dspy.execution.notices import explanation_of, with_notices
 from dynscale_dspy.execution.run import SampleRun, SampleSettings, current_meter
 from dynscale_dspy.execution.shared_request import MOST_CHOICES, can_fold
 from dynscale_dspy.reporting import explanation as report
-from dynscale_dspy.reporting import streaming as status
 from dynscale_dspy.reporting import tracing
 from dynscale_dspy.reporting.history import CallRecord
 from dynscale_dspy.sampling.plan import Job, Plan, conduct, coordinate
@@ -88,8 +89,8 @@ class DynScaling(dspy.Module):
         ```
     """
 
-    _label: str | None = None
-    """What reports call it besides: the name of a predictor that `wrap` scales where it stands."""
+    scaled_predictor: str | None = None
+    """The name, for reports, of the predictor that :func:`wrap` scales in place; None for any other module."""
 
     def __init__(
         self,
@@ -128,7 +129,7 @@ class DynScaling(dspy.Module):
         for name, value in (("stop_when_decided", stop_when_decided), ("leader", leader)):
             if not isinstance(value, bool):
                 raise TypeError(f"{name} must be True or False, got {value!r}")
-        check_low(min_confidence, on_low)
+        check_fallback(min_confidence, on_low)
         self.module = module
         self.min_confidence = min_confidence
         self.on_low = on_low
@@ -376,7 +377,7 @@ class DynScaling(dspy.Module):
         self.stop_when_decided = settings.get("stop_when_decided", self.stop_when_decided)
         self.leader = settings.get("leader", self.leader)
         if "min_confidence" in settings:
-            check_low(settings["min_confidence"], settings.get("on_low", "abstain"))
+            check_fallback(settings["min_confidence"], settings.get("on_low", "abstain"))
             self.min_confidence = settings["min_confidence"]
             self.on_low = settings.get("on_low", "abstain")
         if "answer" in settings:
@@ -470,7 +471,7 @@ class _Call:
             name=self.name if self._pool.lasting else None,
             decided=self._explain,
         )
-        return status.with_notices(steps, self.plan)
+        return with_notices(steps, self.plan)
 
     @property
     def name(self) -> bytes | None:
@@ -551,15 +552,15 @@ class _Call:
         Raises:
             LowConfidence: If that is to be raised.
         """
-        low = self._low(prediction)
-        return prediction if low is None else low.settle(self._args, self._kwargs)
+        fallback = self._fallback(prediction)
+        return prediction if fallback is None else fallback.answer(self._args, self._kwargs)
 
     async def asettle(self, prediction: Any) -> Any:
         """As :meth:`settle`, in a task."""
-        low = self._low(prediction)
-        return prediction if low is None else await low.asettle(self._args, self._kwargs)
+        fallback = self._fallback(prediction)
+        return prediction if fallback is None else await fallback.aanswer(self._args, self._kwargs)
 
-    def _low(self, prediction: Any) -> Low | None:
+    def _fallback(self, prediction: Any) -> Fallback | None:
         asked = self.owner.min_confidence
         if asked is None:
             return None
@@ -567,11 +568,12 @@ class _Call:
         explanation = self._explanation or report.explain(prediction)
         if explanation.confidence >= asked:
             return None
-        return Low(self.owner.on_low, prediction, explanation, asked)
+        return Fallback(self.owner.on_low, prediction, explanation, asked)
 
     def _explain(self, winner: Sample) -> report.Explanation:
         """Attach the explanation, before anyone has the prediction: the same call in flight twice returns it twice."""
-        made = report.attach(winner.prediction, self.plan, winner, min_confidence=self.owner.min_confidence)
+        made = explanation_of(self.plan, winner, min_confidence=self.owner.min_confidence)
+        report.keep(winner.prediction, made)
         self._explanation = made
         numbers: dict[Any, int] = {}
         answers = (None if s.key is None else numbers.setdefault(s.key, len(numbers)) for s in made.samples)
@@ -682,15 +684,6 @@ def _own(inputs: Any) -> Any:
     return [_own(value) if isinstance(value, dspy.History) else value for value in inputs]
 
 
-def name_of(module: dspy.Module) -> str:
-    """A program's kind, as reports name it; of one with a single predictor also what it maps to what."""
-    program = module.module if isinstance(module, DynScaling) else module
-    label = f"{module._label}: " if isinstance(module, DynScaling) and module._label else ""
-    first, *others = [predictor for _, predictor in named_predictors(program)] or [None]
-    signature = f"({first.signature.signature})" if first is not None and not others else ""  # type: ignore[union-attr]
-    return f"{label}{type(program).__name__}{signature}"
-
-
 def _money(spent: Cost) -> str:
     """Tokens and dollars so far, for a progress bar."""
     return f"{spent.tokens:,} tokens" + (f", ${spent.dollars:.4f}" if spent.nanodollars else "")
@@ -779,47 +772,6 @@ def _check_ready(
                 "temperature is 0, so every sample would be the same: give the language model a temperature above 0, "
                 "or pass DynScaling(..., temperature=1.0)"
             )
-
-
-def named_predictors(
-    module: dspy.Module, *, into: Callable[[dspy.Module], bool] = lambda part: True
-) -> Iterator[tuple[str, dspy.Predict]]:
-    """Every predictor inside a module by its name in DSPy, compiled ones too, which ``module.named_predictors`` hides.
-
-    Not ``named_sub_modules``: it walks the call history as well, which grows with every call.
-
-    Args:
-        module: Where to look.
-        into: Which modules inside it to look into.
-    """
-    seen: set[int] = set()
-
-    def walk(name: str, part: Any) -> Iterator[tuple[str, dspy.Predict]]:
-        if id(part) in seen:
-            return
-        seen.add(id(part))
-        if isinstance(part, dspy.Predict):
-            yield name or "self", part
-        if isinstance(part, dspy.Module):
-            if part is not module and not into(part):
-                return
-            if isinstance(part, DynScaling):
-                yield from walk(name, part.module)
-                return
-            for attribute, value in vars(part).items():
-                if attribute not in _NOT_MODULES:
-                    yield from walk(f"{name}.{attribute}" if name else attribute, value)
-        elif isinstance(part, Mapping):
-            for key, value in part.items():
-                yield from walk(f"{name}['{key}']", value)
-        elif isinstance(part, (list, tuple)):
-            for position, value in enumerate(part):
-                yield from walk(f"{name}[{position}]", value)
-
-    return walk("", module)
-
-
-_NOT_MODULES = frozenset({"history", "callbacks", "demos", "traces", "train", "signature", "lm", "config"})
 
 
 def _inputs_of(example: Any) -> dict[str, Any]:

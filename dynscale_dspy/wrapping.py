@@ -71,7 +71,7 @@ def wrap(
     for name in chosen:
         try:
             scalings[name] = DynScaling(found[name], budget, **settings)
-            scalings[name]._label = name
+            scalings[name].scaled_predictor = name
         except ValueError as error:
             if predictors is not None or "looks like an answer" not in str(error):
                 raise

@@ -23,7 +23,7 @@ def test_python_blocks_run_in_order(capsys):
     for block in blocks:
         exec(compile(block, "budgets.md", "exec"), namespace)
     first, second = capsys.readouterr().out.strip().splitlines()
-    assert first.startswith("BudgetPool(0 of 1000 samples, 0 of 3000 calls, 0 of 2000000 tokens, 0 of 5 dollars")
+    assert first.startswith("BudgetPool(0 of 1000 samples, 0 of 3000 requests, 0 of 2000000 tokens, 0 of 5 dollars")
     scope, pool = map(int, second.split())
     assert 3 <= scope == pool <= 11  # at most 8 and 3
 

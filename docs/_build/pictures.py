@@ -14,7 +14,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.patches import FancyBboxPatch
 
-from dynscale_dspy import BudgetPool, DynScaling, Parallel, Uniform, explain, plots
+from dynscale_dspy import BudgetPool, DynScaling, Parallel, Uniform, explain
+from dynscale_dspy.reporting import plots
 from dynscale_dspy.testing import FakeServer
 
 FOLDER = Path(__file__).parents[1] / "images"

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from dynscale_dspy.allocation.costs import METERED, UNITS, Cost
@@ -24,6 +25,8 @@ from dynscale_dspy.budget.supply import OwnCaps, Supply
 from dynscale_dspy.budget.throttle import Throttle
 from dynscale_dspy.budget.waiting import WaitQueue
 from dynscale_dspy.errors import BudgetExhausted, UnboundedCost
+from dynscale_dspy.reporting import text
+from dynscale_dspy.reporting.statistics import PoolStatistics, limits_in_dollars
 
 logger = logging.getLogger(__name__)
 
@@ -379,9 +382,9 @@ class Admission:
         self.shared.queue.wake()
 
     @step
-    def summary(self) -> str:
-        """How the pool stands, in a line."""
-        return self.describe()
+    def statistics(self) -> PoolStatistics:
+        """A consistent snapshot."""
+        return self._snapshot()
 
     @step
     def begin_period(self) -> None:
@@ -569,25 +572,25 @@ class Admission:
         return "the pool was stopped: call pool.resume() to go on"
 
     def _why_empty(self) -> str:
-        around = " within ".join(node.describe() for node in self.chain)  # any of them may be the one that is empty
+        around = " within ".join(text.one_line(node._snapshot()) for node in self.chain)  # any of them may be the one that is empty
         return f"nothing is left for a first sample: {around}"
 
-    def describe(self) -> str:
-        """How the pool stands, in a line."""
-        ledger = self.accounts.ledger
-        spent, parts = ledger.spent, []
-        for unit, limit in ledger.limits.items():
-            name = "dollars" if unit == "nanodollars" else unit
-            amount = getattr(spent, name)
-            if limit is not None:
-                digits, most = (".9g", limit / 10**9) if unit == "nanodollars" else ("", limit)
-                parts.append(f"{amount:{digits}} of {most:{digits}} {name}")
-            elif unit in ("samples", "requests"):
-                parts.append(f"{amount} {name}")
-        if self.deadline is not None:
-            parts.append(f"{max(self.deadline - self.shared.clock(), 0.0):.3g} s left")
-        breaker, counts = self.breaker, self.counts
-        cause = f" by {type(breaker.cause).__name__}" if breaker.cause is not None else ""
-        state = "" if breaker.state == "open" else f"; {breaker.state}{cause}"
-        answered = f"{counts.closed_calls} calls answered, {counts.open_calls} open"
-        return f"BudgetPool({', '.join(parts)} spent; {answered}{state})"
+    def _snapshot(self) -> PoolStatistics:
+        ledger, counts, breaker = self.accounts.ledger, self.counts, self.breaker
+        spent, reserved = ledger.store.totals()
+        price, throttle, deadline = self.pacing.price, self.throttle, self.deadline
+        return PoolStatistics(
+            spent=spent,
+            reserved=reserved,
+            limits=MappingProxyType(limits_in_dollars(ledger.limits)),
+            seconds_left=None if deadline is None else max(deadline - self.shared.clock(), 0.0),
+            open_calls=counts.open_calls,
+            closed_calls=counts.closed_calls,
+            unscaled_runs=counts.unscaled_runs,
+            price=price.value if price is not None else None,
+            samples_per_call=MappingProxyType(dict(sorted(counts.samples_per_call.items()))),
+            distrusted=MappingProxyType(dict(counts.distrusted)),
+            state=breaker.state,
+            cause=type(breaker.cause).__name__ if breaker.cause is not None else "",
+            concurrency=throttle.allowed if throttle is not None else None,
+        )

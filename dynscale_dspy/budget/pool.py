@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal
 from os import PathLike
-from types import MappingProxyType
 from typing import Any, Literal, TypeVar
 
 from dynscale_dspy import _ambient, _deprecated
@@ -350,28 +349,9 @@ class BudgetPool:
         self.admission.wake()
         return settled
 
-    @step
     def statistics(self) -> PoolStatistics:
         """A consistent snapshot."""
-        admission = self.admission
-        ledger, counts, breaker = admission.accounts.ledger, admission.counts, admission.breaker
-        spent, reserved = ledger.store.totals()
-        price, throttle, deadline = admission.pacing.price, admission.throttle, admission.deadline
-        return PoolStatistics(
-            spent=spent,
-            reserved=reserved,
-            limits=MappingProxyType(limits_in_dollars(ledger.limits)),
-            seconds_left=None if deadline is None else max(deadline - self.settings.clock(), 0.0),
-            open_calls=counts.open_calls,
-            closed_calls=counts.closed_calls,
-            unscaled_runs=counts.unscaled_runs,
-            price=price.value if price is not None else None,
-            samples_per_call=MappingProxyType(dict(sorted(counts.samples_per_call.items()))),
-            distrusted=MappingProxyType(dict(counts.distrusted)),
-            state=breaker.state,
-            cause=type(breaker.cause).__name__ if breaker.cause is not None else "",
-            concurrency=throttle.allowed if throttle is not None else None,
-        )
+        return self.admission.statistics()
 
     def parts(self) -> list[Part]:
         """What modules with a part of the caps and the scopes that are open now have spent, and may."""
@@ -426,7 +406,7 @@ class BudgetPool:
         _ambient.leave()
 
     def __repr__(self) -> str:
-        return self.admission.summary()
+        return text.one_line(self.statistics())
 
     def __str__(self) -> str:
         # Before anything has happened there is nothing to add to one line.
@@ -534,7 +514,7 @@ class BudgetPool:
     # ---- inside
 
     def _moment(self) -> Moment:
-        now = BudgetPool.statistics(self)
+        now = self.statistics()
         return Moment(self.settings.clock(), now.spent, now.price, now.closed_calls)
 
     def _cancel_running(self) -> None:

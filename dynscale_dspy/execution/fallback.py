@@ -1,29 +1,28 @@
-"""What happens to an answer whose vote is not sure enough."""
+"""What a call returns if its confidence is below ``min_confidence``."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import dspy
 
 from dynscale_dspy.errors import LowConfidence
 from dynscale_dspy.execution.drivers import in_thread
-from dynscale_dspy.reporting import explanation as report
-from dynscale_dspy.reporting.explanation import Explanation
+from dynscale_dspy.reporting.explanation import Explanation, keep
 
 
 @dataclass(frozen=True)
-class Low:
-    """One unsure answer, and what is to be done about it.
+class Fallback:
+    """An unsure answer, and what the user wants instead of it.
 
     Args:
         on_low: ``"abstain"``, ``"raise"``, a DSPy module or a function.
-        prediction: The vote's winner.
-        explanation: How the vote went.
-        min_confidence: What was asked for.
+        prediction: The winner's prediction.
+        explanation: How the call came to it.
+        min_confidence: The confidence that the module asked for.
     """
 
     on_low: Any
@@ -31,30 +30,40 @@ class Low:
     explanation: Explanation
     min_confidence: float
 
-    def settle(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        """What the caller gets.
+    def answer(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """What the call returns.
+
+        Args:
+            args: The call's positional inputs.
+            kwargs: Its inputs by name.
 
         Raises:
-            LowConfidence: If that is to be raised.
+            LowConfidence: If ``on_low`` is ``"raise"``.
         """
-        if isinstance(self.on_low, dspy.Module):
-            return self._explained(self.on_low(*args, **kwargs))
-        if callable(self.on_low):
-            return self._explained(self.on_low(self.prediction, *args, **kwargs))
-        return self._in_a_word()
+        if not callable(self.on_low):
+            return self._without_asking()
+        return self._explained(self.on_low(*self._inputs(args), **kwargs))
 
-    async def asettle(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        """As :meth:`settle`; what may block runs in a thread."""
-        if isinstance(self.on_low, dspy.Module) and hasattr(self.on_low, "aforward"):
-            # Its type says `Prediction` where it gives something to await.
-            return self._explained(await cast(Any, self.on_low).acall(*args, **kwargs))
-        if is_async(self.on_low):
-            return self._explained(await cast(Any, self.on_low)(self.prediction, *args, **kwargs))
-        if callable(self.on_low):
-            return await in_thread(lambda: self.settle(args, kwargs))
-        return self._in_a_word()
+    async def aanswer(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """As :meth:`answer`. A function or module that is not async runs in a thread."""
+        if not callable(self.on_low):
+            return self._without_asking()
+        ask: Any = self.on_low
+        if self._is_module and hasattr(ask, "aforward"):
+            ask = ask.acall
+        elif not is_async(ask):
+            return await in_thread(lambda: self.answer(args, kwargs))
+        return self._explained(await ask(*self._inputs(args), **kwargs))
 
-    def _in_a_word(self) -> Any:
+    @property
+    def _is_module(self) -> bool:
+        return isinstance(self.on_low, dspy.Module)
+
+    def _inputs(self, args: Sequence[Any]) -> tuple[Any, ...]:
+        """A module answers the call anew; a function is also given the winner."""
+        return tuple(args) if self._is_module else (self.prediction, *args)
+
+    def _without_asking(self) -> Any:
         if self.on_low == "raise":
             raise LowConfidence(self.prediction, self.explanation, self.min_confidence)
         if not isinstance(self.prediction, dspy.Prediction):
@@ -62,17 +71,17 @@ class Low:
         return self._explained(dspy.Prediction(**dict.fromkeys(self.prediction.keys())))
 
     def _explained(self, result: Any) -> Any:
-        report.keep(result, self.explanation)
+        keep(result, self.explanation)
         return result
 
 
 def is_async(on_low: Any) -> bool:
-    """Whether calling it gives something to await."""
+    """Whether a call of it returns something to await."""
     return inspect.iscoroutinefunction(on_low) or inspect.iscoroutinefunction(getattr(on_low, "__call__", None))  # noqa: B004
 
 
-def check_low(min_confidence: Any, on_low: Any) -> None:
-    """Check both arguments.
+def check_fallback(min_confidence: Any, on_low: Any) -> None:
+    """Check the arguments ``min_confidence`` and ``on_low`` of a module.
 
     Raises:
         TypeError: If one has the wrong type.
@@ -93,7 +102,7 @@ def check_low(min_confidence: Any, on_low: Any) -> None:
 
 
 def check_sync(on_low: Any) -> None:
-    """Refuse an ``async`` function where nothing can await it, before anything is spent.
+    """Refuse an ``async`` function before anything is spent on a call that cannot await it.
 
     Raises:
         TypeError: If it is one.

@@ -1,4 +1,4 @@
-"""Pictures of a replay: accuracy against budget, and where the samples went. Needs Matplotlib."""
+"""Plots of a replay: accuracy against budget, and where the samples went. They need Matplotlib."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import numpy as np
 
 from dynscale_dspy.replay.bounds import HINDSIGHT, LAGRANGIAN, STATIC
 from dynscale_dspy.replay.table import Replay
-from dynscale_dspy.reporting.plots import COLOURS
+from dynscale_dspy.reporting.plots import COLOURS, DASHES, axes, finish
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 BOUNDS = (HINDSIGHT, STATIC, LAGRANGIAN)
@@ -99,6 +100,37 @@ def curve(result: Replay, group: str, policy: str) -> tuple[Any, Any, Any]:
     return budgets, 100 * mean, 100 * error
 
 
+def plot_budget(result: Replay, ax: Axes | None = None, *, policies: Sequence[str] | None = None) -> Axes:
+    """Plot the accuracy of policies against budget, the mean over a replay's pools.
+
+    Bands are one standard error of the difference from uniform sampling, so the curve of uniform itself has none.
+
+    Args:
+        result: From :func:`dynscale_dspy.replay.replay`.
+        ax: Where to draw.
+        policies: Which to draw; all that the replay has by default, bounds left out.
+
+    Raises:
+        ValueError: If the replay has none of them.
+    """
+    names = [name for name in dict.fromkeys(record.policy for record in result.records) if name not in BOUNDS]
+    names = [name for name in names if policies is None or name in policies]
+    if not names:
+        raise ValueError(f"the replay has none of the policies {policies!r}")
+    ax = axes(ax)
+    groups = list(dict.fromkeys(result.groups.values()))
+    for number, name in enumerate(names):
+        budgets, accuracy, error = _mean_curve(result, groups, name)
+        colour = COLOURS[number % len(COLOURS)]
+        ax.plot(budgets, accuracy, DASHES[number % len(DASHES)], color=colour, label=name)
+        if error.any():
+            ax.fill_between(budgets, accuracy - error, accuracy + error, color=colour, alpha=0.18, linewidth=0)
+    _budget_axis(ax, [record.budget for record in result.records])
+    ax.set_ylabel("accuracy")
+    ax.legend(frameon=False)
+    return finish(ax)
+
+
 def _draw_whereabouts(
     figure: Any, result: Replay, names: Sequence[str], colours: dict[str, str], styles: dict[str, str]
 ) -> None:
@@ -120,3 +152,23 @@ def _draw_whereabouts(
     panel.set_ylabel("mean samples drawn")
     panel.set_title("Where the samples went" + ("" if budget is None else f", {budget:g} a query on average"))
     panel.grid(alpha=0.25)
+
+
+def _budget_axis(ax: Axes, budgets: Sequence[float]) -> None:
+    from matplotlib.ticker import FixedLocator, NullLocator, ScalarFormatter
+
+    ax.set_xscale("log", base=2)
+    ax.xaxis.set_major_locator(FixedLocator(sorted({b for b in budgets if float(np.log2(b)).is_integer()})))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_formatter(ScalarFormatter())
+    ax.set_xlabel("samples a call, on average")
+
+
+def _mean_curve(result: Replay, groups: Sequence[str], policy: str) -> tuple[Any, Any, Any]:
+    parts = [curve(result, group, policy) for group in groups]
+    common = sorted(set.intersection(*(set(budgets) for budgets, _, _ in parts)))
+    pick = [[list(budgets).index(budget) for budget in common] for budgets, _, _ in parts]
+    accuracy = np.mean([values[p] for p, (_, values, _) in zip(pick, parts, strict=True)], axis=0) / 100
+    errors = [error[p] for p, (_, _, error) in zip(pick, parts, strict=True)]
+    # Groups are independent: their errors add in squares.
+    return np.array(common), accuracy, np.sqrt(np.sum(np.square(errors), axis=0)) / len(groups) / 100

@@ -1,1 +1,1 @@
-"""What happened, told from values only."""
+"""What happened, from values only: nothing here knows a pool, a module or a plan."""

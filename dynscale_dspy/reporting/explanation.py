@@ -1,20 +1,20 @@
-"""What happened: why an answer won, and what it cost."""
+"""How a call came to its answer: votes, samples and cost."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import dspy
 
 from dynscale_dspy.allocation.costs import Cost
-from dynscale_dspy.allocation.tally import AnswerKey, Tally
-from dynscale_dspy.reporting import text
-from dynscale_dspy.sampling.plan import Plan
+from dynscale_dspy.reporting import html, text
 from dynscale_dspy.sampling.sample import Sample
+from dynscale_dspy.selection.base import Group
 
-_ATTRIBUTE = "_dynscale"  # a leading underscore keeps it out of the prediction's fields
+# The leading underscore keeps it out of the prediction's fields.
+_ATTRIBUTE = "_dynscale"
 
 
 @dataclass(frozen=True)
@@ -22,18 +22,18 @@ class Votes:
     """The votes of one answer.
 
     Args:
-        answer: The answer as first given.
-        independent: Votes of samples that saw the inputs alone.
+        answer: The answer as the earliest of its samples gave it.
+        independent: Votes of samples that saw the inputs alone: their number where each counts 1, else their weight.
         conditioned: Votes of samples that saw earlier ones.
     """
 
     answer: Any
-    independent: int
-    conditioned: int
+    independent: float
+    conditioned: float
 
     @property
-    def total(self) -> int:
-        """All votes, one each."""
+    def total(self) -> float:
+        """All votes."""
         return self.independent + self.conditioned
 
 
@@ -43,16 +43,16 @@ class SampleReport:
 
     Args:
         index: Its position, from 0.
-        round: 0 for first samples, else one more than the latest it could know.
+        round: 0 for first samples, else one more than the latest round finished before it.
         shown: Indices of the samples it saw.
         prediction: What the program returned, None if it failed.
         answer: Its answer.
-        key: The canonical form of its answer, under which it votes; None if it casts no vote.
+        key: The canonical form of its answer, by which votes are compared; None if it casts no vote.
         problem: Why it casts no vote (``"failed"``, ``"truncated"``, ``"no answer"``); empty if it does.
         error: The exception, if it failed.
         cost: What it cost.
-        usage: Tokens by language model as DSPy's usage tracker reports them; empty where DSPy's cache answered.
-        chain: Texts of earlier attempts that its predictors were shown; empty if it saw the inputs alone.
+        usage: Tokens by language model as DSPy's usage tracker reports them; empty if DSPy's cache answered.
+        chain: Texts of earlier attempts that its predictors saw; empty if it saw the inputs alone.
     """
 
     index: int
@@ -60,7 +60,7 @@ class SampleReport:
     shown: tuple[int, ...]
     prediction: Any
     answer: Any
-    key: AnswerKey | None
+    key: Hashable | None
     problem: str
     error: BaseException | None
     cost: Cost
@@ -78,9 +78,9 @@ class Explanation:
         confidence: Posterior probability that the winner is ahead of the second answer in the long run, 1/2 to 1.
             About the vote, not about the truth: a model that is sure and wrong is confident here.
         samples: Every sample, in order.
-        rounds: How many times the call waited for samples before it drew more.
+        rounds: How many rounds of samples the call drew, each with the results of those before it known.
         cost: What the call cost.
-        min_confidence: What the module asked for; None if it takes any answer.
+        min_confidence: The confidence that the module asked for; None if it takes any answer.
     """
 
     votes: tuple[Votes, ...]
@@ -93,18 +93,18 @@ class Explanation:
 
     @property
     def is_low(self) -> bool:
-        """Whether the vote was less sure than the module asked for, so that its ``on_low`` decided."""
+        """Whether confidence is below what the module asked for, so that its ``on_low`` decided."""
         return self.min_confidence is not None and self.confidence < self.min_confidence
 
     @property
     def summary(self) -> str:
-        """In a few words, e.g. ``8 samples, 3 answers, 62% agree``."""
+        """The outcome in a few words, such as ``8 samples, 3 answers, 62% agree``."""
         samples, answers = text.count(len(self.samples), "sample"), text.count(len(self.votes), "answer")
         return f"{samples}, {answers}, {self.agreement:.0%} agree"
 
     @property
     def attributes(self) -> dict[str, Any]:
-        """For a tracing span: what :attr:`summary` says and more, as plain values."""
+        """Plain values for a tracing span: the figures of :attr:`summary` and more."""
         return {
             "samples": len(self.samples),
             "conditioned": sum(votes.conditioned for votes in self.votes),
@@ -124,14 +124,12 @@ class Explanation:
         return text.explanation(self)
 
     def _repr_html_(self) -> str:
-        from dynscale_dspy.reporting import html
-
         return html.explanation(self)
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
         printer.text(str(self))
 
-    # Predictions are copied deep by optimizers; this is immutable and may be shared.
+    # Optimizers copy predictions deep. An explanation is immutable, so the copies share it.
     def __deepcopy__(self, memo: dict[int, Any]) -> Explanation:
         return self
 
@@ -143,7 +141,7 @@ def explain(prediction: dspy.Prediction) -> Explanation:
         prediction: As a :class:`DynScaling` module returned it.
 
     Raises:
-        ValueError: If it did not come from one, or is a copy (``prediction.copy()`` leaves this behind).
+        ValueError: If it did not come from one, or is a copy (``prediction.copy()`` does not copy the explanation).
     """
     kept = getattr(prediction, _ATTRIBUTE, None)
     if not isinstance(kept, Explanation):
@@ -153,48 +151,62 @@ def explain(prediction: dspy.Prediction) -> Explanation:
     return kept
 
 
-def attach(prediction: Any, plan: Plan, winner: Sample, *, min_confidence: float | None = None) -> Explanation:
-    """Keep the explanation of a call with its prediction, out of sight of fields, metrics and demos; return it."""
-    made = explanation(plan, winner, min_confidence=min_confidence)
-    keep(prediction, made)
-    return made
-
-
 def keep(prediction: Any, made: Explanation) -> None:
-    """Attach an explanation to a prediction that has none."""
+    """Attach an explanation to a prediction that has none. Fields, metrics and demos do not see it."""
     if isinstance(prediction, dspy.Prediction) and not isinstance(getattr(prediction, _ATTRIBUTE, None), Explanation):
         setattr(prediction, _ATTRIBUTE, made)
 
 
-def explanation(plan: Plan, winner: Sample, *, min_confidence: float | None = None) -> Explanation:
-    """How a call stands, given the winner so far."""
-    samples = sorted(plan.samples, key=lambda sample: sample.draw.index)
-    voters = [sample for sample in samples if sample.key is not None]
-    independent = Tally.of(sample.key for sample in voters if not sample.draw.conditioned).votes
-    conditioned = Tally.of(sample.key for sample in voters if sample.draw.conditioned).votes
-    first = {sample.key: sample for sample in reversed(voters)}
-    ranked = sorted(first, key=lambda key: (key != winner.key, -plan.tally.votes[key], first[key].draw.index))
+def explanation(
+    samples: Sequence[Sample],
+    groups: Sequence[Group],
+    winner: Sample,
+    *,
+    agreement: float,
+    confidence: float,
+    cost: Cost,
+    min_confidence: float | None = None,
+) -> Explanation:
+    """The explanation of a call, finished or under way.
+
+    Args:
+        samples: Its samples so far, in any order.
+        groups: Its answers, heaviest first.
+        winner: The winning sample, whose group comes first in the explanation's votes.
+        agreement: The winner's share of the votes.
+        confidence: Posterior probability that the winner stays ahead.
+        cost: What the call has cost.
+        min_confidence: The confidence that the module asked for.
+    """
+    ordered = sorted(samples, key=lambda sample: sample.draw.index)
+    ranked = sorted(groups, key=lambda group: winner.draw.index not in group.samples)
     return Explanation(
-        votes=tuple(Votes(first[key].answer, independent.get(key, 0), conditioned.get(key, 0)) for key in ranked),
-        agreement=plan.tally.agreement,
-        confidence=plan.tally.confidence,
-        samples=tuple(
-            SampleReport(
-                index=sample.draw.index,
-                round=sample.draw.round,
-                shown=sample.draw.shown,
-                prediction=sample.prediction,
-                answer=sample.answer,
-                key=sample.key,
-                problem=sample.problem,
-                error=sample.error,
-                cost=sample.cost,
-                usage=sample.usage,
-                chain=tuple(dict.fromkeys(map(str, sample.draw.chain.values()))),
-            )
-            for sample in samples
-        ),
-        rounds=len({sample.draw.round for sample in samples}),
-        cost=plan.cost,
+        votes=tuple(Votes(group.answer, _count(group.independent), _count(group.conditioned)) for group in ranked),
+        agreement=agreement,
+        confidence=confidence,
+        samples=tuple(map(_report, ordered)),
+        rounds=len({sample.draw.round for sample in ordered}),
+        cost=cost,
         min_confidence=min_confidence,
     )
+
+
+def _report(sample: Sample) -> SampleReport:
+    return SampleReport(
+        index=sample.draw.index,
+        round=sample.draw.round,
+        shown=sample.draw.shown,
+        prediction=sample.prediction,
+        answer=sample.answer,
+        key=sample.key,
+        problem=sample.problem,
+        error=sample.error,
+        cost=sample.cost,
+        usage=sample.usage,
+        chain=tuple(dict.fromkeys(map(str, sample.draw.chain.values()))),
+    )
+
+
+def _count(weight: float) -> float:
+    """A weight as an integer where it is whole, so that votes of one each read as counts."""
+    return int(weight) if weight == int(weight) else weight

@@ -1,4 +1,4 @@
-"""What a pool remembers of its calls, for reports and plots: a bounded number of them, and no answer's text."""
+"""The history of a pool, for reports and plots: a bounded number of calls, without the text of any answer."""
 
 from __future__ import annotations
 
@@ -7,16 +7,15 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
 
 from dynscale_dspy.allocation.costs import Cost
 
 MOST_CALLS = 1000
-"""Calls a pool remembers, the latest ones."""
+"""How many of the latest calls a pool remembers."""
 MOST_MOMENTS = 512
-"""Points of the curves of spending and price; when there are more, every second one is forgotten."""
+"""Most points in the curves of spending and price. A pool that reaches it drops every second one."""
 MOST_PROGRAMS = 100
-"""Programs whose spending is told apart; that of further ones is summed under ``other``."""
+"""Most programs whose spending is kept separately. That of further ones is summed under ``other``."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ class CallRecord:
 
     Args:
         program: The wrapped program, such as ``ChainOfThought(question -> answer)``.
-        answers: What each sample voted for, in order: answers are numbered from 0 as they appear; None casts no vote.
+        answers: The vote of each sample, in order: answers are numbered from 0 as they appear; None is no vote.
         agreement: The winner's share of the votes, 0 to 1.
         confidence: As in :class:`~dynscale_dspy.reporting.explanation.Explanation`.
         cost: What the call cost.
@@ -40,12 +39,12 @@ class CallRecord:
 
 @dataclass(frozen=True)
 class Moment:
-    """A pool as it stood when a call was answered, or a sample of a known set had finished.
+    """A point of a pool's curves: taken when a call was answered, or a sample of a known set had finished.
 
     Args:
         time: Seconds since the epoch.
         spent: Spent until then.
-        price: The online price; None where there is none.
+        price: The online price; None if the pool had none yet.
         calls: Calls answered until then.
     """
 
@@ -60,13 +59,13 @@ class Part:
     """A share of a module, or an open scope, within a pool.
 
     Args:
-        module: Whose share it is; None for a scope.
-        spent: Spent of it.
-        limits: Its caps by unit, as in :class:`~dynscale_dspy.budget.pool.PoolStatistics`.
+        name: ``scope``, or such as ``share of Predict(question -> answer)``.
+        spent: What it has spent.
+        limits: Its caps by unit, as in :class:`~dynscale_dspy.reporting.statistics.PoolStatistics`.
         seconds_left: Until its deadline; None without one.
     """
 
-    module: Any
+    name: str
     spent: Cost
     limits: Mapping[str, float | None]
     seconds_left: float | None
@@ -74,17 +73,22 @@ class Part:
 
 @dataclass(frozen=True)
 class History:
-    """What a pool remembers, as :attr:`BudgetPool.history` gives it.
+    """The history of a pool; :attr:`BudgetPool.history` gives it.
 
     Args:
         calls: The latest :data:`MOST_CALLS` calls, oldest first.
-        moments: At most :data:`MOST_MOMENTS`, from the first call to the latest.
-        programs: What each program has spent, all its calls together.
+        moments: At most :data:`MOST_MOMENTS` points, from the first call to the latest.
+        programs: What each program has spent on all its calls.
     """
 
     calls: tuple[CallRecord, ...]
     moments: tuple[Moment, ...]
     programs: Mapping[str, Cost]
+
+    @property
+    def answered(self) -> tuple[CallRecord, ...]:
+        """The remembered calls of which at least one sample voted."""
+        return tuple(call for call in self.calls if any(answer is not None for answer in call.answers))
 
     @property
     def agreement(self) -> float | None:
@@ -93,7 +97,10 @@ class History:
 
 
 class Recorder:
-    """Keeps a :class:`History` within its bounds. It has a lock of its own: a pool's is not held for bookkeeping."""
+    """Records calls and moments within the bounds of a :class:`History`.
+
+    Safe to use from several threads. It has its own lock, so that nobody holds a pool's for bookkeeping.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -105,7 +112,7 @@ class Recorder:
         self._seen = 0
 
     def add(self, call: CallRecord, moment: Moment) -> None:
-        """A call was answered."""
+        """Record an answered call."""
         with self._lock:
             self._calls.append(call)
             name = call.program
@@ -117,7 +124,11 @@ class Recorder:
                 self._keep(moment)
 
     def note(self, moment: Callable[[], Moment]) -> None:
-        """A sample of a known set has finished: a point of the curves, made only if it is kept."""
+        """Record that a sample of a known set has finished.
+
+        Args:
+            moment: Makes the point of the curves; called only if the point is kept.
+        """
         with self._lock:
             due = self._is_due()
         if due:
@@ -137,7 +148,7 @@ class Recorder:
             self._every *= 2
 
     def history(self) -> History:
-        """A copy."""
+        """A copy of what is recorded so far."""
         with self._lock:
             moments = list(self._moments)
             if self._latest is not None and moments[-1] is not self._latest:

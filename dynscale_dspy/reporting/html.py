@@ -1,4 +1,4 @@
-"""Pools and explanations as HTML for notebooks: no script, no network, in the page's own text colour."""
+"""Pools and explanations as HTML for notebooks, without scripts or network, in the page's own text colour."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from dynscale_dspy.reporting import text
+from dynscale_dspy.reporting.pool_report import PoolReport
 
 if TYPE_CHECKING:
-    from dynscale_dspy.budget.pool import BudgetPool
     from dynscale_dspy.reporting.explanation import Explanation, SampleReport
 
 MOST_TEXT = 4000
-"""Characters of a field that are shown; the prediction itself has all of them."""
+"""Most characters of a field that are shown; the prediction itself has all of them."""
 
-# Everything is mixed from the text's colour, so one sheet serves light and dark pages of any notebook front end. The
-# two blues and the orange stand out on both, also to colour-blind eyes.
+# Greys are mixed from the text's colour, so that one sheet serves light and dark pages of any notebook front end. The
+# blue and the orange stand out on both, and colour-blind readers can tell them apart.
 _STYLE = """
 .dynscale{font:13px/1.45 system-ui,sans-serif;max-width:736px;box-sizing:border-box;padding:.2rem 0;color:inherit;
 text-align:left;overflow-wrap:anywhere}
@@ -50,16 +50,14 @@ background:color-mix(in srgb,currentColor 7%,transparent)}
 """
 
 
-def pool(pool: BudgetPool) -> str:
+def pool(report: PoolReport) -> str:
     """A pool: spent and left in each unit, samples per call, spending and price over time, and who spent it."""
-    now, history = pool.statistics(), pool.history
-    parts = [
-        _head("BudgetPool", "" if now.state == "open" else f"{now.state}{f' by {now.cause}' if now.cause else ''}")
-    ]
+    now, history = report.statistics, report.history
+    parts = [_head(report.title, text.halt(now))]
     rows = []
     for use in text.uses(now.spent, now.reserved, now.limits):
         bar = _bar([(use.spent / use.limit, "a"), (use.held / use.limit, "b")]) if use.limit else ""
-        rows.append(_row(use.name, bar, str(use)))
+        rows.append(_row(use.unit, bar, str(use)))
     parts.append(_rows(rows))
     parts.append(f'<div class="quiet facts">{escape(", ".join(text.facts(now, history)))}</div>')
     charts = []
@@ -74,7 +72,8 @@ def pool(pool: BudgetPool) -> str:
             charts.append(_chart("price over time", _curve([t for t, _ in priced], [p for _, p in priced])))
     if charts:
         parts.append(f'<div class="charts">{"".join(charts)}</div>')
-    for title, shares in (("spent by program", text.programs(history)), ("shares and open scopes", text.parts(pool))):
+    shown = (("spent by program", text.programs(history)), ("shares and open scopes", text.parts(report.parts)))
+    for title, shares in shown:
         if shares:
             parts.append(f'<div class="label">{title}</div>')
             parts.append(
@@ -86,7 +85,7 @@ def pool(pool: BudgetPool) -> str:
 
 
 def explanation(made: Explanation) -> str:
-    """A prediction: answers with their votes, and for each sample what it saw, thought, answered and cost."""
+    """A call: its answers with their votes, and for each sample what it saw, thought, answered and cost."""
     quiet = f"{text.count(len(made.samples), 'sample')} in {text.count(made.rounds, 'round')}, {text.cost(made.cost)}"
     low = f", below the {made.min_confidence:g} asked for" if made.is_low else ""
     parts = [
@@ -96,7 +95,7 @@ def explanation(made: Explanation) -> str:
     rows = []
     for votes in made.votes[: text.MOST_ANSWERS]:
         bar = _bar([(votes.independent / total, "a"), (votes.conditioned / total, "b")])
-        rows.append(_row(text.short(votes.answer), bar, f"{votes.independent} + {votes.conditioned}"))
+        rows.append(_row(text.short(votes.answer), bar, f"{votes.independent:g} + {votes.conditioned:g}"))
     parts.append(_rows(rows))
     if len(made.votes) > text.MOST_ANSWERS:
         parts.append(f'<div class="quiet">and {len(made.votes) - text.MOST_ANSWERS} more answers</div>')
@@ -136,7 +135,7 @@ def _row(name: str, bar: str, told: str) -> str:
 
 
 def _rows(rows: Iterable[str], kind: str = "") -> str:
-    # One grid for all of them, so that their bars are of one length.
+    # One grid for all rows, so that their bars have the same length.
     return f'<div class="rows {kind}">{"".join(rows)}</div>'
 
 

@@ -14,16 +14,17 @@ except ImportError as error:
 
 
 _NEAR = 256
-"""How far back in a language model's history its latest entries are looked for."""
+"""How many of the latest entries in a language model's history are searched for a request's usage."""
 _USAGE = {"input_tokens": ("prompt_tokens", "input_tokens"), "output_tokens": ("completion_tokens", "output_tokens")}
 
 
 class OpenTelemetryCallback(BaseCallback):
-    """Opens a span for each module, language-model and tool call, by the GenAI semantic conventions.
+    """A DSPy callback that opens a span for each module, language-model and tool call.
 
-    Spans of language-model calls are named ``chat MODEL`` and carry ``gen_ai.request.*`` and ``gen_ai.usage.*``; those
-    of tools ``execute_tool NAME``. Spans of wrapped modules carry ``dynscale.*``: samples, rounds, agreement,
-    confidence, and the winning answer, cut short. Prompts, replies and the words of errors are not recorded.
+    Spans follow the GenAI semantic conventions. Those of language-model requests are named ``chat MODEL`` and carry
+    ``gen_ai.request.*`` and ``gen_ai.usage.*``; those of tools are named ``execute_tool NAME``. Spans of wrapped
+    modules carry ``dynscale.*``: samples, rounds, agreement, confidence, and the winning answer, cut off after 200
+    characters. Prompts, replies and messages of errors are not recorded.
 
     Args:
         tracer_provider: Where spans go; the global provider by default.
@@ -36,33 +37,33 @@ class OpenTelemetryCallback(BaseCallback):
 
     def __init__(self, tracer_provider: TracerProvider | None = None) -> None:
         self._tracer = trace.get_tracer("dynscale_dspy", tracer_provider=tracer_provider)
-        # By call: its end may come in another order than others' ends, and in another thread's stead never.
+        # Open spans by call: calls may end in another order than they began, or never.
         self._open: dict[str, tuple[Span, Any, Any]] = {}
 
-    # Programs are copied deep with their callbacks; the spans that are open stay with the one that opened them.
+    # Programs are copied deep with their callbacks. The copies share this object, which holds the open spans.
     def __deepcopy__(self, memo: dict[int, Any]) -> OpenTelemetryCallback:
         return self
 
     def on_module_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-        """A module is called."""
+        """Called by DSPy as a module call starts."""
         self._start(call_id, type(instance).__name__, instance, SpanKind.INTERNAL, {})
 
     def on_module_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:  # type: ignore[override]  # cancellation is one too
-        """It has returned."""
+        """Called by DSPy as a module call ends."""
         self._end(call_id, exception)
 
     def on_tool_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-        """A tool is called."""
+        """Called by DSPy as a tool call starts."""
         name = str(getattr(instance, "name", type(instance).__name__))
         attributes = {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": name}
         self._start(call_id, f"execute_tool {name}", instance, SpanKind.INTERNAL, attributes)
 
     def on_tool_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:  # type: ignore[override]
-        """It has returned."""
+        """Called by DSPy as a tool call ends."""
         self._end(call_id, exception)
 
     def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-        """A language model is asked."""
+        """Called by DSPy as a language-model request starts."""
         provider, _, model = str(getattr(instance, "model", "unknown")).rpartition("/")
         settings = {**getattr(instance, "kwargs", {}), **inputs, **(inputs.get("kwargs") or {})}
         attributes: dict[str, Any] = {
@@ -76,10 +77,10 @@ class OpenTelemetryCallback(BaseCallback):
         self._start(call_id, f"chat {model}", instance, SpanKind.CLIENT, attributes)
 
     def on_lm_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:  # type: ignore[override]
-        """It has answered."""
+        """Called by DSPy as a language-model request ends."""
         span, _, instance = self._open.get(call_id, (None, None, None))
         if span is not None and outputs is not None:
-            # DSPy hands the usage to the model's history alone, where other threads' entries come in between.
+            # DSPy writes the usage only to the model's history, among the entries of other threads.
             entries = list(getattr(instance, "history", ()))[-_NEAR:]
             usage = next((entry.get("usage") or {} for entry in reversed(entries) if entry["outputs"] is outputs), {})
             for name, keys in _USAGE.items():
@@ -97,7 +98,7 @@ class OpenTelemetryCallback(BaseCallback):
         if span is None or token is None:
             return
         if exception is not None:
-            # Its type, not its words: those may hold what does not belong in a trace.
+            # The type only: a message may hold what does not belong in a trace.
             span.set_attribute("error.type", type(exception).__qualname__)
             span.set_status(Status(StatusCode.ERROR))
         span.end()

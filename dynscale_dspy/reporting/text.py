@@ -1,4 +1,4 @@
-"""What a pool and an explanation say, in words: for terminals, and what their HTML and live views share."""
+"""Pools and explanations as text for terminals, and the words and numbers that their HTML and live views share."""
 
 from __future__ import annotations
 
@@ -6,25 +6,27 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dynscale_dspy.allocation.costs import Cost
+from dynscale_dspy.reporting.history import History, Part
+from dynscale_dspy.reporting.pool_report import PoolReport
+from dynscale_dspy.reporting.statistics import STATISTIC_UNITS, PoolStatistics
 
 if TYPE_CHECKING:
-    from dynscale_dspy.budget.pool import BudgetPool, PoolStatistics
     from dynscale_dspy.reporting.explanation import Explanation, SampleReport
-    from dynscale_dspy.reporting.history import History
 
 MOST_SAMPLES = 64
+"""Most samples of a prediction that HTML shows."""
 MOST_LINES = 16
-"""Samples of a prediction that text tells of; a page can fold more away."""
+"""Most samples of a prediction that text shows: unlike a page, it cannot fold them away."""
 MOST_ANSWERS = 12
+"""Most answers of a prediction that are shown."""
 MOST_PROGRAMS = 10
-_UNITS = ("samples", "requests", "tokens", "dollars")
+"""Most programs, and most parts, of a pool that are shown."""
 _BLOCKS = "▁▂▃▄▅▆▇█"
 
 
 class Use(NamedTuple):
-    """One unit of a budget, as it stands."""
+    """One unit of a budget: what is spent, held by samples in flight, and the cap."""
 
-    name: str
     unit: str
     spent: float
     held: float
@@ -32,7 +34,7 @@ class Use(NamedTuple):
 
     @property
     def left(self) -> float | None:
-        """What may still be reserved; None without a cap."""
+        """How much may still be reserved; None without a cap."""
         return None if self.limit is None else max(self.limit - self.spent - self.held, 0)
 
     def __str__(self) -> str:
@@ -42,17 +44,17 @@ class Use(NamedTuple):
 
 
 def uses(spent: Cost, held: Cost, limits: Mapping[str, float | None]) -> list[Use]:
-    """Every unit that is capped or spent; samples and requests always."""
+    """Every unit that has a cap or was spent; samples and requests always."""
     found = []
-    for unit in _UNITS:
-        use = Use(unit_name(unit), unit, getattr(spent, unit), getattr(held, unit), limits.get(unit))
+    for unit in STATISTIC_UNITS:
+        use = Use(unit, getattr(spent, unit), getattr(held, unit), limits.get(unit))
         if use.limit is not None or use.spent or unit in ("samples", "requests"):
             found.append(use)
     return found
 
 
 def facts(now: PoolStatistics, history: History) -> list[str]:
-    """What a pool says beside its units."""
+    """What is shown of a pool beside its units, such as ``3 calls answered``."""
     told = [f"{count(now.closed_calls, 'call')} answered", f"{now.open_calls:,} open"]
     if now.unscaled_runs:
         told.append(f"{now.unscaled_runs:,} outside the budget")
@@ -65,12 +67,33 @@ def facts(now: PoolStatistics, history: History) -> list[str]:
     return told
 
 
-def pool(pool: BudgetPool) -> str:
-    """A pool: what its HTML shows."""
-    now, history = pool.statistics(), pool.history
-    head = "BudgetPool" + (f", {now.state}{f' by {now.cause}' if now.cause else ''}" if now.state != "open" else "")
+def halt(now: PoolStatistics) -> str:
+    """Whether and why a pool grants nothing, such as ``stopped by TimeoutError``; empty while it is open."""
+    return "" if now.state == "open" else now.state + (f" by {now.cause}" if now.cause else "")
+
+
+def one_line(now: PoolStatistics, title: str = "BudgetPool") -> str:
+    """A pool in one line: its ``repr``."""
+    told = []
+    for unit in STATISTIC_UNITS:
+        limit, spent = now.limits[unit], getattr(now.spent, unit)
+        if limit is not None:
+            digits = ".9g" if unit == "dollars" else ""
+            told.append(f"{spent:{digits}} of {limit:{digits}} {unit}")
+        elif unit in ("samples", "requests"):
+            told.append(f"{spent} {unit}")
+    if now.seconds_left is not None:
+        told.append(f"{now.seconds_left:.3g} s left")
+    state = f"; {halt(now)}" if now.state != "open" else ""
+    return f"{title}({', '.join(told)} spent; {now.closed_calls} calls answered, {now.open_calls} open{state})"
+
+
+def pool(report: PoolReport) -> str:
+    """A pool in several lines, with the figures that its HTML shows."""
+    now, history = report.statistics, report.history
+    head = ", ".join(filter(None, (report.title, halt(now))))
     lines = [f"{head}: {', '.join(facts(now, history))}"]
-    lines += [f"  {use.name:9} {use}" for use in uses(now.spent, now.reserved, now.limits)]
+    lines += [f"  {use.unit:9} {use}" for use in uses(now.spent, now.reserved, now.limits)]
     if now.samples_per_call:
         told = ", ".join(f"{calls:,} x {span}" for _, span, calls in histogram(now.samples_per_call) if calls)
         lines.append(f"  calls by samples drawn: {told}")
@@ -81,14 +104,14 @@ def pool(pool: BudgetPool) -> str:
         prices = [moment.price for moment in history.moments if moment.price is not None]
         if moves(prices):
             lines.append(f"  price over time:   {sparkline(prices)} at most {max(prices):.3g}")
-    for title, rows in (("by program", programs(history)), ("within it", parts(pool))):
+    for title, rows in (("by program", programs(history)), ("within it", parts(report.parts))):
         if rows:
             lines += [f"  {title}:", *(f"    {name}: {told}" for name, _, told in rows)]
     return "\n".join(lines)
 
 
 def histogram(counts: Mapping[int, int]) -> list[tuple[int, str, int]]:
-    """At most 16 bins: where each begins, what it spans in words, and its calls.
+    """Calls by samples drawn, in at most 16 bins: where each begins, its range in words, and how many calls.
 
     Example:
         >>> histogram({2: 10, 3: 4})
@@ -103,7 +126,7 @@ def histogram(counts: Mapping[int, int]) -> list[tuple[int, str, int]]:
 
 
 def programs(history: History) -> list[tuple[str, float, str]]:
-    """What each program has spent: its name, its share of the samples, and all units in words; the largest first."""
+    """What each program has spent, largest first: its name, its share of the samples, and all units in words."""
     total = sum(cost.samples for cost in history.programs.values()) or 1
     ranked = sorted(history.programs.items(), key=lambda item: -item[1].samples)
     rows = [
@@ -117,35 +140,32 @@ def programs(history: History) -> list[tuple[str, float, str]]:
     return rows
 
 
-def parts(pool: BudgetPool) -> list[tuple[str, float, str]]:
-    """Shares and open scopes within a pool: a name, how much of the tightest cap is used, and all caps in words."""
-    from dynscale_dspy.module import name_of as program
-
+def parts(shown: Sequence[Part]) -> list[tuple[str, float, str]]:
+    """Shares and open scopes of a pool: the name, how much of the tightest cap is used, and all caps in words."""
     rows = []
-    for part in pool.parts()[:MOST_PROGRAMS]:
+    for part in shown[:MOST_PROGRAMS]:
         capped = [use for use in uses(part.spent, Cost(), part.limits) if use.limit]
         used = max((use.spent / use.limit for use in capped if use.limit), default=0.0)
         told = ", ".join(
             f"{amount(use.spent, use.unit)} of {amount(use.limit or 0, use.unit)}"
-            + ("" if use.unit == "dollars" else f" {use.name}")
+            + ("" if use.unit == "dollars" else f" {use.unit}")
             for use in capped
         )
         late = "" if part.seconds_left is None else f"{part.seconds_left:.0f} s left"
-        name = "scope" if part.module is None else f"share of {program(part.module)}"
-        rows.append((name, used, ", ".join(filter(None, (told, late)))))
+        rows.append((part.name, used, ", ".join(filter(None, (told, late)))))
     return rows
 
 
 def explanation(made: Explanation) -> str:
-    """A prediction: what its HTML shows, a line a sample. Of errors the kind only: their words may hold a secret."""
+    """A call: what its HTML shows, one line per sample. Errors by class only: their messages may hold a secret."""
     low = f", below the {made.min_confidence:g} asked for" if made.is_low else ""
     lines = [
         f"{count(len(made.samples), 'sample')} in {count(made.rounds, 'round')}, {count(len(made.votes), 'answer')}, "
         f"{made.agreement:.0%} agree, confidence {made.confidence:.2f}{low}"
     ]
     for votes in made.votes[:MOST_ANSWERS]:
-        seen = f" ({votes.conditioned} of them saw earlier attempts)" if votes.conditioned else ""
-        lines.append(f"  {votes.total:3d}  {short(votes.answer)}{seen}")
+        seen = f" ({votes.conditioned:g} of them saw earlier attempts)" if votes.conditioned else ""
+        lines.append(f"  {votes.total:3g}  {short(votes.answer)}{seen}")
     if len(made.votes) > MOST_ANSWERS:
         lines.append(f"       and {len(made.votes) - MOST_ANSWERS} more answers")
     problems = [sample.problem for sample in made.samples if sample.problem]
@@ -168,7 +188,7 @@ def _sample(sample: SampleReport) -> str:
 
 
 def of_sample(sample: SampleReport) -> Iterator[str]:
-    """Its round, what it saw, what it cost."""
+    """What is shown of a sample beside its answer: its round, which samples it saw, its cost."""
     yield f"round {sample.round}"
     if sample.shown:
         yield "saw " + ", ".join(f"#{index}" for index in sample.shown)
@@ -176,24 +196,19 @@ def of_sample(sample: SampleReport) -> Iterator[str]:
 
 
 def cost(spent: Cost) -> str:
-    """Requests, those from the cache, tokens and dollars."""
+    """A cost in requests, how many of them the cache answered, tokens and dollars."""
     cached = f" ({spent.cached_requests} of them from the cache)" if spent.cached_requests else ""
     dollars = f", {amount(spent.dollars, 'dollars')}" if spent.nanodollars else ""
     return f"{count(spent.requests, 'request')}{cached}, {count(spent.tokens, 'token')}{dollars}"
 
 
 def in_units(spent: Cost) -> str:
-    """Samples, requests, tokens and dollars."""
+    """A cost in samples, requests, tokens and dollars."""
     return f"{count(spent.samples, 'sample')}, {cost(spent)}"
 
 
-def unit_name(unit: str) -> str:
-    """A unit as people call it."""
-    return unit
-
-
 def amount(value: float, unit: str) -> str:
-    """So much of a unit."""
+    """An amount of a unit, such as ``1,200`` or ``$0.25``."""
     if unit != "dollars":
         return f"{value:,.0f}"
     return f"${value:,.4f}" if value >= 0.01 or not value else f"${value:.6f}"
@@ -205,13 +220,13 @@ def count(number: int, noun: str) -> str:
 
 
 def short(value: Any, most: int = 80) -> str:
-    """A value on one line."""
-    text = " ".join(str(value).split())
-    return text if len(text) <= most else text[: most - 1] + "…"
+    """A value on one line, cut off after so many characters."""
+    line = " ".join(str(value).split())
+    return line if len(line) <= most else line[: most - 1] + "…"
 
 
 def moves(values: Sequence[float]) -> bool:
-    """Whether a curve is worth drawing: it does more than tremble."""
+    """Whether a curve is worth drawing: its values differ by more than 1 % of the largest."""
     return len(values) > 1 and max(values) - min(values) > 0.01 * max(values)
 
 

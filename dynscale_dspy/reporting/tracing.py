@@ -1,6 +1,6 @@
-"""Scaling attributes on the spans of the tracing that is on: MLflow's, or any OpenTelemetry tracer's.
+"""Attributes about sampling on the spans of MLflow's tracing, or of any OpenTelemetry tracer.
 
-Neither is imported here: attributes are set only where the user's own tracing has opened a span.
+Neither is imported here: attributes are set only on spans that the user's own tracing has opened.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ _LONGEST_TEXT = 200
 
 
 def is_on() -> bool:
-    """Whether any tracing could have spans open."""
+    """Whether a tracing library is loaded, so that a span may be open."""
     return "mlflow" in sys.modules or "opentelemetry.trace" in sys.modules
 
 
 def annotate(attributes: Mapping[str, Any]) -> None:
-    """Set attributes, under ``dynscale.``, on the span that is open here; without one, do nothing."""
+    """Set attributes, with the prefix ``dynscale.``, on the span that is open here; without one, do nothing."""
     span = _open_span()
     if span is not None:
         span.set_attributes({f"dynscale.{name}": _plain(value) for name, value in attributes.items()})
 
 
 def _open_span() -> Any:
-    # MLflow keeps its spans apart from other OpenTelemetry ones unless told otherwise.
+    # By default MLflow does not show its spans to OpenTelemetry, so ask it first.
     active = getattr(sys.modules.get("mlflow"), "get_current_active_span", None)
     span = active() if active is not None else None
     if span is None and "opentelemetry.trace" in sys.modules:
@@ -45,15 +45,14 @@ def _plain(value: Any) -> Any:
 
 
 class SpanMark(BaseCallback):
-    """Marks the span of one sample: the first module call made in it.
+    """A callback that sets attributes on the span of one sample: that of the first module call made in it.
 
-    DSPy tells callbacks in the order they are listed, the tracer's own among them. So the mark made at the start comes
-    after the tracer in the list, when the span is open already, and the one made at the end before it, while it still
-    is.
+    DSPy runs callbacks in the order they are listed, the tracer's own among them. List a mark with ``started`` after
+    the tracer, which by then has opened the span, and one with ``ended`` before the tracer, which closes it.
 
     Args:
-        started: Gives the attributes at the start, or None if this mark is made at the end.
-        ended: Gives them at the end, from the module's outputs and its exception.
+        started: Gives the attributes to set when the call starts; None for none.
+        ended: Gives those to set when it ends, from the module's outputs and its exception; None for none.
     """
 
     def __init__(
@@ -67,13 +66,13 @@ class SpanMark(BaseCallback):
         self._call: str | None = None
 
     def on_module_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-        """The first call is the sample's."""
+        """Called by DSPy as a module call starts; the first one is the sample."""
         if self._call is None:
             self._call = call_id
             if self._started is not None:
                 annotate(self._started())
 
     def on_module_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:  # type: ignore[override]  # cancellation is one too
-        """The sample's own call is over."""
+        """Called by DSPy as a module call ends."""
         if call_id == self._call and self._ended is not None:
             annotate(self._ended(outputs, exception))

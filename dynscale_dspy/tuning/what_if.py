@@ -1,4 +1,4 @@
-"""What another budget would buy, from the samples that a pool has recorded."""
+"""What another budget would buy, estimated from the samples that a pool has recorded."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 BUDGETS = (1, 2, 3, 4, 6, 8, 12, 16)
 LENGTH = 64
-"""Samples of a call in the replay: those recorded, and as many drawn after them as it takes."""
+"""Samples of a call in the replay: the recorded ones, and simulated ones after them."""
 NEW = 0.5
-"""Weight, in samples, of an answer that was not seen yet."""
+"""Weight, in samples, of an answer that the call has not given yet."""
 
 
 def what_if(
@@ -29,11 +29,11 @@ def what_if(
 ) -> Replay:
     """Replay a pool's recorded calls at other budgets, with its own policy and with uniform sampling.
 
-    Adaptive runs draw few samples where they are sure, so the recorded ones alone cannot be replayed at a larger
-    budget. Each call is continued by drawing what its samples lead to expect (a Pólya urn: an answer comes again in
-    proportion to its votes, a new one with weight :data:`NEW`), and its right answer is the one which that settles on.
-    So "accuracy" here is the share of calls that give the answer of their own long run. It says what more samples
-    would do to the vote; nothing recorded can say what is true. Conditioned samples count like others.
+    An adaptive run draws few samples for a call that it is sure of, so the recorded samples alone cannot be replayed
+    at a larger budget. Each call is continued with simulated samples from a Pólya urn: an answer comes again in
+    proportion to its votes, a new one with weight :data:`NEW`. The answer that leads in the end counts as right. So
+    "accuracy" here is the share of calls that give the answer of their own long run: it says what more samples would
+    do to the vote, not what is true. Conditioned samples count like others.
 
     Args:
         pool: One that has answered calls; the latest :data:`~dynscale_dspy.reporting.history.MOST_CALLS` are used.
@@ -55,7 +55,7 @@ def what_if(
     from dynscale_dspy.allocation.policies import Uniform
     from dynscale_dspy.replay import Pool, replay
 
-    calls = [call for call in pool.history.calls if any(answer is not None for answer in call.answers)]
+    calls = pool.history.answered
     if not calls:
         raise ValueError("this pool has answered no call yet")
     generator = np.random.default_rng(seed)

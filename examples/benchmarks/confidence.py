@@ -124,7 +124,7 @@ def draw(measured: dict[str, Scores], path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    from dynscale_dspy.reporting.plots import plot_calibration, plot_risk_coverage
+    from dynscale_dspy.tuning.plots import plot_calibration, plot_risk_coverage
 
     figure = Figure(figsize=(4 * len(measured), 6.4), layout="constrained")
     FigureCanvasAgg(figure)

@@ -1,0 +1,75 @@
+"""Names of programs and of the predictors inside them, as DSPy, reports and budgets use them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import dspy
+
+_NOT_MODULES = frozenset({"history", "callbacks", "demos", "traces", "train", "signature", "lm", "config"})
+_MARK = "scaled_predictor"
+
+
+def is_wrapper(module: object) -> bool:
+    """Whether a module is a :class:`DynScaling`, with the program in its ``module``.
+
+    The class tells, by having ``scaled_predictor``: other modules, such as ``dspy.BestOfN``, have a ``module`` too.
+    """
+    return hasattr(type(module), _MARK)
+
+
+def name_of(module: Any) -> str:
+    """The name of a program in reports: its class, and the fields of its predictor if it has exactly one.
+
+    Args:
+        module: The program, or a wrapper around it. The wrapper of a predictor that :func:`wrap` scales in place adds
+            that predictor's name.
+
+    Example:
+        >>> name_of(dspy.Predict("question -> answer"))
+        'Predict(question -> answer)'
+    """
+    label = getattr(module, _MARK) if is_wrapper(module) else None
+    program = module.module if is_wrapper(module) else module
+    first, *others = [predictor for _, predictor in named_predictors(program)] or [None]
+    signature = f"({first.signature.signature})" if first is not None and not others else ""  # type: ignore[union-attr]
+    return f"{f'{label}: ' if label else ''}{type(program).__name__}{signature}"
+
+
+def named_predictors(
+    module: dspy.Module, *, into: Callable[[dspy.Module], bool] = lambda part: True
+) -> Iterator[tuple[str, dspy.Predict]]:
+    """Every predictor inside a module, with its name in DSPy; compiled ones too, which DSPy's own method leaves out.
+
+    ``named_sub_modules`` does not serve here: it also walks the call history, which grows with every call.
+
+    Args:
+        module: Where to look.
+        into: Which modules inside it to look into.
+    """
+    seen: set[int] = set()
+
+    def walk(name: str, part: Any) -> Iterator[tuple[str, dspy.Predict]]:
+        if id(part) in seen:
+            return
+        seen.add(id(part))
+        if isinstance(part, dspy.Predict):
+            yield name or "self", part
+        if isinstance(part, dspy.Module):
+            if part is not module and not into(part):
+                return
+            if is_wrapper(part):
+                yield from walk(name, part.module)
+                return
+            for attribute, value in vars(part).items():
+                if attribute not in _NOT_MODULES:
+                    yield from walk(f"{name}.{attribute}" if name else attribute, value)
+        elif isinstance(part, Mapping):
+            for key, value in part.items():
+                yield from walk(f"{name}['{key}']", value)
+        elif isinstance(part, (list, tuple)):
+            for position, value in enumerate(part):
+                yield from walk(f"{name}[{position}]", value)
+
+    return walk("", module)
