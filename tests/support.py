@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import threading
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +13,8 @@ from typing import Any
 import dspy
 import pytest
 
-from dynscale_dspy import DynScaling
+from dynscale_dspy import BudgetPool, DynScaling
+from dynscale_dspy.budget.leases import Arm
 
 try:
     from dspy.lm15 import Message, Response, Usage
@@ -23,6 +25,17 @@ except ImportError:  # before DSPy 3.4 every request goes through LiteLLM
 def one_each(module: dspy.Module, budget: Any = None, **options: Any) -> DynScaling:
     """A wrapped program each of whose samples makes a request of its own, for tests that count them."""
     return DynScaling(module, budget, max_choices=1, **options)
+
+
+def open_or_wait(pool: BudgetPool, room: int = 1, **options: Any) -> Arm | Future[None] | None:
+    """Open a call on a pool with room for so many independent samples; or what to wait for; or None."""
+    return pool.admission.open(["independent"] * room, **options)
+
+
+def open_call(pool: BudgetPool, room: int = 1, **options: Any) -> Arm | None:
+    """Open a call on a pool with room for so many independent samples; None if that cannot be done now."""
+    arm = open_or_wait(pool, room, **options)
+    return None if isinstance(arm, Future) else arm
 
 
 HAS_ENGINES = "engine" in inspect.signature(dspy.LM.__init__).parameters

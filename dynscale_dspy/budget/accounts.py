@@ -78,6 +78,11 @@ class Ledger:
         """What samples in flight hold."""
         return self.store.totals()[1]
 
+    def booked(self, unit: str) -> int:
+        """What is spent or reserved of a unit."""
+        spent, reserved = self.store.totals()
+        return getattr(spent, unit) + getattr(reserved, unit)
+
     def capped(self, unit: str) -> bool:
         """Whether this ledger or one above it caps a unit."""
         return self.limits[unit] is not None or (self.parent is not None and self.parent.capped(unit))
@@ -208,8 +213,7 @@ class Accounts:
 
     def booked(self, unit: str) -> int:
         """What this process has spent or reserved: samples in flight count what they may cost at most."""
-        spent, reserved = self.local.store.totals()
-        return getattr(spent, unit) + getattr(reserved, unit)
+        return self.local.booked(unit)
 
     @property
     def metered(self) -> bool:

@@ -17,8 +17,8 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 
 from dynscale_dspy import UCB, BudgetExhausted, BudgetPool, Cost, KnowledgeGradient, Uniform
 from dynscale_dspy.allocation.tally import Tally
-from dynscale_dspy.budget.pool import Arm, Ticket
-from dynscale_dspy.budget.stores.sqlite import SQLiteStore
+from dynscale_dspy.budget.leases import Arm, Lease
+from tests.support import open_call, open_or_wait
 
 tallies = st.lists(st.none() | st.integers(0, 3), min_size=1, max_size=6).map(Tally.of)
 
@@ -59,20 +59,21 @@ class PoolMachine(RuleBasedStateMachine):
             max_failures=5,
         )
         self.pools = [self.pool]
+        self.scopes = contextlib.ExitStack()
         for limits in scopes:
-            self.pools.append(BudgetPool(**limits, policy=policy, max_failures=None, _parent=self.pools[-1]))
+            self.pools.append(self.scopes.enter_context(self.pools[-1].scope(**limits)))
         self.program = Program()
         if share is not None and (samples or 99) * share >= 1 and samples and samples * share >= 1:
             with contextlib.suppress(ValueError):  # a share of next to nothing is refused
-                self.pool.share(self.program, share)
+                self.pool.reserve_for(self.program, share)
         self.open_arms: set[Arm] = set()
-        self.running: dict[Ticket, list] = {}
+        self.running: dict[Lease, list] = {}
         self.opened = 0
 
     @rule(target=arms, room=st.integers(1, 8), which=st.integers(0, 2), shared=st.booleans())
     def open(self, room, which, shared):
         pool = self.pools[which % len(self.pools)]
-        arm = pool.open(room, program=self.program if shared else None)
+        arm = open_call(pool, room, program=self.program if shared else None)
         if arm is None:
             return multiple()
         # The fair floor: whoever is let in has its first sample, whatever others do.
@@ -85,7 +86,7 @@ class PoolMachine(RuleBasedStateMachine):
     def open_nested(self, outer, room, which):
         if outer not in self.running:
             return multiple()
-        arm = self.pools[which % len(self.pools)].open(room, outer=outer)
+        arm = open_call(self.pools[which % len(self.pools)], room, outer=outer)
         if arm is None:
             return multiple()
         self.open_arms.add(arm)
@@ -97,7 +98,7 @@ class PoolMachine(RuleBasedStateMachine):
             return multiple()
         ticket = arm.take()
         if not ticket.start():
-            assert ticket.pool.halted
+            assert ticket.payer.is_halted
             return multiple()
         self.running[ticket] = []
         return ticket
@@ -114,10 +115,10 @@ class PoolMachine(RuleBasedStateMachine):
     def call_model(self, ticket, tokens, price):
         if ticket in self.running:
             bound = Cost(requests=1, prompt_tokens=tokens, completion_tokens=tokens, nanodollars=price)
-            charge = ticket.call(bound)
+            charge = ticket.charge(bound)
             if charge is None:
-                pools = (pool._ledger for pool in ticket.pool._chain)
-                assert any(limit is not None for ledger in pools for limit in ledger.limits.values())
+                ledgers = (node.accounts.ledger for node in ticket.payer.chain)
+                assert any(limit is not None for ledger in ledgers for limit in ledger.limits.values())
             else:
                 self.running[ticket].append(charge)
 
@@ -141,7 +142,7 @@ class PoolMachine(RuleBasedStateMachine):
     @rule(arm=arms, tally=tallies, room=st.integers(0, 5))
     def request(self, arm, tally, room):
         if arm in self.open_arms:
-            granted = arm.request(tally, room)
+            granted = arm.request(tally, ["independent"] * room)
             assert granted <= room
 
     @rule(arm=arms)
@@ -162,14 +163,14 @@ class PoolMachine(RuleBasedStateMachine):
     @invariant()
     def never_over(self):
         for pool in getattr(self, "pools", ()):
-            for unit, limit in pool._ledger.limits.items():
+            for unit, limit in pool.admission.accounts.ledger.limits.items():
                 if limit is not None:
-                    assert getattr(pool._ledger.spent, unit) + getattr(pool._ledger.reserved, unit) <= limit
+                    assert pool.admission.accounts.ledger.booked(unit) <= limit
 
     @invariant()
     def what_a_scope_spends_its_pool_spends(self):
         for pool in getattr(self, "pools", ())[1:]:
-            own, around = pool._ledger, pool._parent._ledger
+            own, around = (node.accounts.ledger for node in pool.admission.chain[:2])
             for inner, outer in ((own.spent, around.spent), (own.reserved, around.reserved)):
                 assert inner.at_least(outer) == outer
 
@@ -180,10 +181,10 @@ class PoolMachine(RuleBasedStateMachine):
 
     @invariant()
     def per_call_is_met_on_average(self):
-        if hasattr(self, "pool") and self.pool._per_call is not None:
+        if hasattr(self, "pool") and self.pool.settings.per_call is not None:
             now = self.pool.statistics()
             # Each call is due its average; a nested one, whose enclosing call answers for it, only its first sample.
-            due = self.pool._per_call * self.opened + now.closed_calls + now.open_calls
+            due = self.pool.settings.per_call * self.opened + now.closed_calls + now.open_calls
             assert now.spent.samples + now.reserved.samples <= due
 
     def teardown(self):
@@ -193,12 +194,12 @@ class PoolMachine(RuleBasedStateMachine):
             ticket.settle()
         for arm in self.open_arms:
             arm.close()
+        self.scopes.close()
         for pool in self.pools:
             now = pool.statistics()
             assert now.reserved == Cost()
             assert now.open_calls == 0
-        if isinstance(self.pool._store, SQLiteStore):
-            self.pool._store.close()
+        self.pool.store.close()
         self.folder.cleanup()
 
 
@@ -219,14 +220,14 @@ def test_threads_cannot_overspend_or_leak(threads):
     def work(seed: int) -> None:
         random_ = random.Random(seed)
         for _ in range(40):
-            arm = pool.open(4)
+            arm = open_call(pool, 4)
             if arm is None:
                 continue
             while arm.waiting:
                 ticket = arm.take()
                 ticket.start()
                 for _ in range(random_.randint(0, 4)):
-                    ticket.call()
+                    ticket.charge()
                 interrupted = random_.random() < 0.1
                 now = pool.statistics()
                 if now.spent.samples + now.reserved.samples > 300 or now.spent.requests + now.reserved.requests > 500:
@@ -234,7 +235,7 @@ def test_threads_cannot_overspend_or_leak(threads):
                 ticket.settle()
                 if interrupted:
                     break
-                arm.request(Tally.of("AB"), 2)
+                arm.request(Tally.of("AB"), ["conditioned"] * 2)
             arm.close()
 
     workers = [threading.Thread(target=work, args=(seed,)) for seed in range(threads)]
@@ -252,7 +253,7 @@ def test_threads_cannot_overspend_or_leak(threads):
 def draw_one(arm):
     ticket = arm.take()
     assert ticket.start()
-    ticket.call()
+    ticket.charge()
     ticket.settle()
 
 
@@ -260,13 +261,13 @@ def test_early_calls_cannot_drain_a_pool_that_knows_how_many_come():
     pool = BudgetPool(samples=100).expect(50)
     served = []
     for _ in range(50):
-        arm = pool.open(64)
+        arm = open_call(pool, 64)
         assert arm is not None, "an expected call found the pool empty"
         drawn = 0
         while arm.waiting:
             draw_one(arm)
             drawn += 1
-            arm.request(Tally.of("ABCD" * drawn), 64)  # everyone is contested, everyone wants more
+            arm.request(Tally.of("ABCD" * drawn), ["conditioned"] * 64)  # everyone is contested, everyone wants more
         arm.close()
         served.append(drawn)
     assert sum(served) <= 100
@@ -290,7 +291,7 @@ def test_every_announced_call_finds_its_first_sample_however_dear_those_that_see
     program, coming, running = Program(), calls, []
     while coming or running:
         if coming and len(running) < at_once:
-            arm = pool.open_or_wait(64, program=program)
+            arm = open_or_wait(pool, 64, program=program)
             if isinstance(arm, Arm):
                 coming -= 1
                 running.append((arm, []))
@@ -302,7 +303,7 @@ def test_every_announced_call_finds_its_first_sample_however_dear_those_that_see
             ticket = arm.take()
             assert ticket.start()
             more = grows * ticket.index
-            charge = ticket.call(Cost(requests=1, prompt_tokens=bound + more))
+            charge = ticket.charge(Cost(requests=1, prompt_tokens=bound + more))
             if charge is None:
                 ticket.settle(BudgetExhausted(""))
             else:
@@ -311,7 +312,7 @@ def test_every_announced_call_finds_its_first_sample_however_dear_those_that_see
             ticket, charge, used = flying.pop(0)
             ticket.answered(charge, used)
             ticket.settle()
-        if not flying and not arm.waiting and not arm.request(Tally.of("AB"), 4):
+        if not flying and not arm.waiting and not arm.request(Tally.of("AB"), ["conditioned"] * 4):
             arm.close()
             running.remove((arm, flying))
 
@@ -319,12 +320,12 @@ def test_every_announced_call_finds_its_first_sample_however_dear_those_that_see
 def test_a_private_pool_lets_hard_calls_use_what_easy_ones_left():
     pool = BudgetPool(per_call=4)
     for _ in range(10):
-        arm = pool.open(64)
+        arm = open_call(pool, 64)
         draw_one(arm)
         arm.close()  # easy: one sample
-    arm = pool.open(64)
+    arm = open_call(pool, 64)
     draw_one(arm)
-    while arm.waiting or arm.request(Tally.of("AB"), 1):
+    while arm.waiting or arm.request(Tally.of("AB"), ["conditioned"] * 1):
         draw_one(arm)
     arm.close()
     assert max(pool.statistics().samples_per_call) > 4
@@ -334,11 +335,11 @@ def test_a_private_pool_lets_hard_calls_use_what_easy_ones_left():
 def test_uniform_gives_every_call_its_share_at_once():
     pool = BudgetPool(per_call=5, policy=Uniform())
     for _ in range(7):
-        arm = pool.open(64)
+        arm = open_call(pool, 64)
         assert arm.waiting == 5
         while arm.waiting:
             draw_one(arm)
-        assert arm.request(Tally.of("AB"), 64) == 0
+        assert arm.request(Tally.of("AB"), ["conditioned"] * 64) == 0
         arm.close()
 
 
@@ -346,14 +347,14 @@ def test_the_price_moves_until_spending_meets_the_allowance():
     pool = BudgetPool(per_call=4)
     random_ = random.Random(1)
     for _ in range(400):
-        arm = pool.open(64)
+        arm = open_call(pool, 64)
         answers = []
         p = random_.choice([0.95, 0.5])
         while arm.waiting:
             draw_one(arm)
             answers.append("A" if random_.random() < p else random_.choice("BCD"))
             if not arm.waiting:
-                arm.request(Tally.of(answers), 64 - len(answers))
+                arm.request(Tally.of(answers), ["conditioned"] * (64 - len(answers)))
         arm.close()
     now = pool.statistics()
     assert 0.9 * 4 * 400 <= now.spent.samples <= 4 * 400
@@ -361,17 +362,17 @@ def test_the_price_moves_until_spending_meets_the_allowance():
 
 def test_a_call_that_finds_nothing_is_not_opened():
     pool = BudgetPool(samples=1)
-    first = pool.open(4)
-    assert pool.open(4) is None
+    first = open_call(pool, 4)
+    assert open_call(pool, 4) is None
     draw_one(first)
     first.close()
-    assert pool.open(4) is None
+    assert open_call(pool, 4) is None
     assert pool.statistics().open_calls == 0
 
 
 def test_an_unstarted_sample_of_a_closed_call_never_starts():
     pool = BudgetPool(samples=4, policy=Uniform(), per_call=4)
-    arm = pool.open(4)
+    arm = open_call(pool, 4)
     ticket = arm.take()
     arm.close()
     assert pool.statistics().reserved == Cost()
@@ -380,10 +381,10 @@ def test_an_unstarted_sample_of_a_closed_call_never_starts():
 
 def test_a_nested_call_is_charged_once_at_the_leaf():
     pool = BudgetPool(samples=3)
-    outer = pool.open(1)
+    outer = open_call(pool, 1)
     sample = outer.take()
     sample.start()
-    inner = pool.open(1, outer=sample)
+    inner = open_call(pool, 1, outer=sample)
     draw_one(inner)
     inner.close()
     cost = sample.settle()
@@ -394,10 +395,10 @@ def test_a_nested_call_is_charged_once_at_the_leaf():
 
 def test_a_nested_call_can_use_its_enclosing_samples_own_reservation():
     pool = BudgetPool(samples=1)
-    outer = pool.open(1)
+    outer = open_call(pool, 1)
     sample = outer.take()
     sample.start()
-    inner = pool.open(1, outer=sample)
+    inner = open_call(pool, 1, outer=sample)
     assert inner is not None
     draw_one(inner)
     inner.close()
@@ -409,7 +410,7 @@ def test_a_nested_call_can_use_its_enclosing_samples_own_reservation():
 def test_a_known_set_needs_a_sample_for_each_call():
     pool = BudgetPool(samples=9)
     with pytest.raises(BudgetExhausted, match="9 samples are left, which cannot give each of the 10 calls one"):
-        pool.open_known(10)
+        pool.admission.open_known(10)
     assert pool.statistics().reserved == Cost()
     assert pool.statistics().open_calls == 0
 
@@ -418,7 +419,7 @@ def test_copies_spend_from_the_same_pool_and_a_saved_one_starts_anew():
     pool = BudgetPool(samples=5, requests=9, policy=UCB(exploration=0.5), seed=3)
     assert copy.deepcopy(pool) is pool
     assert copy.copy(pool) is pool
-    draw_one(pool.open(1))
+    draw_one(open_call(pool, 1))
     loaded = pickle.loads(pickle.dumps(pool))
     assert loaded is not pool
     assert loaded.statistics().limits == pool.statistics().limits
@@ -487,7 +488,7 @@ def test_expecting_more_calls_than_samples():
 def test_statistics_are_a_snapshot():
     pool = BudgetPool(samples=5)
     before = pool.statistics()
-    draw_one(pool.open(1))
+    draw_one(open_call(pool, 1))
     assert before.spent.samples == 0
     with pytest.raises(TypeError):
         before.limits["samples"] = 7  # type: ignore[index]
@@ -501,13 +502,13 @@ def test_scopes_charge_every_pool_around_and_end_at_the_tightest():
     with pool.scope(samples=6) as stage:
         with pool.scope(samples=2) as step:
             assert pool.active() is stage.active() is step.active() is step
-            draw_one(step.open(1))
-            draw_one(step.open(1))
-            assert step.open(1) is None
+            draw_one(open_call(step, 1))
+            draw_one(open_call(step, 1))
+            assert open_call(step, 1) is None
         assert pool.active() is stage
         for _ in range(4):
-            draw_one(stage.open(1))
-        assert stage.open(1) is None
+            draw_one(open_call(stage, 1))
+        assert open_call(stage, 1) is None
         assert stage.available("samples") == 0 and pool.available("samples") == 4
     assert pool.active() is pool
     assert (step.statistics().spent, stage.statistics().spent) == (
@@ -521,9 +522,9 @@ def test_scopes_charge_every_pool_around_and_end_at_the_tightest():
 def test_a_scope_larger_than_its_pool_ends_with_the_pool():
     pool = BudgetPool(samples=2)
     with pool.scope(samples=100) as scope:
-        draw_one(scope.open(1))
-        draw_one(scope.open(1))
-        assert scope.open(1) is None
+        draw_one(open_call(scope, 1))
+        draw_one(open_call(scope, 1))
+        assert open_call(scope, 1) is None
         assert scope.available("samples") == 0
 
 
@@ -531,7 +532,7 @@ def test_scopes_of_two_pools_do_not_mix():
     one, other = BudgetPool(samples=5), BudgetPool(samples=5)
     with one.scope(samples=1) as inside, other.scope(samples=2) as outside:
         assert one.active() is inside and other.active() is outside
-        draw_one(one.active().open(1))
+        draw_one(open_call(one.active(), 1))
         assert other.statistics().spent == Cost()
 
 
@@ -539,27 +540,27 @@ def test_a_scope_without_a_pace_of_its_own_keeps_its_pools():
     pool = BudgetPool(samples=100).expect(50)
     for _ in range(50):
         with pool.scope(samples=20) as scope:
-            arm = scope.open(64)
+            arm = open_call(scope, 64)
             assert arm is not None, "an expected call found the pool empty"
             drawn = 0
             while arm.waiting:
                 draw_one(arm)
                 drawn += 1
-                arm.request(Tally.of("ABCD" * drawn), 64)
+                arm.request(Tally.of("ABCD" * drawn), ["conditioned"] * 64)
             arm.close()
     assert pool.statistics().spent.samples <= 100
 
 
 def test_a_nested_call_in_a_scope_of_its_own_is_charged_once():
     pool = BudgetPool(samples=3)
-    outer = pool.open(1)
+    outer = open_call(pool, 1)
     sample = outer.take()
     sample.start()
     with pool.scope(samples=1) as scope:
-        inner = scope.open(1, outer=sample)
+        inner = open_call(scope, 1, outer=sample)
         draw_one(inner)
         inner.close()
-        assert scope.open(1, outer=sample) is None
+        assert open_call(scope, 1, outer=sample) is None
     sample.settle()
     outer.close()
     assert pool.statistics().spent == Cost(samples=1, requests=1)
@@ -571,12 +572,12 @@ def test_a_nested_call_in_a_scope_of_its_own_is_charged_once():
 
 def test_a_share_leaves_the_rest_to_others():
     greedy, other = Program(), Program()
-    pool = BudgetPool(samples=10).share(greedy, 0.3)
+    pool = BudgetPool(samples=10).reserve_for(greedy, 0.3)
     for _ in range(3):
-        draw_one(pool.open(1, program=greedy))
-    assert pool.open(1, program=greedy) is None
+        draw_one(open_call(pool, 1, program=greedy))
+    assert open_call(pool, 1, program=greedy) is None
     for _ in range(7):
-        draw_one(pool.open(1, program=other))
+        draw_one(open_call(pool, 1, program=other))
     assert pool.statistics().spent.samples == 10
 
 
@@ -592,37 +593,37 @@ def test_a_share_leaves_the_rest_to_others():
 )
 def test_bad_shares(pool, fraction, error, message):
     with pytest.raises(error, match=message):
-        BudgetPool(**pool).share(Program(), fraction)
+        BudgetPool(**pool).reserve_for(Program(), fraction)
 
 
 def test_every_call_draws_its_minimum_and_none_more_than_its_maximum():
     pool = BudgetPool(samples=100, min_per_call=3, max_per_call=5)
-    arm = pool.open(64)
+    arm = open_call(pool, 64)
     assert arm.waiting >= 3
-    assert pool.most_per_call == 5
+    assert pool.admission.most_per_call == 5
     with pool.scope(samples=50, max_per_call=2) as scope:
-        assert scope.most_per_call == 2
+        assert scope.admission.most_per_call == 2
 
 
 def test_a_deadline_ends_spending_at_once():
     now = [1000.0]
     pool = BudgetPool(samples=10, deadline=60, clock=lambda: now[0])
-    arm = pool.open(1)
+    arm = open_call(pool, 1)
     ticket = arm.take()
     assert ticket.start()
-    assert ticket.call()
-    waiting = pool.open(1).take()
+    assert ticket.charge()
+    waiting = open_call(pool, 1).take()
     now[0] += 59
     assert pool.statistics().seconds_left == 1
-    assert ticket.call()
+    assert ticket.charge()
     now[0] += 1
-    assert not ticket.call()
+    assert not ticket.charge()
     assert not waiting.start()
-    assert pool.open(1) is None
+    assert open_call(pool, 1) is None
     with pytest.raises(BudgetExhausted, match="the deadline of the pool has passed"):
-        raise pool.exhausted()
+        raise pool.admission.exhausted()
     with pool.scope(samples=3) as scope:
-        assert scope.open(1) is None
+        assert open_call(scope, 1) is None
 
 
 def test_a_scopes_deadline_is_its_own():
@@ -630,54 +631,54 @@ def test_a_scopes_deadline_is_its_own():
     pool = BudgetPool(samples=10, clock=lambda: now[0])
     with pool.scope(deadline=5) as scope:
         now[0] = 6
-        assert scope.open(1) is None
-        assert pool.open(1) is not None
+        assert open_call(scope, 1) is None
+        assert open_call(pool, 1) is not None
 
 
 def test_paused_stopped_and_resumed():
     pool = BudgetPool(samples=10)
-    ticket = pool.open(1).take()
+    ticket = open_call(pool, 1).take()
     pool.pause()
     assert not ticket.start()
-    waiting = pool.open_or_wait(1)
+    waiting = open_or_wait(pool, 1)
     assert isinstance(waiting, Future) and not waiting.done()
     assert pool.statistics().state == "paused"
     pool.resume()
     assert waiting.done()
-    assert ticket.start() and ticket.call()
+    assert ticket.start() and ticket.charge()
     pool.stop()
-    assert ticket.call()  # what is under way finishes
-    assert pool.open_or_wait(1) is None
+    assert ticket.charge()  # what is under way finishes
+    assert open_or_wait(pool, 1) is None
     with pytest.raises(BudgetExhausted, match="the pool was stopped"):
-        raise pool.exhausted()
+        raise pool.admission.exhausted()
     pool.pause()  # a stopped pool stays stopped
     assert pool.statistics().state == "stopped"
     with pool.scope(samples=2) as scope:
-        assert scope.open(1) is None
+        assert open_call(scope, 1) is None
 
 
 def test_caps_begin_anew_with_each_period():
     now = [86400.0 * 100 + 5]
     pool = BudgetPool(samples=2, period="day", clock=lambda: now[0])
-    draw_one(pool.open(1))
-    running = pool.open(1).take()
+    draw_one(open_call(pool, 1))
+    running = open_call(pool, 1).take()
     running.start()
-    assert pool.open(1) is None
+    assert open_call(pool, 1) is None
     now[0] += 86400
     assert pool.statistics().spent == Cost()
     assert pool.statistics().reserved.samples == 1  # what was in flight counts in the new period
-    draw_one(pool.open(1))
-    assert pool.open(1) is None
+    draw_one(open_call(pool, 1))
+    assert open_call(pool, 1) is None
     running.settle()
     now[0] += 3600
-    assert pool.open(1) is None
+    assert open_call(pool, 1) is None
 
 
 def test_a_warning_comes_once_for_each_cap():
     warnings = []
     pool = BudgetPool(samples=10, requests=1000, warn_at=0.5, on_warning=warnings.append)
     for _ in range(8):
-        draw_one(pool.open(1))
+        draw_one(open_call(pool, 1))
     assert [str(warning) for warning in warnings] == ["5 of 10 samples are spent"]
     assert warnings[0].pool is pool
 
@@ -689,7 +690,7 @@ def test_a_warning_that_fails_or_asks_the_pool_does_no_harm(caplog):
 
     pool = BudgetPool(samples=2, warn_at=0.5, on_warning=careless)
     with caplog.at_level(logging.ERROR, "dynscale_dspy"):
-        draw_one(pool.open(1))
+        draw_one(open_call(pool, 1))
     assert "KeyError" in caplog.text and "secret" not in caplog.text
     assert pool.statistics().spent.samples == 1
 
@@ -698,37 +699,37 @@ def test_a_pool_whose_samples_all_fail_stops_itself():
     pool = BudgetPool(samples=100, max_failures=3)
     cause = ConnectionError("secret: no route to host")
     for number in range(5):
-        ticket = pool.open(1).take()
+        ticket = open_call(pool, 1).take()
         ticket.start()
         ticket.settle(cause if number != 1 else None)
     assert pool.statistics().state == "stopped"
-    assert pool.open(1) is None
-    error = pool.exhausted()
+    assert open_call(pool, 1) is None
+    error = pool.admission.exhausted()
     assert error.__cause__ is cause
     assert "3 samples in a row failed, the last with ConnectionError" in str(error)
     assert "secret" not in str(error) + repr(pool)
     pool.resume()
-    assert pool.open(1) is not None
+    assert open_call(pool, 1) is not None
 
 
 def test_a_first_sample_waits_for_what_others_hold_but_never_inside_another():
     pool, program = BudgetPool(tokens=100), Program()
-    first = pool.open(1, program=program)
+    first = open_call(pool, 1, program=program)
     ticket = first.take()
     ticket.start()
-    charge = ticket.call(Cost(requests=1, prompt_tokens=90))
-    waiting = pool.open_or_wait(1, program=program)
+    charge = ticket.charge(Cost(requests=1, prompt_tokens=90))
+    waiting = open_or_wait(pool, 1, program=program)
     assert isinstance(waiting, Future) and not waiting.done()
-    assert pool.open_or_wait(1, program=program, outer=ticket) is not None
+    assert open_or_wait(pool, 1, program=program, outer=ticket) is not None
     ticket.answered(charge, Cost(requests=1, prompt_tokens=5))
     ticket.settle()
     assert waiting.done()
-    assert isinstance(pool.open_or_wait(1, program=program), Arm)
+    assert isinstance(open_or_wait(pool, 1, program=program), Arm)
 
 
 def test_two_pools_of_an_optimizers_copies_are_one_and_dollars_survive_exactly():
     pool = BudgetPool(dollars=0.1, tokens=7, strict=True, min_per_call=2, period="hour", warn_at=0.5)
     loaded = pickle.loads(pickle.dumps(pool))
     assert loaded.statistics().limits == pool.statistics().limits
-    assert loaded._ledger.limits["nanodollars"] == 100_000_000
+    assert loaded.admission.accounts.ledger.limits["nanodollars"] == 100_000_000
     assert (loaded.strict, loaded.min_per_call, loaded._period) == (True, 2, 3600)

@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dynscale_dspy import Cost
+from dynscale_dspy.allocation.learned import Learned
+
+PEAKS = st.lists(
+    st.tuples(st.sampled_from(["independent", "conditioned"]), st.integers(0, 3), st.integers(1, 9), st.integers(0, 99)),
+    max_size=20,
+)
+
+
+@given(PEAKS)
+def test_needs_are_the_largest_seen_by_sampler_by_first_sample_and_in_all(peaks):
+    learned = Learned()
+    for sampler, index, requests, tokens in peaks:
+        learned.needed(sampler, Cost(requests=requests, prompt_tokens=tokens), index=index)
+    for sampler in ("independent", "conditioned", "another"):
+        own = [peak for peak in peaks if peak[0] == sampler] or peaks
+        need = learned.need_of(sampler)
+        if not peaks:
+            assert need is None and learned.first_need is None
+        else:
+            assert need == Cost(requests=max(p[2] for p in own), prompt_tokens=max(p[3] for p in own))
+    firsts = [peak for peak in peaks if peak[1] == 0] or peaks
+    if peaks:
+        assert learned.first_need == Cost(requests=max(p[2] for p in firsts), prompt_tokens=max(p[3] for p in firsts))
+
+
+def test_costs_are_kept_apart_and_an_unknown_sampler_is_taken_to_cost_the_mean():
+    learned = Learned()
+    assert learned.mean_of("independent", "tokens") == 0
+    learned.costed("independent", Cost(samples=1, requests=1, prompt_tokens=100))
+    learned.costed("conditioned", Cost(samples=1, requests=1, prompt_tokens=300))
+    assert learned.mean_of("independent", "tokens") == 100
+    assert learned.mean_of("conditioned", "tokens") == 300
+    assert learned.mean_of("of a dearer model", "tokens") == 200
