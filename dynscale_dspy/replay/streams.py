@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dynscale_dspy.allocation.evidence import Detail
 from dynscale_dspy.allocation.policies import OrderedTally, Policy
 from dynscale_dspy.allocation.tally import AnswerKey, Tally
 from dynscale_dspy.replay.pools import Pool
@@ -117,9 +118,9 @@ class Streams:
 
     def views(self, policy: Policy) -> Views:
         """The distinct states that this policy can tell apart."""
-        if policy.top_two:
+        if policy.needs == Detail.TOP_TWO:
             return self._top_two_views
-        return self._ordered_views if policy.ordered else self._count_views
+        return self._ordered_views if policy.needs == Detail.ORDER else self._count_views
 
     @cached_property
     def _top_two_views(self) -> Views:
