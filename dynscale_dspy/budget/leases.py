@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
 from dynscale_dspy.allocation.costs import METERED, Cost, CostRecord, relative_cost
-from dynscale_dspy.allocation.gains import Conditioning
+from dynscale_dspy.allocation.gains import GainEstimator
 from dynscale_dspy.allocation.tally import Tally
 from dynscale_dspy.budget.accounts import Ledger, Reservation
 
@@ -35,7 +35,7 @@ class Profile:
         self.first: Cost | None = None
         self.record = CostRecord()
         self.pilots = 0
-        self.conditioning = Conditioning()
+        self.conditioning = GainEstimator()
 
 
 class Arm:

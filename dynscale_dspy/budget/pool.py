@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from dynscale_dspy import _ambient, _deprecated
 from dynscale_dspy.allocation.costs import METERED, NANO, UNITS, Cost, CostRecord
-from dynscale_dspy.allocation.gains import Conditioning
+from dynscale_dspy.allocation.gains import GainEstimator
 from dynscale_dspy.allocation.policies import KnowledgeGradient, Policy
 from dynscale_dspy.allocation.pricing import Allowance, ShadowPrice
 from dynscale_dspy.budget.accounts import Ledger
@@ -916,7 +916,7 @@ class BudgetPool:
         """Whether tokens or dollars are capped, here or in a pool around."""
         return any(self._ledger.capped(unit) for unit in METERED)
 
-    def conditioning(self, program: object) -> Conditioning:
+    def conditioning(self, program: object) -> GainEstimator:
         """What this pool has learned of a wrapped module's two kinds of samples."""
         with self._locked():
             return self._profile(program).conditioning
