@@ -28,11 +28,11 @@ class Votes:
     """
 
     answer: Any
-    independent: int
-    conditioned: int
+    independent: float
+    conditioned: float
 
     @property
-    def total(self) -> int:
+    def total(self) -> float:
         """All votes, one each."""
         return self.independent + self.conditioned
 

@@ -1,5 +1,6 @@
 """What is learned of samplers, against models of which the truth is known."""
 
+import math
 import random
 import threading
 from collections.abc import Callable
@@ -9,15 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynscale_dspy.allocation.costs import Cost
+from dynscale_dspy.allocation.evidence import TopTwo
 from dynscale_dspy.allocation.gains import CONDITIONED, DOUBT, INDEPENDENT, ONE_ANSWER, Dissent, GainEstimator, state_of
 from dynscale_dspy.allocation.tally import Tally
 
 TIE = Tally.of("AB")
 
 
-def play(
-    known: GainEstimator, draw: Callable[[], str], *, sampler: str, calls: int = 2000, votes: str = "AB"
-) -> None:
+def play(known: GainEstimator, draw: Callable[[], str], *, sampler: str, calls: int = 2000, votes: str = "AB") -> None:
     """Calls in this state, in each of which two more samples of a sampler vote."""
     for _ in range(calls):
         tally, dissent = Tally.of(votes), Dissent(known)
@@ -66,7 +66,8 @@ def test_a_model_that_checks_is_shown_attempts_unless_they_cost_too_much():
             dissent = Dissent(known)
             for _ in range(2):
                 dissent.tell(right if generator.random() < odds else wrong, TIE, "A", sampler=sampler)
-    assert known.prefers(CONDITIONED, INDEPENDENT, TIE) and known.prefers(CONDITIONED, INDEPENDENT, TIE, "tokens")  # no cost is known yet
+    assert known.prefers(CONDITIONED, INDEPENDENT, TIE)
+    assert known.prefers(CONDITIONED, INDEPENDENT, TIE, "tokens")  # no cost is known yet
     # The truth: .9 ** 2 + .1 ** 2 - .5 = .32 and .6 ** 2 + .4 ** 2 - .5 = .02
     assert known.gain(TIE, sampler=CONDITIONED) == pytest.approx(0.32, abs=0.06)
     assert known.gain(TIE, sampler=INDEPENDENT) == pytest.approx(0.02, abs=0.06)
@@ -88,7 +89,10 @@ def test_it_is_trusted_slowly():
     assert before - after < 0.1
 
 
-@given(keys=st.lists(st.tuples(st.sampled_from("ABC"), st.sampled_from([INDEPENDENT, CONDITIONED, "strong"])), max_size=30))
+votes_of_samplers = st.tuples(st.sampled_from("ABC"), st.sampled_from([INDEPENDENT, CONDITIONED, "strong"]))
+
+
+@given(keys=st.lists(votes_of_samplers, max_size=30))
 def test_gains_are_bounded_whatever_the_votes(keys: list[tuple[str, str]]):
     known = GainEstimator()
     dissent, tally = Dissent(known), Tally()
@@ -134,3 +138,24 @@ def test_threads_lose_no_vote():
     record = known._records[CONDITIONED]
     assert record.opinions[0] == 4000
     assert record.votes[0] == record.dissents[0] == 8000 - 4000  # the second vote meets another state
+
+
+def test_a_sampler_of_another_name_starts_like_an_independent_one_and_learns_for_itself():
+    known = GainEstimator()
+    assert known.gain(TIE, sampler="strong") == known.gain(TIE, sampler=INDEPENDENT)
+    independent = known.gain(TIE, sampler=INDEPENDENT)
+    play(known, lambda: "B", sampler="strong", calls=100)
+    assert known.gain(TIE, sampler="strong") > 0.3 > known.gain(TIE, sampler=INDEPENDENT) == independent
+    assert known.prefers("strong", INDEPENDENT, TIE) and not known.prefers(INDEPENDENT, "strong", TIE)
+
+
+def test_beliefs_are_of_the_challenger_then_of_the_incumbent():
+    known = GainEstimator()
+    assert known.prefers("strong", INDEPENDENT, TIE, beliefs=(0.5, -0.5))
+    assert not known.prefers("strong", INDEPENDENT, TIE, beliefs=(-0.5, 0.5))
+
+
+@given(lead=st.floats(0, 10), rival=st.floats(0.01, 10))
+def test_a_lead_of_real_weight_counts_in_whole_votes(lead: float, rival: float):
+    evidence = TopTwo(rival + lead, rival, samples=20)
+    assert state_of(evidence) == min(math.floor((rival + lead) - rival), 3)
