@@ -22,6 +22,10 @@ Ints = NDArray[np.int64]
 class Streams:
     """One stream of samples for each replicate and question: a random half of the question's pool, in random order.
 
+    Who leads is the rule of :class:`~dynscale_dspy.selection.plurality.Plurality`, computed for all streams at once.
+    Where several answers lead, plurality takes the one sampled first. In a random order each of them is that equally
+    often, so they share the credit.
+
     Arrays have shape ``(replicates, questions, samples + 1)``; entry n is after n samples.
 
     Attributes:

@@ -19,7 +19,6 @@ from dynscale_dspy import BudgetExhausted, BudgetPool, Cost, DynScaling, Integra
 from dynscale_dspy.reporting.history import MOST_CALLS, MOST_MOMENTS, MOST_PROGRAMS, CallRecord, Moment, Recorder
 from dynscale_dspy.reporting.live import Watch
 from dynscale_dspy.reporting.telemetry import OpenTelemetryCallback
-from dynscale_dspy.tuning.what_if import what_if
 from tests.support import ScriptedModel, cycle, needs_lm_errors
 
 
@@ -215,20 +214,6 @@ def test_in_a_notebook_watching_redraws_one_display_in_place(monkeypatch):
     ids = {message["transient"]["display_id"] for message in published}
     assert len(published) == 2 and len(ids) == 1 and published[1]["update"]
     assert "BudgetPool" in published[0]["data"]["text/html"]
-
-
-def test_what_if_more_budget_settles_more_answers_and_touches_nothing():
-    pool = BudgetPool(samples=400)
-    qa = DynScaling(dspy.Predict("question -> answer"), budget=pool, sampling=Parallel())
-    with dspy.context(lm=ScriptedModel(lambda p, n: {"answer": "A" if "easy" in p or n % 3 else str(n)}).lm()):
-        qa.batch([{"question": f"{'easy' if i % 2 else 'hard'} {i}"} for i in range(40)], num_threads=2)
-    before = pool.statistics()
-    result = what_if(pool, budgets=[1, 4, 16])
-    curve = [result.accuracy("this pool's policy", budget) for budget in (1, 4, 16)]
-    assert curve[0] < curve[1] <= curve[2] <= 1
-    assert pool.statistics() == before
-    with pytest.raises(ValueError, match="answered no call"):
-        what_if(BudgetPool(samples=1))
 
 
 def test_the_log_is_structured_quiet_and_without_answers(caplog):
