@@ -112,7 +112,7 @@ def knowledge_gradient(a: float, b: float, prior: float = 1.0) -> float:
     it takes for the vote to change. Source: Frazier and Powell, "Paradoxes in learning and the marginal value of
     information", Decision Analysis 7(4), 2010.
 
-    Whole votes up to 160 are looked up in a table. Others are computed when first asked for, in about a millisecond:
+    Whole votes up to 160 are looked up in a table. Others are computed when first asked for, in a millisecond or two:
     the index falls with ``a``, rises with ``b`` and has no jumps.
 
     Args:
