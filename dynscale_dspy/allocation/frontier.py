@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 from array import array
 
+from dynscale_dspy.allocation.evidence import Detail
 from dynscale_dspy.allocation.policies import Policy
 from dynscale_dspy.allocation.tally import AnswerKey, Tally
 
@@ -17,7 +18,7 @@ class Frontier:
     a million, and an arm takes a few bytes.
 
     Args:
-        policy: One with ``top_two`` that does not depend on the total.
+        policy: One that needs ``Detail.TOP_TWO`` alone and does not depend on the total.
         arms: How many arms; they are numbered from 0, and none is in until it is placed.
 
     Raises:
@@ -35,7 +36,7 @@ class Frontier:
     OUT = -1
 
     def __init__(self, policy: Policy, arms: int) -> None:
-        if not policy.top_two or policy.depends_on_total:
+        if policy.needs > Detail.TOP_TWO or policy.depends_on_total:
             raise ValueError(f"a frontier needs a policy of the top two answers alone, got {policy!r}")
         self._policy = policy
         self._state_of = array("i", [self.OUT]) * arms

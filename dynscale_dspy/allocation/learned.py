@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dynscale_dspy.allocation.costs import Cost, CostRecord
-from dynscale_dspy.allocation.gains import Conditioning
+from dynscale_dspy.allocation.gains import GainEstimator
 
 
 class SamplerRecord:
@@ -48,7 +48,7 @@ class Learned:
         self.records: dict[str, SamplerRecord] = {}
         self.need: Cost | None = None
         self.cost = CostRecord()
-        self.gains = Conditioning()
+        self.gains = GainEstimator()
         self._first: Cost | None = None
 
     def of(self, sampler: str) -> SamplerRecord:

@@ -5,6 +5,8 @@ Notation, as in the crowdsourcing and ranking-and-selection literature: the lead
 :math:`\mathrm{Beta}(a+1, b+1)`. For any Dirichlet prior over answers the pair's share is Beta distributed, so the
 other answers do not matter here.
 
+Votes may have real weights: every function takes real numbers, and gives at whole ones what the tables hold.
+
 The value of a state is :math:`S(a,b) = \max(h, 1-h)`, the posterior chance that the vote is right between the two.
 Since :math:`h` is a martingale, expected gains of :math:`S` are expected values of :math:`W = S - h = (1 - 2h)^+`,
 which is exactly 0 while the leader leads. Everything below sums such non-negative terms: no gain is lost to
@@ -29,8 +31,10 @@ _NODES = 64
 
 
 @lru_cache(maxsize=65536)
-def leader_confidence(a: int, b: int) -> float:
+def leader_confidence(a: float, b: float) -> float:
     r"""Probability that the leader beats the runner-up: :math:`h(a, b) = P(p > 1/2) = I_{1/2}(b+1, a+1)`.
+
+    A closed form, for whole and for real votes.
 
     Args:
         a: Votes of one answer.
@@ -46,10 +50,12 @@ def leader_confidence(a: int, b: int) -> float:
     return float(_h(np.float64(a), np.float64(b)))
 
 
-def tie_density(a: int, b: int) -> float:
+def tie_density(a: float, b: float) -> float:
     r"""Posterior density of the leader's share at one half, the statistic of PPR-1v1 and of mixture tests.
 
     .. math:: f(a, b) = \frac{(a+b+1)!}{a!\, b!} 2^{-(a+b)}
+
+    For real votes the factorials are gamma functions.
 
     Example:
         >>> round(tie_density(1, 1), 9), round(tie_density(4, 0), 9)
@@ -58,10 +64,12 @@ def tie_density(a: int, b: int) -> float:
     return math.exp(math.lgamma(a + b + 2) - math.lgamma(a + 1) - math.lgamma(b + 1) - (a + b) * math.log(2))
 
 
-def optimistic_gain(a: int, b: int) -> float:
+def optimistic_gain(a: float, b: float) -> float:
     r"""Gain in the leader's confidence if the next vote is for it.
 
     .. math:: R^+(a, b) = h(a+1, b) - h(a, b) = \frac{f(a, b)}{4 (a+1)}
+
+    A closed form, for whole and for real votes.
 
     Example:
         >>> [round(optimistic_gain(a, b), 6) for a, b in ((0, 0), (1, 0), (1, 1))]
@@ -70,7 +78,7 @@ def optimistic_gain(a: int, b: int) -> float:
     return tie_density(a, b) / (4 * (a + 1))
 
 
-def knowledge_gains(a: int, b: int) -> NDArray[np.float64]:
+def knowledge_gains(a: float, b: float) -> NDArray[np.float64]:
     r"""Expected gain in the probability of a right vote from 0, 1, ..., :data:`HORIZON` more votes among the top two.
 
     .. math:: G_k(a, b) = \sum_{j=0}^{k} \mathrm{BetaBin}(j; k, a+1, b+1)\, W(a+j, b+k-j) - W(a, b)
@@ -78,6 +86,8 @@ def knowledge_gains(a: int, b: int) -> NDArray[np.float64]:
     :math:`G_k` is zero while :math:`k \le a - b`: no outcome could change the vote. It never decreases in k.
     Source: the knowledge gradient of Frazier, Powell and Dayanik (2008) with the multi-step look-ahead "KG*" of
     Frazier and Powell (2010), on the Beta-Bernoulli state of Chen, Lin and Zhou (ICML 2013).
+
+    Votes so far may be real; votes to come count one each.
 
     Args:
         a: Votes of the leader.
@@ -93,7 +103,7 @@ def knowledge_gains(a: int, b: int) -> NDArray[np.float64]:
     return _gains_of_state(a, b, 1.0)
 
 
-def knowledge_gradient(a: int, b: int, prior: float = 1.0) -> float:
+def knowledge_gradient(a: float, b: float, prior: float = 1.0) -> float:
     r"""KG*: the largest expected gain per sample over all batch sizes.
 
     .. math:: \nu(a, b) = \max_{k \ge 1} G_k(a, b) / k
@@ -101,6 +111,9 @@ def knowledge_gradient(a: int, b: int, prior: float = 1.0) -> float:
     The one-step gain :math:`G_1` is 0 as soon as there is a leader, so it would stop there; KG* looks as far ahead as
     it takes for the vote to change. Source: Frazier and Powell, "Paradoxes in learning and the marginal value of
     information", Decision Analysis 7(4), 2010.
+
+    Whole votes up to 160 are looked up in a table. Others are computed when first asked for, in a millisecond or two:
+    the index falls with ``a``, rises with ``b`` and has no jumps.
 
     Args:
         a: Votes of the leader.
@@ -115,12 +128,13 @@ def knowledge_gradient(a: int, b: int, prior: float = 1.0) -> float:
         >>> round(knowledge_gradient(1, 0), 4), round(knowledge_gradient(2, 2), 4)
         (0.0312, 0.1562)
     """
-    if a <= _TABLE:
-        return _knowledge_table(prior)[a][b]
+    i, j = int(a), int(b)
+    if i == a and j == b and i <= _TABLE and j <= _TABLE:
+        return _knowledge_table(prior)[i][j]
     return _knowledge_of_state(a, b, prior)
 
 
-def stopping_index(a: int, b: int) -> float:
+def stopping_index(a: float, b: float) -> float:
     r"""The price a vote at which it is just worth going on, if one may stop at any time.
 
     .. math:: V_\lambda(a,b) = \max\{W(a,b),\; -\lambda + \hat p V_\lambda(a+1,b) + (1-\hat p) V_\lambda(a,b+1)\},
@@ -131,6 +145,9 @@ def stopping_index(a: int, b: int) -> float:
     (arXiv 1512.09204), by backward induction. At least KG*, whose "k more, then stop" is one of the plans it may take;
     beyond 192 votes among the top two, where the table ends, it is KG*.
 
+    Between whole votes it is interpolated, linearly in the lead :math:`a - b` and in :math:`b` (not in a and b: the
+    index has a ridge along ties, which must not be cut off), and is KG* where that is larger.
+
     Args:
         a: Votes of the leader.
         b: Votes of the runner-up, at most ``a``.
@@ -139,9 +156,10 @@ def stopping_index(a: int, b: int) -> float:
         >>> [round(stopping_index(a, b), 3) for a, b in ((1, 0), (1, 1), (2, 0))]
         [0.047, 0.188, 0.016]
     """
-    if a + b > _STOPPING_VOTES:
-        return knowledge_gradient(a, b)
-    return _stopping_table()[a][b]
+    i, j = int(a), int(b)
+    if i == a and j == b:
+        return _stopping_table()[i][j] if i + j <= _STOPPING_VOTES else knowledge_gradient(i, j)
+    return _stopping_between(a, b)
 
 
 def mode_probability(alpha: tuple[float, ...]) -> float:
@@ -183,7 +201,7 @@ def _regret(a: NDArray[np.float64], b: NDArray[np.float64], prior: float = 1.0) 
 
 
 @lru_cache(maxsize=4096)
-def _gains_of_state(a: int, b: int, prior: float) -> NDArray[np.float64]:
+def _gains_of_state(a: float, b: float, prior: float) -> NDArray[np.float64]:
     # Forward over the votes to come: reach[j] is the chance that j of the first k are for the leader.
     gains = np.zeros(HORIZON + 1)
     reach = np.ones(1)
@@ -206,8 +224,21 @@ def _gains_of_state(a: int, b: int, prior: float) -> NDArray[np.float64]:
 
 
 @lru_cache(maxsize=4096)
-def _knowledge_of_state(a: int, b: int, prior: float) -> float:
+def _knowledge_of_state(a: float, b: float, prior: float) -> float:
     return float(np.max(_gains_of_state(a, b, prior)[1:] / np.arange(1, HORIZON + 1)))
+
+
+@lru_cache(maxsize=65536)
+def _stopping_between(a: float, b: float) -> float:
+    lead, rival = max(a - b, 0.0), b
+    l, r = int(lead), int(rival)
+    x, y = lead - l, rival - r
+    along = [
+        (1 - x) * stopping_index(k + l, k) + (x * stopping_index(k + l + 1, k) if x else 0.0)
+        for k in ((r, r + 1) if y else (r,))
+    ]
+    interpolated = (1 - y) * along[0] + (y * along[1] if y else 0.0)
+    return max(interpolated, knowledge_gradient(a, b))
 
 
 @lru_cache(maxsize=8)

@@ -1,48 +1,74 @@
-"""Votes of one arm: who leads, by how much, and how sure that makes us."""
+"""Votes of one call, answer by answer: who leads, by how much, and how sure that makes us."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+from dynscale_dspy.allocation.evidence import Detail
 from dynscale_dspy.allocation.tables import leader_confidence
 
 AnswerKey = Hashable
 
+_SUM_OF_VOTES = -1
+
 
 @dataclass(frozen=True)
 class Tally:
-    """Votes per answer key, and the samples that cast none. A value: adding a vote makes a new tally.
+    """Votes per answer key, and the samples that cast none. An immutable value: adding a vote makes a new tally.
+
+    It is :class:`~dynscale_dspy.allocation.evidence.Evidence` of detail
+    :attr:`~dynscale_dspy.allocation.evidence.Detail.COUNTS`. Where every vote counts one, votes are integers; votes may
+    also have real weights.
 
     Args:
-        votes: For each answer key, the number of samples that gave it (at least 1).
+        votes: For each answer key, the weight of the samples that gave it, above 0.
         empty: Samples that cast no vote: failed, truncated, or without a readable answer. They were paid all the same.
+        voters: Samples that cast a vote. By default the sum of the votes, which must then be whole numbers.
+
+    Raises:
+        ValueError: If a weight is not a finite number above 0, a number of samples is below 0, or votes are no whole
+            numbers and ``voters`` is not given.
 
     Example:
         >>> tally = Tally.of(["A", "B", "A", None])
-        >>> tally.leader, tally.runner_up, tally.samples
+        >>> tally.lead, tally.rival, tally.samples
         (2, 1, 4)
         >>> tally.agreement
         0.6666666666666666
+        >>> weighted = tally.add("B", weight=1.5)
+        >>> weighted.lead, weighted.rival, weighted.samples
+        (2.5, 2, 5)
     """
 
-    votes: Mapping[Any, int] = field(default_factory=lambda: MappingProxyType({}))
+    votes: Mapping[Any, float] = field(default_factory=lambda: MappingProxyType({}))
     empty: int = 0
+    voters: int = field(default=_SUM_OF_VOTES, kw_only=True)
 
     def __post_init__(self) -> None:
         counts = sorted(self.votes.values(), reverse=True)
-        if self.empty < 0 or (counts and counts[-1] < 1):
+        total = sum(counts)
+        if self.empty < 0 or (counts and not (counts[-1] > 0 and total < math.inf)):
             raise ValueError(f"a tally counts votes: got votes={dict(self.votes)!r}, empty={self.empty!r}")
+        voters = self.voters
+        if voters == _SUM_OF_VOTES:
+            if any(count != int(count) for count in counts):
+                raise ValueError(f"a tally of real weights needs voters=: got votes={dict(self.votes)!r}")
+            voters = int(total)
+        elif voters < len(counts) or (voters and not counts):
+            raise ValueError(f"voters must be at least one for each answer, got {voters!r} for {dict(self.votes)!r}")
         # Derived once: policies read these for every decision.
+        object.__setattr__(self, "voters", voters)
         object.__setattr__(self, "_counts", tuple(counts))
-        object.__setattr__(self, "_valid", sum(counts))
+        object.__setattr__(self, "_valid", total)
 
     @classmethod
     def of(cls, keys: Iterable[AnswerKey | None]) -> Tally:
         """The tally of some answers; ``None`` stands for a sample that cast no vote."""
-        votes: dict[AnswerKey, int] = {}
+        votes: dict[AnswerKey, float] = {}
         empty = 0
         for key in keys:
             if key is None:
@@ -52,48 +78,81 @@ class Tally:
         return cls(MappingProxyType(votes), empty)
 
     @property
-    def counts(self) -> tuple[int, ...]:
-        """Votes per answer, largest first."""
+    def counts(self) -> tuple[float, ...]:
+        """Weight of each answer's votes, largest first."""
         return self._counts  # type: ignore[attr-defined]
 
     @property
-    def valid(self) -> int:
-        """Samples that cast a vote."""
+    def valid(self) -> float:
+        """Weight of all votes: where each counts one, the samples that cast one."""
         return self._valid  # type: ignore[attr-defined]
 
     @property
     def samples(self) -> int:
-        """All samples, voters or not."""
-        return self.valid + self.empty
+        """Samples drawn and finished, voters or not."""
+        return self.voters + self.empty
 
     @property
-    def leader(self) -> int:
-        """Votes of the most frequent answer."""
+    def blanks(self) -> int:
+        """Samples that cast no vote; the same as :attr:`empty`."""
+        return self.empty
+
+    @property
+    def lead(self) -> float:
+        """Weight of the leading answer, 0 when nobody voted."""
         return self.counts[0] if self.counts else 0
 
     @property
-    def runner_up(self) -> int:
-        """Votes of the second most frequent answer."""
+    def rival(self) -> float:
+        """Weight of the second answer, 0 when there is none."""
         return self.counts[1] if len(self.counts) > 1 else 0
+
+    # The words of version 0.1 for the two leading answers.
+    @property
+    def leader(self) -> float:
+        """The same as :attr:`lead`."""
+        return self.lead
+
+    @property
+    def runner_up(self) -> float:
+        """The same as :attr:`rival`."""
+        return self.rival
 
     @property
     def agreement(self) -> float:
         """The leader's share of the votes, 0 when nobody voted."""
-        return self.leader / self.valid if self.valid else 0.0
+        return self.lead / self.valid if self.valid else 0.0
 
     @property
     def confidence(self) -> float:
-        """Posterior probability that the leader is ahead of the runner-up in the long run (0.5 when nobody voted)."""
-        return leader_confidence(self.leader, self.runner_up)
+        """Posterior probability that the leader is ahead of the rival in the long run; 0.5 when nobody voted."""
+        return leader_confidence(self.lead, self.rival)
 
-    def add(self, key: AnswerKey | None) -> Tally:
-        """This tally and one more sample, ``None`` if that cast no vote."""
+    @property
+    def detail(self) -> Detail:
+        """The votes of every answer, in no order."""
+        return Detail.COUNTS
+
+    def add(self, key: AnswerKey | None, weight: float = 1) -> Tally:
+        """This tally and one more sample.
+
+        Args:
+            key: The answer it votes for, None if it casts no vote.
+            weight: What its vote counts, above 0.
+        """
         if key is None:
-            return Tally(self.votes, self.empty + 1)
-        return Tally(MappingProxyType({**self.votes, key: self.votes.get(key, 0) + 1}), self.empty)
+            return Tally(self.votes, self.empty + 1, voters=self.voters)
+        return Tally(self._votes_with(key, weight), self.empty, voters=self.voters + 1)
+
+    def _votes_with(self, key: AnswerKey, weight: float) -> Mapping[Any, float]:
+        if not 0 < weight < math.inf:
+            raise ValueError(f"weight must be positive, got {weight!r}")
+        # Whole weights stay integers, so that counts are exact and look like counts.
+        whole = int(weight)
+        return MappingProxyType({**self.votes, key: self.votes.get(key, 0) + (whole if whole == weight else weight)})
 
     def __add__(self, other: Tally) -> Tally:
         votes = dict(self.votes)
         for key, count in other.votes.items():
             votes[key] = votes.get(key, 0) + count
-        return Tally(MappingProxyType(votes), self.empty + other.empty)
+        return Tally(MappingProxyType(votes), self.empty + other.empty, voters=self.voters + other.voters)

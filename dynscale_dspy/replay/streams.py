@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dynscale_dspy.allocation.evidence import Detail
 from dynscale_dspy.allocation.policies import OrderedTally, Policy
 from dynscale_dspy.allocation.tally import AnswerKey, Tally
 from dynscale_dspy.replay.pools import Pool
@@ -20,6 +21,10 @@ Ints = NDArray[np.int64]
 
 class Streams:
     """One stream of samples for each replicate and question: a random half of the question's pool, in random order.
+
+    Who leads is the rule of :class:`~dynscale_dspy.selection.plurality.Plurality`, computed for all streams at once.
+    Where several answers lead, plurality takes the one sampled first. In a random order each of them is that equally
+    often, so they share the credit.
 
     Arrays have shape ``(replicates, questions, samples + 1)``; entry n is after n samples.
 
@@ -117,9 +122,9 @@ class Streams:
 
     def views(self, policy: Policy) -> Views:
         """The distinct states that this policy can tell apart."""
-        if policy.top_two:
+        if policy.needs == Detail.TOP_TWO:
             return self._top_two_views
-        return self._ordered_views if policy.ordered else self._count_views
+        return self._ordered_views if policy.needs == Detail.ORDER else self._count_views
 
     @cached_property
     def _top_two_views(self) -> Views:

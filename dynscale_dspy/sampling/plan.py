@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from dynscale_dspy.allocation.costs import Cost, CostRecord, relative_cost
-from dynscale_dspy.allocation.gains import DOUBT, Conditioning, Dissent
+from dynscale_dspy.allocation.gains import CONDITIONED, DOUBT, INDEPENDENT, Dissent, GainEstimator
 from dynscale_dspy.allocation.policies import Policy
 from dynscale_dspy.allocation.tally import Tally
 from dynscale_dspy.budget.pool import Arm, BudgetPool, Ticket
@@ -81,7 +81,7 @@ class Plan:
         max_choices: int = 1,
         stop_when_decided: bool = False,
         leader: bool = False,
-        conditioning: Conditioning | None = None,
+        conditioning: GainEstimator | None = None,
         unit: Callable[[], str | None] = lambda: None,
     ) -> None:
         self.decided = False
@@ -95,11 +95,11 @@ class Plan:
         self.tally = tally or Tally()
         self._entropy = hashlib.blake2b(f"{seed}/{key!r}".encode(), digest_size=16).digest()
         self._drawn = 0
-        self._conditioning = (conditioning or Conditioning()) if strategy.learned else None
+        self._conditioning = (conditioning or GainEstimator()) if strategy.learned else None
         if self._conditioning is not None:
             self._dissent = Dissent(self._conditioning)
             independent, conditioned = DOUBT * self._generator(max_samples).normal(size=2)
-            self._beliefs = float(independent), float(conditioned)
+            self._beliefs = float(conditioned), float(independent)
 
     @property
     def pending(self) -> int:
@@ -127,7 +127,11 @@ class Plan:
         voters = sorted((s for s in self.samples if s.key is not None), key=lambda s: s.draw.index)
         shown = self.strategy.shown(voters, self.tally, index, self._generator(index)) if voters else ()
         known = self._conditioning
-        if shown and known is not None and not known.favours_conditioned(self.tally, self._unit(), self._beliefs):
+        if (
+            shown
+            and known is not None
+            and not known.prefers(CONDITIONED, INDEPENDENT, self.tally, self._unit(), self._beliefs)
+        ):
             shown = ()
         latest = max((sample.draw.round for sample in self.samples), default=-1)
         draw = Draw(index=index, round=latest + 1)
@@ -169,11 +173,11 @@ class Plan:
     def tell(self, sample: Sample) -> None:
         """A drawn sample is finished."""
         if self._conditioning is not None:
-            conditioned = sample.draw.conditioned
-            self._conditioning.cost(sample.cost, conditioned=conditioned)
+            sampler = CONDITIONED if sample.draw.conditioned else INDEPENDENT
+            self._conditioning.cost(sample.cost, sampler=sampler)
             if sample.key is not None:
                 leader = self._leading.key if self.tally.valid else None
-                self._dissent.tell(sample.key, self.tally, leader, conditioned=conditioned)
+                self._dissent.tell(sample.key, self.tally, leader, sampler=sampler)
         self.samples.append(sample)
         if sample.problem != SPARED:
             self.tally = self.tally.add(sample.key)  # independent and conditioned votes count one each
@@ -202,7 +206,7 @@ class Plan:
     def _leading(self) -> Sample:
         """A sample of the leading answer; at least one has voted."""
         votes, known = self.tally.votes, self._conditioning
-        kind = known is not None and known.gain(_TIE, conditioned=True) > known.gain(_TIE, conditioned=False)
+        kind = known is not None and known.gain(_TIE, sampler=CONDITIONED) > known.gain(_TIE, sampler=INDEPENDENT)
         voters = [sample for sample in self.samples if sample.key is not None]
         counted = Tally.of(s.key for s in voters if s.draw.conditioned is kind).votes
         return max(voters, key=lambda s: (votes[s.key], counted.get(s.key, 0), -s.draw.index))

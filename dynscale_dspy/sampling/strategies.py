@@ -165,7 +165,7 @@ class Integrated(Strategy):
         order.sort(key=lambda sample: sample.draw.conditioned)
         # One per answer before a second of any, the answers with most votes first.
         seen: dict[object, int] = {}
-        rank: dict[int, tuple[int, int]] = {}
+        rank: dict[int, tuple[int, float]] = {}
         for sample in order:
             seen[sample.key] = seen.get(sample.key, 0) + 1
             rank[sample.draw.index] = (seen[sample.key], -tally.votes[sample.key])

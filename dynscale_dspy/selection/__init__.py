@@ -1,1 +1,1 @@
-"""Which answer wins. Pure: no DSPy, no pool."""
+"""Which answer wins: selectors, and the votes of one call under a selector. Nothing here knows DSPy or a pool."""

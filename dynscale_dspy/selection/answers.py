@@ -1,4 +1,4 @@
-"""Which part of a prediction is the answer, and when two answers are the same."""
+"""When two answers are the same, and which output fields are never part of an answer."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from typing import Any
 
 import pydantic
 
-# Output fields that tell how an answer came about, by the names DSPy's own modules give them.
 NOT_ANSWERS = frozenset(
     {"reasoning", "rationale", "next_thought", "trajectory", "history", "termination_reason", "logprobs"}
 )
+"""Output fields that tell how an answer came about, by the names that DSPy's own modules give them."""
 
 _NUMBER = re.compile(r"[+-]?(?:(?:0|[1-9]\d{0,2}(?:,\d{3})+|[1-9]\d*)(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,3})?")
 _LONGEST_NUMBER = 60
 
 
 def canonical(value: Any) -> Hashable | None:
-    """The key under which an answer votes: equal keys are one answer.
+    """The key under which an answer votes. Answers with equal keys are the same answer.
 
-    Deliberately conservative. Numbers are compared as numbers (``"1,000"``, ``"1e3"`` and ``1000.0`` agree; ``1.5``
-    and ``15`` do not), text without regard to case, spacing and a final full stop, enums by name, pydantic models
-    and dataclasses by their fields, dicts and sets without order, lists with it. A bool is never an int. Text keeps
-    its punctuation: ``C++`` is not ``C`` and ``-5`` is not ``5``.
+    It merges only what surely means the same. Numbers are compared as numbers (``"1,000"``, ``"1e3"`` and ``1000.0``
+    agree; ``1.5`` and ``15`` do not), text without regard to case, spacing and a final full stop, enums by name,
+    pydantic models and dataclasses by their fields, dicts and sets without order, lists with it. A bool is never an
+    int. Text keeps its punctuation: ``C++`` is not ``C`` and ``-5`` is not ``5``.
 
     Args:
         value: An answer as a field holds it.

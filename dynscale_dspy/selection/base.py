@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from dynscale_dspy.allocation.evidence import Evidence
+from dynscale_dspy.allocation.evidence import Detail, Evidence
 
-__all__ = ["Evidence", "Group", "Selection", "Selector", "Vote"]
+if TYPE_CHECKING:
+    from dynscale_dspy.allocation.policies import Policy
+
+__all__ = ["Evidence", "Group", "Selection", "Selector", "Vote", "check_policy"]
 
 
 @dataclass(frozen=True)
@@ -111,3 +114,29 @@ class Selector(Protocol):
     def empty(self) -> Selection:
         """The selection of a call without samples."""
         ...
+
+
+_MEANING = {
+    Detail.TOP_TWO: "the weights of the two leading answers",
+    Detail.COUNTS: "the votes of every answer",
+    Detail.ORDER: "the order of the votes",
+}
+
+
+def check_policy(policy: Policy, selector: Selector) -> None:
+    """Raise ValueError unless the selector offers what the policy needs.
+
+    Args:
+        policy: What decides who is sampled next.
+        selector: What decides which answer wins.
+
+    Raises:
+        ValueError: If the policy needs more; the message names both and what to change.
+    """
+    offered = selector.empty().evidence().detail
+    if policy.needs > offered:
+        raise ValueError(
+            f"{policy!r} needs {_MEANING[policy.needs]} (Detail.{Detail(policy.needs).name}), and {selector!r} offers "
+            f"only {_MEANING[offered]} (Detail.{Detail(offered).name}): choose a policy that needs no more, such as "
+            f"KnowledgeGradient(), or a selector that offers it, such as Plurality()"
+        )

@@ -1,6 +1,20 @@
-"""For tests: a fake model of known answer distributions behind a real OpenAI-compatible server on loopback."""
+"""For tests: a fake model of known answer distributions behind a real OpenAI-compatible server on loopback.
+
+Also the laws that every policy and every selector must keep, as classes for your own tests to inherit.
+"""
 
 from dynscale_dspy.testing.fake_model import FakeQuestion, questions
 from dynscale_dspy.testing.fake_server import FAULTS, PERMANENT_FAULTS, FakeServer, FakeStatistics
+from dynscale_dspy.testing.policies import PolicyLaws
+from dynscale_dspy.testing.selectors import SelectorLaws
 
-__all__ = ["FAULTS", "PERMANENT_FAULTS", "FakeQuestion", "FakeServer", "FakeStatistics", "questions"]
+__all__ = [
+    "FAULTS",
+    "PERMANENT_FAULTS",
+    "FakeQuestion",
+    "FakeServer",
+    "FakeStatistics",
+    "PolicyLaws",
+    "SelectorLaws",
+    "questions",
+]

@@ -1,4 +1,4 @@
-"""Laws that any policy must keep. Inherit them in a test, and pytest runs them on yours.
+"""Laws that any policy must keep: a class to inherit in a test, so that pytest runs them on your policy.
 
 Example::
 
@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from dynscale_dspy.allocation.evidence import Detail, TopTwo
 from dynscale_dspy.allocation.policies import ExploringPolicy, OrderedTally, Policy
 from dynscale_dspy.allocation.tally import Tally
 
@@ -28,10 +29,10 @@ SEED = 20260101
 
 
 class PolicyLaws:
-    """What the pool, the planner and the replay rely on in a policy.
+    """What the pool, the plan and the replay rely on in a policy.
 
     Override :meth:`policy`. A rule that by nature depends on the order of an arm's samples says so itself
-    (``Policy.ordered``), and is excused from the law on order.
+    (it ``needs`` ``Detail.ORDER``), and is excused from the law on order.
     """
 
     def policy(self) -> Policy:
@@ -55,6 +56,27 @@ class PolicyLaws:
         for votes in ((500,), (5000, 4990), (100_000, 3, 1), (200, 200), (64, 63, 62)):
             tally = Tally(dict(enumerate(votes)), 0)
             _check_index(policy.index(tally, total=1_000_000), votes)
+
+    def test_index_of_real_weights_is_finite_and_at_least_zero(self) -> None:
+        """Votes need not count one each."""
+        policy = self.policy()
+        generator = np.random.default_rng(SEED)
+        for answers in _histories():
+            tally = policy.tally()
+            for answer in answers:
+                tally = tally.add(answer, weight=float(generator.uniform(0.01, 3)))
+            for pending in (0, 1, 7):
+                _check_index(policy.index(tally, pending=pending, total=100), answers)
+
+    def test_whole_weights_are_votes(self) -> None:
+        """A vote of weight 1.0 is a vote."""
+        policy = self.policy()
+        for answers in _histories():
+            real = policy.tally()
+            for answer in answers:
+                real = real.add(answer, weight=1.0)
+            expected = policy.index(_tally(policy, answers), pending=2, total=99)
+            assert policy.index(real, pending=2, total=99) == expected
 
     def test_unsampled_call_is_worth_a_sample(self) -> None:
         """Before its first sample an arm must not be given up."""
@@ -90,7 +112,7 @@ class PolicyLaws:
     def test_order_of_samples_does_not_matter(self) -> None:
         """Samples come back in any order; only rules that declare it may care."""
         policy = self.policy()
-        if policy.ordered:
+        if policy.needs == Detail.ORDER:
             return
         generator = np.random.default_rng(SEED)
         for answers in _histories():
@@ -147,13 +169,22 @@ class PolicyLaws:
                 score, weight = policy.terms(tally, pending=2)
                 _same(policy.index(tally, pending=2, total=500), score + policy.growth(500) * weight, answers)
 
+    def test_needs_is_a_detail(self) -> None:
+        """Selectors are asked whether they offer it."""
+        assert isinstance(self.policy().needs, Detail)
+
     def test_only_the_top_two_matter_where_declared(self) -> None:
-        """With ``top_two``, tallies with the same leader, runner-up and samples have the same index."""
+        """A policy that needs the top two alone tells apart neither the other answers nor kinds of evidence."""
         policy = self.policy()
-        if not policy.top_two:
+        if policy.needs > Detail.TOP_TWO:
             return
         scattered, empty = Tally.of("AAABBCDE"), Tally.of(["A", "A", "A", "B", "B", None, None, None])
         _same(policy.index(scattered, total=20), policy.index(empty, total=20), "AAABB and three others")
+        for answers in _histories():
+            tally = Tally.of(answers)
+            top_two = TopTwo(tally.lead, tally.rival, tally.samples, tally.blanks)
+            for pending in (0, 3):
+                assert policy.index(top_two, pending=pending) == policy.index(tally, pending=pending), answers
 
     def test_answers_matter_only_where_declared(self) -> None:
         """A rule that is not ``adaptive`` looks at the number of samples alone."""
@@ -193,7 +224,7 @@ class PolicyLaws:
 
 
 def _tally(policy: Policy, answers: Answers) -> Tally:
-    return OrderedTally.of(answers) if policy.ordered else Tally.of(answers)
+    return OrderedTally.of(answers) if policy.needs == Detail.ORDER else Tally.of(answers)
 
 
 def _histories() -> Iterator[Answers]:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dynscale_dspy.reporting.history import CallRecord
+from dynscale_dspy.selection.base import Vote
+from dynscale_dspy.selection.plurality import Plurality
 
 if TYPE_CHECKING:
     from dynscale_dspy.budget.pool import BudgetPool
@@ -81,7 +83,12 @@ def _continued(name: str, call: CallRecord, generator: np.random.Generator) -> Q
             fresh += 1
         else:
             answers.append(answers[generator.integers(len(answers))])
-    counts = np.bincount([answer for answer in answers if answer is not None], minlength=1)
+    selection = Plurality().empty()
+    for answer in answers:
+        selection = selection.add(None if answer is None else Vote(answer, answer))
+    winner = selection.winner()
     return Question(
-        name, tuple(None if answer is None else str(answer) for answer in answers), frozenset({str(counts.argmax())})
+        name,
+        tuple(None if answer is None else str(answer) for answer in answers),
+        frozenset() if winner is None else frozenset({str(answers[winner])}),
     )

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from dynscale_dspy.allocation.evidence import Detail
 from dynscale_dspy.allocation.frontier import Frontier
 from dynscale_dspy.allocation.policies import PETS, UCB, AdaptiveConsistency, KnowledgeGradient, Uniform, make_policy
 from dynscale_dspy.allocation.tally import Tally
@@ -38,7 +39,7 @@ def test_settled_arms_are_never_taken():
 @pytest.mark.parametrize("policy", [UCB(), PETS(), AdaptiveConsistency()])
 def test_policies_that_look_further_are_refused(policy):
     if isinstance(policy, AdaptiveConsistency):
-        assert not policy.top_two  # its Dirichlet form looks at five answers
+        assert policy.needs == Detail.COUNTS  # its Dirichlet form looks at five answers
     with pytest.raises(ValueError, match=r"^a frontier needs a policy of the top two answers alone, got "):
         Frontier(policy, 1)
 

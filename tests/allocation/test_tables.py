@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.integrate import quad
 from scipy.special import betaln, gammaln
 
 from dynscale_dspy.allocation import tables
@@ -19,6 +20,8 @@ from dynscale_dspy.allocation.tables import (
 )
 
 votes = st.tuples(st.integers(0, 60), st.integers(0, 60)).map(lambda pair: (max(pair), min(pair)))
+real_votes = st.tuples(st.floats(0, 40), st.floats(0, 40)).map(lambda pair: (max(pair), min(pair)))
+steps = st.floats(0, 1)
 
 
 class TestConfidence:
@@ -143,3 +146,102 @@ class TestModeProbability:
 
     def test_order_of_the_others_does_not_matter(self):
         assert mode_probability((4, 3, 1, 1)) == mode_probability((4, 1, 1, 3))
+
+
+def by_integral(a, b):
+    """P(p > 1/2) of Beta(a + 1, b + 1), by quadrature."""
+    density = lambda p: math.exp(a * math.log(p) + b * math.log1p(-p) - betaln(a + 1, b + 1))  # noqa: E731
+    return quad(density, 0.5, 1)[0]
+
+
+class TestRealVotes:
+    """Votes may have real weights: exact at whole ones, and without jumps between."""
+
+    @given(votes)
+    def test_whole_numbers_may_be_floats(self, state):
+        a, b = map(float, state)
+        for table in (leader_confidence, tie_density, optimistic_gain, knowledge_gradient, stopping_index):
+            assert table(a, b) == table(*state)
+        assert (knowledge_gains(a, b) == knowledge_gains(*state)).all()
+
+    @given(real_votes)
+    def test_confidence_is_the_integral(self, state):
+        assert leader_confidence(*state) == pytest.approx(by_integral(*state), abs=1e-6)
+
+    @given(real_votes)
+    def test_optimistic_gain_is_the_difference_of_confidences(self, state):
+        a, b = state
+        assert optimistic_gain(a, b) == pytest.approx(leader_confidence(a + 1, b) - leader_confidence(a, b), abs=1e-12)
+
+    @given(real_votes)
+    def test_tie_density_is_the_slope_of_confidence(self, state):
+        # P(p > t) falls with t at the density: at one half, the mass between 1/2 and 1/2 + d over d
+        a, b = state
+        assert tie_density(a, b) == pytest.approx(
+            math.exp(-(a + b) * math.log(2) - betaln(a + 1, b + 1)), rel=1e-9, abs=1e-300
+        )
+
+    @settings(max_examples=30, deadline=None)
+    @given(real_votes)
+    def test_gains_are_expectations_over_beta_binomial_outcomes(self, state):
+        a, b = state
+        gains = knowledge_gains(a, b)
+        value = lambda a, b: max(leader_confidence(a, b), leader_confidence(b, a))  # noqa: E731
+        for k in (1, 2, 5, 17, HORIZON):
+            j = np.arange(k + 1)
+            log_p = gammaln(k + 1) - gammaln(j + 1) - gammaln(k - j + 1) + betaln(a + 1 + j, b + 1 + k - j)
+            chances = np.exp(log_p - betaln(a + 1, b + 1))
+            expected = sum(p * value(a + i, b + k - i) for p, i in zip(chances, range(k + 1), strict=True))
+            assert gains[k] == pytest.approx(expected - value(a, b), abs=1e-10)
+
+    @settings(max_examples=50, deadline=None)
+    @given(real_votes, st.sampled_from([0.5, 1.0, 3.0]))
+    def test_knowledge_gradient_is_the_best_gain_a_sample(self, state, prior):
+        found = knowledge_gradient(*state, prior)
+        if prior == 1.0:
+            assert found == pytest.approx(np.max(knowledge_gains(*state)[1:] / np.arange(1, HORIZON + 1)), rel=1e-9)
+        assert found == pytest.approx(knowledge_gradient(state[0] + prior - 1, state[1] + prior - 1), rel=1e-6)
+
+    @pytest.mark.parametrize("table", [knowledge_gradient, stopping_index])
+    @settings(max_examples=50, deadline=None)
+    @given(state=real_votes, step=steps)
+    def test_an_index_falls_with_the_leader_and_rises_with_the_rival(self, table, state, step):
+        a, b = state
+        slack = 1 + 1e-9
+        assert table(a + step, b) <= table(a, b) * slack
+        assert table(a + step, b) <= table(a + step, b + step) * slack
+
+    @pytest.mark.parametrize("table", [knowledge_gradient, stopping_index])
+    @settings(max_examples=50, deadline=None)
+    @given(votes=st.floats(0, 40), step=steps)
+    def test_a_tie_of_more_votes_is_worth_less(self, table, votes, step):
+        assert table(votes + step, votes + step) <= table(votes, votes) * (1 + 1e-9)
+
+    @pytest.mark.parametrize("table", [knowledge_gradient, stopping_index])
+    @settings(max_examples=50, deadline=None)
+    @given(state=votes, x=st.floats(1e-9, 1e-7), y=st.floats(0, 1e-7))
+    def test_an_index_has_no_jump_at_whole_votes(self, table, state, x, y):
+        a, b = state
+        near = table(a + x + y, b + y)
+        assert near == pytest.approx(table(a, b), rel=1e-4, abs=1e-12)
+
+    @settings(max_examples=50, deadline=None)
+    @given(real_votes)
+    def test_stopping_index_is_at_least_the_knowledge_gradient(self, state):
+        assert stopping_index(*state) >= knowledge_gradient(*state) * (1 - 1e-9)
+
+    @settings(max_examples=50, deadline=None)
+    @given(st.integers(0, 40), st.integers(0, 20), steps)
+    def test_stopping_index_between_two_whole_leads_is_between_theirs(self, rival, lead, step):
+        found = stopping_index(rival + lead + step, rival)
+        low, high = stopping_index(rival + lead + 1, rival), stopping_index(rival + lead, rival)
+        assert low * (1 - 1e-9) <= found <= high * (1 + 1e-9)
+
+    def test_stopping_index_does_not_cut_off_the_ridge_along_ties(self):
+        between = stopping_index(2.5, 2.5)
+        assert stopping_index(3, 3) < between < stopping_index(2, 2)
+
+    def test_beyond_the_tables_real_votes_are_served_too(self):
+        assert 0 < knowledge_gradient(400.5, 399.25) < knowledge_gradient(400.5, 400.5)
+        assert stopping_index(400.5, 399.25) >= knowledge_gradient(400.5, 399.25)
+        assert stopping_index(500.5, 0.25) == knowledge_gradient(500.5, 0.25) == 0.0

@@ -3,34 +3,16 @@
 import numpy as np
 import pytest
 
-from dynscale_dspy.allocation.policies import UCB, KnowledgeGradient, OrderedTally, Uniform, make_policy
-from dynscale_dspy.allocation.tally import Tally
+from dynscale_dspy.allocation.policies import UCB, KnowledgeGradient, Uniform, make_policy
 from dynscale_dspy.replay import Pool, Question
 from dynscale_dspy.replay.batch import allocate, expected_cost
 from dynscale_dspy.replay.streams import Streams
-
-
-def simulated(questions=12, samples=24, seed=0, name="sim"):
-    generator = np.random.default_rng(seed)
-    made = []
-    for i in range(questions):
-        shares = generator.dirichlet(np.full(5, 0.6))
-        answers = [None if k == 4 else "ABCD"[k] for k in generator.choice(5, size=samples, p=shares)]
-        made.append(
-            Question(str(i), tuple(answers), frozenset("A"), tuple(generator.integers(50, 500, samples).tolist()))
-        )
-    return Pool(name, tuple(made))
-
-
-def answers_of(streams, replicate, question):
-    return [
-        None if code < 0 else code for code in streams._codes[replicate, question, : streams.room[question]].tolist()
-    ]
+from tests.replay.support import answers_of, simulated
 
 
 def one_by_one(streams, policy, total, replicate, first):
     """Always the largest index; among equals fewest samples, then the earlier in the random order."""
-    kind = OrderedTally if policy.ordered else Tally
+    kind = type(policy.tally())
     drawn = {q: min(first, int(streams.room[q])) for q in range(streams.questions)}
     position = {int(q): i for i, q in enumerate(streams.arrival[replicate])}
     while (spent := sum(drawn.values())) < total:
@@ -136,45 +118,3 @@ class TestTokens:
         assert cost[0, 0, 0] == pytest.approx(1)
         assert cost[0, 0, 1] == pytest.approx((1000 + 2 * 505) / 3 / 505)
         assert cost[0, 1, 20] < 0.15
-
-
-class TestStreams:
-    def test_credit_of_a_tie_is_shared(self):
-        streams = Streams(Pool("p", (Question("q", ("A", "B") * 2, frozenset("A")),)), replicates=200)
-        tied = (streams.leader[:, 0, 2] == 1) & (streams.runner_up[:, 0, 2] == 1)
-        assert tied.any() and (streams.credit[:, 0, 2][tied] == 0.5).all()
-
-    def test_credit_agrees_with_counting_votes(self):
-        streams = Streams(simulated(seed=5), replicates=4)
-        for r in range(4):
-            for q, question in enumerate(streams.pool.questions):
-                names = sorted({answer for answer in question.answers if answer is not None})
-                answers = [None if code is None else names[code] for code in answers_of(streams, r, q)]
-                for n in range(len(answers) + 1):
-                    tally = Tally.of(answers[:n])
-                    ahead = [answer for answer, votes in tally.votes.items() if votes == tally.leader]
-                    expected = sum(answer in question.right for answer in ahead) / max(len(ahead), 1)
-                    assert streams.credit[r, q, n] == pytest.approx(expected)
-                    assert (streams.leader[r, q, n], streams.runner_up[r, q, n]) == (tally.leader, tally.runner_up)
-
-    def test_nothing_but_failures_earns_nothing(self):
-        streams = Streams(Pool("p", (Question("q", (None,) * 8, frozenset("A")),)), replicates=2)
-        assert not streams.credit.any()
-
-    @pytest.mark.parametrize("spec", ["pets", "early_stopping", "knowledge_gradient"])
-    def test_views_show_a_policy_what_was_drawn(self, spec):
-        policy = make_policy(spec)
-        streams = Streams(simulated(seed=7), replicates=3)
-        views = streams.views(policy)
-        kind = OrderedTally if policy.ordered else Tally
-        for r in range(3):
-            for q in range(12):
-                for n in range(13):
-                    seen, real = views.tallies[views.ids[r, q, n]], kind.of(answers_of(streams, r, q)[:n])
-                    assert (seen.leader, seen.runner_up, seen.samples) == (real.leader, real.runner_up, real.samples)
-                    assert policy.index(seen) == pytest.approx(policy.index(real))
-
-    def test_orders_depend_on_seed_and_pool_name_alone(self):
-        one, same = Streams(simulated(), replicates=2, seed=1), Streams(simulated(), replicates=2, seed=1)
-        other = Streams(simulated(), replicates=2, seed=2)
-        assert (one._codes == same._codes).all() and not (one._codes == other._codes).all()

@@ -1,8 +1,8 @@
-"""Policies: what one more sample of an arm is worth, from its tally alone.
+"""Policies: what one more sample of an arm is worth, from the evidence of its votes alone.
 
-A policy is a value without state. It sees counts, never answers' text, and decides the same in a live program, in a
-replay and in a simulation. Rules that rank arms and rules that say when to stop share one interface: the largest index
-goes first, and an index of 0 is a stop.
+A policy is a value without state. It sees weights of votes, never answers' text, and decides the same in a live
+program, in a replay and in a simulation. Rules that rank arms and rules that say when to stop share one interface: the
+largest index goes first, and an index of 0 is a stop.
 """
 
 from dynscale_dspy.allocation.policies.base import ExploringPolicy, OrderedTally, Policy

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import ClassVar, Literal
 
+from dynscale_dspy.allocation.evidence import Detail, Evidence
 from dynscale_dspy.allocation.policies.base import (
     ExploringPolicy,
     Policy,
     check_first,
     check_positive,
     check_share,
+    tally_of,
 )
 from dynscale_dspy.allocation.tables import (
     knowledge_gradient,
@@ -25,9 +27,9 @@ from dynscale_dspy.allocation.tables import (
 from dynscale_dspy.allocation.tally import Tally
 
 
-def relevance(tally: Tally, pending: int, kappa: float) -> float:
+def relevance(evidence: Evidence, pending: int, kappa: float) -> float:
     r"""Posterior chance that the next sample is for one of the two leading answers: :math:`(a+b+2)/(n+\kappa)`."""
-    return min(1.0, (tally.leader + pending + tally.runner_up + 2) / (tally.samples + pending + kappa))
+    return min(1.0, (evidence.lead + pending + evidence.rival + 2) / (evidence.samples + pending + kappa))
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class KnowledgeGradient(Policy):
     first: int = 1
     kappa: float | None = 2.0
     prior: float = 1.0
-    top_two: ClassVar[bool] = True
+    needs: ClassVar[Detail] = Detail.TOP_TWO
     is_gain: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -68,10 +70,10 @@ class KnowledgeGradient(Policy):
         if self.kappa is not None:
             check_positive(kappa=self.kappa)
 
-    def index(self, tally: Tally, *, pending: int = 0, total: int = 0) -> float:
+    def index(self, evidence: Evidence, *, pending: int = 0, total: int = 0) -> float:
         """KG* of the state, times the chance that the next vote concerns the leaders."""
-        gain = knowledge_gradient(tally.leader + pending, tally.runner_up, self.prior)
-        return gain if self.kappa is None else gain * relevance(tally, pending, self.kappa)
+        gain = knowledge_gradient(evidence.lead + pending, evidence.rival, self.prior)
+        return gain if self.kappa is None else gain * relevance(evidence, pending, self.kappa)
 
     def opening_price(self, per_call: float) -> float:
         """``0.08 / per_call``, fitted by eye on recorded AIME samples of reasoning models."""
@@ -100,7 +102,7 @@ class OptimisticKnowledgeGradient(Policy):
 
     first: int = 1
     kappa: float | None = None
-    top_two: ClassVar[bool] = True
+    needs: ClassVar[Detail] = Detail.TOP_TWO
     is_gain: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -108,10 +110,10 @@ class OptimisticKnowledgeGradient(Policy):
         if self.kappa is not None:
             check_positive(kappa=self.kappa)
 
-    def index(self, tally: Tally, *, pending: int = 0, total: int = 0) -> float:
+    def index(self, evidence: Evidence, *, pending: int = 0, total: int = 0) -> float:
         """The closed form, samples in flight taken to agree with the leader."""
-        gain = optimistic_gain(tally.leader + pending, tally.runner_up)
-        return gain if self.kappa is None else gain * relevance(tally, pending, self.kappa)
+        gain = optimistic_gain(evidence.lead + pending, evidence.rival)
+        return gain if self.kappa is None else gain * relevance(evidence, pending, self.kappa)
 
     def opening_price(self, per_call: float) -> float:
         """``0.15 / per_call``: about the index of a lone vote at an allowance of one."""
@@ -139,17 +141,17 @@ class OptimalStopping(Policy):
 
     first: int = 1
     kappa: float = 2.0
-    top_two: ClassVar[bool] = True
+    needs: ClassVar[Detail] = Detail.TOP_TWO
     is_gain: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_first(self.first)
         check_positive(kappa=self.kappa)
 
-    def index(self, tally: Tally, *, pending: int = 0, total: int = 0) -> float:
+    def index(self, evidence: Evidence, *, pending: int = 0, total: int = 0) -> float:
         """The table's entry, times the chance that the next vote concerns the leaders."""
-        a, b = tally.leader + pending, tally.runner_up
-        return stopping_index(a, b) * relevance(tally, pending, self.kappa)
+        a, b = evidence.lead + pending, evidence.rival
+        return stopping_index(a, b) * relevance(evidence, pending, self.kappa)
 
     def opening_price(self, per_call: float) -> float:
         """``0.08 / per_call``, as for :class:`KnowledgeGradient`."""
@@ -193,9 +195,9 @@ class UCB(ExploringPolicy):
                 f"uncertainty must be 'normalized_entropy', 'disagreement' or 'entropy', got {self.uncertainty!r}"
             )
 
-    def terms(self, tally: Tally, *, pending: int = 0) -> tuple[float, float]:
+    def terms(self, evidence: Evidence, *, pending: int = 0) -> tuple[float, float]:
         """Uncertainty so far, and ``c / sqrt(n)``."""
-        return self._uncertainty(tally), self.exploration / math.sqrt(tally.samples + pending)
+        return self._uncertainty(tally_of(evidence, self)), self.exploration / math.sqrt(evidence.samples + pending)
 
     def growth(self, total: int) -> float:
         """``sqrt(2 ln t)``."""
@@ -206,9 +208,11 @@ class UCB(ExploringPolicy):
         n = tally.samples
         if not n:
             return 0.0
+        each = tally.voters / tally.valid if tally.valid else 1.0  # so that weights add up to samples
         if self.uncertainty == "disagreement":
-            return 1 - max(tally.leader, 1) / n
-        entropy = -sum(count / n * math.log(count / n) for count in tally.counts) + tally.empty / n * math.log(n)
+            return 1 - max(tally.lead * each, 1) / n
+        shares = [count * each / n for count in tally.counts]
+        entropy = -sum(share * math.log(share) for share in shares) + tally.empty / n * math.log(n)
         if self.uncertainty == "entropy":
             return max(entropy, 0.0)
         return max(entropy, 0.0) / math.log(n) if n > 1 else 0.0
@@ -232,14 +236,14 @@ class Uniform(Policy):
 
     first: int = 1
     adaptive: ClassVar[bool] = False
-    top_two: ClassVar[bool] = True
+    needs: ClassVar[Detail] = Detail.TOP_TWO
 
     def __post_init__(self) -> None:
         check_first(self.first)
 
-    def index(self, tally: Tally, *, pending: int = 0, total: int = 0) -> float:
+    def index(self, evidence: Evidence, *, pending: int = 0, total: int = 0) -> float:
         """``1 / (n + 1)``: whoever has fewest samples goes first."""
-        return 1 / (tally.samples + pending + 1)
+        return 1 / (evidence.samples + pending + 1)
 
     def opening_price(self, per_call: float) -> float:
         """The price at which exactly ``per_call`` samples are worth drawing."""
@@ -264,14 +268,14 @@ class LowestConfidence(Policy):
     """
 
     first: int = 1
-    top_two: ClassVar[bool] = True
+    needs: ClassVar[Detail] = Detail.TOP_TWO
 
     def __post_init__(self) -> None:
         check_first(self.first)
 
-    def index(self, tally: Tally, *, pending: int = 0, total: int = 0) -> float:
+    def index(self, evidence: Evidence, *, pending: int = 0, total: int = 0) -> float:
         """One minus the leader's confidence, samples in flight taken to agree with it."""
-        return leader_confidence(tally.runner_up, tally.leader + pending)  # h(b, a) = 1 - h(a, b), exact when small
+        return leader_confidence(evidence.rival, evidence.lead + pending)  # h(b, a) = 1 - h(a, b), exact when small
 
     def opening_price(self, per_call: float) -> float:
         """Falls with the allowance: a lone vote is worth 1/4, four that agree 1/32."""
@@ -309,10 +313,10 @@ class PPR(Policy):
         if self.answers is not None and self.answers < 2:
             raise ValueError(f"answers must be at least 2, got {self.answers!r}")
 
-    def index(self, tally: Tally, *, pending: int = 0, total: int = 0) -> float:
+    def index(self, evidence: Evidence, *, pending: int = 0, total: int = 0) -> float:
         """The ratio, or 0 once it refutes a tie."""
-        ratio = tie_density(tally.leader + pending, tally.runner_up)
-        rivals = (self.answers or max(len(tally.counts), 2)) - 1
+        ratio = tie_density(evidence.lead + pending, evidence.rival)
+        rivals = (self.answers or max(len(tally_of(evidence, self).counts), 2)) - 1
         return ratio if ratio > self.error / rivals else 0.0
 
     def opening_price(self, per_call: float) -> float:
@@ -341,16 +345,16 @@ class BlendASC(Policy):
 
     first: int = 1
     horizon: int = 32
-    top_two: ClassVar[bool] = True
+    needs: ClassVar[Detail] = Detail.TOP_TWO
 
     def __post_init__(self) -> None:
         check_first(self.first)
         check_positive(horizon=self.horizon)
 
-    def index(self, tally: Tally, *, pending: int = 0, total: int = 0) -> float:
+    def index(self, evidence: Evidence, *, pending: int = 0, total: int = 0) -> float:
         """The blend, samples in flight taken to agree with the leader."""
-        a, b = tally.leader + pending, tally.runner_up
-        w = min(1.0, (tally.samples + pending) / self.horizon)
+        a, b = evidence.lead + pending, evidence.rival
+        w = min(1.0, (evidence.samples + pending) / self.horizon)
         return (1 - w) * 2 * leader_confidence(b, a) + w * min(1.0, tie_density(a, b))
 
     def opening_price(self, per_call: float) -> float:
@@ -386,9 +390,9 @@ class PETS(Policy):
         if self.options is not None and self.options < 2:
             raise ValueError(f"options must be at least 2, got {self.options!r}")
 
-    def index(self, tally: Tally, *, pending: int = 0, total: int = 0) -> float:
+    def index(self, evidence: Evidence, *, pending: int = 0, total: int = 0) -> float:
         """The gain, samples in flight taken to agree with the leader."""
-        counts = tally.counts or (0,)
+        counts = tally_of(evidence, self).counts or (0,)
         unseen = max(self.options - len(counts), 0) if self.options is not None else 1
         leader = counts[0] + pending
         return _mode_gain((leader, *counts[1:]), unseen)
@@ -399,8 +403,8 @@ class PETS(Policy):
 
 
 @lru_cache(maxsize=262144)
-def _mode_gain(counts: tuple[int, ...], unseen: int) -> float:
-    others = tuple(count + 1 for count in counts[1:]) + (1,) * unseen
+def _mode_gain(counts: tuple[float, ...], unseen: int) -> float:
+    others = (*(count + 1 for count in counts[1:]), *(1,) * unseen)
     if not others:
         return 0.0
     return max(0.0, mode_probability((counts[0] + 2, *others)) - mode_probability((counts[0] + 1, *others)))

@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import ClassVar, Literal
 
+from dynscale_dspy.allocation.evidence import Detail, Evidence
 from dynscale_dspy.allocation.policies.base import (
     OrderedTally,
     Policy,
     check_first,
     check_positive,
     check_share,
+    tally_of,
 )
 from dynscale_dspy.allocation.tables import leader_confidence, mode_probability
 from dynscale_dspy.allocation.tally import Tally
@@ -27,12 +29,12 @@ class StoppingPolicy(Policy):
     """A rule that only says when to stop."""
 
     @abstractmethod
-    def stops(self, tally: Tally, *, pending: int = 0) -> bool:
-        """Whether a query with this tally has had enough, or will have if its samples in flight agree."""
+    def stops(self, evidence: Evidence, *, pending: int = 0) -> bool:
+        """Whether a query with these votes has had enough, or will have if its samples in flight agree."""
 
-    def index(self, tally: Tally, *, pending: int = 0, total: int = 0) -> float:
+    def index(self, evidence: Evidence, *, pending: int = 0, total: int = 0) -> float:
         """``1 / (n + 1)``, or 0 to stop."""
-        return 0.0 if self.stops(tally, pending=pending) else 1 / (tally.samples + pending + 1)
+        return 0.0 if self.stops(evidence, pending=pending) else 1 / (evidence.samples + pending + 1)
 
     def opening_price(self, per_call: float) -> float:
         """The price at which a query that never stops by itself gets twice its allowance."""
@@ -72,15 +74,15 @@ class AdaptiveConsistency(StoppingPolicy):
         if self.criterion not in ("beta", "dirichlet"):
             raise ValueError(f"criterion must be 'beta' or 'dirichlet', got {self.criterion!r}")
 
-    def stops(self, tally: Tally, *, pending: int = 0) -> bool:
+    def stops(self, evidence: Evidence, *, pending: int = 0) -> bool:
         """Whether the leader's confidence has reached the threshold."""
-        return self.confidence(tally, pending=pending) >= self.threshold
+        return self.confidence(tally_of(evidence, self), pending=pending) >= self.threshold
 
     def confidence(self, tally: Tally, *, pending: int = 0) -> float:
         """The posterior probability that the rule compares."""
         counts = tally.counts
         if self.criterion == "beta" or len(counts) < 3:
-            return leader_confidence(tally.leader + pending, tally.runner_up)
+            return leader_confidence(tally.lead + pending, tally.rival)
         return _mode_confidence((counts[0] + pending, *counts[1 : self.TOP]), 0.0)
 
 
@@ -107,23 +109,23 @@ class EarlyStopping(StoppingPolicy):
 
     first: int = 1
     window: int = 5
-    ordered: ClassVar[bool] = True
+    needs: ClassVar[Detail] = Detail.ORDER
 
     def __post_init__(self) -> None:
         if isinstance(self.window, bool) or not isinstance(self.window, int) or self.window < 2:
             raise ValueError(f"window must be an integer of at least 2, got {self.window!r}")
         check_first(self.first)
 
-    def stops(self, tally: Tally, *, pending: int = 0) -> bool:
+    def stops(self, evidence: Evidence, *, pending: int = 0) -> bool:
         """Whether the last window was unanimous; while a whole window is in flight, its outcome is waited for."""
-        drawn = tally.samples + pending
+        drawn = evidence.samples + pending
         if drawn == 0 or drawn % self.window:
             return False
         if pending:
             return True
-        if isinstance(tally, OrderedTally):
-            return tally.streak >= self.window
-        return tally.samples - tally.leader < tally.samples // self.window
+        if isinstance(evidence, OrderedTally):
+            return evidence.streak >= self.window
+        return evidence.samples - evidence.lead < evidence.samples // self.window
 
 
 @dataclass(frozen=True)
@@ -154,16 +156,16 @@ class BestOfInfinity(StoppingPolicy):
         check_first(self.first)
         check_positive(threshold=self.threshold, unseen=self.unseen)
 
-    def stops(self, tally: Tally, *, pending: int = 0) -> bool:
+    def stops(self, evidence: Evidence, *, pending: int = 0) -> bool:
         """Whether the Bayes factor has reached the threshold."""
-        return self.bayes_factor(tally, pending=pending) >= self.threshold
+        return self.bayes_factor(tally_of(evidence, self), pending=pending) >= self.threshold
 
     def bayes_factor(self, tally: Tally, *, pending: int = 0) -> float:
         """Evidence that the leader is the mode; 0 before any vote, 1 on a tie."""
         counts = tally.counts
         if not counts:
             return 0.0
-        if not pending and tally.leader == tally.runner_up:
+        if not pending and tally.lead == tally.rival:
             return 1.0
         p = _mode_confidence((counts[0] + pending, *counts[1:]), self.unseen)
         return (len(counts) + 1) * p / (1 - p) if p < 1 else math.inf
@@ -197,7 +199,7 @@ class SPRT(StoppingPolicy):
     false_alarm: float = 0.05
     miss: float = 0.05
     concentration: float = 1.0
-    top_two: ClassVar[bool] = True
+    needs: ClassVar[Detail] = Detail.TOP_TWO
 
     def __post_init__(self) -> None:
         check_first(self.first)
@@ -206,22 +208,22 @@ class SPRT(StoppingPolicy):
         if self.false_alarm + self.miss >= 1:
             raise ValueError(f"false_alarm + miss must be below 1, got {self.false_alarm + self.miss!r}")
 
-    def stops(self, tally: Tally, *, pending: int = 0) -> bool:
+    def stops(self, evidence: Evidence, *, pending: int = 0) -> bool:
         """Whether either boundary is crossed."""
-        ratio = _log_likelihood_ratio(tally.leader + pending, tally.runner_up, self.concentration)
+        ratio = _log_likelihood_ratio(evidence.lead + pending, evidence.rival, self.concentration)
         return ratio >= math.log((1 - self.miss) / self.false_alarm) or ratio <= math.log(
             self.miss / (1 - self.false_alarm)
         )
 
 
 @lru_cache(maxsize=262144)
-def _mode_confidence(counts: tuple[int, ...], unseen: float) -> float:
+def _mode_confidence(counts: tuple[float, ...], unseen: float) -> float:
     rest = tuple(float(count + 1) for count in counts[1:])
     return mode_probability((counts[0] + 1, *rest, unseen) if unseen else (counts[0] + 1, *rest))
 
 
 @lru_cache(maxsize=65536)
-def _log_likelihood_ratio(a: int, b: int, c: float) -> float:
+def _log_likelihood_ratio(a: float, b: float, c: float) -> float:
     from scipy.special import betainc, betaln
 
     # The prior's mass above one half is 1/2 by symmetry.

@@ -1,0 +1,165 @@
+"""The rule that the answer with most votes wins."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from functools import cached_property
+from typing import Any
+
+from dynscale_dspy.allocation.policies import OrderedTally
+from dynscale_dspy.allocation.tally import AnswerKey
+from dynscale_dspy.selection.answers import canonical
+from dynscale_dspy.selection.base import Group, Vote
+
+
+@dataclass(frozen=True)
+class Plurality:
+    """A selector under which the answer with most votes wins (self-consistency, Wang et al., arXiv 2203.11171).
+
+    Answers are the same if their keys are (:func:`~dynscale_dspy.selection.answers.canonical`). Policies of every need
+    can read its votes.
+
+    Example:
+        >>> selector = Plurality()
+        >>> selection = selector.empty()
+        >>> for answer in ("12", "7", "7.0", None):
+        ...     selection = selection.add(selector.read(answer))
+        >>> selection.winner(), [(group.answer, group.weight) for group in selection.groups()]
+        (1, [('7', 2), ('12', 1)])
+    """
+
+    def read(self, answer: Any) -> Vote | None:
+        """The answer under its key; None if it is no answer (None, blank text)."""
+        key = canonical(answer)
+        return None if key is None else Vote(answer, key)
+
+    def empty(self) -> PluralitySelection:
+        """The selection of a call without samples."""
+        return PluralitySelection()
+
+
+@dataclass(frozen=True)
+class _Cast:
+    """One sample's vote. Its weight is exact, so that sums do not depend on their order."""
+
+    vote: Vote
+    sample: int
+    weight: int | Fraction
+    conditioned: bool
+
+
+@dataclass
+class _Standing:
+    """One answer: the weight of its votes, its earliest sample, and the sample that speaks for it."""
+
+    first: _Cast
+    speaker: _Cast
+    samples: list[int]
+    independent: int | Fraction = 0
+    conditioned: int | Fraction = 0
+
+    @property
+    def weight(self) -> int | Fraction:
+        return self.independent + self.conditioned
+
+
+@dataclass(frozen=True)
+class PluralitySelection:
+    """The votes of one call under :class:`Plurality`. An immutable value: adding a vote makes a new one.
+
+    Args:
+        tally: The votes by answer; what the bandit sees.
+        votes: The votes one by one, in the order in which they were added.
+    """
+
+    tally: OrderedTally = field(default_factory=OrderedTally)
+    votes: tuple[_Cast, ...] = ()
+
+    def add(
+        self, vote: Vote | None, *, sample: int | None = None, weight: float = 1.0, conditioned: bool = False
+    ) -> PluralitySelection:
+        """This selection and one more sample.
+
+        Args:
+            vote: What the sample says, as :meth:`Plurality.read` gave it; None if it casts no vote.
+            sample: Its index among the call's samples, different for each; by default the number added before.
+            weight: What its vote counts, above 0.
+            conditioned: Whether it saw earlier samples of the call.
+
+        Raises:
+            ValueError: If the weight is not a finite number above 0, or the vote has no key.
+        """
+        if not 0 < weight < math.inf:
+            raise ValueError(f"weight must be positive, got {weight!r}")
+        if vote is None:
+            return PluralitySelection(self.tally.add(None), self.votes)
+        if vote.key is None:
+            raise ValueError(f"plurality compares votes by their key, and {vote!r} has none: make it with read()")
+        exact = int(weight) if weight == int(weight) else Fraction(weight)
+        cast = _Cast(vote, self.tally.samples if sample is None else sample, exact, conditioned)
+        return PluralitySelection(self.tally.add(vote.key, weight), (*self.votes, cast))
+
+    def winner(self, *, favour_conditioned: bool = False) -> int | None:
+        """Index of the winning sample; None while no sample has voted.
+
+        The answer with most votes wins. Ties go to the answer with more independent votes, then to the one sampled
+        first. Among its samples the first independent one speaks; if there is none, the first.
+
+        Args:
+            favour_conditioned: Whether ties go to the answer with more votes of samples that saw earlier ones.
+        """
+        if not self.votes:
+            return None
+
+        def rank(standing: _Standing) -> tuple[int | Fraction, int | Fraction, int]:
+            favoured = standing.conditioned if favour_conditioned else standing.independent
+            return standing.weight, favoured, -standing.first.sample
+
+        return max(self._standings.values(), key=rank).speaker.sample
+
+    def is_settled(self, pending: int) -> bool:
+        """Whether the leader is ahead by more votes than so many samples can cast."""
+        weights = sorted((standing.weight for standing in self._standings.values()), reverse=True)
+        lead, rival = [*weights, 0, 0][:2]
+        return lead - rival > pending
+
+    def evidence(self) -> OrderedTally:
+        """The votes by answer."""
+        return self.tally
+
+    def groups(self) -> Sequence[Group]:
+        """The answers, most votes first; of equal ones the one sampled first."""
+        ranked = sorted(self._standings.items(), key=lambda item: (-item[1].weight, item[1].first.sample))
+        return tuple(
+            Group(
+                answer=standing.first.vote.answer,
+                key=key,
+                independent=_plain(standing.independent),
+                conditioned=_plain(standing.conditioned),
+                samples=tuple(sorted(standing.samples)),
+            )
+            for key, standing in ranked
+        )
+
+    @cached_property
+    def _standings(self) -> dict[AnswerKey, _Standing]:
+        standings: dict[AnswerKey, _Standing] = {}
+        for cast in self.votes:
+            standing = standings.get(cast.vote.key)
+            if standing is None:
+                standing = standings[cast.vote.key] = _Standing(cast, cast, [])
+            standing.samples.append(cast.sample)
+            standing.first = min(standing.first, cast, key=lambda each: each.sample)
+            standing.speaker = min(standing.speaker, cast, key=lambda each: (each.conditioned, each.sample))
+            if cast.conditioned:
+                standing.conditioned += cast.weight
+            else:
+                standing.independent += cast.weight
+        return standings
+
+
+def _plain(weight: int | Fraction) -> float:
+    return weight if isinstance(weight, int) else float(weight)

@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import math
+from collections import Counter
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dynscale_dspy.allocation.policies import OrderedTally
+from dynscale_dspy.selection.base import Vote
+from dynscale_dspy.selection.plurality import Plurality
+
+casts = st.lists(st.tuples(st.sampled_from(["A", "B", "C", None]), st.booleans()), max_size=12)
+weights = st.floats(0.01, 100)
+
+
+def select(*answers, conditioned=(), weights=None):
+    """The selection of these answers, in order; ``conditioned`` has the indices of those that saw earlier ones."""
+    selector = Plurality()
+    selection = selector.empty()
+    for i, answer in enumerate(answers):
+        weight = 1.0 if weights is None else weights[i]
+        selection = selection.add(selector.read(answer), sample=i, weight=weight, conditioned=i in conditioned)
+    return selection
+
+
+class TestReading:
+    def test_a_vote_is_the_answer_under_its_key(self):
+        vote = Plurality().read("1,000")
+        assert vote is not None and vote.answer == "1,000"
+        assert vote.key == Plurality().read(1000.0).key  # type: ignore[union-attr]
+
+    @pytest.mark.parametrize("nothing", [None, "", "  "])
+    def test_no_answer_casts_no_vote(self, nothing):
+        assert Plurality().read(nothing) is None
+
+
+class TestWinner:
+    def test_most_votes_win_and_the_first_sample_with_that_answer_speaks(self):
+        assert select("A", "B", "B").winner() == 1
+
+    def test_the_answer_is_compared_not_its_spelling(self):
+        assert select("7", "12", "12.0").winner() == 1
+
+    def test_nobody_wins_without_votes(self):
+        assert select().winner() is None
+        assert select(None, None).winner() is None
+
+    def test_a_tie_goes_to_the_answer_sampled_first(self):
+        assert select("A", "B").winner() == 0
+        assert select(None, "B", "A", "A", "B").winner() == 1
+
+    def test_a_tie_goes_to_more_independent_votes_first_of_all(self):
+        assert select("A", "B", "B", "A", conditioned={3}).winner() == 1
+
+    def test_a_tie_goes_to_more_conditioned_votes_if_they_are_favoured(self):
+        selection = select("A", "B", "B", "A", conditioned={3})
+        assert selection.winner(favour_conditioned=True) == 0
+
+    def test_an_independent_sample_speaks_before_an_earlier_conditioned_one(self):
+        assert select("A", "B", "B", conditioned={1}).winner() == 2
+        assert select("A", "B", "B", conditioned={1, 2}).winner() == 1
+
+    def test_what_counts_is_when_it_was_drawn_not_when_it_came(self):
+        selector = Plurality()
+        late_first = selector.empty().add(selector.read("B"), sample=1).add(selector.read("A"), sample=0)
+        assert late_first.winner() == 0
+
+    @given(casts, st.booleans())
+    def test_is_the_rule_of_the_plan(self, said, favour):
+        """As one would write it down over the list of samples."""
+        selection = select(*(answer for answer, _ in said), conditioned={i for i, (_, c) in enumerate(said) if c})
+        voters = [(i, answer, conditioned) for i, (answer, conditioned) in enumerate(said) if answer is not None]
+        votes = Counter(answer for _, answer, _ in voters)
+        counted = Counter(answer for _, answer, conditioned in voters if conditioned is favour)
+        if not voters:
+            assert selection.winner(favour_conditioned=favour) is None
+            return
+        _, best, _ = max(voters, key=lambda voter: (votes[voter[1]], counted[voter[1]], -voter[0]))
+        speaker, _, _ = min((v for v in voters if v[1] == best), key=lambda voter: (voter[2], voter[0]))
+        assert selection.winner(favour_conditioned=favour) == speaker
+
+    @given(st.lists(st.tuples(st.sampled_from("AB"), weights), min_size=1, max_size=12), st.randoms())
+    def test_sums_of_weights_do_not_depend_on_their_order(self, said, random):
+        selector = Plurality()
+
+        def tell(order):
+            selection = selector.empty()
+            for i in order:
+                selection = selection.add(selector.read(said[i][0]), sample=i, weight=said[i][1])
+            return selection
+
+        order = list(range(len(said)))
+        random.shuffle(order)
+        one, other = tell(range(len(said))), tell(order)
+        assert (one.winner(), one.groups(), one.is_settled(1)) == (other.winner(), other.groups(), other.is_settled(1))
+
+
+class TestSettled:
+    def test_a_lead_above_what_is_pending_is_safe(self):
+        assert select("A", "A", "A").is_settled(2)
+        assert not select("A", "A", "A").is_settled(3)  # they could tie
+        assert not select("A", "A", "B").is_settled(1)
+
+    def test_nothing_is_settled_before_anyone_votes(self):
+        assert not select().is_settled(0) and not select(None).is_settled(1)
+
+    def test_weights_count(self):
+        assert select("A", "B", weights=[2.5, 1.25]).is_settled(1)
+        assert not select("A", "B", weights=[2.5, 1.5]).is_settled(1)
+
+    @given(st.lists(st.tuples(st.sampled_from("AB"), weights), max_size=12), st.integers(0, 5))
+    def test_rounding_settles_nothing(self, said, pending):
+        a, b = (sum(Fraction(weight) for answer, weight in said if answer == name) for name in "AB")
+        selection = select(*(answer for answer, _ in said), weights=[weight for _, weight in said])
+        assert selection.is_settled(pending) == (abs(a - b) > pending)
+
+    @given(st.lists(st.sampled_from(["A", "B", "C", None]), max_size=12), st.integers(0, 5))
+    def test_is_the_rule_of_the_plan(self, answers, pending):
+        tally = OrderedTally.of(answers)
+        assert select(*answers).is_settled(pending) == (tally.lead - tally.rival > pending)
+
+
+class TestEvidence:
+    @given(st.lists(st.sampled_from(["A", "B", "C", None]), max_size=12))
+    def test_is_the_tally_of_the_answers_in_order(self, answers):
+        keys = [vote and vote.key for vote in map(Plurality().read, answers)]
+        evidence = select(*answers).evidence()
+        assert evidence == OrderedTally.of(keys)
+        assert all(isinstance(count, int) for count in evidence.counts)
+
+    def test_weights_count_and_samples_are_samples(self):
+        evidence = select("A", "B", None, "A", weights=[0.5, 1.5, 1.0, 0.75]).evidence()
+        assert (evidence.lead, evidence.rival, evidence.samples, evidence.blanks) == (1.5, 1.25, 4, 1)
+
+
+class TestGroups:
+    def test_heaviest_first_then_the_one_sampled_first(self):
+        groups = select("C", "A", "B", "B", None, "A").groups()
+        assert [group.answer for group in groups] == ["A", "B", "C"]
+        assert [group.samples for group in groups] == [(1, 5), (2, 3), (0,)]
+
+    def test_the_earliest_sample_gives_the_answer(self):
+        selector = Plurality()
+        selection = selector.empty().add(selector.read("7.0"), sample=4).add(selector.read("7"), sample=2)
+        (group,) = selection.groups()
+        assert (group.answer, group.samples) == ("7", (2, 4))
+
+    def test_kinds_of_votes_are_told_apart(self):
+        (group,) = select("A", "A", "A", conditioned={1}).groups()
+        assert (group.independent, group.conditioned, group.weight) == (2, 1, 3)
+        assert isinstance(group.weight, int)  # "3 votes", not "3.0 votes"
+
+    def test_a_group_keeps_its_key_as_votes_come(self):
+        before = select("A", "B")
+        after = before.add(Plurality().read("B"), sample=2)
+        assert {group.key for group in before.groups()} == {group.key for group in after.groups()}
+
+
+class TestMisuse:
+    @pytest.mark.parametrize("weight", [0, -1.0, math.inf, math.nan])
+    def test_a_weight_must_be_positive(self, weight):
+        for vote in (Plurality().read("A"), None):
+            with pytest.raises(ValueError, match=r"^weight must be positive, got "):
+                Plurality().empty().add(vote, weight=weight)
+
+    def test_a_vote_needs_a_key(self):
+        with pytest.raises(
+            ValueError, match=r"^plurality compares votes by their key, and Vote\(answer='A', key=None\)"
+        ):
+            Plurality().empty().add(Vote("A"))
