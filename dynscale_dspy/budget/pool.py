@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from os import PathLike
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -21,14 +21,15 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 from dynscale_dspy import _ambient, _deprecated
 from dynscale_dspy.allocation.costs import METERED, NANO, UNITS, Cost, CostRecord
 from dynscale_dspy.allocation.gains import Conditioning
-from dynscale_dspy.allocation.policies import KnowledgeGradient, Policy
+from dynscale_dspy.allocation.policies import Policy
 from dynscale_dspy.allocation.pricing import Allowance, ShadowPrice
 from dynscale_dspy.budget.accounts import Ledger
 from dynscale_dspy.budget.leases import Arm, Charge, Profile, Ticket
-from dynscale_dspy.budget.prices import Price, check_prices
+from dynscale_dspy.budget.prices import Price
 from dynscale_dspy.budget.stores.base import Store
 from dynscale_dspy.budget.stores.memory import MemoryStore
 from dynscale_dspy.budget.throttle import Throttle
+from dynscale_dspy.config import DEFAULT_MAX_FAILURES, PoolSettings
 from dynscale_dspy.errors import BudgetExhausted, UnboundedCost
 from dynscale_dspy.reporting.history import CallRecord, History, Moment, Part, Recorder
 
@@ -42,9 +43,6 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_PER_CALL = 8
 """Samples a call is allowed on average where nothing says how many calls will come."""
-DEFAULT_MAX_FAILURES = 50
-"""Samples in a row that may fail before a pool stops itself."""
-PERIODS = {"hour": 3600.0, "day": 86400.0}
 
 
 @dataclass(frozen=True)
@@ -211,66 +209,19 @@ class BudgetPool:
         seed: int = 0,
         _parent: BudgetPool | None = None,
     ) -> None:
-        if samples is requests is tokens is dollars is deadline is None and per_call is None:
-            raise ValueError(
-                "a pool needs a limit: give samples=, requests= or per_call=, or tokens=, dollars= or deadline="
-            )
-        for name, value in (
-            ("samples", samples),
-            ("requests", requests),
-            ("tokens", tokens),
-            ("max_per_call", max_per_call),
-        ):
-            if value is not None:
-                _check_count(name, value)
-        _check_count("min_per_call", min_per_call)
-        if max_per_call is not None and max_per_call < min_per_call:
-            raise ValueError(f"max_per_call must be at least min_per_call={min_per_call}, got {max_per_call!r}")
-        for name, value in (("max_failures", max_failures), ("max_concurrency", max_concurrency)):
-            if value is not None:
-                _check_count(name, value)
-        if hedge is not None:
-            if isinstance(hedge, bool) or not isinstance(hedge, (int, float)):
-                raise TypeError(f"hedge must be a quantile such as 0.95, got {hedge!r}")
-            if not 0 < hedge < 1:
-                raise ValueError(f"hedge must be a quantile between 0 and 1, such as 0.95, got {hedge!r}")
-        if deadline is not None:
-            _check_seconds("deadline", deadline)
-        if per_call is not None:
-            if isinstance(per_call, bool) or not isinstance(per_call, (int, float)):
-                raise TypeError(f"per_call must be a number of samples, got {per_call!r}")
-            if not (1 <= per_call < math.inf):
-                raise ValueError(f"per_call must be a finite number of at least 1, got {per_call!r}")
-        if policy is not None and not isinstance(policy, Policy):
-            raise TypeError(f"policy must be a Policy such as KnowledgeGradient(), got {policy!r}")
-        if on_empty not in ("raise", "run_once"):
-            raise ValueError(f"on_empty must be 'raise' or 'run_once', got {on_empty!r}")
-        if not isinstance(strict, bool):
-            raise TypeError(f"strict must be True or False, got {strict!r}")
-        if isinstance(seed, bool) or not isinstance(seed, int):
-            raise TypeError(f"seed must be an integer, got {seed!r}")
-        if warn_at is not None:
-            if isinstance(warn_at, bool) or not isinstance(warn_at, (int, float)):
-                raise TypeError(f"warn_at must be a number between 0 and 1, got {warn_at!r}")
-            if not 0 < warn_at <= 1:
-                raise ValueError(f"warn_at must be between 0 and 1, got {warn_at!r}")
-        for name, function in (("on_warning", on_warning), ("clock", clock)):
-            if function is not None and not callable(function):
-                raise TypeError(f"{name} must be callable, got {function!r}")
-        if on_warning is not None and warn_at is None:
-            raise ValueError("on_warning needs warn_at=, the share of a cap at which to call it, such as 0.8")
-        nanodollars = None if dollars is None else _nanodollars(dollars)
-        self._period = _period_of(period)
+        given = PoolSettings.among(locals())
+        nanodollars = given.nanodollars
+        self._period = given.period_seconds
         self._period_begun: int | None = None
-        self.policy = policy or KnowledgeGradient()
+        self.policy = given.policy
         self.on_empty = on_empty
         self.strict = strict
-        self.prices = check_prices(prices)
+        self.prices = MappingProxyType(given.prices)
         self.seed = seed
         self.min_per_call = min_per_call
         self.max_per_call = max_per_call
         self._path = path
-        self._clock = clock
+        self._clock = clock = given.clock
         self._deadline = None if deadline is None else clock() + deadline
         self._settings: dict[str, Any] = {"deadline": deadline, "period": period, "clock": clock, "warn_at": warn_at}
         self._settings |= {"on_warning": on_warning, "max_failures": max_failures}
@@ -1263,30 +1214,3 @@ def _check_seconds(name: str, value: Any) -> None:
         raise TypeError(f"{name} must be a number of seconds, got {value!r}")
     if not 0 < value <= sys.float_info.max:
         raise ValueError(f"{name} must be a positive, finite number of seconds, got {value!r}")
-
-
-def _nanodollars(dollars: Any) -> int:
-    if isinstance(dollars, bool) or not isinstance(dollars, (int, float, Decimal)):
-        raise TypeError(f"dollars must be a number, got {dollars!r}")
-    try:
-        # The number as it was written: 0.1 is a tenth, not the nearest binary fraction.
-        exact = Decimal(str(dollars)) * NANO
-        nanodollars = int(exact)
-    except (InvalidOperation, OverflowError, ValueError):
-        raise ValueError(f"dollars must be a finite number, got {dollars!r}") from None
-    if not 1 <= nanodollars < 2**62:
-        raise ValueError(f"dollars must be at least 0.000000001 and below 4.6 billion, got {dollars!r}")
-    return nanodollars
-
-
-def _period_of(period: Any) -> float | None:
-    if period is None:
-        return None
-    if isinstance(period, str):
-        if period not in PERIODS:
-            raise ValueError(f"period must be 'hour', 'day' or a number of seconds, got {period!r}")
-        return PERIODS[period]
-    _check_seconds("period", period)
-    if period < 1:
-        raise ValueError(f"period must be at least 1 second, got {period!r}")
-    return float(period)

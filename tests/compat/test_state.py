@@ -178,7 +178,7 @@ def test_a_copy_keeps_its_own_history() -> None:
 
 def settings_of(program: DynScaling) -> Any:
     budget = program.pool.settings
-    return program.sampling, program.temperature, program.max_samples, program._reader.answer, budget
+    return program.sampling, program.temperature, program.max_samples, program.scaling_settings.answer, budget
 
 
 @pytest.mark.parametrize("suffix", [".json", ".pkl"])
