@@ -34,6 +34,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "sampling.overlay": ("execution.run",),
     "sampling.planner": ("sampling.plan",),
     "sampling.prefill": ("execution.prefill",),
+    "settings": ("config",),
     "status": ("reporting.streaming", "execution.notices"),
     "storage": ("budget.stores.sqlite",),
     "telemetry": ("reporting.telemetry",),

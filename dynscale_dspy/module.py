@@ -9,7 +9,7 @@ import logging
 import math
 from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import dspy
 import pydantic
@@ -20,20 +20,20 @@ from dynscale_dspy._naming import name_of, named_predictors
 from dynscale_dspy.allocation.costs import Cost
 from dynscale_dspy.allocation.policies import Policy
 from dynscale_dspy.budget.pool import BudgetPool
+from dynscale_dspy.config import KEY, MOST_CHOICES, PRIVATE, PoolSettings, ScalingSettings
 from dynscale_dspy.errors import BudgetExhausted
 from dynscale_dspy.execution.answer_reader import Answer, AnswerReader
 from dynscale_dspy.execution.drivers import adrive, drive, drive_known, in_thread
-from dynscale_dspy.execution.fallback import Fallback, check_fallback, check_sync
+from dynscale_dspy.execution.fallback import Fallback, check_sync
 from dynscale_dspy.execution.notices import explanation_of, with_notices
 from dynscale_dspy.execution.run import SampleRun, SampleSettings, current_meter
-from dynscale_dspy.execution.shared_request import MOST_CHOICES, can_fold
+from dynscale_dspy.execution.shared_request import can_fold
 from dynscale_dspy.reporting import explanation as report
 from dynscale_dspy.reporting import tracing
 from dynscale_dspy.reporting.history import CallRecord
 from dynscale_dspy.sampling.plan import Job, Plan, conduct, coordinate
 from dynscale_dspy.sampling.sample import SPARED, Sample
-from dynscale_dspy.sampling.strategies import Integrated, Strategy
-from dynscale_dspy.settings import KEY, dump_settings, load_settings
+from dynscale_dspy.sampling.strategies import Strategy
 
 logger = logging.getLogger(__name__)
 
@@ -114,36 +114,18 @@ class DynScaling(dspy.Module):
             raise TypeError(
                 f"module must be a dspy.Module such as dspy.ChainOfThought('question -> answer'), got {module!r}"
             )
-        if sampling is not None and not isinstance(sampling, Strategy):
-            raise TypeError(f"sampling must be Parallel(), Sequential() or Integrated(), got {sampling!r}")
-        for name, value in (("max_samples", max_samples), ("max_choices", max_choices)):
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise TypeError(f"{name} must be an integer, got {value!r}")
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value!r}")
-        if temperature is not None:
-            if isinstance(temperature, bool) or not isinstance(temperature, (int, float)):
-                raise TypeError(f"temperature must be a number, got {temperature!r}")
-            if temperature < 0:
-                raise ValueError(f"temperature must be at least 0, got {temperature!r}")
-        for name, value in (("stop_when_decided", stop_when_decided), ("leader", leader)):
-            if not isinstance(value, bool):
-                raise TypeError(f"{name} must be True or False, got {value!r}")
-        check_fallback(min_confidence, on_low)
+        self._settings = ScalingSettings.among(locals())
         self.module = module
-        self.min_confidence = min_confidence
-        self.on_low = on_low
-        self.sampling = sampling or Integrated()
-        self.temperature = temperature
-        self.max_samples = max_samples
-        self.max_choices = max_choices
-        self.stop_when_decided = stop_when_decided
-        self.leader = leader
         self._budget = _as_pool(budget, policy, seed)
         self._private = self._budget is not budget
-        self._reader = AnswerReader(module, answer)
+        self._reader = AnswerReader(module, self._settings.answer)
         # A compiled program stays frozen inside an outer one, wrapped or not.
         self._compiled = getattr(module, "_compiled", False)
+
+    @property
+    def scaling_settings(self) -> ScalingSettings:
+        """All settings but the program and the budget. Each but ``answer`` can be read and assigned by its own name."""
+        return self._settings
 
     @property
     def pool(self) -> BudgetPool:
@@ -333,10 +315,10 @@ class DynScaling(dspy.Module):
     def dump_state(self, json_mode: bool = True) -> dict[str, Any]:
         """The program's own state, loadable without the wrapper, and beside it the scaling settings.
 
-        Settings are the strategy, the temperature, the most samples of a call, the names of the answer's fields, and
-        those of a private pool. A shared pool belongs to others too and is not stored, nor is a function.
+        The settings are those of :class:`~dynscale_dspy.config.ScalingSettings` and those of a private pool. A shared
+        pool belongs to others too and is not stored, nor is a function or a class of the user's.
         """
-        return {**self.module.dump_state(json_mode=json_mode), KEY: self._dump_settings()}
+        return {**self.module.dump_state(json_mode=json_mode), KEY: self.dump_settings()}
 
     def load_state(self, state: dict[str, Any], **options: Any) -> Any:
         """Load a state saved by the plain program, by a wrapped one, or by ``BestOfN``/``Refine`` around it.
@@ -351,39 +333,38 @@ class DynScaling(dspy.Module):
             state = {name.removeprefix("module."): value for name, value in state.items()}
         loaded = self.module.load_state(state, **options)
         if settings:
-            self._load_settings(settings)
+            self.load_settings(settings)
         return loaded
 
-    def _dump_settings(self) -> dict[str, Any]:
-        return dump_settings(
-            sampling=self.sampling,
-            temperature=self.temperature,
-            max_samples=self.max_samples,
-            max_choices=self.max_choices,
-            stop_when_decided=self.stop_when_decided,
-            leader=self.leader,
-            min_confidence=self.min_confidence,
-            on_low=self.on_low,
-            answer=self._reader.answer,
-            budget=self._budget.settings if self._budget is not None and self._private else None,
-        )
+    def dump_settings(self) -> dict[str, Any]:
+        """The scaling settings as JSON values, as they stand in a saved state."""
+        state = self._settings.to_json()
+        if self._budget is not None and self._private:
+            budget = self._budget.settings.to_json()
+            if all(name in budget for name in PRIVATE):
+                state["budget"] = {name: budget[name] for name in PRIVATE}
+        return state
 
-    def _load_settings(self, saved: Mapping[str, Any]) -> None:
-        settings = load_settings(saved)
-        self.sampling = settings.get("sampling", self.sampling)
-        self.temperature = settings.get("temperature", self.temperature)
-        self.max_samples = settings.get("max_samples", self.max_samples)
-        self.max_choices = settings.get("max_choices", self.max_choices)
-        self.stop_when_decided = settings.get("stop_when_decided", self.stop_when_decided)
-        self.leader = settings.get("leader", self.leader)
-        if "min_confidence" in settings:
-            check_fallback(settings["min_confidence"], settings.get("on_low", "abstain"))
-            self.min_confidence = settings["min_confidence"]
-            self.on_low = settings.get("on_low", "abstain")
-        if "answer" in settings:
-            self._reader = AnswerReader(self.module, settings["answer"])
-        if "budget" in settings and self._private:
-            self._budget = BudgetPool(**settings["budget"])
+    def load_settings(self, saved: Any) -> None:
+        """Take over the scaling settings of a saved state. What does not fit this program is logged and left as it is.
+
+        Args:
+            saved: What :meth:`dump_settings` wrote, here or in another version.
+        """
+        saved = dict(saved) if isinstance(saved, Mapping) else saved
+        budget = saved.pop("budget", None) if isinstance(saved, dict) else None
+        settings = self._settings.updated(saved)
+        try:
+            reader = AnswerReader(self.module, settings.answer)
+        except ValueError as error:
+            logger.warning("the saved answer is left as it is: %s", error)
+            settings, reader = settings.replace(answer=self._settings.answer), self._reader
+        self._settings, self._reader = settings, reader
+        if budget is not None and self._private and self._budget is not None:
+            # All or nothing: an allowance is meant for its policy.
+            own = PoolSettings.read(budget)
+            if all(name in own for name in PRIVATE):
+                self._budget = BudgetPool(**{name: own[name] for name in PRIVATE})
 
     def __setattr__(self, name: str, value: Any) -> None:
         # What is the program's is set on the program: `qa.demos = ...`, `outer.map_named_predictors`.
@@ -394,8 +375,16 @@ class DynScaling(dspy.Module):
             setattr(self.module, name, value)
 
     def __setstate__(self, saved: dict[str, Any]) -> None:
+        if "_settings" not in saved:  # of version 0.1, which kept each setting by itself
+            own = {name: value for name, value in saved.items() if name in ScalingSettings.model_fields}
+            settings = ScalingSettings(**own, answer=saved["_reader"].answer)
+            saved = {**{name: value for name, value in saved.items() if name not in own}, "_settings": settings}
         # Copies begin with a history and callbacks of their own, not with what `__getattr__` finds in the program.
         super().__setstate__({"history": [], "callbacks": [], **saved})
+
+    if TYPE_CHECKING:
+        # The settings and whatever the program has.
+        def __getattribute__(self, name: str) -> Any: ...
 
     def __getattr__(self, name: str) -> Any:
         # Only reached for what the wrapper itself lacks: `qa.signature`, `qa.predict` are the program's.
@@ -407,21 +396,30 @@ class DynScaling(dspy.Module):
         return f"DynScaling({self.module!r})"
 
 
-_OWN = frozenset(
-    {
-        "module",
-        "sampling",
-        "temperature",
-        "max_samples",
-        "max_choices",
-        "stop_when_decided",
-        "leader",
-        "min_confidence",
-        "on_low",
-    }
-    | {"history", "callbacks", "_budget", "_private", "_reader", "_compiled"}
-)
-"""Attributes of the wrapper itself; a program may have others of the same names."""
+class _Setting:
+    """Attribute that reads and assigns one setting of a wrapped program.
+
+    Args:
+        name: The setting.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self.__doc__ = f"The setting ``{name}``; see :class:`DynScaling`."
+
+    def __get__(self, module: Any, owner: type) -> Any:
+        return self if module is None else getattr(module.scaling_settings, self._name)
+
+    def __set__(self, module: Any, value: Any) -> None:
+        module._settings = module.scaling_settings.assigned(self._name, value)
+
+
+for _name in ScalingSettings.model_fields:
+    if _name != "answer":  # programs may well have a predictor of that name: it is theirs
+        setattr(DynScaling, _name, _Setting(_name))
+
+_OWN = frozenset({"module", "history", "callbacks", "_budget", "_private", "_reader", "_compiled", "_settings"})
+"""Attributes of the wrapper itself besides its settings; a program may have others of the same names."""
 
 
 class _Call:

@@ -11,9 +11,9 @@ import dspy
 
 from dynscale_dspy import _ambient
 from dynscale_dspy.budget.pool import BudgetPool
+from dynscale_dspy.config import KEY, PRIVATE, ScalingSettings
 from dynscale_dspy.execution.run import is_sample_of
 from dynscale_dspy.module import DynScaling, named_predictors
-from dynscale_dspy.settings import KEY
 
 logger = logging.getLogger(__name__)
 
@@ -40,11 +40,10 @@ def wrap(
             or None for the pool of the enclosing ``with BudgetPool(...):``.
         predictors: A name or names, as in ``program.named_predictors()``. By default all that have an answer to vote
             on.
-        settings: Of :class:`DynScaling`: ``sampling``, ``answer``, ``temperature``, ``max_samples``; ``policy`` and
-            ``seed`` with a number as budget.
+        settings: Any other argument of :class:`DynScaling`; ``policy`` and ``seed`` only with a number as budget.
 
     Raises:
-        TypeError: If ``program`` is not a ``dspy.Module``, or an argument has the wrong type.
+        TypeError: If ``program`` is not a ``dspy.Module``, or an argument is unknown or has the wrong type.
         ValueError: If a name is unknown, a predictor is scaled already, or a setting does not fit. Nothing is changed
             then.
 
@@ -55,6 +54,9 @@ def wrap(
     """
     if not isinstance(program, dspy.Module):
         raise TypeError(f"program must be a dspy.Module, got {program!r}")
+    for name in settings:
+        if name not in ScalingSettings.model_fields and name not in _OF_PRIVATE_POOL:
+            raise TypeError(f"wrap() got an unexpected keyword argument {name!r}")
     found = dict(named_predictors(program, into=lambda part: not isinstance(part, DynScaling)))
     if isinstance(predictors, str):
         predictors = [predictors]
@@ -66,7 +68,8 @@ def wrap(
             raise ValueError(f"the predictor {name!r} is scaled already: unwrap(program) first")
     if isinstance(budget, (int, float)) and not isinstance(budget, bool):
         # One for all: what one predictor does not need goes to the others.
-        budget = BudgetPool(per_call=budget, policy=settings.pop("policy", None), seed=settings.pop("seed", 0))
+        own = {name: settings.pop(name) for name in _OF_PRIVATE_POOL if name in settings}
+        budget = BudgetPool(per_call=budget, **own)
     scalings = {}
     for name in chosen:
         try:
@@ -107,6 +110,7 @@ def unwrap(program: Program) -> Program:
 
 
 _SCALING = "_dynscale_scaling"
+_OF_PRIVATE_POOL = tuple(name for name in PRIVATE if name != "per_call")
 
 
 class _Hidden:
@@ -143,14 +147,14 @@ class _Scaled:
 
     def dump_state(self, json_mode: bool = True) -> dict[str, Any]:
         """The predictor's own state, and beside it the scaling settings."""
-        return {**super().dump_state(json_mode=json_mode), KEY: self.scaling._dump_settings()}  # type: ignore[misc]
+        return {**super().dump_state(json_mode=json_mode), KEY: self.scaling.dump_settings()}  # type: ignore[misc]
 
     def load_state(self, saved: dict[str, Any], **options: Any) -> Any:
         """Load a state saved with or without scaling."""
         settings = saved.get(KEY)
         loaded = super().load_state({k: v for k, v in saved.items() if k != KEY}, **options)  # type: ignore[misc]
         if settings:
-            self.scaling._load_settings(settings)
+            self.scaling.load_settings(settings)
         return loaded
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import dynscale_dspy as ds
+from dynscale_dspy.config import PoolSettings, ScalingSettings, ScopeSettings
 
 JUNK = st.one_of(
     st.none(),
@@ -58,18 +59,15 @@ def wrapper(**arguments):
 
 
 MAKERS = {
-    "BudgetPool": (pool, ds.BudgetPool.__init__, {"path"}),
-    "scope": (scope, ds.BudgetPool.scope, set()),
+    "BudgetPool": (pool, PoolSettings, {"path"}),  # junk would become files
+    "scope": (scope, ScopeSettings, set()),
     "expect": (ds.BudgetPool(samples=5).expect, ds.BudgetPool.expect, set()),
     "share": (lambda fraction: ds.BudgetPool(samples=5).share(MODULE, fraction), ds.BudgetPool.share, {"module"}),
     "available": (ds.BudgetPool(samples=5).available, ds.BudgetPool.available, set()),
     "Price": (lambda **given: ds.Price(**{"prompt": 1, "completion": 1, **given}), ds.Price.__init__, set()),
-    "DynScaling": (
-        lambda **given: ds.DynScaling(**{"module": MODULE, "budget": 2, **given}),
-        ds.DynScaling.__init__,
-        set(),
-    ),
-    "Integrated": (ds.Integrated, ds.Integrated.__init__, {"shuffle"}),
+    "settings": (wrapper, ScalingSettings, set()),
+    "DynScaling": (wrapper, ds.DynScaling.__init__, set(ScalingSettings.model_fields)),
+    "Integrated": (ds.Integrated, ds.Integrated.__init__, set()),
     "Sequential": (ds.Sequential, ds.Sequential.__init__, set()),
     "KnowledgeGradient": (ds.KnowledgeGradient, ds.KnowledgeGradient.__init__, set()),
     "UCB": (ds.UCB, ds.UCB.__init__, set()),
@@ -77,8 +75,8 @@ MAKERS = {
 }
 ARGUMENTS = [
     (maker, name)
-    for maker, (_, signature, skipped) in MAKERS.items()
-    for name in inspect.signature(signature).parameters
+    for maker, (_, declared, skipped) in MAKERS.items()
+    for name in (getattr(declared, "model_fields", None) or inspect.signature(declared).parameters)
     if name not in {"self", *skipped} and not name.startswith("_")
 ]
 

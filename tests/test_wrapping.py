@@ -162,7 +162,7 @@ def test_nothing_is_changed_by_a_bad_argument():
         (ValueError, "policy belongs to the pool", {"budget": BudgetPool(5), "policy": Uniform()}),
         (ValueError, "per_call must be a finite number of at least 1", {"budget": 0}),
         (ValueError, "answer names 'answer', which the program does not produce", {"answer": "answer"}),
-        (TypeError, "unexpected keyword argument 'stategy'", {"stategy": 1}),
+        (TypeError, r"^wrap\(\) got an unexpected keyword argument 'stategy'$", {"stategy": 1}),
     ]:
         with pytest.raises(error, match=message):
             wrap(program, **{"budget": 4, **arguments})

@@ -572,7 +572,9 @@ class Admission:
         return "the pool was stopped: call pool.resume() to go on"
 
     def _why_empty(self) -> str:
-        around = " within ".join(text.one_line(node._snapshot()) for node in self.chain)  # any of them may be the one that is empty
+        around = " within ".join(
+            text.one_line(node._snapshot()) for node in self.chain
+        )  # any of them may be the one that is empty
         return f"nothing is left for a first sample: {around}"
 
     def _snapshot(self) -> PoolStatistics:

@@ -13,7 +13,7 @@ from os import PathLike
 from typing import Any, Literal, TypeVar
 
 from dynscale_dspy import _ambient, _deprecated
-from dynscale_dspy._fields import PERIODS, Count, Fraction, Seconds, check
+from dynscale_dspy._fields import Count, Fraction, Seconds, check
 from dynscale_dspy._naming import name_of
 from dynscale_dspy.allocation.costs import NANO, Cost
 from dynscale_dspy.allocation.policies import Policy
@@ -75,6 +75,8 @@ class BudgetPool:
         prices: Dollars per million tokens by model name, for models whose price nobody else knows:
             ``{"hosted_vllm/Qwen3-8B": Price(prompt=0.1, completion=0.4)}``.
         path: A file to keep the budget in. Processes of one machine may share it; what it says survives a crash.
+        store: Another place to keep it in: any object with the methods of
+            :class:`~dynscale_dspy.budget.stores.base.Store`. :class:`dynscale_dspy.testing.StoreLaws` checks it.
         period: ``"hour"``, ``"day"`` (UTC) or seconds: the caps are for each such period, and begin anew with it.
         clock: Where the time comes from, in seconds since the epoch.
         warn_at: The share of any cap, between 0 and 1, at which to call ``on_warning``, once for each.
@@ -128,8 +130,7 @@ class BudgetPool:
         hedge: float | None = None,
         seed: int = 0,
     ) -> None:
-        given = {name: value for name, value in locals().items() if name != "self"}
-        self._begin(PoolSettings(**given))
+        self._begin(PoolSettings.among(locals()))
 
     @classmethod
     def made(cls: type[Self], settings: PoolSettings, *, supply: Supply | None = None) -> Self:
@@ -173,9 +174,8 @@ class BudgetPool:
         self._own = threading.Lock()
         self._scopes: list[BudgetPool] = []
         self._running: set[Callable[[], object]] = set()
-        if settings.period is not None:
-            length = PERIODS[settings.period] if isinstance(settings.period, str) else float(settings.period)
-            shared.periods = Periods(length, clock, self.admission.roll)
+        if settings.period_seconds is not None:
+            shared.periods = Periods(settings.period_seconds, clock, self.admission.roll)
             self.admission.begin_period()
 
     # ---- what users call
@@ -223,10 +223,10 @@ class BudgetPool:
             ...     step.statistics().limits["samples"], step.available("samples")
             (5, 5)
         """
-        given = {name: value for name, value in locals().items() if name != "self"}
+        limits = ScopeSettings.among(locals())
         inner = self.active()
         scope = BudgetPool.__new__(BudgetPool)
-        scope._begin(ScopeSettings(**given).within(self.settings), around=inner)
+        scope._begin(limits.within(self.settings), around=inner)
         with inner._own:
             inner._scopes.append(scope)
         try:

@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from types import MappingProxyType
 from typing import Any
 
 
@@ -46,20 +45,6 @@ class Price:
         rate = self.prompt if self.cached is None else self.cached
         # A dollar per million tokens is a thousand nanodollars a token.
         return math.ceil(1000 * ((prompt - cached) * self.prompt + cached * rate + completion * self.completion) - 1e-6)
-
-
-def check_prices(prices: Any) -> Mapping[str, Price]:
-    """A pool's ``prices``, checked."""
-    if prices is None:
-        return MappingProxyType({})
-    if not isinstance(prices, Mapping):
-        raise TypeError(f"prices must map model names to Price(prompt=..., completion=...), got {prices!r}")
-    for model, price in prices.items():
-        if not isinstance(model, str) or not isinstance(price, Price):
-            raise TypeError(
-                f"prices must map model names to Price(prompt=..., completion=...), got {model!r}: {price!r}"
-            )
-    return MappingProxyType(dict(prices))
 
 
 def worst_price(model: str, lm_kwargs: Mapping[str, Any], prices: Mapping[str, Price]) -> Price | None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import dspy
 
+from dynscale_dspy._fields import AnswerFields, check
 from dynscale_dspy.selection.answers import NOT_ANSWERS
 
 logger = logging.getLogger(__name__)
@@ -30,13 +31,7 @@ class AnswerReader:
     """
 
     def __init__(self, module: dspy.Module, answer: Answer | None = None) -> None:
-        if isinstance(answer, str):
-            answer = (answer,)
-        if not (answer is None or callable(answer)):
-            answer = tuple(answer) if isinstance(answer, Iterable) else answer
-            if not (isinstance(answer, tuple) and answer and all(isinstance(name, str) for name in answer)):
-                raise TypeError(f"answer must be an output field's name, a list of names or a function, got {answer!r}")
-        self.answer = answer
+        self.answer = answer = check("answer", answer, AnswerFields | None)
         signature = _signature_of(module)
         self._known_to_exist = signature is not None
         if signature is not None and not callable(answer):

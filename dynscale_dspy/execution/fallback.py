@@ -80,27 +80,6 @@ def is_async(on_low: Any) -> bool:
     return inspect.iscoroutinefunction(on_low) or inspect.iscoroutinefunction(getattr(on_low, "__call__", None))  # noqa: B004
 
 
-def check_fallback(min_confidence: Any, on_low: Any) -> None:
-    """Check the arguments ``min_confidence`` and ``on_low`` of a module.
-
-    Raises:
-        TypeError: If one has the wrong type.
-        ValueError: If ``min_confidence`` is out of range, or ``on_low`` an unknown word.
-    """
-    if min_confidence is not None:
-        if isinstance(min_confidence, bool) or not isinstance(min_confidence, (int, float)):
-            raise TypeError(f"min_confidence must be a number between 0 and 1, got {min_confidence!r}")
-        if not 0 <= min_confidence <= 1:
-            raise ValueError(f"min_confidence must be between 0 and 1, got {min_confidence!r}")
-    if isinstance(on_low, str):
-        if on_low not in ("abstain", "raise"):
-            raise ValueError(f"on_low must be 'abstain', 'raise', a module or a function, got {on_low!r}")
-    elif not callable(on_low):
-        raise TypeError(f"on_low must be 'abstain', 'raise', a module or a function, got {on_low!r}")
-    elif min_confidence is None:
-        raise ValueError("on_low needs min_confidence=, the confidence below which to call it, such as 0.9")
-
-
 def check_sync(on_low: Any) -> None:
     """Refuse an ``async`` function before anything is spent on a call that cannot await it.
 

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-MOST_CHOICES = 8
-"""Choices asked of one request unless the user says otherwise."""
 ATTEMPTS = 2
 """Requests for several choices that may fail before those samples that are left fail with them."""
 

@@ -6,12 +6,16 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
+from dynscale_dspy._fields import OneOfWords, ShareOfSamples, Size, YesNo, check_fields
 from dynscale_dspy.allocation.tally import Tally
 from dynscale_dspy.sampling.sample import Sample
+
+Predictors = Annotated[Literal["all", "last"], OneOfWords]
+Rendering = Annotated[Literal["field", "prefill"], OneOfWords]
 
 
 class Strategy(ABC):
@@ -25,13 +29,13 @@ class Strategy(ABC):
             else in the field.
     """
 
-    max_tokens: int = 2000
-    predictors: Literal["all", "last"] = "all"
-    rendering: Literal["field", "prefill"] = "field"
+    max_tokens: Size = 2000
+    predictors: Predictors = "all"
+    rendering: Rendering = "field"
 
     @property
     def learned(self) -> bool:
-        """Whether a sample sees earlier ones only where that is expected to gain more than an independent one."""
+        """Whether votes of earlier calls decide if a sample sees earlier ones; see ``Integrated(when="learned")``."""
         return False
 
     @abstractmethod
@@ -48,7 +52,7 @@ class Strategy(ABC):
         """
 
     def room(self, pending: int) -> int:
-        """How many samples may be drawn while ``pending`` are in flight."""
+        """Return how many samples may be drawn while ``pending`` are in flight."""
         return 1 << 30
 
 
@@ -59,7 +63,7 @@ class Parallel(Strategy):
     def shown(
         self, samples: Sequence[Sample], tally: Tally, index: int, generator: np.random.Generator
     ) -> tuple[int, ...]:
-        """Nothing, ever."""
+        """Return no samples: all are independent."""
         return ()
 
 
@@ -74,22 +78,22 @@ class Sequential(Strategy):
         rendering: ``"field"`` or ``"prefill"``; see :class:`Strategy`.
     """
 
-    length: int = 1
-    max_tokens: int = 2000
-    predictors: Literal["all", "last"] = "all"
-    rendering: Literal["field", "prefill"] = "field"
+    length: Size = 1
+    max_tokens: Size = 2000
+    predictors: Predictors = "all"
+    rendering: Rendering = "field"
 
     def __post_init__(self) -> None:
-        _check_chain(self.length, self.max_tokens, self.predictors, self.rendering)
+        check_fields(self, Sequential)
 
     def shown(
         self, samples: Sequence[Sample], tally: Tally, index: int, generator: np.random.Generator
     ) -> tuple[int, ...]:
-        """The last ``length`` samples, oldest first."""
+        """Return the last ``length`` samples, oldest first."""
         return tuple(sample.draw.index for sample in samples[-self.length :])
 
     def room(self, pending: int) -> int:
-        """One at a time."""
+        """Return 1 if no sample is in flight, else 0."""
         return max(0, 1 - pending)
 
 
@@ -120,36 +124,29 @@ class Integrated(Strategy):
         rendering: ``"field"`` or ``"prefill"``; see :class:`Strategy`.
     """
 
-    independent: int = 2
-    length: int = 4
-    width: int | None = None
-    when: Literal["close", "contested", "always", "learned"] = "close"
-    share: float = 1.0
-    repeats: bool = False
-    shuffle: bool = True
-    max_tokens: int = 2000
-    predictors: Literal["all", "last"] = "all"
-    rendering: Literal["field", "prefill"] = "field"
+    independent: Size = 2
+    length: Size = 4
+    width: Size | None = None
+    when: Annotated[Literal["close", "contested", "always", "learned"], OneOfWords] = "close"
+    share: ShareOfSamples = 1.0
+    repeats: YesNo = False
+    shuffle: YesNo = True
+    max_tokens: Size = 2000
+    predictors: Predictors = "all"
+    rendering: Rendering = "field"
 
     def __post_init__(self) -> None:
-        _check_positive("independent", self.independent)
-        if self.width is not None:
-            _check_positive("width", self.width)
-        _check_chain(self.length, self.max_tokens, self.predictors, self.rendering)
-        if self.when not in ("close", "contested", "always", "learned"):
-            raise ValueError(f"when must be 'close', 'contested', 'always' or 'learned', got {self.when!r}")
-        if isinstance(self.share, bool) or not isinstance(self.share, (int, float)) or not 0 < self.share <= 1:
-            raise ValueError(f"share must be a number above 0 and at most 1, got {self.share!r}")
+        check_fields(self, Integrated)
 
     @property
     def learned(self) -> bool:
-        """Whether the votes so far decide where to condition."""
+        """True for ``when="learned"``."""
         return self.when == "learned"
 
     def shown(
         self, samples: Sequence[Sample], tally: Tally, index: int, generator: np.random.Generator
     ) -> tuple[int, ...]:
-        """A subset with every leading answer in it, once there is something to integrate."""
+        """Return a subset with one sample of each leading answer; none before ``independent`` samples are drawn."""
         independent = sum(not sample.draw.conditioned for sample in samples)
         if index < self.independent or independent < min(self.independent, 2):
             return ()
@@ -176,21 +173,7 @@ class Integrated(Strategy):
         return tuple(sorted(indices))
 
     def room(self, pending: int) -> int:
-        """At most ``width`` in flight, once given."""
+        """Return how many samples may be added to reach ``width`` in flight; any number without a ``width``."""
         if self.width is None:
             return super().room(pending)
         return max(0, max(self.width, self.independent) - pending)
-
-
-def _check_positive(name: str, value: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
-
-
-def _check_chain(length: int, max_tokens: int, predictors: str, rendering: str) -> None:
-    _check_positive("length", length)
-    _check_positive("max_tokens", max_tokens)
-    if predictors not in ("all", "last"):
-        raise ValueError(f"predictors must be 'all' or 'last', got {predictors!r}")
-    if rendering not in ("field", "prefill"):
-        raise ValueError(f"rendering must be 'field' or 'prefill', got {rendering!r}")

@@ -86,7 +86,7 @@ class Calibrate(Teleprompter):
         budget: What a call may cost on average, in plain samples.
         sampling: Strategies to compare; the first is the one to beat.
         policies: Policies to compare.
-        temperatures: Temperatures to compare; None leaves the language model's.
+        temperatures: Temperatures to compare, None among them for the language model's. By default the student's.
         price: The price of a token read, in tokens written: about 1/4 at most providers.
         num_threads: Samples at a time; DSPy's setting by default.
         seed: Seeds the pools.
@@ -110,7 +110,7 @@ class Calibrate(Teleprompter):
         *,
         sampling: Sequence[Strategy] | None = None,
         policies: Sequence[Policy] | None = None,
-        temperatures: Sequence[float | None] = (None,),
+        temperatures: Sequence[float | None] | None = None,
         price: float = 0.25,
         num_threads: int | None = None,
         seed: int = 0,
@@ -126,11 +126,11 @@ class Calibrate(Teleprompter):
         self.budget = budget
         self.sampling = list(sampling) if sampling is not None else default_strategies(budget)
         self.policies = list(policies) if policies is not None else [KnowledgeGradient()]
-        self.temperatures = list(temperatures)
+        self.temperatures = None if temperatures is None else list(temperatures)
         self.price = price
         self.num_threads = num_threads
         self.seed = seed
-        if not (self.sampling and self.policies and self.temperatures):
+        if not (self.sampling and self.policies) or self.temperatures == []:
             raise ValueError("there is nothing to compare: give at least one strategy, policy and temperature")
 
     def compile(
@@ -145,7 +145,7 @@ class Calibrate(Teleprompter):
         """Measure, choose, and wrap the student's program anew.
 
         Args:
-            student: A :class:`DynScaling` module, whose program and answer are kept; or a plain program.
+            student: A :class:`DynScaling` module, whose program and other settings are kept; or a plain program.
             trainset: Labelled examples.
             teacher: Not used.
             valset: More labelled examples, measured together with the others: nothing is fitted to either.
@@ -165,7 +165,8 @@ class Calibrate(Teleprompter):
         meter = _Meter(self.price)
         points: list[Point] = []
         last: list[Point] = []  # the dearest of each combination
-        combinations = product(self.temperatures, self.policies, self.sampling)
+        temperatures = [scaled.scaling_settings.temperature] if self.temperatures is None else self.temperatures
+        combinations = product(temperatures, self.policies, self.sampling)
         for temperature, policy, sampling in combinations:
             last.append(self._last_of(scaled, examples, policy, sampling, temperature, meter, points))
         chosen = last[0]
@@ -173,16 +174,8 @@ class Calibrate(Teleprompter):
             gain, error = _mean_and_error([a - b for a, b in zip(point.scores, chosen.scores, strict=True)])
             if gain > error:
                 chosen = point
-        calibrated = DynScaling(
-            scaled.module,
-            chosen.samples,
-            sampling=chosen.sampling,
-            policy=chosen.policy,
-            answer=scaled._reader.answer,
-            temperature=chosen.temperature,
-            max_samples=scaled.max_samples,
-            seed=self.seed,
-        )
+        settings = scaled.scaling_settings.replace(sampling=chosen.sampling, temperature=chosen.temperature)
+        calibrated = DynScaling(scaled.module, chosen.samples, policy=chosen.policy, seed=self.seed, **dict(settings))
         setattr(calibrated, "calibration", Calibration(tuple(points), chosen))  # noqa: B010  # not the program's state
         return calibrated
 
@@ -225,14 +218,11 @@ class Calibrate(Teleprompter):
         meter: _Meter,
     ) -> Point:
         pool = BudgetPool(samples=max(len(examples), round(samples * len(examples))), policy=policy, seed=self.seed)
-        module = DynScaling(
-            scaled.module,
-            pool,
-            sampling=sampling,
-            answer=scaled._reader.answer,
-            temperature=temperature,
-            max_samples=scaled.max_samples,
+        # It is the vote that is measured, not who answers where the vote is not sure.
+        settings = scaled.scaling_settings.replace(
+            sampling=sampling, temperature=temperature, min_confidence=None, on_low="abstain"
         )
+        module = DynScaling(scaled.module, pool, **dict(settings))
         predictions = module.batch(examples, num_threads=self.num_threads, disable_progress_bar=True)
         scores = [
             float(self.metric(example, prediction)) if prediction is not None else 0.0

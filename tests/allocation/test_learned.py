@@ -7,7 +7,9 @@ from dynscale_dspy import Cost
 from dynscale_dspy.allocation.learned import Learned
 
 PEAKS = st.lists(
-    st.tuples(st.sampled_from(["independent", "conditioned"]), st.integers(0, 3), st.integers(1, 9), st.integers(0, 99)),
+    st.tuples(
+        st.sampled_from(["independent", "conditioned"]), st.integers(0, 3), st.integers(1, 9), st.integers(0, 99)
+    ),
     max_size=20,
 )
 

@@ -177,8 +177,7 @@ def test_a_copy_keeps_its_own_history() -> None:
 
 
 def settings_of(program: DynScaling) -> Any:
-    budget = program.pool.settings
-    return program.sampling, program.temperature, program.max_samples, program._reader.answer, budget
+    return program.scaling_settings, program.pool.settings
 
 
 @pytest.mark.parametrize("suffix", [".json", ".pkl"])
@@ -198,6 +197,11 @@ def test_settings_are_restored(sampling: Any, suffix: str, tmp_path: Path) -> No
         answer="answer",
         temperature=0.7,
         max_samples=9,
+        max_choices=3,
+        stop_when_decided=True,
+        leader=True,
+        min_confidence=0.8,
+        on_low="raise",
         seed=5,
     )
     saved.save(tmp_path / f"state{suffix}")
@@ -227,9 +231,9 @@ def test_what_json_cannot_hold_is_left_out() -> None:
     assert json.loads(json.dumps(settings)) == settings
     assert "answer" not in settings and "budget" not in settings
     fresh = DynScaling(dspy.Predict("question -> answer"), budget=3)
-    before = settings_of(fresh)[3:]
+    before = settings_of(fresh)
     fresh.load_state(program.dump_state())
-    assert settings_of(fresh)[3:] == before
+    assert settings_of(fresh) == before
 
 
 def test_settings_of_another_version_never_keep_a_program_from_loading(caplog: Any) -> None:
@@ -240,7 +244,7 @@ def test_settings_of_another_version_never_keep_a_program_from_loading(caplog: A
     state["dynscale"]["mood"] = "good"
     program.load_state(state)
     assert program.sampling == Sequential() and program.pool.settings["per_call"] == 4
-    assert "Telepathic" in caplog.text and "courage" in caplog.text
+    assert "Telepathic" in caplog.text and "courage" in caplog.text and "mood" in caplog.text
 
 
 def test_settings_of_predictors_scaled_in_place(tmp_path: Path) -> None:

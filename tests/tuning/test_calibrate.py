@@ -69,6 +69,36 @@ def test_the_first_setting_stays_unless_another_is_better_beyond_noise():
     assert tuned.temperature in (0.7, 1.0)
 
 
+def test_other_settings_are_the_students():
+    student = DynScaling(
+        dspy.ChainOfThought("question -> answer"),
+        4,
+        answer="answer",
+        temperature=0.6,
+        max_samples=16,
+        max_choices=2,
+        stop_when_decided=True,
+        leader=True,
+        min_confidence=0.2,
+        on_low="raise",
+    )
+    with dspy.context(lm=model(shown_right=False).lm(temperature=1.0)):
+        tuned = Calibrate(metric, budget=2, sampling=[Parallel()], num_threads=1).compile(student, trainset=EXAMPLES)
+    assert tuned.scaling_settings == student.scaling_settings.replace(sampling=Parallel())
+    assert {point.temperature for point in tuned.calibration.points} == {0.6}
+    assert student.sampling == Integrated()
+
+
+def test_unsure_answers_are_measured_by_their_votes():
+    def ask(prediction, **inputs):
+        raise AssertionError("nobody is to be asked")
+
+    student = DynScaling(dspy.ChainOfThought("question -> answer"), 4, min_confidence=1.0, on_low=ask)
+    with dspy.context(lm=model(shown_right=False).lm(temperature=1.0)):
+        tuned = Calibrate(metric, budget=2, sampling=[Parallel()], num_threads=1).compile(student, trainset=EXAMPLES)
+    assert tuned.on_low is ask and tuned.min_confidence == 1.0
+
+
 def test_dearer_samples_get_fewer():
     class Thrifty(ScriptedModel):
         """Charges ten times as much for a prompt with attempts in it."""
@@ -103,6 +133,7 @@ def test_a_plain_program_is_wrapped():
         (lambda: Calibrate(metric, budget=1), ValueError, "budget must be at least 2 samples a call"),
         (lambda: Calibrate(metric, price=-1), ValueError, "price must not be negative, got -1"),
         (lambda: Calibrate(metric, sampling=[]), ValueError, "there is nothing to compare"),
+        (lambda: Calibrate(metric, temperatures=[]), ValueError, "there is nothing to compare"),
         (
             lambda: Calibrate(metric).compile(dspy.Predict("question -> answer"), trainset=EXAMPLES[:1]),
             ValueError,

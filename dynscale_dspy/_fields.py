@@ -1,0 +1,504 @@
+"""Types of settings: each has its type, its bounds, the words of its error and its form in JSON in one place.
+
+A setting is declared as ``samples: Count | None``. Where the declaration stands in a pydantic model the value is
+checked by pydantic; a dataclass calls :func:`check_fields`, a function :func:`check` for a single argument.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import os
+import sys
+import typing
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from typing import Annotated, Any, Literal, NoReturn
+
+from pydantic import GetCoreSchemaHandler
+from pydantic_core import CoreSchema, core_schema
+
+PERIODS = {"hour": 3600.0, "day": 86400.0}
+"""Seconds of the periods that have a name."""
+
+
+class Refused(ValueError):
+    """Why a value is refused. Users get ``kind`` instead, with the argument's name before the words.
+
+    Args:
+        words: What is wrong, and what would be right.
+        kind: The error to raise.
+    """
+
+    def __init__(self, words: str, kind: type[Exception] = ValueError) -> None:
+        super().__init__(words)
+        self.kind = kind
+
+    def of(self, *name: object) -> Exception:
+        """The error for an argument of this name; no name for one that concerns several."""
+        return self.kind(" ".join([*map(str, name), str(self)]))
+
+
+class Unsaved(Exception):
+    """JSON cannot hold this value, a function or a class of the user's."""
+
+
+class Check(ABC):
+    """Metadata of a setting's type: tells whether a value is allowed, and how JSON holds it."""
+
+    @abstractmethod
+    def check(self, value: Any) -> Any:
+        """The value in the form it is kept in.
+
+        Raises:
+            Refused: If it is not allowed.
+        """
+
+    def dump(self, value: Any) -> Any:
+        """A checked value as JSON.
+
+        Raises:
+            Unsaved: If JSON cannot hold it.
+        """
+        return value
+
+    def load(self, saved: Any) -> Any:
+        """The value that :meth:`dump` wrote, checked.
+
+        Raises:
+            Refused: If it is not allowed.
+        """
+        return self.check(saved)
+
+    def bound(self, type_: Any) -> Check:
+        """This check, for the type that it annotates."""
+        return self
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(self.bound(source).check)
+
+
+@dataclass(frozen=True)
+class Number(Check):
+    """A number. A bool is none, and neither is NaN.
+
+    Args:
+        least: The smallest allowed.
+        above: The largest that is too small.
+        most: The largest allowed; by default the largest finite number.
+        below: The smallest that is too large.
+        kind: What it must be, for the ``TypeError``.
+        bounds: What it must be, for the ``ValueError``; by default made from ``least`` and ``below``.
+        one_error: Whether the wrong type is a ``ValueError`` with ``bounds`` as well, as in policies and strategies.
+    """
+
+    least: float | None = None
+    above: float | None = None
+    most: float | None = sys.float_info.max
+    below: float | None = None
+    kind: str = "a number"
+    bounds: str | None = None
+    one_error: bool = False
+
+    types: typing.ClassVar[tuple[type, ...]] = (int, float)
+
+    def check(self, value: Any) -> Any:
+        """The number itself."""
+        if isinstance(value, bool) or not isinstance(value, self.types):
+            if self.one_error:
+                _refuse(self.bounds or self.kind, value)
+            _refuse(self.kind, value, TypeError)
+        too_small = (self.least is not None and not value >= self.least) or (
+            self.above is not None and not value > self.above
+        )
+        too_large = (self.most is not None and not value <= self.most) or (
+            self.below is not None and not value < self.below
+        )
+        if too_small or too_large:
+            _refuse(self.bounds or self._bound(value), value)
+        return value
+
+    def _bound(self, value: Any) -> str:
+        """The bound that a number passes."""
+        if value != value or abs(value) > sys.float_info.max:
+            return "finite"
+        return f"at least {self.least}" if self.least is not None and value < self.least else f"below {self.below}"
+
+
+@dataclass(frozen=True)
+class Integer(Number):
+    """A whole number of type ``int``; ``bits`` is for those that a 64-bit column has to hold."""
+
+    most: float | None = None
+    kind: str = "an integer"
+    bits: int | None = None
+
+    types: typing.ClassVar[tuple[type, ...]] = (int,)
+
+    def check(self, value: Any) -> Any:
+        """The number itself."""
+        super().check(value)
+        if self.bits is not None and value >= 2**self.bits:
+            _refuse(f"below 2**{self.bits}", value)
+        return value
+
+    def _bound(self, value: Any) -> str:
+        return f"at least {self.least}"
+
+
+@dataclass(frozen=True)
+class Flag(Check):
+    """True or False and nothing like it."""
+
+    def check(self, value: Any) -> bool:
+        """The flag itself."""
+        if not isinstance(value, bool):
+            _refuse("True or False", value, TypeError)
+        return value
+
+
+@dataclass(frozen=True)
+class Words(Check):
+    """One of a few words; by default those of the ``Literal`` that it annotates."""
+
+    words: tuple[str, ...] = ()
+
+    def check(self, value: Any) -> str:
+        """The word itself."""
+        if not isinstance(value, str) or value not in self.words:
+            _refuse(_listed(self.words), value)
+        return value
+
+    def bound(self, type_: Any) -> Check:
+        """With the words of a ``Literal``."""
+        return self if self.words else Words(typing.get_args(type_))
+
+
+@dataclass(frozen=True)
+class Function(Check):
+    """Anything that can be called. JSON cannot hold it.
+
+    Args:
+        default: What None stands for, where it stands for a function.
+    """
+
+    default: Callable[..., Any] | None = None
+
+    def check(self, value: Any) -> Any:
+        """The function itself."""
+        if value is None and self.default is not None:
+            return self.default
+        if not callable(value):
+            _refuse("callable", value, TypeError)
+        return value
+
+    def dump(self, value: Any) -> Any:
+        """Never."""
+        raise Unsaved
+
+
+@dataclass(frozen=True)
+class WordOrFunction(Words):
+    """One of a few words, or a function.
+
+    Args:
+        words: The words.
+        function: What else it can be, for the error.
+    """
+
+    function: str = "a function"
+
+    def check(self, value: Any) -> Any:
+        """The word or function itself."""
+        options = f"{', '.join(map(repr, self.words))}, {self.function}"
+        if isinstance(value, str):
+            if value not in self.words:
+                _refuse(options, value)
+        elif not callable(value):
+            _refuse(options, value, TypeError)
+        return value
+
+    def dump(self, value: Any) -> str:
+        """The word."""
+        if not isinstance(value, str):
+            raise Unsaved
+        return value
+
+
+@dataclass(frozen=True)
+class FieldNames(Check):
+    """Names of a program's output fields, or a function of its prediction. A single name is kept as a tuple of one."""
+
+    def check(self, value: Any) -> Any:
+        """The names as a tuple, or the function."""
+        if callable(value):
+            return value
+        names = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, Iterable) else ()
+        if not names or not all(isinstance(name, str) for name in names):
+            _refuse("an output field's name, a list of names or a function", value, TypeError)
+        return names
+
+    def dump(self, value: Any) -> list[str]:
+        """The names as a list."""
+        if callable(value):
+            raise Unsaved
+        return list(value)
+
+
+@dataclass(frozen=True)
+class OneOf(Check):
+    """An object of a family of frozen dataclasses, a strategy or a policy.
+
+    Args:
+        base: Their common class; users may have written others.
+        kind: What it must be, for the error.
+        known: Those of this library, which JSON can name.
+        default: What None stands for.
+    """
+
+    base: type
+    kind: str
+    known: tuple[type, ...]
+    default: type
+
+    def check(self, value: Any) -> Any:
+        """The object itself."""
+        if value is None:
+            return self.default()
+        if not isinstance(value, self.base):
+            _refuse(self.kind, value, TypeError)
+        return value
+
+    def dump(self, value: Any) -> dict[str, Any]:
+        """Its name and its own settings."""
+        if type(value) not in self.known:
+            raise Unsaved
+        return {"name": type(value).__name__, **dataclasses.asdict(value)}
+
+    def load(self, saved: Any) -> Any:
+        """The object of that name with those settings."""
+        try:
+            settings = dict(saved)
+            named = {one.__name__: one for one in self.known}
+            return named[settings.pop("name")](**settings)
+        except (KeyError, TypeError, ValueError) as error:
+            raise Refused(f"is unknown to this version: {error!r}, got {saved!r}") from None
+
+
+@dataclass(frozen=True)
+class Dollars(Check):
+    """An amount of money, to the billionth of a dollar."""
+
+    def check(self, value: Any) -> Any:
+        """The amount as it was given."""
+        if isinstance(value, bool) or not isinstance(value, (int, float, Decimal)):
+            _refuse("a number", value, TypeError)
+        if not 1 <= self.nano(value) < 2**62:
+            _refuse("at least 0.000000001 and below 4.6 billion", value)
+        return value
+
+    @staticmethod
+    def nano(value: Any) -> int:
+        """The amount in billionths of a dollar, as it was written: 0.1 is a tenth, not the nearest binary fraction."""
+        try:
+            return int(Decimal(str(value)) * 10**9)
+        except (InvalidOperation, OverflowError, ValueError):
+            _refuse("a finite number", value)
+
+    def dump(self, value: Any) -> Any:
+        """Decimals as text, so that no digit is lost."""
+        return str(value) if isinstance(value, Decimal) else value
+
+    def load(self, saved: Any) -> Any:
+        """Text as a decimal."""
+        try:
+            return self.check(Decimal(saved) if isinstance(saved, str) else saved)
+        except InvalidOperation:
+            _refuse("a number", saved)
+
+
+@dataclass(frozen=True)
+class PeriodOfTime(Number):
+    """A span of time: a word, or seconds."""
+
+    above: float | None = 0
+    kind: str = "a number of seconds"
+    bounds: str | None = "a positive, finite number of seconds"
+
+    def check(self, value: Any) -> Any:
+        """The word or number itself."""
+        if isinstance(value, str):
+            if value not in PERIODS:
+                _refuse("'hour', 'day' or a number of seconds", value)
+            return value
+        super().check(value)
+        if value < 1:
+            _refuse("at least 1 second", value)
+        return value
+
+    @staticmethod
+    def seconds(value: str | float) -> float:
+        """How long it is."""
+        return PERIODS[value] if isinstance(value, str) else float(value)
+
+
+@dataclass(frozen=True)
+class FilePath(Check):
+    """Where a file is or will be."""
+
+    def check(self, value: Any) -> Any:
+        """The path as it was given."""
+        if not isinstance(value, (str, os.PathLike)):
+            _refuse("a file's path, text or a pathlib.Path", value, TypeError)
+        return value
+
+    def dump(self, value: Any) -> Any:
+        """The path as text."""
+        return os.fspath(value)
+
+
+Count = Annotated[int, Integer(least=1, bits=62)]
+"""A number of things that are counted in a pool's store."""
+AtLeastOne = Annotated[int, Integer(least=1)]
+"""A number of things with no upper bound."""
+Size = Annotated[int, Integer(least=1, bounds="an integer of at least 1", one_error=True)]
+"""A number of things in a strategy."""
+Whole = Annotated[int, Integer()]
+Seconds = Annotated[float, Number(above=0, kind="a number of seconds", bounds="a positive, finite number of seconds")]
+SamplesPerCall = Annotated[
+    float,
+    Number(least=1, most=None, below=math.inf, kind="a number of samples", bounds="a finite number of at least 1"),
+]
+Temperature = Annotated[float, Number(least=0)]
+Probability = Annotated[float, Number(least=0, most=1, kind="a number between 0 and 1", bounds="between 0 and 1")]
+ShareSpent = Annotated[float, Number(above=0, most=1, kind="a number between 0 and 1", bounds="between 0 and 1")]
+"""The share of a cap that is spent, not 0."""
+Quantile = Annotated[
+    float,
+    Number(
+        above=0,
+        below=1,
+        kind="a quantile such as 0.95",
+        bounds="a quantile between 0 and 1, such as 0.95",
+    ),
+]
+Fraction = Annotated[float, Number(above=0, most=1, bounds="above 0 and at most 1")]
+ShareOfSamples = Annotated[float, Number(above=0, most=1, bounds="a number above 0 and at most 1", one_error=True)]
+"""The share of samples in a strategy."""
+YesNo = Annotated[bool, Flag()]
+Money = Annotated[float | Decimal, Dollars()]
+Period = Annotated[Literal["hour", "day"] | float, PeriodOfTime()]
+Path = Annotated[str | os.PathLike[str], FilePath()]
+AnswerFields = Annotated[str | Sequence[str] | Callable[..., Any], FieldNames()]
+"""What part of a prediction is the answer."""
+OneOfWords = Words()
+"""Annotates a ``Literal``: ``Annotated[Literal["all", "last"], OneOfWords]``."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """How one setting is declared.
+
+    Args:
+        check: What it may be.
+        optional: Whether it may be None too.
+    """
+
+    check: Check
+    optional: bool = False
+
+    def checked(self, value: Any) -> Any:
+        """The value in the form it is kept in.
+
+        Raises:
+            Refused: If it is not allowed.
+        """
+        return None if value is None and self.optional else self.check.check(value)
+
+    def dump(self, value: Any) -> Any:
+        """The value as JSON.
+
+        Raises:
+            Unsaved: If JSON cannot hold it.
+        """
+        return None if value is None else self.check.dump(value)
+
+    def load(self, saved: Any) -> Any:
+        """The value back from JSON.
+
+        Raises:
+            Refused: If it is not allowed.
+        """
+        return None if saved is None and self.optional else self.check.load(saved)
+
+
+def field_of(declared: Any, metadata: Iterable[Any] = ()) -> Field | None:
+    """The field that a type declares, ``Count`` or ``Count | None``; None if that is no type of a setting.
+
+    Args:
+        declared: The type.
+        metadata: What annotates it, where pydantic has taken both apart.
+    """
+    for found in metadata:
+        if isinstance(found, Check):
+            return Field(found.bound(declared))
+    if typing.get_origin(declared) is Annotated:
+        base, *annotations = typing.get_args(declared)
+        return field_of(base, annotations)
+    for part in typing.get_args(declared):
+        if part is not type(None) and (field := field_of(part)) is not None:
+            return Field(field.check, optional=type(None) in typing.get_args(declared))
+    return None
+
+
+def check(name: str, value: Any, declared: Any) -> Any:
+    """Check one argument of a function: ``check("calls", calls, Count)``. Returns it in the form it is kept in.
+
+    Raises:
+        TypeError: If it has the wrong type.
+        ValueError: If it is out of range.
+    """
+    field = field_of(declared)
+    assert field is not None
+    try:
+        return field.checked(value)
+    except Refused as refused:
+        raise refused.of(name) from None
+
+
+@functools.cache
+def fields_of(owner: type) -> Mapping[str, Field]:
+    """The settings of a dataclass by name."""
+    hints = typing.get_type_hints(owner, include_extras=True)
+    fields = {field.name: field_of(hints[field.name]) for field in dataclasses.fields(owner)}
+    return {name: field for name, field in fields.items() if field is not None}
+
+
+def check_fields(value: Any, owner: type) -> None:
+    """Check the settings of a dataclass, in its ``__post_init__``.
+
+    Args:
+        value: The object.
+        owner: The class that declares the settings; a subclass of the user's may declare others.
+
+    Raises:
+        TypeError: If one has the wrong type.
+        ValueError: If one is out of range.
+    """
+    for name, field in fields_of(owner).items():
+        try:
+            field.checked(getattr(value, name))
+        except Refused as refused:
+            raise refused.of(name) from None
+
+
+def _refuse(wanted: str, value: Any, kind: type[Exception] = ValueError) -> NoReturn:
+    raise Refused(f"must be {wanted}, got {value!r}", kind)
+
+
+def _listed(words: Iterable[str]) -> str:
+    *others, last = map(repr, words)
+    return f"{', '.join(others)} or {last}" if others else last
