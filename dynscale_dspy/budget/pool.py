@@ -450,6 +450,8 @@ class BudgetPool:
             raise ValueError(f"fraction={fraction!r} of the caps is less than one: raise the caps or the fraction")
         with self._locked():
             store = self._shares[module][0] if module in self._shares else MemoryStore()
+            if self._period_begun is not None:
+                store.roll(self._period_begun)
             self._shares[module] = (store, limits)
         return self
 
@@ -958,10 +960,9 @@ class BudgetPool:
         number = int(self._clock() // self._period)
         if number != self._period_begun:
             first, self._period_begun = self._period_begun is None, number
-            self._store.roll(number)
+            for store in (self._store, self._local.store, *(store for store, _ in self._shares.values())):
+                store.roll(number)
             if not first:
-                for store in (self._local.store, *(store for store, _ in self._shares.values())):
-                    store.roll(number)
                 self._warned.clear()
                 self._own_pacing = _Pacing(self, self._per_call, expected=None)
                 self._freed()

@@ -24,7 +24,7 @@ from dynscale_dspy.budget.pool import BudgetPool, PoolStatistics, _Pacing
 from dynscale_dspy.budget.stores.sqlite import SQLiteStore
 from dynscale_dspy.distributed.coordinator import Answer, Keeper, LeaseStatistics
 from dynscale_dspy.distributed.lease_book import CHUNK, Holder, Report
-from dynscale_dspy.distributed.lease_log import Journal, deserted
+from dynscale_dspy.distributed.lease_log import LeaseLog, abandoned
 
 logger = logging.getLogger(__name__)
 
@@ -140,9 +140,9 @@ class LeasedPool(BudgetPool):
         self._actor = actor
         self._budget = settings.pop("budget")
         self._lease = uuid.uuid4().hex
-        self._journal = Journal(self._budget, self._lease)
+        self._log = LeaseLog(self._budget, self._lease)
         self._serving = False
-        super().__init__(1, path=self._journal.path, **settings)
+        super().__init__(1, path=self._log.path, **settings)
         self._path = None  # nobody else spends from this file
         self._ledger.limits.update({unit: 0 if unit in capped else None for unit in UNITS})
         self._own_pacing: _LeasedPacing = _LeasedPacing(self, self._per_call)
@@ -219,7 +219,7 @@ class LeasedPool(BudgetPool):
 
     def sweep(self) -> None:
         """Settle the leases of dead holders of this machine."""
-        with deserted(self._budget) as found:
+        with abandoned(self._budget) as found:
             for lease, used in found.items():
                 _ask(self._actor.close_for, lease, used)
                 logger.warning("the holder of a lease on %r died: it had spent %d samples", self.name, used.samples)
@@ -244,11 +244,11 @@ class LeasedPool(BudgetPool):
             try:
                 _ask(self._actor.close, report)
             except Exception as error:
-                # Its journal stays, and is read by others.
+                # Its log stays, and others read it.
                 logger.warning("a lease on %r could not be closed: %s", self.name, type(error).__name__)
-                self._journal.leave()
+                self._log.leave()
                 return
-        self._journal.remove()
+        self._log.remove()
 
     def end(self) -> PoolStatistics:
         """Close this client and end the shared budget: its actor goes, for all processes. Returns what it came to.

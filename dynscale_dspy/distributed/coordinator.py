@@ -14,7 +14,7 @@ from typing import Any
 from dynscale_dspy.allocation.costs import Cost
 from dynscale_dspy.allocation.pricing import ShadowPrice
 from dynscale_dspy.budget.pool import BudgetPool, PoolStatistics
-from dynscale_dspy.budget.stores.sqlite import SQLiteStore
+from dynscale_dspy.budget.stores.sqlite import SQLiteStore, remove_budget
 from dynscale_dspy.distributed.lease_book import Grant, LeaseBook, Report
 from dynscale_dspy.errors import StorageError
 
@@ -178,8 +178,7 @@ class Keeper:
         """The budget ends."""
         self._pool._store.close()  # type: ignore[attr-defined]
         if self._temporary:
-            for suffix in ("", "-wal", "-shm"):
-                Path(self._path + suffix).unlink(missing_ok=True)
+            remove_budget(Path(self._path))
 
     # ---- inside
 
