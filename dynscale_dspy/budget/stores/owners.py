@@ -45,12 +45,16 @@ class OwnerLock:
             # The file gets its name when it is locked already, so that nobody finds it unlocked and takes it for dead.
             making = Path(f"{path}.new")
             descriptor = os.open(making, os.O_RDWR | os.O_CREAT, 0o666)
-            if _locked(descriptor):
-                making.rename(path)
-            else:
+            try:
+                if _locked(descriptor):
+                    making.rename(path)
+                else:
+                    making.unlink()
+                    os.close(descriptor)
+                    descriptor = None
+            except OSError:
                 os.close(descriptor)
-                making.unlink(missing_ok=True)
-                descriptor = None
+                raise
         self._hold(path, descriptor, lasting)
 
     def _hold(self, path: Path, descriptor: int | None, lasting: bool) -> None:

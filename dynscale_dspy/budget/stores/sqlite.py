@@ -73,9 +73,9 @@ class SQLiteStore:
         self._connection: sqlite3.Connection | None = None
         self._owner: str | None = None
         self._owner_lock: OwnerLock | None = None
+        _stores.add(self)
         with self._lock:
             self._connect(create=True)
-        _stores.add(self)
 
     # ---- the budget
 
@@ -194,7 +194,7 @@ class SQLiteStore:
         A closed store that is used again opens the file again.
         """
         with self._lock:
-            if self._connection is None:
+            if self._owner is None:
                 return
             leaves = True
             try:
@@ -203,10 +203,11 @@ class SQLiteStore:
                     leaves = connection.execute(held, (self._owner,)).fetchone() is not None
                     if not leaves:
                         connection.execute("DELETE FROM owners WHERE owner = ?", (self._owner,))
-            except sqlite3.Error as error:
+            except (sqlite3.Error, StorageError) as error:
                 logger.warning("%s was closed, and still names this process as an owner: %s", self._path, error)
-            self._connection.close()
-            self._connection = None
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
             if self._owner_lock is not None:
                 self._owner_lock.release(keep=leaves)
             self._owner = self._owner_lock = None

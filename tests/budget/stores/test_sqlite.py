@@ -294,6 +294,19 @@ def test_a_child_is_an_owner_of_its_own(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["budget.sqlite"]
 
 
+def test_a_parent_that_closes_its_store_after_a_fork_leaves_nothing(tmp_path):
+    code = """
+        if not os.fork():
+            store.close()  # it has opened nothing
+            os._exit(0)
+        os.wait()
+        store.close()
+        os.kill(os.getpid(), 9)
+    """
+    assert forker(code, tmp_path / "budget.sqlite").wait() == -signal.SIGKILL
+    assert [file.name for file in tmp_path.iterdir()] == ["budget.sqlite"]
+
+
 def test_a_child_does_not_keep_its_dead_parent_alive(tmp_path):
     path = tmp_path / "budget.sqlite"
     process = subprocess.Popen(
