@@ -202,6 +202,7 @@ class Accounts:
         # Several processes may spend from one file; each paces its own calls by what they alone have drawn.
         self.local = Ledger(parent=self.ledger) if self.ledger.store.is_durable else self.ledger
         self.record = CostRecord()
+        self._period: int | None = None
         self._quotas: weakref.WeakKeyDictionary[Any, tuple[Store, dict[str, int | None]]] = weakref.WeakKeyDictionary()
 
     def committed(self, unit: str) -> float:
@@ -235,6 +236,8 @@ class Accounts:
     def set_quota(self, module: Any, limits: dict[str, int | None]) -> None:
         """Let a module spend at most so much. What it has spent of an earlier quota counts in the new one."""
         store = self._quotas[module][0] if module in self._quotas else MemoryStore()
+        if self._period is not None:
+            store.roll(self._period)
         self._quotas[module] = (store, limits)
 
     def under_quota(self, module: Any, ledger: Ledger) -> Ledger:
@@ -247,7 +250,8 @@ class Accounts:
         return [(module, store.totals()[0], limits) for module, (store, limits) in self._quotas.items()]
 
     def roll(self, period: int) -> None:
-        """Begin a period: what was spent before it no longer counts."""
+        """Begin a period, the first or a later one: what was spent in an earlier one no longer counts."""
+        self._period = period
         self.ledger.store.roll(period)
         for store in (self.local.store, *(store for store, _ in self._quotas.values())):
             store.roll(period)

@@ -49,7 +49,7 @@ class Shared:
 
     Args:
         supply: Where their budget comes from.
-        polls: Whether budget may become free unannounced.
+        is_durable: Whether the budget outlives this process, in a store that others may share and that may block.
         throttle: What requests pass on their way out; None for nothing.
         clock: Seconds since the epoch.
 
@@ -62,13 +62,14 @@ class Shared:
         moved_to: The name under which the whole budget was published; empty if it was not.
     """
 
-    def __init__(self, *, supply: Supply, polls: bool, throttle: Throttle | None, clock: Callable[[], float]) -> None:
+    def __init__(self, *, supply: Supply, is_durable: bool, throttle: Throttle | None, clock: Callable[[], float]) -> None:
         self.supply = supply
+        self.is_durable = is_durable
         self.throttle = throttle
         self.clock = clock
         self.periods: Periods | None = None
         self.lock = StepLock(before=self._begin_period, after=supply.tend)
-        self.queue = WaitQueue(self.lock, polls=polls)
+        self.queue = WaitQueue(self.lock, polls=is_durable)
         self.promised = 0
         self.programs: weakref.WeakKeyDictionary[Any, Program] = weakref.WeakKeyDictionary()
         self.unbounded: set[tuple[str, str]] = set()
@@ -397,10 +398,9 @@ class Admission:
             period: Its number.
             first: Whether it is the first this pool has seen: what the store holds is then of this period.
         """
-        if first:
-            self.accounts.ledger.store.roll(period)
-            return
         self.accounts.roll(period)
+        if first:
+            return
         self.alerts.reset()
         self._pacing = self._paced()
         self.shared.queue.wake()

@@ -148,7 +148,7 @@ class BudgetPool:
         else:
             limited = settings.max_concurrency is not None or settings.hedge is not None
             throttle = Throttle(settings.max_concurrency, settings.hedge) if limited else None
-            shared = Shared(supply=supply or OwnCaps(), polls=store.is_durable, throttle=throttle, clock=clock)
+            shared = Shared(supply=supply or OwnCaps(), is_durable=store.is_durable and supply is None, throttle=throttle, clock=clock)
         outer = around.admission if around is not None else None
         self.admission = Admission(
             policy=settings.policy,
@@ -481,7 +481,7 @@ class BudgetPool:
     @property
     def is_durable(self) -> bool:
         """Whether the budget outlives this process, in a file that others may hold: steps on it may block."""
-        return self._chain[-1]._store.is_durable
+        return self.admission.shared.is_durable
 
     @property
     def is_scope(self) -> bool:

@@ -10,7 +10,6 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from dynscale_dspy.allocation.costs import UNITS, Cost
 from dynscale_dspy.budget.pool import BudgetPool
 from dynscale_dspy.budget.stores.sqlite import SQLiteStore
 from dynscale_dspy.distributed.coordinator import Coordinator, LeaseStatistics
-from dynscale_dspy.distributed.lease_log import LeaseLog, deserted
+from dynscale_dspy.distributed.lease_log import LeaseLog, abandoned
 from dynscale_dspy.distributed.lease_supply import LeaseSupply
 from dynscale_dspy.reporting import html, text
 from dynscale_dspy.reporting.history import History, Part
@@ -115,15 +114,16 @@ class LeasedPool:
         self.name = name
         self._actor = actor
         self._budget = published.budget
-        self._log = LeaseLog(self._budget)
+        lease = uuid.uuid4().hex
+        self._log = LeaseLog(self._budget, lease)
         self._supply = LeaseSupply(
             name,
-            self._log.lease,
+            lease,
             renew=lambda report: _ask(actor.renew, report),
             sweep=self.sweep,
             where=f"{platform.node()}:{os.getpid()}",
         )
-        self.local = BudgetPool.made(published.settings.leased(self._log.store()), supply=self._supply)
+        self.local = BudgetPool.made(published.settings.leased(SQLiteStore(self._log.path)), supply=self._supply)
         limits = {unit: 0 if unit in published.capped else None for unit in UNITS}
         self._supply.begin(self.local.admission, limits)
         atexit.register(self.close)
@@ -175,7 +175,7 @@ class LeasedPool:
 
     def sweep(self) -> None:
         """Settle the leases of dead holders of this machine."""
-        with deserted(self._budget) as found:
+        with abandoned(self._budget) as found:
             for lease, used in found.items():
                 _ask(self._actor.close_for, lease, used)
                 logger.warning("the holder of a lease on %r died: it had spent %d samples", self.name, used.samples)

@@ -18,6 +18,7 @@ from dynscale_dspy.budget.accounts import Ledger
 from dynscale_dspy.budget.admission import Admission, Counts
 from dynscale_dspy.budget.breaker import State
 from dynscale_dspy.budget.pool import BudgetPool
+from dynscale_dspy.budget.stores.sqlite import remove_budget
 from dynscale_dspy.config import PoolSettings
 from dynscale_dspy.distributed.lease_book import Grant, LeaseBook, Report
 from dynscale_dspy.errors import StorageError
@@ -184,8 +185,7 @@ class Coordinator:
         """The budget ends."""
         self._pool.store.close()
         if self._temporary:
-            for suffix in ("", "-wal", "-shm"):
-                Path(self._path + suffix).unlink(missing_ok=True)
+            remove_budget(Path(self._path))
 
     # ---- inside
 

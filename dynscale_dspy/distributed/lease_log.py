@@ -1,4 +1,4 @@
-"""What holders of leases write down on their own machine, so that a dead one's spending can be read."""
+"""What a holder of a lease writes down on its own machine, so that others can read what it spent if it dies."""
 
 from __future__ import annotations
 
@@ -7,23 +7,18 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 from dynscale_dspy.allocation.costs import Cost
-from dynscale_dspy.budget.stores.sqlite import SQLiteStore
+from dynscale_dspy.budget.stores.owners import OwnerLock, claim
+from dynscale_dspy.budget.stores.sqlite import SQLiteStore, remove_budget
 from dynscale_dspy.errors import StorageError
 
-try:
-    import fcntl
-except ImportError:  # Windows: what a dead process spent is not read there, and counts as all it had
-    fcntl = None  # type: ignore[assignment]
 
+class LeaseLog:
+    """The file in which a holder keeps the ledger of its lease, from its first sample until the lease is closed.
 
-class Journal:
-    """The place of one holder's ledger in a file, which exists as long as its lease is open.
-
-    A lock tells whether the holder lives: the system lets go of it however the process ends, and process ids, which may
-    be another's by now or in another container, are not asked.
+    A lock beside the file shows that the holder lives. Where there are no such locks nobody reads the file, and a dead
+    holder counts as having spent all that it had.
 
     Args:
         budget: The shared budget's own name.
@@ -34,34 +29,37 @@ class Journal:
         folder = _folder(budget)
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / f"{lease}.sqlite"
-        self._lock_path = folder / f"{lease}.lock"
-        self._lock: IO[str] | None = _locked(self._lock_path, create=True)
+        self._lock = OwnerLock(folder / f"{lease}.lock", lasting=True)
 
     def remove(self) -> None:
-        """The lease is closed."""
-        _remove(self.path, self._lock_path)
-        self.leave()
+        """Delete the file: the lease is closed."""
+        remove_budget(self.path)
+        self._lock.release()
 
     def leave(self) -> None:
-        """Let others read it, as if this process were dead."""
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        """Let others read the file, as if this process were dead."""
+        self._lock.release(keep=True)
 
 
 @contextlib.contextmanager
-def deserted(budget: str) -> Iterator[dict[str, Cost]]:
-    """The leases of this machine whose holders are dead, and what each has spent or had in flight.
+def abandoned(budget: str) -> Iterator[dict[str, Cost]]:
+    """The leases of this machine whose holders are dead, and what each of them has spent or had in flight.
 
-    When the block ends well their records are removed.
+    Their files are deleted when the block ends without an error, and until then no other process reads them.
+
+    Args:
+        budget: The shared budget's own name.
     """
     found: dict[str, Cost] = {}
     with contextlib.ExitStack() as locks:
         for lock_path in sorted(_folder(budget).glob("*.lock")):
-            lock = _locked(lock_path)
+            try:
+                lock = claim(lock_path)
+            except FileNotFoundError:
+                continue
             if lock is None:
                 continue
-            locks.callback(lock.close)
+            locks.callback(lock.release, keep=True)
             path = lock_path.with_suffix(".sqlite")
             used = Cost()  # without a file nothing was granted yet
             if path.exists():
@@ -73,36 +71,15 @@ def deserted(budget: str) -> Iterator[dict[str, Cost]]:
                 used = sum(store.totals(), Cost())
                 store.close()
             found[lock_path.stem] = used
+            locks.push(lambda error, *_, path=path, lock=lock: _forget(path, lock) if error is None else None)
         yield found
-        for lease in found:
-            _remove(_folder(budget) / f"{lease}.sqlite", _folder(budget) / f"{lease}.lock")
+
+
+def _forget(path: Path, lock: OwnerLock) -> None:
+    remove_budget(path)
+    lock.release()
 
 
 def _folder(budget: str) -> Path:
     user = os.getuid() if hasattr(os, "getuid") else "user"
     return Path(tempfile.gettempdir()) / f"dynscale-{user}" / budget
-
-
-def _locked(path: Path, *, create: bool = False) -> IO[str] | None:
-    """The file, locked; None if another process holds it, or it is gone."""
-    if fcntl is None and not create:
-        return None
-    try:
-        file = path.open("a" if create else "r+")
-    except OSError:
-        if create:
-            raise
-        return None
-    if fcntl is not None:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.close()
-            return None
-    return file
-
-
-def _remove(path: Path, lock_path: Path) -> None:
-    for gone in (path, Path(f"{path}-wal"), Path(f"{path}-shm"), lock_path):
-        with contextlib.suppress(OSError):
-            gone.unlink()

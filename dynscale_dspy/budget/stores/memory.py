@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Hashable
+import threading
+from collections.abc import Hashable, Mapping
 
 from dynscale_dspy.allocation.costs import Cost
 from dynscale_dspy.budget.stores.base import Limits, fits
+from dynscale_dspy.budget.stores.forks import ForkGuard
 
 
 class MemoryStore:
-    """Keeps a ledger's sums in this process. Not thread safe on its own: the pool holds one lock around each use."""
+    """A store in the memory of this process. After a fork, parent and child each go on with a copy.
+
+    Example:
+        >>> store = MemoryStore()
+        >>> handle = store.reserve(Cost(samples=2), {"samples": 3})
+        >>> store.reserve(Cost(samples=2), {"samples": 3}) is None
+        True
+        >>> store.settle(handle, Cost(samples=1))
+        >>> store.totals() == (Cost(samples=1), Cost())
+        True
+    """
+
+    is_durable = False
 
     def __init__(self) -> None:
         self._spent = Cost()
@@ -18,40 +32,92 @@ class MemoryStore:
         self._held: dict[Hashable, Cost] = {}
         self._handles = itertools.count()
         self._period: int | None = None
+        self._notes: dict[str, str] = {}
+        self._lock = threading.Lock()
+        _stores.add(self)
+
+    # Each change is computed first, then stored by plain assignments in a row: an interrupt leaves all or nothing.
 
     def totals(self) -> tuple[Cost, Cost]:
-        """What is spent, and what is reserved."""
-        return self._spent, self._reserved
+        """Return what is spent and what is reserved."""
+        with self._lock:
+            return self._spent, self._reserved
 
     def reserve(self, amount: Cost, limits: Limits) -> Hashable | None:
-        """Set an amount aside, or return None."""
-        if not fits(amount, limits, self._spent, self._reserved):
-            return None
-        handle = next(self._handles)
-        self._held[handle] = amount
-        self._reserved += amount
-        return handle
+        """Set an amount aside and return a handle, or None if that would pass a limit."""
+        with self._lock:
+            if not fits(amount, limits, self._spent, self._reserved):
+                return None
+            handle = next(self._handles)
+            reserved = self._reserved + amount
+            self._held[handle] = amount
+            self._reserved = reserved
+            return handle
 
     def amend(self, handle: Hashable, amount: Cost, limits: Limits) -> bool:
-        """Hold another amount, or return False."""
-        change = amount - self._held[handle]
-        if not fits(change, limits, self._spent, self._reserved):
-            return False
-        self._held[handle] = amount
-        self._reserved += change
-        return True
+        """Change what a handle holds; False if that would pass a limit, or if the handle is not open."""
+        with self._lock:
+            held = self._held.get(handle)
+            if held is None:
+                return False
+            change = amount - held
+            if not fits(change, limits, self._spent, self._reserved):
+                return False
+            reserved = self._reserved + change
+            self._held[handle] = amount
+            self._reserved = reserved
+            return True
 
     def settle(self, handle: Hashable, used: Cost, sample: tuple[bytes, int] | None = None) -> None:
-        """Release a handle and spend what was used. Which sample it was is forgotten with the process."""
-        self._reserved -= self._held.pop(handle)
-        self._spent += used
+        """Release a handle and spend what was used. The sample is not remembered: no later run can resume this one."""
+        with self._lock:
+            held = self._held.get(handle)
+            if held is None:
+                return
+            reserved, spent = self._reserved - held, self._spent + used
+            del self._held[handle]
+            self._reserved = reserved
+            self._spent = spent
 
     def paid(self, call: bytes) -> frozenset[int]:
-        """None: a pool in memory has no earlier run to resume."""
+        """Return the empty set: a budget in memory has no earlier run."""
         return frozenset()
 
     def roll(self, period: int) -> None:
-        """Begin a period."""
-        begun, self._period = self._period, period
-        if begun != period:
-            self._spent = Cost()
+        """Begin a period, unless it is not later than the present one."""
+        nothing = Cost()
+        with self._lock:
+            begun = self._period
+            if begun is not None and begun < period:
+                self._period = period
+                self._spent = nothing
+            elif begun is None:
+                self._period = period
+
+    def reconcile(self, *, refund: bool = False) -> Cost:
+        """Return nothing: the only owner is this process, and it lives."""
+        return Cost()
+
+    def note(self, notes: Mapping[str, str]) -> None:
+        """Keep texts under their names; an empty text deletes its name."""
+        with self._lock:
+            self._notes = {name: text for name, text in {**self._notes, **notes}.items() if text}
+
+    def notes(self) -> dict[str, str]:
+        """Return all texts that are kept, by name."""
+        with self._lock:
+            return dict(self._notes)
+
+    def close(self) -> None:
+        """Do nothing: there is no file to let go of."""
+
+
+def _before_fork(store: MemoryStore) -> None:
+    store._lock.acquire()
+
+
+def _after_fork(store: MemoryStore, in_child: bool) -> None:
+    store._lock.release()
+
+
+_stores = ForkGuard(_before_fork, _after_fork)

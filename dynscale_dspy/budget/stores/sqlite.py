@@ -1,29 +1,34 @@
-"""A ledger's sums in a file: shared by the processes of one machine, and still right after any of them was killed."""
+"""A budget kept in an SQLite file, which the processes of one machine may share and any of them may be killed."""
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import logging
 import os
 import sqlite3
+import threading
 import uuid
-from collections.abc import Hashable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import astuple, fields
 from pathlib import Path
+from typing import Any
 
 from dynscale_dspy.allocation.costs import Cost
 from dynscale_dspy.budget.stores.base import Limits, fits
+from dynscale_dspy.budget.stores.forks import ForkGuard
+from dynscale_dspy.budget.stores.owners import OwnerLock, claim
 from dynscale_dspy.errors import StorageError
 
 logger = logging.getLogger(__name__)
 
 APPLICATION = 0x44594E53
-"""Marks a file as ours: "DYNS", in the header field that SQLite has for that."""
+"""The application id in the header of a budget's file: "DYNS"."""
 VERSION = 1
-_MAGIC = b"SQLite format 3\0"
-_BUSY = 60.0
+"""The version of the file's format, kept in its header too."""
+_BUSY = 60.0  # seconds that a change waits for those of other processes
 
-# The file keeps the names that requests had in version 0.1, so that its files and ours are alike.
+# Files keep the column names of version 0.1.
 _OLD_NAMES = {"requests": "calls", "cached_requests": "cached_calls"}
 _NAMES = tuple(_OLD_NAMES.get(field.name, field.name) for field in fields(Cost))
 _COLUMNS = ", ".join(_NAMES)
@@ -42,14 +47,16 @@ _SCHEMA = (
 
 
 class SQLiteStore:
-    """Keeps a ledger's sums in an SQLite file with a write-ahead log.
+    """A store in an SQLite file with a write-ahead log.
 
-    Every change is one transaction that is in the file before it returns, so a process may be killed at any instant:
-    what it had reserved stays reserved, and counts against the caps, until :meth:`reconcile`. (After a power failure
-    the last moments before it may be missing.) There is no secret in the file: sums, process ids, and hashes of the
+    Every change is one transaction that is in the file before the method returns, so a process may be killed at any
+    instant: what it had reserved stays reserved, and counts against the caps, until :meth:`reconcile`. (After a power
+    failure the last moments before it may be missing.) The file holds no secret: sums, process ids, and hashes of the
     calls that were paid for.
 
-    Not thread safe on its own: the pool holds one lock around each use. Safe between processes.
+    Threads and processes may share a store, and a process may fork while it has one: the connection is closed before
+    the fork, and parent and child each open their own. Beside the file lies one locked file for each living owner, as
+    :mod:`~dynscale_dspy.budget.stores.owners` explains.
 
     Args:
         path: The file; made if there is none.
@@ -58,31 +65,42 @@ class SQLiteStore:
         StorageError: If there is a file that is not a budget of this version, or is damaged.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._path = Path(path)
-        self._pid = -1
-        self._connect()
+    is_durable = True
 
-    # ---- what a ledger needs
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._path = Path(os.path.abspath(path))  # a process may change its folder
+        self._lock = threading.RLock()
+        self._connection: sqlite3.Connection | None = None
+        self._owner: str | None = None
+        self._owner_lock: OwnerLock | None = None
+        _stores.add(self)
+        with self._lock:
+            self._connect(create=True)
+
+    # ---- the budget
 
     def totals(self) -> tuple[Cost, Cost]:
-        """What is spent, and what is reserved."""
-        return self._totals(self._connect())
+        """Return what is spent and what is reserved."""
+        with self._lock:
+            return self._totals(self._connect())
 
     def reserve(self, amount: Cost, limits: Limits) -> Hashable | None:
-        """Set an amount aside, or return None."""
+        """Set an amount aside and return a handle, or None if that would pass a limit."""
         with self._transaction() as connection:
             spent, reserved = self._totals(connection)
             if not fits(amount, limits, spent, reserved):
                 return None
             self._write(connection, "reserved", reserved + amount)
-            row = connection.execute(
-                f"INSERT INTO reservations (owner, {_COLUMNS}) VALUES (?, {_MARKS})", (self._owner, *astuple(amount))
+            # Random, because SQLite would give out the number of a settled reservation again.
+            handle = uuid.uuid4().int >> 66
+            connection.execute(
+                f"INSERT INTO reservations (handle, owner, {_COLUMNS}) VALUES (?, ?, {_MARKS})",
+                (handle, self._owner, *astuple(amount)),
             )
-            return row.lastrowid
+            return handle
 
     def amend(self, handle: Hashable, amount: Cost, limits: Limits) -> bool:
-        """Hold another amount, or return False."""
+        """Change what a handle holds; False if that would pass a limit, or if the handle is not open."""
         with self._transaction() as connection:
             held = self._held(connection, handle)
             if held is None:
@@ -98,13 +116,14 @@ class SQLiteStore:
     def settle(self, handle: Hashable, used: Cost, sample: tuple[bytes, int] | None = None) -> None:
         """Release a handle, spend what was used, and note what it paid for.
 
-        A file that cannot be written any more costs no answer: what was reserved then stays reserved.
+        If the file cannot be written, an error is logged and what was reserved stays reserved, so that the answer is
+        not lost.
         """
         try:
             with self._transaction() as connection:
                 held = self._held(connection, handle)
                 if held is None:
-                    return  # settled by reconcile() as spent in full
+                    return  # reconcile() has spent it in full
                 spent, reserved = self._totals(connection)
                 self._write(connection, "reserved", reserved - held)
                 if used != Cost():
@@ -112,51 +131,30 @@ class SQLiteStore:
                 connection.execute("DELETE FROM reservations WHERE handle = ?", (handle,))
                 if sample is not None:
                     connection.execute("INSERT OR IGNORE INTO paid VALUES (?, ?)", sample)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, StorageError) as error:
             logger.error("a sample could not be settled in %s and stays reserved: %s", self._path, error)
 
     def paid(self, call: bytes) -> frozenset[int]:
-        """The samples of a call that are paid already, whichever process did."""
-        rows = self._connect().execute("SELECT sample FROM paid WHERE call = ?", (call,))
+        """Return the numbers of a call's samples that are paid, by whichever process."""
+        with self._lock:
+            rows = self._connect().execute("SELECT sample FROM paid WHERE call = ?", (call,)).fetchall()
         return frozenset(sample for (sample,) in rows)
 
     def roll(self, period: int) -> None:
-        """Begin a period, unless it has begun."""
+        """Begin a period, unless it is not later than the present one."""
         with self._transaction() as connection:
             (begun,) = connection.execute("SELECT number FROM period").fetchone()
             if begun is None or begun < period:
                 connection.execute("UPDATE period SET number = ?", (period,))
-                if begun is not None:  # what was spent before there were periods counts in the first
+                if begun is not None:
                     self._write(connection, "spent", Cost())
 
-    # ---- for whoever keeps more beside the sums
-
-    def note(self, notes: Mapping[str, str]) -> None:
-        """Keep texts under their names, all of them or none; an empty text is forgotten."""
-        with self._transaction() as connection:
-            connection.execute("CREATE TABLE IF NOT EXISTS notes (name TEXT PRIMARY KEY, text TEXT) WITHOUT ROWID")
-            for name, text in notes.items():
-                if text:
-                    connection.execute("INSERT OR REPLACE INTO notes VALUES (?, ?)", (name, text))
-                else:
-                    connection.execute("DELETE FROM notes WHERE name = ?", (name,))
-
-    def notes(self) -> dict[str, str]:
-        """The texts that are kept."""
-        connection = self._connect()
-        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'notes'").fetchone():
-            return {}
-        return dict(connection.execute("SELECT name, text FROM notes"))
-
-    # ---- for people
-
     def reconcile(self, *, refund: bool = False) -> Cost:
-        """Settle what dead processes left reserved, as spent or as never used. Returns how much that was."""
-        with self._transaction() as connection:
-            owners = connection.execute("SELECT owner, pid, born FROM owners").fetchall()
-            dead = [owner for owner, pid, born in owners if owner != self._owner and not _alive(pid, born)]
+        """Settle what dead owners left reserved, as spent or as never used, and return how much that was."""
+        with contextlib.ExitStack() as claimed, self._transaction() as connection:
+            owners = connection.execute("SELECT owner, pid, born FROM owners WHERE owner != ?", (self._owner,))
             left = Cost()
-            for owner in dead:
+            for owner in self._dead(owners.fetchall(), claimed):
                 rows = connection.execute(f"SELECT {_COLUMNS} FROM reservations WHERE owner = ?", (owner,))
                 left = sum((Cost(*row) for row in rows), left)
                 connection.execute("DELETE FROM reservations WHERE owner = ?", (owner,))
@@ -168,33 +166,116 @@ class SQLiteStore:
                     self._write(connection, "spent", spent + left)
             return left
 
+    # ---- texts
+
+    def note(self, notes: Mapping[str, str]) -> None:
+        """Keep texts under their names, all of them or none. An empty text deletes its name."""
+        with self._transaction() as connection:
+            connection.execute("CREATE TABLE IF NOT EXISTS notes (name TEXT PRIMARY KEY, text TEXT) WITHOUT ROWID")
+            for name, text in notes.items():
+                if text:
+                    connection.execute("INSERT OR REPLACE INTO notes VALUES (?, ?)", (name, text))
+                else:
+                    connection.execute("DELETE FROM notes WHERE name = ?", (name,))
+
+    def notes(self) -> dict[str, str]:
+        """Return all texts that are kept, by name."""
+        with self._lock:
+            connection = self._connect()
+            if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'notes'").fetchone():
+                return {}
+            return dict(connection.execute("SELECT name, text FROM notes").fetchall())
+
+    # ---- the file
+
     def close(self) -> None:
-        """Let go of the file."""
-        if self._pid == os.getpid():
-            self._connection.close()
-        self._pid = -1
+        """Let go of the file. What is still reserved is then left to :meth:`reconcile`.
+
+        A closed store that is used again opens the file again.
+        """
+        with self._lock:
+            if self._owner is None:
+                return
+            leaves = True
+            try:
+                with self._transaction() as connection:
+                    held = "SELECT 1 FROM reservations WHERE owner = ?"
+                    leaves = connection.execute(held, (self._owner,)).fetchone() is not None
+                    if not leaves:
+                        connection.execute("DELETE FROM owners WHERE owner = ?", (self._owner,))
+            except (sqlite3.Error, StorageError) as error:
+                logger.warning("%s was closed, and still names this process as an owner: %s", self._path, error)
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
+            if self._owner_lock is not None:
+                self._owner_lock.release(keep=leaves)
+            self._owner = self._owner_lock = None
 
     # ---- inside
 
-    def _connect(self) -> sqlite3.Connection:
-        if self._pid != os.getpid():  # the first time, or after a fork: a connection must not cross it
-            self._connection = _opened(self._path)
-            self._pid = os.getpid()
-            self._owner = uuid.uuid4().hex
-            with self._transaction() as connection:
-                connection.execute("INSERT INTO owners VALUES (?, ?, ?)", (self._owner, self._pid, _born(self._pid)))
+    def _connect(self, *, create: bool = False) -> sqlite3.Connection:
+        """Return the connection, opened anew for the first time, after a fork and after :meth:`close`."""
+        if self._connection is None:
+            connection = _opened(self._path, create=create)
+            try:
+                if self._owner is None:
+                    self._register(connection)
+            except BaseException:
+                connection.close()
+                raise
+            self._connection = connection
         return self._connection
 
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        connection = self._connect()
-        connection.execute("BEGIN IMMEDIATE")
+    def _register(self, connection: sqlite3.Connection) -> None:
+        """Become an owner, and forget dead ones that left nothing, so that their files do not pile up."""
+        owner, pid = uuid.uuid4().hex, os.getpid()
         try:
-            yield connection
+            lock = OwnerLock(self._lock_path(owner))
+        except OSError as error:
+            raise StorageError(f"{self._path} cannot be used to keep a budget in: {error}") from error
+        try:
+            with contextlib.ExitStack() as claimed, _transaction(connection):
+                idle = connection.execute(
+                    "SELECT owner FROM owners WHERE owner NOT IN (SELECT owner FROM reservations)"
+                ).fetchall()
+                for (gone,) in idle:
+                    if self._claimed(gone, claimed):
+                        connection.execute("DELETE FROM owners WHERE owner = ?", (gone,))
+                connection.execute("INSERT INTO owners VALUES (?, ?, ?)", (owner, pid, _born(pid)))
         except BaseException:
-            connection.execute("ROLLBACK")
+            lock.release()
             raise
-        connection.execute("COMMIT")
+        self._owner, self._owner_lock = owner, lock
+
+    def _lock_path(self, owner: str) -> Path:
+        return Path(f"{self._path}-owner-{owner}")
+
+    def _claimed(self, owner: str, claimed: contextlib.ExitStack) -> bool | None:
+        """Whether an owner is dead, whose lock is then ours until the stack ends; None if it has no lock."""
+        try:
+            lock = claim(self._lock_path(owner))
+        except FileNotFoundError:
+            return None
+        if lock is None:
+            return False
+        # Deleted if all goes well: what cannot be written to the file is to be found again.
+        claimed.push(lambda error, *_: lock.release(keep=error is not None))
+        return True
+
+    def _dead(self, owners: Iterable[tuple[str, int, str]], claimed: contextlib.ExitStack) -> Iterator[str]:
+        for owner, pid, born in owners:
+            dead = self._claimed(owner, claimed)
+            # Owners of version 0.1 have no lock, and neither has anybody where there are none.
+            if dead or (dead is None and not _alive(pid, born)):
+                yield owner
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            connection = self._connect()
+            with _transaction(connection):
+                yield connection
 
     @staticmethod
     def _totals(connection: sqlite3.Connection) -> tuple[Cost, Cost]:
@@ -211,14 +292,69 @@ class SQLiteStore:
         return Cost(*row) if row is not None else None
 
 
-def _opened(path: Path) -> sqlite3.Connection:
-    """A connection to the file, which is made if there is none and looked over if there is."""
+def remove_budget(path: Path) -> None:
+    """Delete a budget's file and those that belong to it. No process may use it any more."""
+    owners = path.parent.glob(f"{glob.escape(path.name)}-owner-*")
+    for gone in (path, Path(f"{path}-wal"), Path(f"{path}-shm"), *owners):
+        with contextlib.suppress(OSError):
+            gone.unlink()
+
+
+# ---- forks
+
+# SQLite locks its file per process, and remembers in the process which locks it has. A child inherits that memory but
+# no lock: with an inherited connection, or a new one beside it, it would write without locks. So connections are closed
+# before a fork, and parent and child each open another when they need one.
+_unusable: list[sqlite3.Connection] = []
+
+
+def _before_fork(store: SQLiteStore) -> None:
+    store._lock.acquire()
+    connection = store._connection
+    # It is in a transaction only if a signal interrupted this thread in one. A file that was deleted cannot be opened
+    # again, and nobody else writes to it.
+    if connection is not None and not connection.in_transaction and store._path.exists():
+        store._connection = None
+        with contextlib.suppress(sqlite3.Error):
+            connection.close()
+
+
+def _after_fork(store: SQLiteStore, in_child: bool) -> None:
+    if in_child:
+        if store._connection is not None:
+            _unusable.append(store._connection)  # kept, since to close it would write to the parent's file
+        store._connection = store._owner = store._owner_lock = None
+    store._lock.release()
+
+
+_stores = ForkGuard(_before_fork, _after_fork)
+
+
+# ---- SQLite
+
+
+@contextlib.contextmanager
+def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    if connection.in_transaction:  # an interrupt left it open
+        connection.execute("ROLLBACK")
     try:
-        if path.exists() and path.stat().st_size > 0:
+        connection.execute("BEGIN IMMEDIATE")
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def _opened(path: Path, *, create: bool) -> sqlite3.Connection:
+    """Return a connection to the file, which is examined first; made if there is none and ``create`` is given."""
+    try:
+        if create and path.exists() and path.stat().st_size > 0:
             _look_over(path)
-        connection = sqlite3.connect(path, timeout=_BUSY, isolation_level=None, check_same_thread=False)
+        connection = _connection(path, "rwc" if create else "rw", check_same_thread=False)
         try:
-            _prepare(connection, path)
+            _prepare(connection, path, create=create)
         except BaseException:
             connection.close()
             raise
@@ -227,24 +363,34 @@ def _opened(path: Path) -> sqlite3.Connection:
     return connection
 
 
+def _connection(path: Path, mode: str, **options: Any) -> sqlite3.Connection:
+    return sqlite3.connect(f"{path.as_uri()}?mode={mode}", uri=True, timeout=_BUSY, isolation_level=None, **options)
+
+
 def _look_over(path: Path) -> None:
-    """Refuse a file that is not ours, before SQLite may write to it."""
-    with path.open("rb") as file:
-        header = file.read(100)
-    making = Path(f"{path}-journal").exists()  # another process is at it, or was killed at it: SQLite will see to it
-    if not header.startswith(_MAGIC) or (not making and int.from_bytes(header[68:72], "big") != APPLICATION):
+    """Refuse a file that is not ours or is damaged, without writing to it."""
+    making = Path(f"{path}-journal").exists()  # another process makes it, or was killed while it did
+    application, problems = None, [("ok",)]
+    # By SQLite, never by open(): to close the file would release the locks of all connections in this process.
+    try:
+        with contextlib.closing(_connection(path, "ro&immutable=1")) as connection:
+            (application,) = connection.execute("PRAGMA application_id").fetchone()
+        if making:
+            return  # SQLite finishes it or takes it back
+        if application == APPLICATION:
+            with contextlib.closing(_connection(path, "ro")) as connection:
+                problems = connection.execute("PRAGMA quick_check(1)").fetchall()
+    except sqlite3.OperationalError:
+        raise
+    except sqlite3.DatabaseError as error:
+        if "not a database" not in str(error):
+            if making:
+                return
+            application, problems = APPLICATION, [(str(error),)]
+    if application != APPLICATION:
         raise StorageError(
             f"{path} is not a budget of this library: it was left as it is. Give another path, or move it away"
         )
-    if making:
-        return
-    connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=_BUSY)
-    try:
-        problems = connection.execute("PRAGMA quick_check(1)").fetchall()
-    except sqlite3.DatabaseError as error:
-        problems = [(str(error),)]
-    finally:
-        connection.close()
     if problems != [("ok",)]:
         raise StorageError(
             f"{path} is damaged ({problems[0][0]}): it was left as it is. Restore a copy, or move it away and set "
@@ -252,12 +398,12 @@ def _look_over(path: Path) -> None:
         )
 
 
-def _prepare(connection: sqlite3.Connection, path: Path) -> None:
+def _prepare(connection: sqlite3.Connection, path: Path, *, create: bool) -> None:
     connection.execute("BEGIN EXCLUSIVE")
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    if (application, version, tables) == (0, 0, 0):
+    if create and (application, version, tables) == (0, 0, 0):
         for statement in _SCHEMA:
             connection.execute(statement)
         connection.execute(f"PRAGMA application_id = {APPLICATION}")
@@ -274,7 +420,7 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def _born(pid: int) -> str:
-    """When a process started, so that one that was given its number later is not taken for it; empty if unknown."""
+    """Return when a process started, which tells it from a later one of the same id; empty if that is not known."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
@@ -283,8 +429,9 @@ def _born(pid: int) -> str:
 
 
 def _alive(pid: int, born: str) -> bool:
+    """Return whether a process of this system lives, or whether that cannot be told."""
     if os.name == "nt":
-        return True  # cannot be told without harm: what is reserved stays so
+        return True  # os.kill would end it
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

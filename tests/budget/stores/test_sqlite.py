@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -15,7 +17,7 @@ import dspy
 import pytest
 
 from dynscale_dspy import BudgetPool, Cost, DynScaling, StorageError, Uniform
-from dynscale_dspy.budget.stores.sqlite import SQLiteStore
+from dynscale_dspy.budget.stores.sqlite import SQLiteStore, remove_budget
 from dynscale_dspy.testing import FakeServer, questions
 from tests.support import HAS_ENGINES, ScriptedModel, cycle
 
@@ -176,6 +178,279 @@ def test_a_period_is_the_files(tmp_path):
     now[0] += 3600
     assert other.statistics().spent.samples == 0
     assert pool.statistics().spent.samples == 0
+
+
+# ---- owners
+
+FORKER = """
+    import os, sys
+    from dynscale_dspy.allocation.costs import Cost
+    from dynscale_dspy.budget.stores.sqlite import SQLiteStore
+    store = SQLiteStore(sys.argv[1])
+    def spend(store):
+        store.settle(store.reserve(Cost(samples=1), {}), Cost(samples=1))
+"""
+
+
+def forker(code: str, *arguments: object) -> subprocess.Popen[str]:
+    return run(textwrap.dedent(FORKER) + textwrap.dedent(code), *arguments)
+
+
+def test_a_process_in_another_namespace_lives(tmp_path):
+    path = tmp_path / "budget.sqlite"
+    unshare = ["unshare", "-pf", "--mount-proc"] if os.geteuid() == 0 else ["unshare", "-Urpf", "--mount-proc"]
+    if shutil.which("unshare") is None or subprocess.run([*unshare, "true"], capture_output=True).returncode:
+        pytest.skip("no other process id namespace can be made here")
+    store = SQLiteStore(path)
+    process = subprocess.Popen(
+        [*unshare, sys.executable, "-u", "-c", textwrap.dedent(HOLDER), str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert line(process) == "held"
+    assert store.reconcile() == Cost()
+    (there,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(there), signal.SIGKILL)
+    process.communicate()
+    assert store.reconcile() == Cost(samples=3, requests=6)
+    store.close()
+
+
+def test_a_file_of_version_0_1_is_opened_and_its_owners_are_known_by_their_processes(tmp_path):
+    path, ended = tmp_path / "budget.sqlite", run("")
+    ended.communicate()
+    units = "samples, calls, prompt_tokens, completion_tokens, cached_tokens, nanodollars, cached_calls"
+    integers = ", ".join(f"{unit} INTEGER NOT NULL DEFAULT 0" for unit in units.split(", "))
+    connection = sqlite3.connect(path)
+    connection.executescript(
+        f"""
+        CREATE TABLE totals (kind TEXT PRIMARY KEY, {integers}) WITHOUT ROWID;
+        CREATE TABLE period (number INTEGER);
+        CREATE TABLE reservations (handle INTEGER PRIMARY KEY, owner TEXT NOT NULL, {integers});
+        CREATE TABLE owners (owner TEXT PRIMARY KEY, pid INTEGER NOT NULL, born TEXT NOT NULL) WITHOUT ROWID;
+        CREATE TABLE paid (call BLOB NOT NULL, sample INTEGER NOT NULL, PRIMARY KEY (call, sample)) WITHOUT ROWID;
+        INSERT INTO totals (kind, samples, calls) VALUES ('spent', 5, 6), ('reserved', 3, 3);
+        INSERT INTO period VALUES (NULL);
+        INSERT INTO owners VALUES ('living', {os.getppid()}, ''), ('dead', {ended.pid}, '');
+        INSERT INTO reservations (handle, owner, samples, calls) VALUES (1, 'living', 1, 1), (2, 'dead', 2, 2);
+        INSERT INTO paid VALUES (X'61', 4);
+        PRAGMA application_id = {0x44594E53};
+        PRAGMA user_version = 1;
+        PRAGMA journal_mode = WAL;
+        """
+    )
+    connection.close()
+    store = SQLiteStore(path)
+    assert store.totals() == (Cost(samples=5, requests=6), Cost(samples=3, requests=3))
+    assert store.paid(b"a") == {4}
+    assert store.reconcile() == Cost(samples=2, requests=2)
+    store.settle(1, Cost(samples=1))
+    assert store.totals() == (Cost(samples=8, requests=8), Cost())
+    store.close()
+    assert [file.name for file in tmp_path.iterdir()] == ["budget.sqlite"]
+
+
+@pytest.mark.parametrize("end", ["", "sys.exit(3)", "raise ValueError", "store.close()", "del store"])
+def test_a_process_that_ends_well_leaves_the_file_alone(end, tmp_path):
+    path = tmp_path / "budget.sqlite"
+    process = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(FORKER) + f"spend(store)\n{end}", str(path)], capture_output=True
+    )
+    assert process.returncode == {"sys.exit(3)": 3, "raise ValueError": 1}.get(end, 0)
+    assert [file.name for file in tmp_path.iterdir()] == ["budget.sqlite"]
+
+
+def test_files_of_killed_owners_that_left_nothing_do_not_pile_up(tmp_path):
+    path = tmp_path / "budget.sqlite"
+    for _ in range(3):
+        process = forker("spend(store)\nos.kill(os.getpid(), 9)", path)
+        assert process.wait() == -signal.SIGKILL
+        assert len(list(tmp_path.glob("*-owner-*"))) == 1
+    store = SQLiteStore(path)
+    assert store.totals() == (Cost(samples=3), Cost())
+    store.close()
+    assert [file.name for file in tmp_path.iterdir()] == ["budget.sqlite"]
+
+
+def test_a_child_is_an_owner_of_its_own(tmp_path):
+    path = tmp_path / "budget.sqlite"
+    process = forker(
+        """
+        mine = store.reserve(Cost(samples=1), {})
+        child = os.fork()
+        if not child:
+            store.reserve(Cost(samples=2), {})
+            print(store.reconcile().samples)  # the parent lives
+            os.kill(os.getpid(), 9)
+        os.waitpid(child, 0)
+        print(store.reconcile().samples)
+        store.settle(mine, Cost(samples=1))
+        print(store.totals() == (Cost(samples=3), Cost()))
+        """,
+        path,
+    )
+    assert process.communicate()[0].split() == ["0", "2", "True"]
+    assert [file.name for file in tmp_path.iterdir()] == ["budget.sqlite"]
+
+
+def test_a_parent_that_closes_its_store_after_a_fork_leaves_nothing(tmp_path):
+    code = """
+        if not os.fork():
+            store.close()  # it has opened nothing
+            os._exit(0)
+        os.wait()
+        store.close()
+        os.kill(os.getpid(), 9)
+    """
+    assert forker(code, tmp_path / "budget.sqlite").wait() == -signal.SIGKILL
+    assert [file.name for file in tmp_path.iterdir()] == ["budget.sqlite"]
+
+
+def test_a_child_does_not_keep_its_dead_parent_alive(tmp_path):
+    path = tmp_path / "budget.sqlite"
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-u",
+            "-c",
+            textwrap.dedent(FORKER)
+            + textwrap.dedent(
+                """
+                store.reserve(Cost(samples=1), {})
+                child = os.fork()
+                if child:
+                    os.kill(os.getpid(), 9)
+                spend(store)
+                print("spent")
+                sys.stdin.read()
+                """
+            ),
+            str(path),
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert line(process) == "spent"
+    assert process.wait() == -signal.SIGKILL  # the parent; its child reads on
+    store = SQLiteStore(path)
+    assert store.reconcile() == Cost(samples=1)
+    assert store.totals() == (Cost(samples=2), Cost())
+    store.close()
+    process.stdin.close()
+    assert process.stdout.read() == ""  # the child has ended
+
+
+# ---- connections
+
+VISITOR = "spend(store); store.close()"
+
+
+def test_two_stores_of_one_process_lose_nothing_when_another_comes_and_goes(tmp_path):
+    # To open the file and close it would release SQLite's locks, and whoever came next would remove the log.
+    path = tmp_path / "budget.sqlite"
+    stores = [SQLiteStore(path) for _ in range(2)]
+    for spent in (3, 6, 9):
+        for store in stores:
+            store.settle(store.reserve(Cost(samples=1), {}), Cost(samples=1))
+        assert forker(VISITOR, path).wait() == 0
+        assert [store.totals()[0].samples for store in stores] == [spent, spent]
+    for store in stores:
+        store.close()
+
+
+def test_a_child_and_its_parent_lose_nothing_when_another_comes_and_goes(tmp_path):
+    path = tmp_path / "budget.sqlite"
+    process = forker(
+        f"""
+        import subprocess
+        visitor = {textwrap.dedent(FORKER) + VISITOR!r}
+        for _ in range(3):
+            spend(store)
+            child = os.fork()
+            if not child:
+                for _ in range(3):
+                    spend(store)
+                    subprocess.run([sys.executable, "-c", visitor, sys.argv[1]], check=True)
+                os._exit(store.totals()[0].samples)
+            print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), store.totals()[0].samples)
+        """,
+        path,
+    )
+    assert process.communicate()[0].split() == ["7", "7", "14", "14", "21", "21"]
+
+
+def test_a_fork_waits_for_no_thread_and_breaks_none(tmp_path):
+    process = forker(
+        """
+        import threading
+        ended = threading.Event()
+        def work():
+            while not ended.is_set():
+                spend(store)
+        threads = [threading.Thread(target=work) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        def fork():
+            for _ in range(10):
+                child = os.fork()
+                if not child:
+                    spend(store)
+                    os._exit(0)
+                assert os.waitpid(child, 0)[1] == 0
+        forking = [threading.Thread(target=fork) for _ in range(2)]
+        for thread in forking:
+            thread.start()
+        for thread in forking:
+            thread.join()
+        ended.set()
+        for thread in threads:
+            thread.join()
+        print(store.reconcile().samples, store.totals()[1].samples, store.totals()[0].samples >= 20)
+        """,
+        tmp_path / "budget.sqlite",
+    )
+    assert process.communicate(timeout=60)[0].split() == ["0", "0", "True"]
+
+
+def test_a_relative_path_stays_where_it_was(tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    store = SQLiteStore("budget.sqlite")
+    store.settle(store.reserve(Cost(samples=1), {}), Cost(samples=1))
+    store.close()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert store.totals()[0] == Cost(samples=1)  # a closed store opens its file again
+    store.close()
+    assert list(Path().iterdir()) == []
+
+
+def test_a_budget_that_was_deleted_is_not_begun_anew(tmp_path, caplog):
+    store = SQLiteStore(tmp_path / "budget.sqlite")
+    handle = store.reserve(Cost(samples=1), {})
+    store.close()
+    remove_budget(tmp_path / "budget.sqlite")
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(StorageError, match="cannot be used to keep a budget in: unable to open"):
+        store.totals()
+    store.settle(handle, Cost(samples=1))
+    assert "a sample could not be settled" in caplog.text
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_settled_is_logged_and_stays_reserved(tmp_path, caplog):
+    store = SQLiteStore(tmp_path / "budget.sqlite")
+    handle = store.reserve(Cost(samples=1), {})
+    with contextlib.closing(sqlite3.connect(tmp_path / "budget.sqlite")) as connection:
+        connection.execute("ALTER TABLE paid RENAME TO gone")
+        store.settle(handle, Cost(samples=1), (b"call", 1))
+        assert "a sample could not be settled" in caplog.text
+        assert store.totals() == (Cost(), Cost(samples=1))
+        connection.execute("ALTER TABLE gone RENAME TO paid")
+    store.settle(handle, Cost(samples=1), (b"call", 1))
+    assert store.totals() == (Cost(samples=1), Cost())
+    store.close()
 
 
 # ---- files that are not budgets

@@ -1,0 +1,53 @@
+"""How objects with a lock go through a fork."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class ForkGuard(Generic[T]):
+    """Acts on a set of objects before and after each fork of this process.
+
+    A fork copies memory as it is at that instant: a lock that another thread holds stays locked in the child for ever,
+    around half a change. So the forking thread takes the lock of each object first. Forks of several threads come one
+    after another.
+
+    Args:
+        before: Called with each object before a fork, to take its lock.
+        after: Called with each object after the fork, and with whether this is the child.
+    """
+
+    def __init__(self, before: Callable[[T], None], after: Callable[[T, bool], None]) -> None:
+        self._before_each = before
+        self._after_each = after
+        self._objects: weakref.WeakSet[T] = weakref.WeakSet()
+        self._forking = threading.Lock()
+        self._taken: list[T] = []
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(
+                before=self._before,
+                after_in_parent=lambda: self._after(False),
+                after_in_child=lambda: self._after(True),
+            )
+
+    def add(self, each: T) -> None:
+        """Guard an object for as long as it exists."""
+        self._objects.add(each)
+
+    def _before(self) -> None:
+        self._forking.acquire()
+        for each in list(self._objects):
+            self._before_each(each)
+            self._taken.append(each)
+
+    def _after(self, in_child: bool) -> None:
+        taken, self._taken = self._taken, []
+        for each in reversed(taken):
+            self._after_each(each, in_child)
+        self._forking.release()
