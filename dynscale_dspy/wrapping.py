@@ -11,8 +11,9 @@ import dspy
 
 from dynscale_dspy import _ambient
 from dynscale_dspy.budget.pool import BudgetPool
+from dynscale_dspy.execution.introspection import named_predictors
 from dynscale_dspy.execution.run import is_sample_of
-from dynscale_dspy.module import DynScaling, named_predictors
+from dynscale_dspy.module import DynScaling
 from dynscale_dspy.settings import KEY
 
 logger = logging.getLogger(__name__)

@@ -91,7 +91,7 @@ def test_explain():
     # The samples ask side by side: any of them may be the one that meets the failure.
     for sample, line in zip(why.samples, told[5:], strict=True):
         assert line.startswith(f"  #{sample.index} ")
-        assert ("no vote: failed" if sample.problem else "(round 0; 1 LM call, 10 tokens)") in line
+        assert ("no vote: failed" if sample.problem else "(round 0; 1 request, 10 tokens)") in line
     assert told[:5] == [
         "5 samples in 1 round, 2 answers, 75% agree, confidence 0.81",
         "    3  B",

@@ -912,6 +912,19 @@ class BudgetPool:
         return self._root._path is not None
 
     @property
+    def root(self) -> BudgetPool:
+        """The pool around all scopes, this one included: samples on the same root are paid from the same budget."""
+        return self._root
+
+    def caps(self, unit: str) -> bool:
+        """Return True if a unit is capped, here or in a pool around.
+
+        Args:
+            unit: ``"samples"``, ``"requests"``, ``"tokens"`` or ``"nanodollars"``.
+        """
+        return self._ledger.capped(unit)
+
+    @property
     def metered(self) -> bool:
         """Whether tokens or dollars are capped, here or in a pool around."""
         return any(self._ledger.capped(unit) for unit in METERED)

@@ -8,6 +8,7 @@ from typing import Any
 
 import dspy
 
+from dynscale_dspy.execution.introspection import signature_of
 from dynscale_dspy.selection.answers import NOT_ANSWERS
 
 logger = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ class AnswerReader:
             if not (isinstance(answer, tuple) and answer and all(isinstance(name, str) for name in answer)):
                 raise TypeError(f"answer must be an output field's name, a list of names or a function, got {answer!r}")
         self.answer = answer
-        signature = _signature_of(module)
+        signature = signature_of(module)
         self._known_to_exist = signature is not None
         if signature is not None and not callable(answer):
             outputs = list(signature.output_fields)
@@ -82,21 +83,13 @@ class AnswerReader:
 
 def _default_fields(module: dspy.Module, prediction: dspy.Prediction) -> list[str]:
     # A prediction made by a predictor knows its signature; others (ReAct, a user's own module) are asked for theirs.
-    signature = getattr(getattr(prediction, "_completions", None), "signature", None) or _signature_of(module)
+    signature = getattr(getattr(prediction, "_completions", None), "signature", None) or signature_of(module)
     keys = list(prediction.keys())
     if signature is not None:
         names = [name for name in _answer_fields(signature) if name in keys]
         if names:
             return names
     return [name for name in keys if name not in NOT_ANSWERS]
-
-
-def _signature_of(module: dspy.Module) -> Any:
-    for owner in (module, getattr(module, "predict", None)):
-        signature = getattr(owner, "signature", None)
-        if hasattr(signature, "output_fields"):
-            return signature
-    return None
 
 
 def _answer_fields(signature: Any) -> list[str]:

@@ -12,7 +12,8 @@ from dspy.streaming.messages import StatusStreamingCallback, sync_send_to_stream
 
 from dynscale_dspy.reporting import explanation as report
 from dynscale_dspy.reporting.explanation import Explanation
-from dynscale_dspy.sampling.plan import Notice, Plan
+from dynscale_dspy.sampling.plan import Plan
+from dynscale_dspy.sampling.steps import Notice
 
 logger = logging.getLogger(__name__)
 
