@@ -6,8 +6,7 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import dspy
 
@@ -168,8 +167,7 @@ class SampleAdapter:
         return kwargs, signature, demos, {**inputs, name: text}
 
 
-@dataclass(frozen=True)
-class _Attempt:
+class _Attempt(NamedTuple):
     """One call of an adapter, after a pause, through a throttle if there is one."""
 
     adapter: Any

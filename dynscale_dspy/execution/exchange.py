@@ -36,7 +36,7 @@ class Exchange(Generic[Asked, Result]):
         """What came back for it."""
         self.result: Any = None
         self._steps = steps
-        self._go_on(lambda: next(steps))
+        self._go_on(steps.send, None)
 
     def __enter__(self) -> Exchange[Asked, Result]:
         return self
@@ -46,10 +46,10 @@ class Exchange(Generic[Asked, Result]):
     ) -> bool:
         """Tell the steps what came of the request; an error that they do not handle passes through unchanged."""
         if error is None:
-            self._go_on(lambda: self._steps.send(self.outputs))
+            self._go_on(self._steps.send, self.outputs)
             return True
         try:
-            self._go_on(lambda: self._steps.throw(error))
+            self._go_on(self._steps.throw, error)
         except BaseException as raised:
             # A generator cannot raise a StopIteration unchanged.
             if raised is error or (isinstance(error, StopIteration) and raised.__cause__ is error):
@@ -57,8 +57,8 @@ class Exchange(Generic[Asked, Result]):
             raise
         return True
 
-    def _go_on(self, step: Callable[[], Asked]) -> None:
+    def _go_on(self, step: Callable[[Any], Asked], outcome: Any) -> None:
         try:
-            self.asked = step()
+            self.asked = step(outcome)
         except StopIteration as stop:
             self.asked, self.result = None, stop.value
