@@ -8,6 +8,8 @@ from typing import Any
 import dspy
 
 _NOT_MODULES = frozenset({"history", "callbacks", "demos", "traces", "train", "signature", "lm", "config"})
+_PLAIN = (str, int, float, type(None))
+"""Types of attributes that hold no predictor, skipped for speed."""
 _MARK = "scaled_predictor"
 
 
@@ -63,7 +65,7 @@ def named_predictors(
                 yield from walk(name, part.module)
                 return
             for attribute, value in vars(part).items():
-                if attribute not in _NOT_MODULES:
+                if attribute not in _NOT_MODULES and not isinstance(value, _PLAIN):
                     yield from walk(f"{name}.{attribute}" if name else attribute, value)
         elif isinstance(part, Mapping):
             for key, value in part.items():

@@ -14,7 +14,7 @@ import dspy
 import pytest
 from hypothesis import settings as hypothesis_settings
 
-from dynscale_dspy.execution import shared_request as folding
+from dynscale_dspy.execution import shared_request
 from dynscale_dspy.testing import FakeServer
 from tests.support import HAS_ENGINES
 
@@ -44,7 +44,7 @@ def a_request_a_sample(request: pytest.FixtureRequest, monkeypatch: pytest.Monke
     Before DSPy 3.4 there is no such engine, and through LiteLLM samples would share requests there.
     """
     if not HAS_ENGINES and "litellm" not in request.node.nodeid:
-        monkeypatch.setattr(folding, "one_request", lambda lm, settings: False)
+        monkeypatch.setattr(shared_request, "one_request", lambda lm, settings: False)
 
 
 @pytest.fixture

@@ -15,11 +15,17 @@ import pytest
 
 from dynscale_dspy import BudgetPool, DynScaling
 from dynscale_dspy.budget.leases import Arm
+from dynscale_dspy.selection.base import Vote
 
 try:
     from dspy.lm15 import Message, Response, Usage
 except ImportError:  # before DSPy 3.4 every request goes through LiteLLM
     Message = Response = Usage = None
+
+
+def vote(key: Any) -> Vote | None:
+    """The vote of a sample whose answer is its own key; None for no vote."""
+    return None if key is None else Vote(key, key)
 
 
 def one_each(module: dspy.Module, budget: Any = None, **options: Any) -> DynScaling:

@@ -16,7 +16,8 @@ import dspy
 
 from dynscale_dspy.allocation.costs import Cost
 from dynscale_dspy.distributed.client import LeasedPool
-from dynscale_dspy.module import DynScaling, named_predictors
+from dynscale_dspy.execution.introspection import named_predictors
+from dynscale_dspy.module import DynScaling
 from dynscale_dspy.reporting.explanation import explain
 
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ from typing import Any
 import dspy
 
 from dynscale_dspy._fields import AnswerFields, check
+from dynscale_dspy.execution.introspection import signature_of
 from dynscale_dspy.selection.answers import NOT_ANSWERS
 
 logger = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ class AnswerReader:
 
     def __init__(self, module: dspy.Module, answer: Answer | None = None) -> None:
         self.answer = answer = check("answer", answer, AnswerFields | None)
-        signature = _signature_of(module)
+        signature = signature_of(module)
         self._known_to_exist = signature is not None
         if signature is not None and not callable(answer):
             outputs = list(signature.output_fields)
@@ -77,21 +78,13 @@ class AnswerReader:
 
 def _default_fields(module: dspy.Module, prediction: dspy.Prediction) -> list[str]:
     # A prediction made by a predictor knows its signature; others (ReAct, a user's own module) are asked for theirs.
-    signature = getattr(getattr(prediction, "_completions", None), "signature", None) or _signature_of(module)
+    signature = getattr(getattr(prediction, "_completions", None), "signature", None) or signature_of(module)
     keys = list(prediction.keys())
     if signature is not None:
         names = [name for name in _answer_fields(signature) if name in keys]
         if names:
             return names
     return [name for name in keys if name not in NOT_ANSWERS]
-
-
-def _signature_of(module: dspy.Module) -> Any:
-    for owner in (module, getattr(module, "predict", None)):
-        signature = getattr(owner, "signature", None)
-        if hasattr(signature, "output_fields"):
-            return signature
-    return None
 
 
 def _answer_fields(signature: Any) -> list[str]:

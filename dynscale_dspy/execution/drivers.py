@@ -12,10 +12,16 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
-from dynscale_dspy.sampling.plan import Job, Notice, Round, Step, Wait
+from dynscale_dspy.execution.shared_request import SharedRequest, Slot
 from dynscale_dspy.sampling.sample import SPARED, Sample
+from dynscale_dspy.sampling.steps import Job, Notice, Round, Step, Wait, grouped
 
 T = TypeVar("T")
+
+Run = Callable[[Job, "Slot | None"], Sample]
+"""Runs one job, in its slot if it shares a request."""
+ARun = Callable[[Job, "Slot | None"], Awaitable[Sample]]
+"""The same in a task."""
 
 LONGEST_WAIT = 600.0
 """Seconds a call waits for the same call in flight before it goes alone."""
@@ -31,7 +37,7 @@ _helpers: ThreadPoolExecutor | None = None
 _in_flight = 0
 
 
-def drive(steps: Generator[Step, Any, T], run: Callable[[Job], Sample]) -> T:
+def drive(steps: Generator[Step, Any, T], run: Run) -> T:
     """Run a plan from this thread.
 
     Args:
@@ -59,7 +65,7 @@ def drive(steps: Generator[Step, Any, T], run: Callable[[Job], Sample]) -> T:
         steps.close()
 
 
-async def adrive(steps: Generator[Step, Any, T], run: Callable[[Job], Awaitable[Sample]]) -> T:
+async def adrive(steps: Generator[Step, Any, T], run: ARun) -> T:
     """Run a plan from this task; see :func:`drive`."""
     reply: Any = None
     try:
@@ -81,7 +87,7 @@ async def adrive(steps: Generator[Step, Any, T], run: Callable[[Job], Awaitable[
 
 def drive_known(
     steps: Generator[list[Job] | Wait, Any, None],
-    run: Callable[[Job], Sample],
+    run: Run,
     *,
     num_threads: int,
     done: Callable[[Job, Sample], None],
@@ -110,7 +116,7 @@ def drive_known(
             if isinstance(jobs, Wait):
                 reply = _wait(jobs)
                 continue
-            for group in _groups(jobs):
+            for group in grouped(jobs):
                 future = executor.submit(contextvars.copy_context().run, _run_group, group, run)
                 groups[future] = group
                 if in_order:
@@ -135,9 +141,9 @@ async def in_thread(run: Callable[[], T]) -> T:
     return await loop.run_in_executor(_executor(), contextvars.copy_context().run, run)
 
 
-def _run_together(step: Round, run: Callable[[Job], Sample]) -> list[Sample]:
+def _run_together(step: Round, run: Run) -> list[Sample]:
     """Run jobs side by side. The calling thread works too, so that full or nested thread pools cannot deadlock."""
-    groups = _groups(step.jobs)
+    groups = grouped(step.jobs)
     results: list[Any] = [None] * len(groups)
     # Each in its own copy of the caller's context: DSPy's settings and tracing parents travel with it.
     todo = deque((position, contextvars.copy_context(), group) for position, group in enumerate(groups))
@@ -184,8 +190,8 @@ def _run_together(step: Round, run: Callable[[Job], Sample]) -> list[Sample]:
     return [sample for samples in results for sample in samples]
 
 
-async def _gather(step: Round, run: Callable[[Job], Awaitable[Sample]]) -> list[Sample]:
-    groups = _groups(step.jobs)
+async def _gather(step: Round, run: ARun) -> list[Sample]:
+    groups = grouped(step.jobs)
     tasks = [asyncio.ensure_future(_arun_group(group, run)) for group in groups]
     waiting = set(tasks)
     # Waking for each costs a look at all of them: only where one may make the others needless.
@@ -215,28 +221,25 @@ async def _gather(step: Round, run: Callable[[Job], Awaitable[Sample]]) -> list[
             await asyncio.gather(*unfinished, return_exceptions=True)
 
 
-def _groups(jobs: Sequence[Job]) -> list[list[Job]]:
-    """Jobs that share a request run one after another, the others side by side."""
-    groups: list[list[Job]] = []
-    for job in jobs:
-        if job.fold is not None and groups and groups[-1][-1].fold is job.fold:
-            groups[-1].append(job)
-        else:
-            groups.append([job])
-    return groups
-
-
 def _spared(jobs: Sequence[Job]) -> list[Sample]:
     """The samples of tasks that were cancelled before they began, since the vote was decided without them."""
     return [Sample(job.draw, problem=SPARED) for job in jobs]
 
 
-def _run_group(jobs: Sequence[Job], run: Callable[[Job], Sample]) -> list[Sample]:
-    return [run(job) for job in jobs]
+def _run_group(jobs: Sequence[Job], run: Run) -> list[Sample]:
+    return [run(job, slot) for job, slot in _slots(jobs)]
 
 
-async def _arun_group(jobs: Sequence[Job], run: Callable[[Job], Awaitable[Sample]]) -> list[Sample]:
-    return [await run(job) for job in jobs]
+async def _arun_group(jobs: Sequence[Job], run: ARun) -> list[Sample]:
+    return [await run(job, slot) for job, slot in _slots(jobs)]
+
+
+def _slots(jobs: Sequence[Job]) -> list[tuple[Job, Slot | None]]:
+    """The jobs of one group, each with its place in the request they share."""
+    if jobs[0].group is None:
+        return [(job, None) for job in jobs]
+    request = SharedRequest([job.ticket for job in jobs if job.ticket is not None])
+    return [(job, Slot(request, position)) for position, job in enumerate(jobs)]
 
 
 def _wait(step: Wait) -> bool | None:

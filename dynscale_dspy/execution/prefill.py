@@ -15,21 +15,18 @@ from __future__ import annotations
 
 import copy
 import logging
-import threading
-import weakref
 from typing import Any
 
 import dspy
 
+from dynscale_dspy.execution import lm_errors
+from dynscale_dspy.execution.capabilities import CONTINUED_MESSAGE
 from dynscale_dspy.sampling.chain import CHECKING
 
 logger = logging.getLogger(__name__)
 
 FLAGS = {"continue_final_message": True, "add_generation_prompt": False}
 """vLLM's names; servers that go on anyway ignore them."""
-
-_findings: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
-_lock = threading.Lock()
 
 
 class StartedMessage:
@@ -55,28 +52,24 @@ class StartedMessage:
 
     @staticmethod
     def possible(adapter: Any, lm: Any) -> bool:
-        """Whether the adapter's replies are begun by a header we know, and the server is not known to be unable."""
-        with _lock:
-            return type(adapter) is dspy.ChatAdapter and _findings.get(lm, True)
+        """Return True if replies to the adapter begin with a header we know, and the server was not found unable."""
+        return type(adapter) is dspy.ChatAdapter and CONTINUED_MESSAGE.is_expected(lm)
 
     def kwargs(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """A call's settings with the flags that ask the server to go on."""
+        """A request's settings with the flags that ask the server to go on."""
         return {**kwargs, "extra_body": {**(kwargs.get("extra_body") or {}), **FLAGS}}
 
     def failed(self, error: Exception) -> bool:
-        """Whether a request failed because of how the message was begun; that the server refuses it is kept."""
-        if isinstance(error, dspy.utils.exceptions.AdapterParseError):
+        """Return True if a request failed because of how the message was begun. A refusal by the server is kept."""
+        if lm_errors.is_unreadable(error):
             return True
-        status = getattr(error, "status_code", None) or getattr(error, "status", None)
-        refused = status in (400, 404, 405, 415, 422, 501)
+        refused = lm_errors.has_unsupported_status(error)
         if refused:
             self._found(False)
         return refused
 
     def _found(self, able: bool) -> None:
-        with _lock:
-            _findings[self._lm] = able
-        if not able:
+        if CONTINUED_MESSAGE.found(self._lm, able) and not able:
             logger.info("%r does not go on with a message: attempts are shown in an input field", self._lm)
 
     def _format(self, signature: Any, demos: list, inputs: dict) -> list[dict[str, Any]]:

@@ -1,43 +1,42 @@
 """Several samples from one request: its ``n`` choices are dealt out to as many runs of the program.
 
-Where the program is a predictor of DSPy's own and nobody watches its runs, one run reads all of them, as DSPy does with
-``n``, and the others need none; as soon as one choice cannot be read, each is read in a run of its own.
+The prompt is then sent, billed and read by the server once. Which routes can do it is not assumed: DSPy's native engine
+makes one request a choice, so there it is never tried; through LiteLLM it is, and whether the server can is remembered
+for the language model. Where it cannot, each sample makes a request of its own.
 
-The prompt is then sent, billed and read by the server once. Which routes can do it is not assumed: DSPy's native
-engine makes one request a choice, so there it is never tried; through LiteLLM it is, and what a server makes of it is
-remembered for the language model. Where it cannot be done each sample asks for itself, as without folding.
+Where the program is a predictor of DSPy's own and nobody watches its runs, the first run reads all choices, as DSPy
+does with ``n``, and the other samples need no run. As soon as one choice cannot be read, each is read in a run of its
+own.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import threading
-import weakref
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import dspy
 
-from dynscale_dspy.execution.metering import is_context_overflow, is_permanent
+from dynscale_dspy.execution.capabilities import SEVERAL_CHOICES
+from dynscale_dspy.execution.exchange import Exchange
+from dynscale_dspy.execution.lm_errors import is_permanent, is_unsupported
 
 if TYPE_CHECKING:
     from dynscale_dspy.budget.leases import Ticket
-    from dynscale_dspy.execution.run import Meter
+    from dynscale_dspy.execution.meter import Meter
 
 logger = logging.getLogger(__name__)
 
 ATTEMPTS = 2
 """Requests for several choices that may fail before those samples that are left fail with them."""
 
-_findings: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
-_lock = threading.Lock()
 
+class SharedRequest:
+    """The request that several samples of one call share, and what came back for each of them.
 
-class Fold:
-    """The samples of one call that are to share a request. They run one after another, in one thread or task.
-
-    The first that asks, asks for as many choices as there are samples; each of the others then finds its own here.
+    The samples run one after another, in one thread or task. The first that asks, asks for as many choices as there are
+    samples; each of the others then finds its own choice here.
 
     Args:
         tickets: What pays for each of them.
@@ -45,24 +44,41 @@ class Fold:
 
     def __init__(self, tickets: Sequence[Ticket]) -> None:
         self.tickets = tickets
-        self.request: Any = None
+        self.asked: Any = None
+        """What was asked, comparable with what another sample is about to ask; None before."""
         self.choices: dict[int, tuple[Any, str | None]] = {}
+        """Output and finish reason by the sample's position."""
         self.predictions: dict[int, tuple[Any, list[Any], str | None]] = {}
+        """Prediction, trace and finish reason by position, where one run has read all choices."""
         self.failures = 0
         self.error: Exception | None = None
+        """Why none of the samples that are left need try, if it has failed for good."""
 
-    def keep(self, request: Any, position: int, outputs: Sequence[Any], reasons: Sequence[str | None]) -> None:
-        """What came back for the sample at this position and for those after it."""
-        if self.request is not None:
+    def keep(self, asked: Any, position: int, outputs: Sequence[Any], reasons: Sequence[str | None]) -> None:
+        """Keep what came back.
+
+        Args:
+            asked: What was asked.
+            position: The position of the sample that asked; the others' choices follow.
+            outputs: The choices.
+            reasons: Why each ended, as far as that is known.
+        """
+        if self.asked is not None:
             return  # of a request that was given up for a second one
-        self.request = request
+        self.asked = asked
         padded = [*reasons, *[None] * len(outputs)]
         self.choices = {position + i: (output, padded[i]) for i, output in enumerate(outputs)}
 
     def read(self, position: int, signature: Any, values: Sequence[Any], trace: Sequence[Any]) -> None:
-        """What all choices were read as, at this position and after it, and what the run that did it left in its trace.
+        """Keep what one run read for the samples from this position on.
 
         Each gets the prediction and the trace that a run of its own would have made.
+
+        Args:
+            position: The position of the first of them.
+            signature: The signature that the choices were read by.
+            values: The fields of each choice.
+            trace: What the run left in DSPy's trace.
         """
         for place, value in enumerate(values, position):
             made = dspy.Prediction.from_completions([value], signature=signature)
@@ -70,43 +86,43 @@ class Fold:
             self.predictions[place] = made, own, self.choices[place][1]
 
     def failed(self, error: Exception) -> None:
-        """The request failed for good; after a second one, or where another would fail alike, nobody asks again."""
+        """Count a failure; after the second one, or where another would fail alike, no sample asks again."""
         self.failures += 1
         if self.failures >= ATTEMPTS or is_permanent(error):
             self.error = error
 
 
-class Seat:
-    """One sample's place in a fold.
+class Slot:
+    """One sample's place in a shared request.
 
     Args:
-        fold: The fold.
-        position: Its position there.
+        request: The shared request.
+        position: The sample's position among those that share it.
     """
 
-    def __init__(self, fold: Fold, position: int) -> None:
-        self.fold = fold
+    def __init__(self, request: SharedRequest, position: int) -> None:
+        self.request = request
         self.position = position
         self.served = False
         """Whether the sample's answer came as one of several choices."""
         self.finish_reason: str | None = None
-        """Why that choice ended, if another sample's request brought it: this one has no request to look at then."""
+        """Why that choice ended, if another sample made the request: this one has no history entry to look at then."""
         self.together = False
-        """Whether the adapter is to read all choices at once, for the others too."""
+        """Whether the adapter is to read all choices at once, for the other samples too."""
         self.failed = False
-        """Whether the sample's latest request was for all of them and failed."""
+        """Whether the latest request was for all of the samples and failed."""
         self._asked = False
         self._handed = False
         self._read: tuple[Any, Sequence[Any]] | None = None
 
     @property
     def is_ready(self) -> bool:
-        """Whether the answer is there already."""
-        return not self._asked and self.position in self.fold.choices
+        """Whether the sample's choice is there already."""
+        return not self._asked and self.position in self.request.choices
 
     def take(self) -> tuple[Any, list[Any]] | None:
-        """The sample's prediction and trace, if another one's run has read its choice; it needs no run then."""
-        found = self.fold.predictions.get(self.position)
+        """The sample's prediction and trace, if another sample's run has read its choice; it needs no run then."""
+        found = self.request.predictions.get(self.position)
         if found is None:
             return None
         prediction, trace, self.finish_reason = found
@@ -114,7 +130,7 @@ class Seat:
         return prediction, trace
 
     def own(self, signature: Any, values: list[Any]) -> list[Any]:
-        """Of what the adapter made of all choices, the sample's own."""
+        """Of what the adapter read, the sample's own part. The rest is kept for :meth:`share`."""
         if not self._handed:
             return values
         self._handed = False
@@ -122,16 +138,20 @@ class Seat:
         return values[:1]
 
     def share(self, signature: Any, trace: Sequence[Any]) -> None:
-        """The run is over, and left this trace: the others may have what it read for them.
+        """Hand what this sample's run has read to the other samples, now that the run is over.
 
-        Not if the adapter was asked for another signature than the program's: whoever did that had more to do with the
-        answers (DSPy's decisions are made around the adapter).
+        Nothing is handed over if the adapter was asked for another signature than the program's: whoever did that had
+        more to do with the answers (DSPy's decisions are made around the adapter).
+
+        Args:
+            signature: The program's.
+            trace: What the run left in DSPy's trace.
         """
         if self._read is not None and self._read[0] is signature:
-            self.fold.read(self.position + 1, *self._read, trace)
+            self.request.read(self.position + 1, *self._read, trace)
 
     def read_apart(self) -> bool:
-        """After a failure: whether it was all choices at once that could not be read. Each is read alone then."""
+        """After a failure, return True if one of all choices could not be read; each is read alone then."""
         if not self._handed:
             return False
         self.together = self._handed = self._asked = False
@@ -140,38 +160,51 @@ class Seat:
     def ask(
         self, lm: Any, meter: Meter, messages: Any, kwargs: dict[str, Any]
     ) -> Generator[dict[str, Any], list[Any], list[Any]]:
-        """One request of the sample: yields the settings to make it with, is sent its outputs, returns the sample's."""
+        """Ask once for this sample, or for all of them.
+
+        Args:
+            lm: The language model.
+            meter: The sample's meter.
+            messages: The prompt; None if it is not in messages.
+            kwargs: The request's settings.
+
+        Yields:
+            The settings to make a request with; its outputs are sent back.
+
+        Returns:
+            The outputs for this sample; for all of them where :attr:`together` is set.
+        """
         if self._handed:
             raise ReadApart  # an adapter's fallback: it would pay for another request because of one choice of many
         self.failed = False
-        fold = self.fold
-        request = (messages, {name: _comparable(value) for name, value in kwargs.items() if name != "rollout_id"})
+        request = self.request
+        asked = (messages, {name: _comparable(value) for name, value in kwargs.items() if name != "rollout_id"})
         if self._asked or messages is None:
             return (yield kwargs)  # an adapter's fallback, or the program's second request
         self._asked = True
-        if fold.request is not None:
-            if fold.request == request and self.position in fold.choices:
-                output, self.finish_reason = fold.choices[self.position]
+        if request.asked is not None:
+            if request.asked == asked and self.position in request.choices:
+                output, self.finish_reason = request.choices[self.position]
                 self.served = True
                 return [output]
             return (yield kwargs)
-        with meter.shared(lm, messages, kwargs, fold.tickets[self.position + 1 :]) as count:
-            if count == 1 or not _findings.get(lm, True):
+        with meter.shared(lm, messages, kwargs, request.tickets[self.position + 1 :]) as count:
+            if count == 1 or not SEVERAL_CHOICES.is_expected(lm):
                 return (yield kwargs)
             try:
                 outputs = yield {**kwargs, "n": count}
             except Exception as error:
-                if not _is_refusal(error):
-                    self._asked = False  # whoever asks again for this sample asks for all of them
+                if not is_unsupported(error):
+                    self._asked = False  # the next request for this sample is for all of them again
                     self.failed = True
                     raise
                 outputs = None
         if outputs is None:
             outputs = yield kwargs
             _found(lm, False)  # it was the several choices that it would not have
-            fold.request = _NOTHING
+            request.asked = _NOTHING
             return outputs
-        fold.keep(request, self.position, outputs, meter.finish_reasons())
+        request.keep(asked, self.position, outputs, meter.finish_reasons())
         self.served = True
         # A server that counts one choice only is not always caught at it: it is not asked for several again.
         _found(lm, len(outputs) > 1 and not meter.miscounted)
@@ -180,87 +213,56 @@ class Seat:
 
 
 class ReadApart(BaseException):
-    """Cuts an adapter off that would ask again, since it could not read all choices at once.
+    """Cuts an adapter off that could not read all choices at once and is about to ask again.
 
-    Not an ``Exception``, for adapters take those as a reason to ask again.
+    Not an ``Exception``: adapters take those as a reason to ask again.
     """
 
 
 class SharingLM:
-    """Stands where a language model is expected, and asks through a seat. Everything else is the language model's.
+    """Stands where a language model is expected, and asks through a slot. Everything else is the language model's.
 
     Args:
-        lm: What asks.
-        known_as: The language model that findings are kept for.
-        seat: The sample's seat.
+        lm: The language model that makes the request.
+        known_as: The language model that findings are kept for; the user's own, where ``lm`` is a copy.
+        slot: The sample's slot.
         meter: The sample's meter.
     """
 
-    def __init__(self, lm: Any, known_as: Any, seat: Seat, meter: Meter) -> None:
+    def __init__(self, lm: Any, known_as: Any, slot: Slot, meter: Meter) -> None:
         self._lm = lm
         self._known_as = known_as
-        self._seat = seat
+        self._slot = slot
         self._meter = meter
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["_lm"], name)
 
     def __call__(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
-        """Ask, or be handed what another sample's request brought."""
-        exchange = _Exchange(self._seat.ask(self._known_as, self._meter, messages, kwargs))
+        """Ask, or return what another sample's request brought."""
+        exchange = Exchange(self._slot.ask(self._known_as, self._meter, messages, kwargs))
         while exchange.asked is not None:
-            with exchange.answering(), _calling(self._lm, messages):
+            with exchange, _calling(self._lm, messages):
                 exchange.outputs = self._lm(prompt, messages=messages, **exchange.asked)
         return exchange.result
 
     async def acall(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
         """The same from a task."""
-        exchange = _Exchange(self._seat.ask(self._known_as, self._meter, messages, kwargs))
+        exchange = Exchange(self._slot.ask(self._known_as, self._meter, messages, kwargs))
         while exchange.asked is not None:
-            with exchange.answering(), _calling(self._lm, messages):
+            with exchange, _calling(self._lm, messages):
                 exchange.outputs = await self._lm.acall(prompt, messages=messages, **exchange.asked)
         return exchange.result
 
 
-class _Exchange:
-    """Steps of asking, for a caller that only makes the requests: what is asked now, and in the end the result."""
-
-    def __init__(self, steps: Generator[dict[str, Any], list[Any], list[Any]]) -> None:
-        self.asked: dict[str, Any] | None = None
-        self.outputs: Any = None
-        self.result: Any = None
-        self._steps = steps
-        self._go_on(lambda: next(steps))
-
-    @contextlib.contextmanager
-    def answering(self) -> Iterator[None]:
-        """Around one request: afterwards the steps know what came of it, or raise it."""
-        try:
-            yield
-        except Exception as error:
-            failure = error
-            self._go_on(lambda: self._steps.throw(failure))
-        except BaseException:
-            self._steps.close()  # an interruption: what was set aside for others is free again
-            raise
-        else:
-            self._go_on(lambda: self._steps.send(self.outputs))
-
-    def _go_on(self, step: Callable[[], dict[str, Any]]) -> None:
-        try:
-            self.asked = step()
-        except StopIteration as stop:
-            self.asked, self.result = None, stop.value
-
-
-def can_fold(lm: Any, config: Mapping[str, Any]) -> bool:
-    """Whether several choices of this language model may come of one request.
+def can_share(lm: Any, config: Mapping[str, Any]) -> bool:
+    """Return True if one request may bring several choices of this language model.
 
     Args:
         lm: The language model.
         config: What the predictor sets for it.
     """
-    if getattr(lm, "model_type", None) != "chat" or not _findings.get(lm, True):
+    if getattr(lm, "model_type", None) != "chat" or not SEVERAL_CHOICES.is_expected(lm):
         return False
     settings = {**lm.kwargs, **config}
     if settings.get("n") not in (None, 1) or settings.get("num_generations") is not None:
@@ -271,7 +273,7 @@ def can_fold(lm: Any, config: Mapping[str, Any]) -> bool:
 
 
 def one_request(lm: Any, settings: Mapping[str, Any]) -> bool:
-    """Whether a call for several choices is one request: so it is through LiteLLM, and not with the native engine."""
+    """Return True if several choices are one request: so they are through LiteLLM, and not with the native engine."""
     engine = getattr(lm, "_engine_spec", None)
     if engine is None:
         return isinstance(lm, dspy.LM)  # DSPy before 3.4 has nothing but LiteLLM
@@ -292,20 +294,8 @@ def _comparable(value: Any) -> Any:
 
 
 def _found(lm: Any, able: bool) -> None:
-    with _lock:
-        known, _findings[lm] = _findings.get(lm), able
-    if not able and known is not False:
+    if SEVERAL_CHOICES.found(lm, able) and not able:
         logger.info("%s gives one choice a request: each sample asks for itself", getattr(lm, "model", lm))
-
-
-def _is_refusal(error: Exception) -> bool:
-    """Whether the request was turned away for what it asked, so that asking for less may help."""
-    names = {kind.__name__ for kind in type(error).__mro__}
-    status = getattr(error, "status_code", None) or getattr(error, "status", None)
-    refused = status in (400, 404, 405, 415, 422, 501) or bool(
-        names & {"UnsupportedParamsError", "LMUnsupportedFeatureError", "LMInvalidRequestError"}
-    )
-    return refused and not is_context_overflow(error)
 
 
 try:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dynscale_dspy.allocation.costs import Cost
-from dynscale_dspy.allocation.tally import AnswerKey
+from dynscale_dspy.selection.base import Vote
 
 SPARED = "not needed"
 """The problem of a sample that was called off, since the vote was decided without it."""
@@ -45,10 +45,11 @@ class Sample:
         draw: What was asked for.
         prediction: What the program returned, or None if it failed.
         answer: The answer as the program gave it, or None.
-        key: The answer's canonical key, or None if the sample casts no vote.
+        vote: What it says, as the selector read it where the sample ran; None if it casts no vote.
         problem: Why it casts no vote: ``"failed"``, ``"truncated"``, ``"no answer"``, ``"not needed"``;
             empty if it votes.
         error: The exception, if it failed.
+        permanent: Whether another sample of the call would fail alike.
         trace: DSPy's trace of the run: ``(predictor, inputs, prediction)`` in order.
         usage: Tokens by language model, as DSPy's usage tracker reports them.
         cost: What it was charged.
@@ -57,9 +58,15 @@ class Sample:
     draw: Draw
     prediction: Any = None
     answer: Any = None
-    key: AnswerKey | None = None
+    vote: Vote | None = None
     problem: str = ""
     error: BaseException | None = None
+    permanent: bool = False
     trace: tuple[Any, ...] = ()
     usage: Mapping[str, list[dict[str, Any]]] = field(default_factory=dict)
     cost: Cost = field(default_factory=Cost)
+
+    @property
+    def key(self) -> Hashable:
+        """The key of its vote: equal keys are one answer. None if it casts no vote."""
+        return None if self.vote is None else self.vote.key

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from dynscale_dspy import BudgetPool, Cost, DynScaling, Parallel, Uniform, explain
 from dynscale_dspy.budget.throttle import ENOUGH, Limit, Throttle
 from dynscale_dspy.testing import FakeQuestion, questions
+from tests.support import vote
 
 ONE = [FakeQuestion("heads or tails?", {"heads": 0.5, "tails": 0.5}, "heads")]
 
@@ -312,7 +313,7 @@ def test_calling_off_never_changes_the_winner(answers, random):
     from dynscale_dspy.sampling.sample import Sample
 
     def finished(draw, answer):
-        return Sample(draw, prediction=answer, answer=answer, key=answer)
+        return Sample(draw, prediction=answer, answer=answer, vote=vote(answer))
 
     plan = Plan(Parallel(), seed=0, key="x", max_samples=64, stop_when_decided=True)
     draws = [plan.draw() for _ in answers]

@@ -62,7 +62,7 @@ def test_settings_adapter_may_be_any_object_with_call_and_acall(model: ScriptedM
 
 
 def test_settings_caller_modules_ends_with_the_predictor_that_calls(model: ScriptedModel) -> None:
-    """So the overlay knows whose earlier attempts to show, and a predictor scaled in place whether it is its own
+    """So a sample's adapter knows whose earlier attempts to show, and a predictor scaled in place whether it is its own
     sample. In ``Module.__call__`` and ``acall``."""
     adapter = Peek(lambda: dspy.settings.caller_modules[-2:])
     program = dspy.ChainOfThought("question -> answer")
@@ -235,7 +235,7 @@ def test_predictions_of_predictors_know_their_signature(model: ScriptedModel) ->
 
 
 def test_predictors_have_no_adapter_of_their_own() -> None:
-    """Should DSPy get one, it would outrank the settings' adapter, and the overlay must wrap that too.
+    """Should DSPy get one, it would outrank the settings' adapter, and a sample's must wrap that too.
     https://github.com/stanfordnlp/dspy/pull/10099"""
     assert not hasattr(dspy.Predict("a -> b"), "adapter")
 

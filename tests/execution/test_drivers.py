@@ -9,9 +9,12 @@ import pytest
 from dynscale_dspy import BudgetPool, Cost, Uniform
 from dynscale_dspy.execution import drivers
 from dynscale_dspy.execution.drivers import adrive, drive, drive_known
-from dynscale_dspy.sampling.plan import Job, Plan, Round, conduct, coordinate
+from dynscale_dspy.sampling.batch_plan import coordinate
+from dynscale_dspy.sampling.plan import Plan, conduct
 from dynscale_dspy.sampling.sample import Draw, Sample
+from dynscale_dspy.sampling.steps import Job, Round
 from dynscale_dspy.sampling.strategies import Parallel
+from tests.support import vote
 
 tag: contextvars.ContextVar[str] = contextvars.ContextVar("tag", default="none")
 
@@ -23,10 +26,10 @@ def plan(key=0):
 def sampler(answer="A"):
     """A driver's job without a program."""
 
-    def run(job: Job) -> Sample:
+    def run(job: Job, slot=None) -> Sample:
         assert job.ticket is not None and job.ticket.start()
         cost = job.ticket.settle()
-        return Sample(job.draw, prediction=answer, answer=answer, key=answer, cost=cost)
+        return Sample(job.draw, prediction=answer, answer=answer, vote=vote(answer), cost=cost)
 
     return run
 
@@ -44,7 +47,7 @@ def one_round(count):
 def test_samples_of_a_round_run_side_by_side_and_come_back_in_order():
     together = threading.Barrier(5, timeout=10)
 
-    def run(job):
+    def run(job, slot=None):
         together.wait()
         return Sample(job.draw)
 
@@ -54,7 +57,7 @@ def test_samples_of_a_round_run_side_by_side_and_come_back_in_order():
 async def test_tasks_of_a_round_run_side_by_side_and_come_back_in_order():
     arrived, everyone = [], asyncio.Event()
 
-    async def run(job):
+    async def run(job, slot=None):
         arrived.append(job)
         if len(arrived) == 5:
             everyone.set()
@@ -65,7 +68,7 @@ async def test_tasks_of_a_round_run_side_by_side_and_come_back_in_order():
 
 
 def test_each_sample_runs_in_its_own_copy_of_the_callers_context():
-    def run(job):
+    def run(job, slot=None):
         before = tag.get()
         tag.set(f"sample {job.draw.index}")
         return Sample(job.draw, prediction=before)
@@ -84,7 +87,7 @@ def test_callers_finish_without_any_helper(monkeypatch):
             """Accepts everything and never gets to it."""
 
     monkeypatch.setattr(drivers, "_executor", Full)
-    assert len(drive(one_round(6), lambda job: Sample(job.draw))) == 6
+    assert len(drive(one_round(6), lambda job, slot: Sample(job.draw))) == 6
 
 
 def test_nested_rounds_with_one_helper_do_not_deadlock(monkeypatch):
@@ -93,9 +96,9 @@ def test_nested_rounds_with_one_helper_do_not_deadlock(monkeypatch):
     with ThreadPoolExecutor(1) as single:
         monkeypatch.setattr(drivers, "_executor", lambda: single)
 
-        def run(job, depth=2):
+        def run(job, slot=None, depth=2):
             if depth:
-                drive(one_round(3), lambda inner: run(inner, depth - 1))
+                drive(one_round(3), lambda inner, slot: run(inner, slot, depth - 1))
             return Sample(job.draw)
 
         threads = [threading.Thread(target=lambda: drive(one_round(3), run)) for _ in range(4)]
@@ -133,7 +136,7 @@ def test_many_callers_are_not_multiplied_by_helpers():
     running, most, lock = 0, 0, threading.Lock()
     everyone = threading.Barrier(callers, timeout=20)
 
-    def run(job):
+    def run(job, slot=None):
         nonlocal running, most
         with lock:
             running += 1
@@ -155,7 +158,7 @@ def test_many_callers_are_not_multiplied_by_helpers():
 def test_an_error_of_the_driver_closes_the_call():
     pool = uniform(4)
 
-    def run(job):
+    def run(job, slot=None):
         job.ticket.start()
         job.ticket.settle()
         raise ValueError("the answer names a field that is not there")
@@ -173,7 +176,7 @@ async def test_a_cancelled_call_stops_its_samples_and_gives_back_its_budget():
     started, stopped = [], []
     all_started = asyncio.Event()
 
-    async def run(job):
+    async def run(job, slot=None):
         job.ticket.start()
         started.append(job)
         if len(started) == 4:
@@ -200,7 +203,7 @@ async def test_the_same_call_in_two_tasks_is_one():
     release = asyncio.Event()
     ran = []
 
-    async def run(job):
+    async def run(job, slot=None):
         ran.append(job)
         await release.wait()
         return sampler()(job)
@@ -220,7 +223,7 @@ async def test_a_synchronous_call_inside_a_loop_does_not_wait_for_a_task_of_that
     release = asyncio.Event()
     running = asyncio.Event()
 
-    async def run(job):
+    async def run(job, slot=None):
         running.set()
         await release.wait()
         return sampler()(job)
@@ -240,7 +243,7 @@ def test_a_known_set_runs_as_many_samples_at_once_as_asked():
     running, most, lock = 0, 0, threading.Lock()
     together = threading.Barrier(4)
 
-    def run(job):
+    def run(job, slot=None):
         nonlocal running, most
         with lock:
             running += 1
@@ -258,3 +261,37 @@ def test_a_known_set_runs_as_many_samples_at_once_as_asked():
         arm.close()
     assert most == 4
     assert len(seen) == 40 == pool.statistics().spent.samples
+
+
+def shared_round(*groups):
+    """A plan of one round whose jobs are in these groups."""
+    samples = yield Round([Job(Draw(i), BudgetPool(9).open(1).take(), group=group) for i, group in enumerate(groups)])
+    return samples
+
+
+def test_jobs_of_a_group_get_their_places_in_one_request_and_run_one_after_another():
+    seen = {}
+
+    def run(job, slot):
+        seen[job.draw.index] = slot, threading.get_ident()
+        return Sample(job.draw)
+
+    assert [sample.draw.index for sample in drive(shared_round(0, 0, None, 1), run)] == [0, 1, 2, 3]
+    (first, first_thread), (second, second_thread), (alone, _), (other, _) = (seen[i] for i in range(4))
+    assert alone is None
+    assert (first.position, second.position, other.position) == (0, 1, 0)
+    assert first.request is second.request is not other.request
+    assert len(first.request.tickets) == 2
+    assert first_thread == second_thread
+
+
+async def test_tasks_of_a_group_get_their_places_in_one_request():
+    slots = []
+
+    async def run(job, slot):
+        slots.append(slot)
+        return Sample(job.draw)
+
+    await adrive(shared_round(0, 0), run)
+    assert [slot.position for slot in slots] == [0, 1]
+    assert slots[0].request is slots[1].request

@@ -1,18 +1,16 @@
 from __future__ import annotations
 
-import itertools
-
 import dspy
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from dynscale_dspy import BudgetPool, Uniform
-from dynscale_dspy.errors import BudgetExhausted
+from dynscale_dspy import BudgetPool
 from dynscale_dspy.execution.answer_reader import AnswerReader
-from dynscale_dspy.execution.run import SampleAdapter, SampleRun, SampleSettings, current_meter, derive_rollout
+from dynscale_dspy.execution.meter import current_meter
+from dynscale_dspy.execution.run import SampleRun, SampleSettings, is_sample_of
 from dynscale_dspy.sampling.sample import Draw
-from tests.support import ScriptedModel, cycle
+from dynscale_dspy.selection.answers import canonical
+from dynscale_dspy.selection.base import Vote
+from tests.support import ScriptedModel, cycle, needs_lm_errors
 
 
 def settings(module, temperature=None, vary=True):
@@ -23,86 +21,6 @@ def ticket(pool):
     taken = pool.open(1).take()
     assert taken.start()
     return taken
-
-
-# ---- rollout ids
-
-
-def test_the_first_sample_of_a_plain_program_has_no_rollout_of_its_own():
-    assert derive_rollout(None, 0) is None
-    assert derive_rollout(None, 3) == 3
-
-
-def test_nested_rollouts_are_all_distinct():
-    def ids(depth):
-        for path in itertools.product(range(6), repeat=depth):
-            rollout = None
-            for index in path:
-                rollout = derive_rollout(rollout, index)
-            yield rollout
-
-    for depth in (1, 2, 3):
-        found = list(ids(depth))
-        assert len(set(found)) == len(found)
-
-
-@given(st.integers(0, 2**60), st.integers(0, 1000))
-def test_rollouts_are_reproducible_and_exact_in_json(base, index):
-    rollout = derive_rollout(base, index)
-    assert rollout == derive_rollout(base, index)
-    assert 0 <= rollout < 2**53
-
-
-# ---- the adapter
-
-
-class Recording:
-    """An adapter that returns what it is called with."""
-
-    name = "recording"
-
-    def __call__(self, *call):
-        return call
-
-    async def acall(self, *call):
-        return call
-
-
-def test_nothing_of_the_callers_is_changed():
-    predictor = dspy.Predict("question -> answer")
-    adapter = SampleAdapter(Recording(), Draw(2, chain={id(predictor): "text"}), settings(predictor))
-    kwargs, demos, inputs = {"n": 1}, [dspy.Example(question="a", answer="b")], {"question": "q"}
-    with dspy.context(caller_modules=[predictor]):
-        _, used, signature, shown, given_ = adapter(None, kwargs, predictor.signature, demos, inputs)
-    assert (kwargs, inputs) == ({"n": 1}, {"question": "q"})
-    assert demos == [dspy.Example(question="a", answer="b")]
-    assert "earlier_attempts" not in predictor.signature.fields
-    assert used == {"n": 1, "rollout_id": 2, "temperature": 1.0}
-    assert list(signature.input_fields) == ["question", "earlier_attempts"]
-    assert given_ == {"question": "q", "earlier_attempts": "text"}
-    assert shown == [{"question": "a", "answer": "b", "earlier_attempts": "N/A"}]
-
-
-async def test_sync_and_async_overlay_alike():
-    predictor = dspy.Predict("question -> answer")
-    adapter = SampleAdapter(Recording(), Draw(1), settings(predictor))
-    call = (None, {}, predictor.signature, [], {"question": "q"})
-    assert adapter(*call) == await adapter.acall(*call)
-
-
-def test_a_predictor_without_earlier_attempts_is_left_alone():
-    predictor, other = dspy.Predict("question -> answer"), dspy.Predict("question -> answer")
-    adapter = SampleAdapter(Recording(), Draw(0, chain={id(other): "text"}), settings(predictor))
-    with dspy.context(caller_modules=[predictor]):
-        _, _, signature, _, inputs = adapter(None, {}, predictor.signature, [], {"question": "q"})
-    assert signature is predictor.signature and inputs == {"question": "q"}
-
-
-def test_other_attributes_are_the_users_adapters():
-    assert SampleAdapter(Recording(), Draw(0), settings(dspy.Predict("a -> b"))).name == "recording"
-
-
-# ---- one run
 
 
 def test_a_run_leaves_the_settings_as_they_were():
@@ -136,20 +54,42 @@ def test_an_interruption_passes_through_and_is_settled():
     assert pool.statistics().reserved.samples == 0
 
 
-def test_a_programs_own_error_handling_cannot_spend_past_the_cap():
-    class Stubborn(dspy.Module):
-        def forward(self, question):
-            for _ in range(10):
-                try:
-                    dspy.settings.lm(question)
-                except Exception:
-                    continue
-            return dspy.Prediction(answer="A")
-
-    model, pool = ScriptedModel(lambda prompt, n: RuntimeError("down")), BudgetPool(requests=3, policy=Uniform())
-    program = Stubborn()
-    with dspy.context(lm=model.lm()):
-        with SampleRun(Draw(0), ticket(pool), settings(program)) as run:
+def test_the_vote_is_read_where_the_sample_ran():
+    program = dspy.Predict("question -> answer")
+    with dspy.context(lm=ScriptedModel(cycle("42.0")).lm()):
+        with SampleRun(Draw(0), ticket(BudgetPool(5)), settings(program)) as run:
             run.prediction = program(question="q")
-    assert len(model.requests) == 3 == pool.statistics().spent.requests
-    assert isinstance(run.sample.error, BudgetExhausted)
+    assert run.sample.vote == Vote("42.0", canonical(42)) and run.sample.key == canonical(42)
+
+
+def test_a_blank_or_truncated_answer_casts_no_vote():
+    program = dspy.Predict("question -> answer")
+    for answer, finish_reason, problem in (("", "stop", "no answer"), ("A", "length", "truncated")):
+        with dspy.context(lm=ScriptedModel(cycle(answer), finish_reason=finish_reason).lm()):
+            with SampleRun(Draw(0), ticket(BudgetPool(5)), settings(program)) as run:
+                run.prediction = program(question="q")
+        assert (run.sample.vote, run.sample.problem) == (None, problem)
+
+
+@needs_lm_errors
+def test_a_sample_says_whether_another_would_fail_alike():
+    program = dspy.Predict("question -> answer")
+    errors = dspy.utils.exceptions
+    for error, permanent in ((errors.LMAuthError("wrong key"), True), (errors.LMServerError("busy"), False)):
+        with SampleRun(Draw(0), ticket(BudgetPool(5)), settings(program)) as run:
+            raise error
+        assert run.sample.error is error and run.sample.permanent is permanent
+
+
+def test_a_module_called_by_a_sample_knows_whose_it_is():
+    owner, seen = object(), []
+
+    class Program(dspy.Module):
+        def forward(self):
+            seen.append((is_sample_of(owner), is_sample_of(self)))
+
+    program = Program()
+    with SampleRun(Draw(0), None, SampleSettings(program, AnswerReader(program), None, True, owner)):
+        program()
+    program()
+    assert seen == [(True, False), (False, False)]

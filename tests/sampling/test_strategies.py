@@ -9,10 +9,11 @@ from dynscale_dspy import Integrated, Parallel, Sequential
 from dynscale_dspy.allocation.tally import Tally
 from dynscale_dspy.sampling.plan import Plan
 from dynscale_dspy.sampling.sample import Draw, Sample
+from tests.support import vote
 
 
 def voters(*keys):
-    return [Sample(Draw(i), prediction=key, answer=key, key=key) for i, key in enumerate(keys)]
+    return [Sample(Draw(i), prediction=key, answer=key, vote=vote(key)) for i, key in enumerate(keys)]
 
 
 def shown(strategy, *keys, index=None, seed=0):
@@ -66,8 +67,8 @@ def test_a_chain_has_one_sample_per_answer_before_a_second_of_any(keys, length, 
 
 def test_an_independent_attempt_speaks_for_its_answer_where_there_is_one():
     samples = voters("A", "B", "A")
-    samples.append(Sample(Draw(3, shown=(0, 1), chain={0: "text"}), prediction="B", answer="B", key="B"))
-    samples.append(Sample(Draw(4, shown=(0, 1), chain={0: "text"}), prediction="C", answer="C", key="C"))
+    samples.append(Sample(Draw(3, shown=(0, 1), chain={0: "text"}), prediction="B", answer="B", vote=vote("B")))
+    samples.append(Sample(Draw(4, shown=(0, 1), chain={0: "text"}), prediction="C", answer="C", vote=vote("C")))
     tally = Tally.of(sample.key for sample in samples)
     for seed in range(20):
         chosen = Integrated().shown(samples, tally, 5, np.random.default_rng(seed))
@@ -101,7 +102,7 @@ def test_shuffling_is_seeded_and_can_be_turned_off():
 def test_each_conditioned_sample_of_a_round_gets_its_own_chain():
     plan = Plan(Integrated(independent=6, length=3), seed=0, key="call", max_samples=64)
     for key in "ABCDEF":
-        plan.tell(Sample(plan.draw(), prediction=key, answer=key, key=key))
+        plan.tell(Sample(plan.draw(), prediction=key, answer=key, vote=vote(key)))
     chains = {plan.draw().shown for _ in range(6)}
     assert len(chains) > 1
 

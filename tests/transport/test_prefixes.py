@@ -11,7 +11,7 @@ import dspy
 import pytest
 
 from dynscale_dspy import BudgetPool, DynScaling, Integrated, Parallel, Sequential, Uniform, explain
-from dynscale_dspy.module import LONG
+from dynscale_dspy.execution.inputs import LONG
 from dynscale_dspy.testing import FakeQuestion
 from tests.support import needs_lm_errors
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynscale_dspy import Cost, Price
-from dynscale_dspy.execution.metering import Bound, is_permanent, reading, request_bound
+from dynscale_dspy.execution.request_costs import Bound, request_bound, request_cost
 from tests.support import needs_lm_errors
 
 PRICES = {"openai/fake": Price(prompt=1, completion=2)}
@@ -27,7 +27,7 @@ def read(reports, *, outputs=("text",), error=None, max_tokens=50, metered=True,
     model = lm(max_tokens=max_tokens)
     inputs = {"messages": [{"role": "user", "content": "hello"}], "kwargs": {}}
     most = most or request_bound(model, inputs, tokens=True, dollars=True, prices=PRICES)
-    return reading(
+    return request_cost(
         model,
         inputs,
         bound=most.cost,
@@ -173,14 +173,6 @@ def test_whatever_is_reported_the_charge_stays_within_the_bound(report, outputs)
     assert 0 <= cost.completion_tokens <= most.cost.completion_tokens
     assert 0 <= cost.nanodollars <= most.cost.nanodollars
     assert 1 <= cost.requests <= most.cost.requests
-
-
-@needs_lm_errors
-def test_permanent_faults():
-    errors = dspy.utils.exceptions
-    assert is_permanent(errors.LMAuthError("")) and is_permanent(errors.LMNotConfiguredError(""))
-    assert not is_permanent(errors.LMServerError("")) and not is_permanent(errors.LMRateLimitError(""))
-    assert not is_permanent(ValueError()) and not is_permanent(None)
 
 
 def test_what_litellm_knows_that_a_provider_cannot_is_not_sent_and_costs_nothing():

@@ -1,4 +1,4 @@
-"""Meters a request: the most it can cost before it is made, and what it came to when it is over."""
+"""What a request costs: the most it can come to before it is made, and what it came to when it is over."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 from dynscale_dspy.allocation.costs import NANO, Cost
 from dynscale_dspy.budget.prices import Price, listed, worst_price
+from dynscale_dspy.execution.lm_errors import was_never_sent, was_refused
 
 PER_MESSAGE = 16
 """Tokens that a chat template adds to a message, at most."""
@@ -25,26 +26,6 @@ LARGEST = 10_000_000
 """Tokens that no request can have: no context window is as large."""
 
 _OPENAI = ("gpt-", "chatgpt-", "o1", "o3", "o4")
-_REFUSALS = ("LMAuthError", "LMBillingError", "LMRateLimitError", "LMInvalidRequestError", "LMUnsupportedModelError")
-_NO_REQUEST = ("LMConfigurationError", "LMNotConfiguredError")
-_UNSENT = (
-    "ConnectError",
-    "ConnectTimeout",
-    "PoolTimeout",
-    "ConnectionRefusedError",
-    "gaierror",
-    "UnsupportedParamsError",
-)
-_PERMANENT = (
-    "LMAuthError",
-    "LMBillingError",
-    "LMUnsupportedModelError",
-    *_NO_REQUEST,
-    # LiteLLM's names, which DSPy before 3.4 lets through.
-    "AuthenticationError",
-    "PermissionDeniedError",
-    "NotFoundError",
-)
 
 
 @dataclass(frozen=True)
@@ -119,7 +100,7 @@ def request_bound(
     )
 
 
-def reading(
+def request_cost(
     lm: Any,
     inputs: Mapping[str, Any],
     *,
@@ -148,15 +129,14 @@ def reading(
     """
     most = bound
     if error is not None:
-        kind = _names(error)
-        if any(name in kind for name in _NO_REQUEST) or _was_never_sent(error):
+        if was_never_sent(error):
             return Cost(), ""
         used = _sum(reports or ())
         if used is not None and used.tokens:
             return _priced(lm, inputs, used + Cost(requests=most.requests), None, prices, most.nanodollars > 0), ""
-        if _was_refused(error) or any(name in kind for name in _REFUSALS):
-            return Cost(requests=most.requests), ""  # turned away: nothing was generated
-        return most, ""  # whether anything was generated nobody knows
+        if was_refused(error):
+            return Cost(requests=most.requests), ""
+        return most, ""  # the server may have generated all of it
     calls = _requests(entry, most.requests)
     if reports is None:
         return Cost(requests=calls, cached_requests=calls), ""
@@ -215,54 +195,9 @@ def split(cost: Cost, choices: int) -> list[Cost]:
     return [cost - sum(others, Cost()), *others]
 
 
-def is_permanent(error: BaseException | None) -> bool:
-    """Whether trying again is pointless: a wrong key, an unknown model, a language model set up wrongly."""
-    return error is not None and any(name in _names(error) for name in _PERMANENT)
-
-
-def is_context_overflow(error: BaseException) -> bool:
-    """Whether the prompt was too long for the model."""
-    return "ContextWindowExceededError" in _names(error)
-
-
 def vars_of(value: Any) -> dict[str, Any]:
     """The attributes of an object, or none."""
     return dict(vars(value)) if hasattr(value, "__dict__") else {}
-
-
-def _names(error: BaseException) -> set[str]:
-    return {kind.__name__ for kind in type(error).__mro__}
-
-
-def _causes(error: BaseException) -> list[BaseException]:
-    causes: list[BaseException] = []
-    cause: BaseException | None = error
-    while cause is not None and len(causes) < 16:
-        causes.append(cause)
-        cause = cause.__cause__ or cause.__context__
-    return causes
-
-
-def _was_never_sent(error: BaseException) -> bool:
-    """Whether there was no connection to send the request over, or LiteLLM knew that the provider would not have it."""
-    kinds = [(type(cause).__module__, type(cause).__name__) for cause in _causes(error)]
-    # DSPy's native transport has an error of no particular kind for "none free in time" and for "closed".
-    return any(
-        name in _UNSENT or (name == "TransportError" and module.endswith("lm15.transports._exceptions"))
-        for module, name in kinds
-    )
-
-
-def _was_refused(error: BaseException) -> bool:
-    """Whether a server answered that it would not: then nothing was generated."""
-    status = getattr(error, "status", None) or getattr(error, "status_code", None)
-    if not isinstance(status, int) or not 400 <= status < 600 or status in (408, 504, 524):
-        return False
-    causes = _causes(error)
-    if status >= 500 and any(type(cause).__module__.startswith("litellm") for cause in causes):
-        # LiteLLM calls a broken connection or an unreadable reply a 500 too.
-        return any(type(cause).__name__ == "HTTPStatusError" for cause in causes)
-    return True
 
 
 def _beyond(used: Cost, most: Cost) -> bool:

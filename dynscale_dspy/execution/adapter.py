@@ -1,0 +1,243 @@
+"""The adapter of a sample: around the user's own, it sets what makes the sample distinct, and asks again on failure."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Generator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import dspy
+
+from dynscale_dspy.budget.throttle import Throttle
+from dynscale_dspy.execution import lm_errors
+from dynscale_dspy.execution.exchange import Exchange
+from dynscale_dspy.execution.meter import Meter
+from dynscale_dspy.execution.prefill import StartedMessage
+from dynscale_dspy.execution.shared_request import ReadApart, SharingLM, Slot
+from dynscale_dspy.sampling import chain
+from dynscale_dspy.sampling.sample import Draw
+
+if TYPE_CHECKING:
+    from dynscale_dspy.execution.run import SampleSettings
+
+LONGEST_PAUSE = 60.0
+"""Seconds between two tries, at most, unless the server asks for more; as in DSPy."""
+
+Arguments = tuple[dict, Any, list, dict]
+"""What DSPy calls an adapter with, after the language model: its settings, the signature, demos and inputs."""
+
+
+def derive_rollout(base: int | None, index: int) -> int | None:
+    """The rollout id of sample ``index``, distinct for every pair of base and index.
+
+    Sample 0 of a program without a rollout id keeps none, so that it *is* the plain program's own run and shares its
+    cache entry. Under an enclosing rollout (an optimizer's, or an outer wrapper's) all ids are hashed: adding or
+    multiplying small numbers would make different nestings collide, and DSPy's cache would hand out one sample twice.
+    """
+    if base is None:
+        return index or None
+    digest = hashlib.blake2b(f"{base}/{index}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 11  # below 2**53: exact wherever JSON numbers are doubles
+
+
+class SampleAdapter:
+    """Delegates to the user's adapter, and gives each predictor call its rollout, temperature, seed and chain.
+
+    A plain object on purpose: subclasses of ``dspy.Adapter`` fire adapter callbacks twice.
+
+    Args:
+        inner: The user's adapter.
+        draw: The sample to draw.
+        settings: How the module wants its samples drawn.
+        meter: The sample's meter.
+        slot: Its place in a request that several samples share, if it has one.
+        listener: The meter again if the language model is to tell it of requests, which it does where DSPy's settings
+            do not hold it.
+    """
+
+    def __init__(
+        self,
+        inner: Any = None,
+        draw: Draw | None = None,
+        settings: SampleSettings | None = None,
+        meter: Meter | None = None,
+        slot: Slot | None = None,
+        listener: Meter | None = None,
+    ) -> None:
+        # `dspy.Refine` inside a sample makes a subclass of this and an instance without arguments, which calls the
+        # adapter around it: this sample's own.
+        self.inner = inner or dspy.settings.adapter
+        self._draw: Draw = draw  # type: ignore[assignment]
+        self._settings: SampleSettings = settings  # type: ignore[assignment]
+        self._meter: Meter = meter  # type: ignore[assignment]
+        self._slot = slot
+        self._listener = listener
+
+    def __getattr__(self, name: str) -> Any:
+        # DSPy's agents call the adapter's formatting methods directly.
+        return getattr(self.__dict__["inner"], name)
+
+    def __call__(self, lm: Any, lm_kwargs: dict, signature: Any, demos: list, inputs: dict) -> list[dict]:
+        """Format, ask and parse as the user's adapter does, with this sample's settings."""
+        exchange = Exchange(self._steps(lm, (lm_kwargs, signature, demos, inputs)))
+        while (attempt := exchange.asked) is not None:
+            if attempt.pause:
+                time.sleep(attempt.pause)
+            with exchange:
+                exchange.outputs = attempt.make()
+        return exchange.result
+
+    async def acall(self, lm: Any, lm_kwargs: dict, signature: Any, demos: list, inputs: dict) -> list[dict]:
+        """The same from a task."""
+        exchange = Exchange(self._steps(lm, (lm_kwargs, signature, demos, inputs)))
+        while (attempt := exchange.asked) is not None:
+            if attempt.pause:
+                await asyncio.sleep(attempt.pause)
+            with exchange:
+                exchange.outputs = await attempt.amake()
+        return exchange.result
+
+    def _steps(self, lm: Any, given: Arguments) -> Generator[_Attempt, list[dict], list[dict]]:
+        """Yield one attempt after another until one succeeds or its error is to be raised."""
+        asking = self._asking(lm)
+        pause: float | None = 0.0
+        while True:
+            attempt = _Attempt(asking.adapter, asking.lm, self._overlay(lm, given, asking), self._throttle, pause)
+            try:
+                values = yield attempt
+            except (Exception, ReadApart) as error:
+                pause = self._pause(asking, error)
+                if pause is None:
+                    raise
+            else:
+                return values if self._slot is None else self._slot.own(given[1], values)
+
+    def _pause(self, asking: _Asking, error: BaseException) -> float | None:
+        """Seconds to wait before asking, or only reading, again; None to raise the error."""
+        if self._slot is not None and self._slot.read_apart():
+            return 0.0
+        return asking.again(error) if isinstance(error, Exception) else None
+
+    @property
+    def _throttle(self) -> Throttle | None:
+        """What the request has to pass, unless another sample's has brought its answer."""
+        ticket = self._meter.ticket if self._meter is not None else None
+        if ticket is None or (self._slot is not None and self._slot.is_ready):
+            return None
+        return ticket.pool.throttle
+
+    def _asking(self, lm: Any) -> _Asking:
+        text = chain.text_for((dspy.settings.caller_modules or [None])[-1], self._draw.chain)
+        asking = _Asking(self.inner, lm, text, prefill=self._draw.prefill, listener=self._listener)
+        if self._slot is not None:
+            asking.lm = SharingLM(asking.lm, lm, self._slot, self._meter)
+        return asking
+
+    def _overlay(self, lm: Any, given: Arguments, asking: _Asking) -> Arguments:
+        """The arguments with this sample's settings and chain.
+
+        Everything is copied, never changed: DSPy records the caller's own dicts in traces and demos.
+        """
+        lm_kwargs, signature, demos, inputs = given
+        merged = {**getattr(lm, "kwargs", {}), **lm_kwargs}
+        kwargs = dict(lm_kwargs)
+        rollout = derive_rollout(merged.get("rollout_id"), self._draw.index)
+        if rollout is not None:
+            kwargs["rollout_id"] = rollout
+        if merged.get("seed") is not None:
+            # One fixed seed for every sample would make a local server answer the same each time.
+            kwargs["seed"] = merged["seed"] + self._draw.index
+        if self._settings.temperature is not None:
+            kwargs["temperature"] = self._settings.temperature
+        elif merged.get("temperature") is None and self._settings.vary:
+            kwargs["temperature"] = 1.0
+        text = asking.chain
+        if asking.started is not None:
+            return asking.started.kwargs(kwargs), signature, demos, inputs
+        if text is None:
+            return kwargs, signature, demos, inputs
+        name = chain.FIELD
+        while name in signature.fields:
+            name += "_"
+        signature = signature.append(name, dspy.InputField(desc=chain.describe(text)), type_=str)
+        # Demos without the new field would be shown as incomplete examples.
+        demos = [{**dict(demo), name: "N/A"} for demo in demos]
+        return kwargs, signature, demos, {**inputs, name: text}
+
+
+class _Attempt(NamedTuple):
+    """One call of an adapter, after a pause, through a throttle if there is one."""
+
+    adapter: Any
+    lm: Any
+    arguments: Arguments
+    throttle: Throttle | None
+    pause: float
+
+    def make(self) -> list[dict]:
+        """Call the adapter in this thread."""
+        if self.throttle is None:
+            return self.adapter(self.lm, *self.arguments)
+        return self.throttle.run(lambda: self.adapter(self.lm, *self._copied()))
+
+    async def amake(self) -> list[dict]:
+        """Call it in this task."""
+        if self.throttle is None:
+            return await self.adapter.acall(self.lm, *self.arguments)
+        return await self.throttle.arun(lambda: self.adapter.acall(self.lm, *self._copied()))
+
+    def _copied(self) -> Arguments:
+        # Adapters write into the settings they are given; a hedged request is made from the same ones.
+        kwargs, *others = self.arguments
+        return (dict(kwargs), *others)  # type: ignore[return-value]
+
+
+class _Asking:
+    """How one predictor call is asked now, and what to do when that fails.
+
+    It is asked again after a pause, or with a shorter chain, or with the chain in a field. The retries are DSPy's own,
+    as many and after the same pauses, but each is a request of its own here, so that it is seen and paid for: DSPy's
+    loop, inside the language model, would hide them.
+    """
+
+    def __init__(self, inner: Any, lm: Any, text: str | None, *, prefill: bool, listener: Meter | None) -> None:
+        self.chain = text
+        self.started: StartedMessage | None = None
+        if text is not None and prefill and StartedMessage.possible(inner, lm):
+            self.started = StartedMessage(inner, lm, text)
+        self._inner = inner
+        self._left = getattr(lm, "num_retries", 0) if lm_errors.RETRIES_ARE_SEEN else 0
+        self._failed = 0
+        changes: dict[str, Any] = {"num_retries": 0} if self._left else {}
+        if listener is not None:
+            changes["callbacks"] = [*lm.callbacks, listener]
+        self.lm: Any = _like(lm, changes) if changes else lm
+
+    @property
+    def adapter(self) -> Any:
+        """The user's adapter, or the one around it that begins the model's message."""
+        return self._inner if self.started is None else self.started.adapter
+
+    def again(self, error: Exception) -> float | None:
+        """Seconds to wait before asking again; None to raise the error."""
+        if self.chain is not None and lm_errors.is_context_overflow(error):
+            self.chain, self.started = chain.shorten(self.chain), None
+            return 0.0
+        if self.started is not None and self.started.failed(error):
+            self.started = None
+            return 0.0
+        if self._left <= 0 or not lm_errors.is_retryable(error):
+            return None
+        self._left -= 1
+        self._failed += 1
+        asked = lm_errors.retry_after(error)
+        return asked if asked is not None else min(2.0 ** (self._failed - 1), LONGEST_PAUSE)
+
+
+def _like(lm: Any, changes: Mapping[str, Any]) -> Any:
+    """The same language model, sharing its connections and history, but for some of its attributes."""
+    other = object.__new__(type(lm))
+    other.__dict__.update(vars(lm), **changes)
+    return other

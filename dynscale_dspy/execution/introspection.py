@@ -1,0 +1,111 @@
+"""What a program is made of, as far as DSPy tells: its predictors, what they ask, and whether a sample can be drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import dspy
+
+from dynscale_dspy._naming import is_wrapper
+from dynscale_dspy.execution.shared_request import can_share
+
+
+def signature_of(module: dspy.Module) -> Any:
+    """The signature of a predictor, or of a program around one such as ``ChainOfThought``; None for other programs."""
+    for owner in (module, getattr(module, "predict", None)):
+        signature = getattr(owner, "signature", None)
+        if hasattr(signature, "output_fields"):
+            return signature
+    return None
+
+
+def lm_of(predictor: dspy.Predict, program: dspy.Module, kwargs: Mapping[str, Any]) -> Any:
+    """The language model that a predictor will ask in a call of its program with these arguments."""
+    handed_on = predictor is program or type(program) is dspy.ChainOfThought
+    return (kwargs.get("lm") if handed_on else None) or predictor.lm or dspy.settings.lm
+
+
+def has_aforward(module: dspy.Module) -> bool:
+    """Return True if a program can be awaited; other programs run in threads."""
+    return hasattr(module, "aforward")
+
+
+def innermost(program: dspy.Module) -> Any:
+    """The predictor inside a ``ChainOfThought``; any other program itself."""
+    return getattr(program, "predict", None) if type(program) is dspy.ChainOfThought else program
+
+
+def asks_one_model(program: dspy.Module, lm: Any, adapter: Any) -> bool:
+    """Return True if a program asks only this language model, through this adapter, and all three are DSPy's own."""
+    return (
+        type(innermost(program)) is dspy.Predict
+        and type(lm) is dspy.LM
+        and type(adapter) in (dspy.ChatAdapter, dspy.JSONAdapter, dspy.XMLAdapter)
+    )
+
+
+def needs_each_run(program: dspy.Module) -> bool:
+    """Return True if no run of a program may be left out: it has callbacks, or a ``forward`` was set on the object."""
+    return any(
+        getattr(module, "callbacks", None) or vars(module).keys() & {"forward", "aforward", "acall"}
+        for module in (program, innermost(program))
+    )
+
+
+def choices_per_request(
+    program: dspy.Module, predictors: Sequence[dspy.Predict], kwargs: Mapping[str, Any], most: int
+) -> int:
+    """How many samples of a call may share a request.
+
+    Args:
+        program: The program.
+        predictors: All of its predictors.
+        kwargs: The call's arguments.
+        most: What the user allows.
+    """
+    if most == 1 or len(predictors) != 1 or is_wrapper(program):
+        return 1
+    predictor = predictors[0]
+    config = predictor.config
+    if predictor is program and kwargs.get("config"):
+        config = {**config, **kwargs["config"]}
+    return most if can_share(lm_of(predictor, program, kwargs), config) else 1
+
+
+def check_ready(
+    predictors: Sequence[dspy.Predict],
+    program: dspy.Module,
+    kwargs: Mapping[str, Any],
+    *,
+    temperature: float | None,
+    vary: bool,
+) -> None:
+    """Find, before anything is spent, what would make every sample fail or be the same.
+
+    Args:
+        predictors: All predictors of the program.
+        program: The program.
+        kwargs: The call's arguments.
+        temperature: What overrides the language models' temperature, if anything does.
+        vary: Whether samples must differ.
+
+    Raises:
+        ValueError: If a predictor has no language model, or its temperature is 0 and samples must differ.
+    """
+    for predictor in predictors:
+        lm = lm_of(predictor, program, kwargs)
+        if lm is None:
+            raise ValueError(
+                "No LM is loaded. Please configure the LM using `dspy.configure(lm=dspy.LM(...))`, e.g. "
+                "`dspy.configure(lm=dspy.LM('openai/gpt-4o-mini'))`"
+            )
+        if not vary:
+            continue
+        own = predictor.config.get("temperature", getattr(lm, "kwargs", {}).get("temperature"))
+        used = temperature if temperature is not None else own
+        if used == 0:
+            raise ValueError(
+                "temperature is 0, so every sample would be the same: give the language model a temperature above 0, "
+                "or pass DynScaling(..., temperature=1.0)"
+            )

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import asyncio
+
+import dspy
+import pytest
+
+from dynscale_dspy import BudgetExhausted, BudgetPool, Integrated, Uniform
+from dynscale_dspy.execution.answer_reader import AnswerReader
+from dynscale_dspy.execution.call import Call, Scaled
+from dynscale_dspy.execution.drivers import adrive, drive
+from dynscale_dspy.execution.shared_request import SharedRequest, Slot
+from dynscale_dspy.sampling.sample import Draw
+from dynscale_dspy.sampling.steps import Job
+from tests.support import ScriptedModel, cycle
+
+
+def scaled(pool=None, program=None, **options):
+    program = program or dspy.Predict("question -> answer")
+    defaults = {
+        "owner": program,
+        "program": program,
+        "pool": pool or BudgetPool(per_call=3, policy=Uniform()),
+        "reader": AnswerReader(program),
+        "sampling": Integrated(),
+        "temperature": None,
+        "max_samples": 64,
+        "max_choices": 1,
+        "stop_when_decided": False,
+        "leader": False,
+        "min_confidence": None,
+        "on_low": "abstain",
+        "name": lambda: "the program",
+    }
+    return Scaled(**{**defaults, **options})
+
+
+class LMAuthError(Exception):
+    """DSPy's name for a wrong key."""
+
+
+def test_a_call_needs_no_wrapper_to_be_driven():
+    pool = BudgetPool(per_call=3, policy=Uniform())
+    with dspy.context(lm=ScriptedModel(cycle("A", "B", "B")).lm()):
+        call = Call(scaled(pool), (), {"question": "q"})
+        winner, own = drive(call.steps(), call.run)
+        assert call.settle(call.finish(winner, own)).answer == "B"
+        again = Call(scaled(pool), (), {"question": "other"})
+        assert asyncio.run(adrive(again.steps(), again.arun))[1]
+    assert call.explain(winner) is call.explain(winner)
+    assert list(pool.history.programs) == ["the program"]
+
+
+def test_calls_have_lasting_names_where_their_inputs_have():
+    with dspy.context(lm=ScriptedModel(cycle("A")).lm()):
+        names = [
+            Call(scaled(), (), inputs).name for inputs in ({"question": "q"}, {"question": "q"}, {"question": "p"})
+        ]
+        assert names[0] == names[1] != names[2]
+        assert Call(scaled(), (), {"question": object()}).name is None
+        other_fields = scaled(program=dspy.Predict("question -> label"))
+        assert Call(other_fields, (), {"question": "q"}).name != names[0]
+
+
+def test_a_sample_whose_shared_request_has_failed_is_not_run():
+    model = ScriptedModel(cycle("A"))
+    request = SharedRequest([])
+    request.failed(LMAuthError("wrong key"))
+    with dspy.context(lm=model.lm()):
+        call = Call(scaled(), (), {"question": "q"})
+        for sample in (
+            call.run(Job(Draw(0), None), Slot(request, 0)),
+            asyncio.run(call.arun(Job(Draw(0), None), Slot(request, 0))),
+        ):
+            assert (sample.problem, sample.error, sample.permanent) == ("failed", request.error, True)
+    assert model.requests == []
+
+
+def test_a_sample_that_must_not_begin_says_why():
+    model = ScriptedModel(cycle("A"))
+    with dspy.context(lm=model.lm()):
+        pool = BudgetPool(5)
+        arm = pool.open(1)
+        job = Job(Draw(0), arm.take())
+        arm.close()
+        call = Call(scaled(pool), (), {"question": "q"})
+        sample = call.run(job)
+        with pytest.raises(BudgetExhausted, match=r"^the call was over before this sample began$"):
+            raise sample.error
+        stopped = BudgetPool(5)
+        job = Job(Draw(0), stopped.open(1).take())
+        stopped.stop()
+        assert isinstance(Call(scaled(stopped), (), {"question": "q"}).run(job).error, BudgetExhausted)
+    assert model.requests == []
+
+
+def test_a_sample_that_is_not_needed_any_more_is_not_run():
+    model = ScriptedModel(cycle("A"))
+    with dspy.context(lm=model.lm()):
+        call = Call(scaled(), (), {"question": "q"})
+        call.plan.decided = True
+        assert call.run(Job(Draw(0), None)).problem == "not needed"
+        assert asyncio.run(call.arun(Job(Draw(0), None))).problem == "not needed"
+    assert model.requests == []
+
+
+def test_only_the_first_of_two_equal_calls_reports_its_usage():
+    with dspy.context(lm=ScriptedModel(cycle("A")).lm(), track_usage=True):
+        call = Call(scaled(), (), {"question": "q"})
+        winner, _ = drive(call.steps(), call.run)
+        tracker = dspy.utils.usage_tracker.UsageTracker()
+        with dspy.context(usage_tracker=tracker, trace=[]):
+            call.finish(winner, False)
+            assert not tracker.usage_data and len(dspy.settings.trace) == 1
+            call.finish(winner, True)
+            assert len(tracker.usage_data["scripted/model"]) == 3

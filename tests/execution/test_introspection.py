@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import dspy
+import pytest
+
+from dynscale_dspy import DynScaling
+from dynscale_dspy.execution import introspection
+from dynscale_dspy.execution.introspection import (
+    asks_one_model,
+    check_ready,
+    choices_per_request,
+    has_aforward,
+    innermost,
+    lm_of,
+    named_predictors,
+    needs_each_run,
+    signature_of,
+)
+from tests.support import ScriptedModel, cycle
+
+
+class Nested(dspy.Module):
+    """Predictors in attributes, lists and dicts, one of them twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = dspy.Predict("a -> b")
+        self.steps = [dspy.ChainOfThought("b -> c")]
+        self.named = {"last": DynScaling(dspy.Predict("c -> d"), 2)}
+        self.again = self.first
+        self.size = 3
+
+
+def names(module, **options):
+    return [name for name, _ in named_predictors(module, **options)]
+
+
+# ---- predictors
+
+
+def test_every_predictor_is_found_once_under_its_name_in_dspy():
+    assert names(Nested()) == ["first", "steps[0].predict", "named['last']"]
+    assert names(dspy.Predict("a -> b")) == ["self"]
+
+
+def test_compiled_programs_are_looked_into_and_others_on_demand():
+    program = Nested()
+    program.steps[0]._compiled = True
+    assert "steps[0].predict" in names(program)
+    assert names(program, into=lambda part: not isinstance(part, DynScaling)) == ["first", "steps[0].predict"]
+
+
+def test_the_history_of_calls_is_not_walked():
+    program = dspy.ChainOfThought("a -> b")
+    program.history = [dspy.Predict("c -> d")]
+    assert names(program) == ["predict"]
+
+
+def test_signatures():
+    assert list(signature_of(dspy.ChainOfThought("a -> b")).output_fields) == ["reasoning", "b"]
+    assert list(signature_of(dspy.Predict("a -> b")).output_fields) == ["b"]
+    assert signature_of(dspy.Module()) is None
+
+
+# ---- language models
+
+
+def test_what_a_predictor_asks_is_its_calls_its_own_or_the_settings():
+    of_call, own, configured = (ScriptedModel(cycle("A")).lm() for _ in range(3))
+    predictor = dspy.Predict("a -> b")
+    program = dspy.Module()
+    with dspy.context(lm=configured):
+        assert lm_of(predictor, predictor, {}) is configured
+        predictor.lm = own
+        assert lm_of(predictor, predictor, {}) is own
+        assert lm_of(predictor, predictor, {"lm": of_call}) is of_call
+        assert lm_of(predictor, program, {"lm": of_call}) is own  # what another program makes of `lm` nobody knows
+        around = dspy.ChainOfThought("a -> b")
+        assert lm_of(around.predict, around, {"lm": of_call}) is of_call
+
+
+def test_a_program_that_asks_one_model_is_made_of_dspys_own_parts():
+    lm, adapter = ScriptedModel(cycle("A")).lm(), dspy.ChatAdapter()
+
+    class Other(dspy.ChatAdapter):
+        """May ask whatever it likes."""
+
+    for program in (dspy.Predict("a -> b"), dspy.ChainOfThought("a -> b")):
+        assert asks_one_model(program, lm, adapter)
+        assert not asks_one_model(program, lm, Other())
+        assert not asks_one_model(program, None, adapter)
+    assert not asks_one_model(Nested(), lm, adapter)
+
+
+def test_a_program_whose_runs_someone_watches_needs_each_of_them():
+    program = dspy.ChainOfThought("a -> b")
+    assert innermost(program) is program.predict
+    assert not needs_each_run(program)
+    program.predict.forward = lambda **inputs: None
+    assert needs_each_run(program)
+    watched = dspy.Predict("a -> b")
+    watched.callbacks = [object()]
+    assert innermost(watched) is watched and needs_each_run(watched)
+
+
+def test_programs_that_can_be_awaited():
+    assert has_aforward(dspy.Predict("a -> b")) and not has_aforward(dspy.Module())
+
+
+# ---- what a call may do
+
+
+def test_samples_share_requests_where_one_predictor_asks_as_many_as_the_user_allows(monkeypatch):
+    seen = []
+
+    def can_share(lm, config):
+        seen.append((lm, dict(config)))
+        return True
+
+    monkeypatch.setattr(introspection, "can_share", can_share)
+    predictor = dspy.Predict("a -> b", temperature=0.5)
+    lm = ScriptedModel(cycle("A")).lm()
+    with dspy.context(lm=lm):
+        assert choices_per_request(predictor, [predictor], {"config": {"n": 2}}, 8) == 8
+        assert choices_per_request(predictor, [predictor], {}, 1) == 1
+        assert choices_per_request(predictor, [predictor, predictor], {}, 8) == 1
+        assert choices_per_request(DynScaling(predictor, 2), [predictor], {}, 8) == 1
+    assert seen == [(lm, {"temperature": 0.5, "n": 2})]
+
+
+def test_a_program_without_a_language_model_is_not_ready():
+    predictor = dspy.Predict("a -> b")
+    with pytest.raises(ValueError, match=r"^No LM is loaded"):
+        check_ready([predictor], predictor, {}, temperature=None, vary=False)
+
+
+def test_temperature_zero_is_refused_only_where_samples_must_differ():
+    predictor = dspy.Predict("a -> b")
+    with dspy.context(lm=ScriptedModel(cycle("A")).lm(temperature=0.0)):
+        with pytest.raises(ValueError, match=r"^temperature is 0, so every sample would be the same"):
+            check_ready([predictor], predictor, {}, temperature=None, vary=True)
+        check_ready([predictor], predictor, {}, temperature=0.7, vary=True)
+        check_ready([predictor], predictor, {}, temperature=None, vary=False)

@@ -1,0 +1,183 @@
+"""Slots of a shared request, asked without a language model. Over the wire: tests/transport/test_folding.py."""
+
+from __future__ import annotations
+
+import contextlib
+
+import dspy
+import pytest
+
+from dynscale_dspy.execution import shared_request
+from dynscale_dspy.execution.capabilities import Capability
+from dynscale_dspy.execution.shared_request import ReadApart, SharedRequest, Slot, can_share
+
+MESSAGES = [{"role": "user", "content": "q"}]
+
+
+class Model:
+    """What findings are kept for."""
+
+    model = "fake/model"
+
+
+class Payer:
+    """A meter that can pay for so many samples."""
+
+    miscounted = False
+
+    def __init__(self, most=99):
+        self.most = most
+
+    @contextlib.contextmanager
+    def shared(self, lm, messages, kwargs, tickets):
+        yield min(1 + len(tickets), self.most)
+
+    def finish_reasons(self):
+        return ["stop", "length"]
+
+
+class BadRequest(Exception):
+    """A server's refusal."""
+
+    status_code = 400
+
+
+class LMAuthError(Exception):
+    """DSPy's name for a wrong key."""
+
+
+@pytest.fixture
+def choices(monkeypatch):
+    """Findings of this test alone."""
+    capability = Capability()
+    monkeypatch.setattr(shared_request, "SEVERAL_CHOICES", capability)
+    return capability
+
+
+def ask(slot, *replies, lm=None, meter=None, messages=MESSAGES, **kwargs):
+    """Ask through a slot; an exception among the replies is raised. Returns what was asked and the outputs."""
+    steps = slot.ask(lm or Model(), meter or Payer(), messages, kwargs)
+    asked = []
+    try:
+        asked.append(next(steps))
+        for reply in replies:
+            asked.append(steps.throw(reply) if isinstance(reply, Exception) else steps.send(reply))
+    except StopIteration as stop:
+        return asked, stop.value
+    raise AssertionError(f"still asking for {asked[-1]}")
+
+
+def slots(count):
+    request = SharedRequest([None] * count)
+    return [Slot(request, position) for position in range(count)]
+
+
+def test_the_first_asks_for_all_and_the_others_find_their_own(choices):
+    first, second, third = slots(3)
+    assert ask(first, ["A", "B"]) == ([{"n": 3}], ["A"])
+    assert second.is_ready and not third.is_ready
+    assert ask(second) == ([], ["B"])
+    assert (second.served, second.finish_reason) == (True, "length")
+    assert ask(third, ["C"]) == ([{}], ["C"])  # the server gave one too few
+    assert not third.served
+
+
+def test_rollouts_differ_and_all_else_has_to_be_the_same(choices):
+    first, second, third = slots(3)
+    ask(first, ["A", "B", "C"], rollout_id=1)
+    assert ask(second, rollout_id=2)[1] == ["B"]
+    assert ask(third, ["D"], temperature=0.1) == ([{"temperature": 0.1}], ["D"])
+
+
+def test_a_sample_shares_its_first_request_only(choices):
+    first, second = slots(2)
+    ask(first, ["A", "B"])
+    assert ask(first, ["again"]) == ([{}], ["again"])
+    assert ask(second, ["prompt"], messages=None) == ([{}], ["prompt"])
+
+
+def test_only_those_that_can_be_paid_are_asked_for(choices):
+    first, *_ = slots(3)
+    assert ask(first, ["A", "B"], meter=Payer(2))[0] == [{"n": 2}]
+    alone, *_ = slots(3)
+    assert ask(alone, ["A"], meter=Payer(1))[0] == [{}]
+
+
+def test_a_refusal_is_remembered_and_everyone_asks_alone(choices):
+    lm = Model()
+    first, second = slots(2)
+    assert ask(first, BadRequest(), ["A"], lm=lm) == ([{"n": 2}, {}], ["A"])
+    assert ask(second, ["B"], lm=lm) == ([{}], ["B"])
+    assert not choices.is_expected(lm)
+    assert ask(slots(2)[0], ["C"], lm=lm) == ([{}], ["C"])
+
+
+def test_where_asking_alone_fails_too_it_was_not_the_choices(choices):
+    lm = Model()
+    with pytest.raises(BadRequest):
+        ask(slots(2)[0], BadRequest(), BadRequest(), lm=lm)
+    assert choices.is_expected(lm)
+
+
+def test_a_server_that_gives_or_counts_one_choice_is_not_asked_for_several_again(choices):
+    lm, other, meter = Model(), Model(), Payer()
+    ask(slots(2)[0], ["A"], lm=lm)
+    meter.miscounted = True
+    ask(slots(2)[0], ["A", "B"], lm=other, meter=meter)
+    assert not choices.is_expected(lm) and not choices.is_expected(other)
+
+
+def test_a_request_that_fails_twice_fails_for_good(choices):
+    first, *_ = slots(2)
+    for _ in range(2):
+        assert first.request.error is None
+        with pytest.raises(ConnectionError):
+            ask(first, ConnectionError("down"))
+        assert first.failed
+        first.request.failed(ConnectionError("down"))
+    assert isinstance(first.request.error, ConnectionError)
+    request = SharedRequest([])
+    request.failed(LMAuthError())
+    assert isinstance(request.error, LMAuthError)  # another would fail alike
+
+
+def test_one_run_reads_all_choices_and_the_others_take_theirs(choices):
+    signature = dspy.Signature("question -> answer")
+    first, second = slots(2)
+    first.together = True
+    assert ask(first, ["A", "B"])[1] == ["A", "B"]
+    assert first.own(signature, [{"answer": "A"}, {"answer": "B"}]) == [{"answer": "A"}]
+    assert second.take() is None  # the run is not over yet
+    first.share(signature, [("predictor", {"question": "q"}, "prediction")])
+    prediction, [(predictor, inputs, made)] = second.take()
+    assert prediction.answer == "B" and made is prediction
+    assert (predictor, inputs, second.finish_reason) == ("predictor", {"question": "q"}, "length")
+
+
+def test_what_was_read_by_another_signature_is_not_handed_on(choices):
+    first, second = slots(2)
+    first.together = True
+    ask(first, ["A", "B"])
+    first.own(dspy.Signature("question -> other"), [{}, {}])
+    first.share(dspy.Signature("question -> answer"), [])
+    assert second.take() is None
+
+
+def test_choices_that_cannot_be_read_together_are_read_apart_without_a_request(choices):
+    first, _ = slots(2)
+    first.together = True
+    ask(first, ["A", "B"])
+    with pytest.raises(ReadApart):
+        ask(first)  # the adapter's fallback
+    assert first.read_apart() and not first.read_apart()
+    assert ask(first) == ([], ["A"])
+
+
+@pytest.mark.parametrize(
+    ("options", "config"),
+    [({"n": 2}, {}), ({}, {"n": 2}), ({"seed": 1}, {}), ({}, {"num_generations": 2}), ({"model_type": "text"}, {})],
+)
+def test_settings_of_the_users_own_are_not_shared_litellm(options, config, monkeypatch):
+    monkeypatch.setattr(shared_request, "one_request", lambda lm, settings: True)
+    assert can_share(dspy.LM("openai/fake", api_key="local"), {})
+    assert not can_share(dspy.LM("openai/fake", api_key="local", **options), config)
