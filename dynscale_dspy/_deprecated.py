@@ -37,13 +37,13 @@ def renamed(**names: str) -> Callable[[F], F]:
     def decorate(function: F) -> F:
         @functools.wraps(function)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
-            if kwargs:
-                for old in names.keys() & kwargs.keys():
-                    new = names[old]
-                    if new in kwargs:
-                        raise TypeError(f"{new}= was given twice: as {old}=, its old name, as well")
-                    warn(f"{old}=", f"{new}=")
-                    kwargs[new] = kwargs.pop(old)
+            for old, new in names.items() if kwargs else ():
+                if old not in kwargs:
+                    continue
+                if new in kwargs:
+                    raise TypeError(f"{new}= was given twice: as {old}=, its old name, as well")
+                warn(f"{old}=", f"{new}=")
+                kwargs[new] = kwargs.pop(old)
             return function(*args, **kwargs)
 
         return wrapper  # type: ignore[return-value]

@@ -1,1 +1,1 @@
-"""How samples are drawn: the plan of a call, its strategies and chains, and the two ways to run it."""
+"""What is drawn next: the plans of a call and of a known set, their steps, strategies and chains."""

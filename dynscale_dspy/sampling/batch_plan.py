@@ -146,7 +146,7 @@ def _next_first(first: deque[int], plans: Sequence[Plan], arms: Sequence[Arm], h
 
 
 class _Costs:
-    """What each call's next sample is expected to cost, relative to the average, where tokens or dollars run out first.
+    """The expected cost of each call's next sample, relative to the average, where tokens or dollars run out first.
 
     Learned from samples in the order they are handed back, so that decisions do not depend on timing.
     """
@@ -165,13 +165,13 @@ class _Costs:
 
     @property
     def further(self) -> float:
-        """What a further choice of a request costs, over what a request of its own would."""
+        """Cost of one more choice of a request, relative to a separate request."""
         if not self._weighs or self._arms[0].pool.binding_unit is None:
             return 1.0
         return self._all.completion_share
 
     def relative(self, call: int) -> float:
-        """What the call's index is to be divided by."""
+        """Expected cost of the call's next sample, relative to the average; its index is divided by this."""
         unit = self._arms[call].pool.binding_unit if self._weighs else None
         if unit is None:
             return 1.0
@@ -179,7 +179,7 @@ class _Costs:
 
 
 class _Ranking:
-    """Calls by index. A heap with lazy deletion, rebuilt each time for policies whose indices all move at once."""
+    """The calls, ordered by index. A heap with lazy deletion, rebuilt each time for policies whose indices all move."""
 
     def __init__(self, plans: Sequence[Plan], policy: Policy, costs: _Costs) -> None:
         self._plans = plans
