@@ -44,6 +44,7 @@ from dynscale_dspy.allocation.policies import POLICIES, KnowledgeGradient, Polic
 from dynscale_dspy.budget.prices import Price
 from dynscale_dspy.budget.stores.base import Store
 from dynscale_dspy.sampling.strategies import Integrated, Parallel, Sequential, Strategy
+from dynscale_dspy.selection.base import Selector
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -87,17 +88,25 @@ class Prices(_fields.Check):
 
 
 @dataclass(frozen=True)
-class Keeper(_fields.Check):
-    """A place to keep a budget. JSON cannot hold it. None stands for none of the user's own."""
+class OfUsers(_fields.Check):
+    """An object of the user's own that keeps to a protocol. JSON cannot hold it. None stands for none.
+
+    Args:
+        protocol: What it must keep to.
+        kind: What it must be, for the error.
+    """
+
+    protocol: type
+    kind: str
 
     def check(self, value: Any) -> Any:
-        """The place itself."""
-        if value is not None and not isinstance(value, Store):
-            raise Refused(f"must have the methods of dynscale_dspy.budget.stores.base.Store, got {value!r}", TypeError)
+        """The object itself."""
+        if value is not None and (isinstance(value, type) or not isinstance(value, self.protocol)):
+            raise Refused(f"must be {self.kind}, got {value!r}", TypeError)
         return value
 
     def dump(self, value: Any) -> Any:
-        """Nothing, or never."""
+        """Nothing for none; else never."""
         if value is not None:
             raise Unsaved
         return None
@@ -238,6 +247,8 @@ class ScalingSettings(Settings):
 
     sampling: Sampling = Integrated()
     """What the next sample sees; None for the default."""
+    selector: Annotated[Any, OfUsers(Selector, "a selector such as Plurality(), with read() and empty()")] = None
+    """Which answer wins; None for the default for the program's types of output."""
     answer: AnswerFields | None = None
     """Names of the output fields that are the answer, or a function of the prediction; None for the default."""
     temperature: Temperature | None = None
@@ -340,7 +351,7 @@ class PoolSettings(ScopeSettings):
     """Prices by model name, for models whose price nobody else knows."""
     path: Path | None = None
     """A file to keep the budget in."""
-    store: Annotated[Any, Keeper()] = None
+    store: Annotated[Any, OfUsers(Store, "a store, with the methods of dynscale_dspy.budget.stores.base.Store")] = None
     """A place of the user's own to keep the budget in."""
     period: Period | None = None
     """The caps are for each such period."""

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import dspy
 
 from dynscale_dspy import _ambient
-from dynscale_dspy._naming import named_predictors
 from dynscale_dspy.allocation.policies import Policy
 from dynscale_dspy.budget.pool import BudgetPool
 from dynscale_dspy.budget.source import BudgetSource
@@ -23,6 +22,8 @@ from dynscale_dspy.execution.fallback import check_sync
 from dynscale_dspy.execution.inputs import inputs_of
 from dynscale_dspy.execution.introspection import has_aforward
 from dynscale_dspy.sampling.strategies import Strategy
+from dynscale_dspy.selection.base import Selector, check_policy
+from dynscale_dspy.selection.default import default_selector
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +41,7 @@ class DynScaling(dspy.Module):
         budget: A :class:`BudgetPool`, shared with other wrapped modules; or a number, the samples a call may take on
             average, which makes a private pool. None for the pool of the enclosing ``with BudgetPool(...):``.
         sampling: :class:`Integrated` (the default), :class:`Sequential` or :class:`Parallel`.
+        selector: Which answer wins: :class:`~dynscale_dspy.selection.plurality.Plurality` by default.
         policy: Whom a private pool samples next; a shared pool has its own.
         answer: The output field or fields that are the answer, or a function from a prediction to a value (None for
             no answer). By default every output field but reasoning and the like.
@@ -81,9 +83,10 @@ class DynScaling(dspy.Module):
     def __init__(
         self,
         module: dspy.Module,
-        budget: BudgetPool | float | None = None,
+        budget: BudgetSource | float | None = None,
         *,
         sampling: Strategy | None = None,
+        selector: Selector | None = None,
         policy: Policy | None = None,
         answer: Answer | None = None,
         temperature: float | None = None,
@@ -105,6 +108,9 @@ class DynScaling(dspy.Module):
         self._budget = _as_pool(budget, policy, seed)
         self._private = self._budget is not budget
         self._reader = AnswerReader(module, self._settings.answer)
+        self._selector = self._settings.selector or default_selector(self._reader.output_types)
+        if self._budget is not None:
+            check_policy(self._budget.active().policy, self._selector)
         # A compiled program stays frozen inside an outer one, wrapped or not.
         self._compiled = getattr(module, "_compiled", False)
 
@@ -120,13 +126,13 @@ class DynScaling(dspy.Module):
         Raises:
             ValueError: If there is neither.
         """
-        pool = self._budget.active() if self._budget is not None else _ambient.current()
-        if pool is None:
+        source: BudgetSource | None = self._budget if self._budget is not None else _ambient.current()
+        if source is None:
             raise ValueError(
                 "this module has no budget: pass budget=8 (samples a call) or budget=BudgetPool(...), "
                 "or call it inside `with BudgetPool(...):`"
             )
-        return pool
+        return source.active()
 
     # ---- calls
 
@@ -143,7 +149,7 @@ class DynScaling(dspy.Module):
             return self.module(*args, **kwargs)
         check_sync(self.on_low)
         call = Call(self._scaled(), args, kwargs)
-        return call.settle(call.finish(*drive(call.steps(), call.run)))
+        return call.answer(call.finish(*drive(call.steps(), call.run, call.desk())))
 
     async def aforward(self, *args: Any, **kwargs: Any) -> Any:
         """Answer one call from a task; see :meth:`forward`. A program without ``aforward`` runs in threads."""
@@ -155,7 +161,7 @@ class DynScaling(dspy.Module):
                 return await self.module.acall(*args, **kwargs)
             return await in_thread(lambda: self.module(*args, **kwargs))
         call = Call(self._scaled(), args, kwargs)
-        return await call.asettle(call.finish(*await adrive(call.steps(), call.arun)))
+        return await call.aanswer(call.finish(*await adrive(call.steps(), call.arun, call.desk())))
 
     def batch(
         self,
@@ -228,7 +234,10 @@ class DynScaling(dspy.Module):
 
     def _scaled(self) -> Scaled:
         """What a call needs to know of this module."""
-        return Scaled(self, self.module, self.pool, self._reader, self._settings)
+        pool = self.pool
+        if self._budget is None:
+            check_policy(pool.policy, self._selector)
+        return Scaled(self, self.module, pool, self._reader, self._selector, self._settings)
 
     # ---- transparency: what DSPy sees is the program
 
@@ -272,7 +281,7 @@ class DynScaling(dspy.Module):
         """The scaling settings as JSON values, as they stand in a saved state."""
         state = self._settings.to_json()
         if self._budget is not None and self._private:
-            budget = self._budget.settings.to_json()
+            budget = self._budget.active().settings.to_json()
             if all(name in budget for name in PRIVATE):
                 state["budget"] = {name: budget[name] for name in PRIVATE}
         return state
@@ -350,12 +359,14 @@ for _name in ScalingSettings.model_fields:
     if _name != "answer":  # programs may well have a predictor of that name: it is theirs
         setattr(DynScaling, _name, _Setting(_name))
 
-_OWN = frozenset({"module", "history", "callbacks", "_budget", "_private", "_reader", "_compiled", "_settings"})
+_OWN = frozenset(
+    {"module", "history", "callbacks", "_budget", "_private", "_reader", "_selector", "_compiled", "_settings"}
+)
 """Attributes of the wrapper itself besides its settings; a program may have others of the same names."""
 
 
-def _as_pool(budget: Any, policy: Policy | None, seed: int) -> BudgetPool | None:
-    if budget is None or isinstance(budget, BudgetPool):
+def _as_pool(budget: Any, policy: Policy | None, seed: int) -> BudgetSource | None:
+    if budget is None or (isinstance(budget, BudgetSource) and not isinstance(budget, type)):
         if policy is not None:
             raise ValueError("policy belongs to the pool that several modules share: pass it to BudgetPool(policy=...)")
         return budget

@@ -10,8 +10,8 @@ from typing import Any, ClassVar, TypeVar, cast
 import dspy
 
 from dynscale_dspy import _ambient
-from dynscale_dspy.budget.pool import BudgetPool
 from dynscale_dspy._naming import named_predictors
+from dynscale_dspy.budget.pool import BudgetPool
 from dynscale_dspy.config import KEY, PRIVATE, ScalingSettings
 from dynscale_dspy.execution.run import is_sample_of
 from dynscale_dspy.module import DynScaling

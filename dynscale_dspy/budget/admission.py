@@ -21,7 +21,7 @@ from dynscale_dspy.budget.breaker import CircuitBreaker
 from dynscale_dspy.budget.leases import Arm, Lease, Program
 from dynscale_dspy.budget.locking import StepLock, step
 from dynscale_dspy.budget.prices import Price
-from dynscale_dspy.budget.supply import OwnCaps, Supply
+from dynscale_dspy.budget.supply import Supply
 from dynscale_dspy.budget.throttle import Throttle
 from dynscale_dspy.budget.waiting import WaitQueue
 from dynscale_dspy.errors import BudgetExhausted, UnboundedCost
@@ -62,7 +62,9 @@ class Shared:
         moved_to: The name under which the whole budget was published; empty if it was not.
     """
 
-    def __init__(self, *, supply: Supply, is_durable: bool, throttle: Throttle | None, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, *, supply: Supply, is_durable: bool, throttle: Throttle | None, clock: Callable[[], float]
+    ) -> None:
         self.supply = supply
         self.is_durable = is_durable
         self.throttle = throttle
@@ -214,9 +216,17 @@ class Admission:
         return self.accounts.binding_unit
 
     @step
-    def holds_elsewhere(self) -> bool:
-        """Whether samples in flight hold tokens or dollars, so that waiting for them may help."""
-        return any(getattr(self.accounts.ledger.reserved, unit) > 0 for unit in METERED)
+    def standing(self) -> tuple[Future[None] | None, bool, str | None, bool]:
+        """What to wait for, as :meth:`gate` says; whether it is halted; what runs out first; what samples hold.
+
+        The last is whether samples in flight hold tokens or dollars, so that waiting for them may help.
+        """
+        wait = self.shared.queue.join() if self._is_paused or self.shared.supply.is_short() else None
+        if not self.is_metered:
+            return wait, self.is_halted, None, False
+        reserved = self.accounts.ledger.reserved
+        holds = any(getattr(reserved, unit) > 0 for unit in METERED)
+        return wait, self.is_halted, self.accounts.binding_unit, holds
 
     # ---- calls
 

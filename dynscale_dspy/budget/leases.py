@@ -219,20 +219,21 @@ class Arm:
         return self._waiting.pop(0)
 
     @step
-    def request(self, evidence: Evidence, samplers: Sequence[str]) -> int:
+    def request(self, evidence: Evidence, samplers: Sequence[str], *, pending: int = 0) -> int:
         """Online: ask for more samples.
 
         As many are granted together as are each worth the price, supposing those before them to agree with the leader:
         one at a time where budget is short, several where it is plenty.
 
         Args:
-            evidence: The call's votes so far; nothing may be in flight.
+            evidence: The call's votes so far.
             samplers: What would draw each of them, as many as the call can use now.
+            pending: Samples in flight, or reserved and not drawn yet.
 
         Returns:
             The number granted, the first of those proposed, now waiting as leases; 0 means stop.
         """
-        return self.grant(evidence, samplers, pending=0)
+        return self.grant(evidence, samplers, pending=pending)
 
     @step
     def pull(self, sampler: str = "", requests: int | None = None) -> bool:
@@ -240,16 +241,21 @@ class Arm:
         return not self.payer.is_halted and bool(self.reserve([sampler], requests=requests))
 
     @step
-    def fund(self, sampler: str) -> bool:
-        """Known set: set aside what the next waiting lease needs in tokens and dollars; False if it does not fit now.
+    def obtain(self, sampler: str, requests: int) -> Lease | None:
+        """Known set: the lease of one more sample, of those guaranteed or a further one; None if it does not fit now.
 
         Args:
             sampler: What is going to draw it.
+            requests: Requests to set aside for a further one.
         """
-        lease = self._waiting[0]
-        lease.sampler = sampler
-        need = self.learned.first_need if lease.index == 0 else self.learned.need_of(sampler)
-        return lease.redo or lease.hold(self._metered(need))
+        if self.payer.is_halted:
+            return None
+        if self._waiting:
+            if not self._fund(sampler):
+                return None
+        elif not self.reserve([sampler], requests=requests):
+            return None
+        return self._waiting.pop(0)
 
     @step
     def close(self) -> None:
@@ -307,7 +313,7 @@ class Arm:
         """Reserve the first of these samples that fit; inside the lock. Returns how many.
 
         Args:
-            samplers: What draws each; an empty name where that is told later, by :meth:`fund`.
+            samplers: What draws each; an empty name where that is told later, by :meth:`obtain`.
             requests: Requests of each; by default as many as one is known to make.
             metered: Whether tokens and dollars are set aside now.
         """
@@ -324,6 +330,13 @@ class Arm:
             self._unstarted.add(lease)
             reserved += 1
         return reserved
+
+    def _fund(self, sampler: str) -> bool:
+        """Set aside what the next guaranteed lease needs in tokens and dollars; False if it does not fit now."""
+        lease = self._waiting[0]
+        lease.sampler = sampler
+        need = self.learned.first_need if lease.index == 0 else self.learned.need_of(sampler)
+        return lease.redo or lease.hold(self._metered(need))
 
     @property
     def _counts_requests(self) -> bool:

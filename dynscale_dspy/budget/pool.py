@@ -148,7 +148,12 @@ class BudgetPool:
         else:
             limited = settings.max_concurrency is not None or settings.hedge is not None
             throttle = Throttle(settings.max_concurrency, settings.hedge) if limited else None
-            shared = Shared(supply=supply or OwnCaps(), is_durable=store.is_durable and supply is None, throttle=throttle, clock=clock)
+            shared = Shared(
+                supply=supply or OwnCaps(),
+                is_durable=store.is_durable and supply is None,
+                throttle=throttle,
+                clock=clock,
+            )
         outer = around.admission if around is not None else None
         self.admission = Admission(
             policy=settings.policy,

@@ -38,13 +38,12 @@ _clients: dict[str, LeasedPool] = {}
 _clients_lock = threading.Lock()
 
 
-def publish(pool: Any, name: str) -> LeasedPool:
+def publish(pool: BudgetPool, name: str) -> LeasedPool:
     """See :meth:`BudgetPool.publish`."""
     ray = _ray()
     if not name or "/" in name:
         raise ValueError(f"the name of a shared pool must be a text without '/', got {name!r}")
-    problem = "is itself a client of a shared one" if isinstance(pool, LeasedPool) else _problem(pool)
-    if problem:
+    if problem := _problem(pool):
         raise ValueError(f"this pool cannot be shared as {name!r}: it {problem}")
     _start(ray)
     if _find(ray, name) is not None:

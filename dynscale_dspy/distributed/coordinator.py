@@ -9,7 +9,6 @@ import uuid
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from dynscale_dspy.allocation.costs import Cost
 from dynscale_dspy.allocation.pacing import Pacing

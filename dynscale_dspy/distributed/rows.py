@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import dspy
 
+from dynscale_dspy._naming import named_predictors
 from dynscale_dspy.allocation.costs import Cost
 from dynscale_dspy.distributed.client import LeasedPool
-from dynscale_dspy.execution.introspection import named_predictors
 from dynscale_dspy.module import DynScaling
 from dynscale_dspy.reporting.explanation import explain
 

@@ -81,7 +81,7 @@ class SampleAdapter:
 
     def __call__(self, lm: Any, lm_kwargs: dict, signature: Any, demos: list, inputs: dict) -> list[dict]:
         """Format, ask and parse as the user's adapter does, with this sample's settings."""
-        exchange = Exchange(self._steps(lm, (lm_kwargs, signature, demos, inputs)))
+        exchange = Exchange(self._steps(self._asked(lm), (lm_kwargs, signature, demos, inputs)))
         while (attempt := exchange.asked) is not None:
             if attempt.pause:
                 time.sleep(attempt.pause)
@@ -91,7 +91,7 @@ class SampleAdapter:
 
     async def acall(self, lm: Any, lm_kwargs: dict, signature: Any, demos: list, inputs: dict) -> list[dict]:
         """The same from a task."""
-        exchange = Exchange(self._steps(lm, (lm_kwargs, signature, demos, inputs)))
+        exchange = Exchange(self._steps(self._asked(lm), (lm_kwargs, signature, demos, inputs)))
         while (attempt := exchange.asked) is not None:
             if attempt.pause:
                 await asyncio.sleep(attempt.pause)
@@ -123,10 +123,15 @@ class SampleAdapter:
     @property
     def _throttle(self) -> Throttle | None:
         """What the request has to pass, unless another sample's has brought its answer."""
-        ticket = self._meter.ticket if self._meter is not None else None
-        if ticket is None or (self._slot is not None and self._slot.is_ready):
+        payer = self._meter.payer if self._meter is not None else None
+        if payer is None or (self._slot is not None and self._slot.is_ready):
             return None
-        return ticket.pool.throttle
+        return payer.throttle
+
+    def _asked(self, lm: Any) -> Any:
+        """The language model to ask: the sampler's, if it names one."""
+        sampler = self._draw.sampler if self._draw is not None else None
+        return lm if sampler is None or sampler.lm is None else sampler.lm
 
     def _asking(self, lm: Any) -> _Asking:
         text = chain.text_for((dspy.settings.caller_modules or [None])[-1], self._draw.chain)
@@ -143,13 +148,16 @@ class SampleAdapter:
         lm_kwargs, signature, demos, inputs = given
         merged = {**getattr(lm, "kwargs", {}), **lm_kwargs}
         kwargs = dict(lm_kwargs)
-        rollout = derive_rollout(merged.get("rollout_id"), self._draw.index)
+        sampler, index = self._draw.sampler, self._draw.index
+        rollout = derive_rollout(merged.get("rollout_id"), index)
         if rollout is not None:
             kwargs["rollout_id"] = rollout
         if merged.get("seed") is not None:
             # One fixed seed for every sample would make a local server answer the same each time.
-            kwargs["seed"] = merged["seed"] + self._draw.index
-        if self._settings.temperature is not None:
+            kwargs["seed"] = merged["seed"] + index
+        if sampler.temperature is not None:
+            kwargs["temperature"] = sampler.temperature
+        elif self._settings.temperature is not None:
             kwargs["temperature"] = self._settings.temperature
         elif merged.get("temperature") is None and self._settings.vary:
             kwargs["temperature"] = 1.0

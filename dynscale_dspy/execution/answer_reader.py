@@ -35,6 +35,7 @@ class AnswerReader:
         self.answer = answer = check("answer", answer, AnswerFields | None)
         signature = signature_of(module)
         self._known_to_exist = signature is not None
+        self._signature = signature
         if signature is not None and not callable(answer):
             outputs = list(signature.output_fields)
             missing = [name for name in answer or () if name not in outputs]
@@ -44,6 +45,14 @@ class AnswerReader:
                 )
             if answer is None and not _answer_fields(signature):
                 raise ValueError(f"no output field of {outputs} looks like an answer; say which one with answer=...")
+
+    @property
+    def output_types(self) -> dict[str, Any]:
+        """The type of each output field that is part of the answer, by name; empty if that is not known."""
+        if self._signature is None or callable(self.answer):
+            return {}
+        names = self.answer or _answer_fields(self._signature)
+        return {name: self._signature.output_fields[name].annotation for name in names}
 
     def read(self, module: dspy.Module, prediction: Any) -> Any:
         """The answer as the program gave it: one value, or a dict of several fields; None if there is none.

@@ -10,8 +10,9 @@ from tqdm.auto import tqdm
 
 from dynscale_dspy.allocation.costs import Cost
 from dynscale_dspy.execution.call import Scaled
+from dynscale_dspy.execution.desk import BatchDesk
 from dynscale_dspy.execution.drivers import drive_known
-from dynscale_dspy.execution.known_call import KnownCall, settle_together
+from dynscale_dspy.execution.known_call import KnownCall, answer_unsure
 from dynscale_dspy.sampling.batch_plan import coordinate
 from dynscale_dspy.sampling.sample import Sample
 from dynscale_dspy.sampling.steps import Job
@@ -48,38 +49,35 @@ def answer_all(
     """
     calls = [KnownCall(scaled, dict(kwargs)) for kwargs in inputs]
     pool = scaled.pool
-    names = [call.name for call in calls] if pool.lasting else None
-    arms, limit, requests_left = pool.open_known(
-        len(calls), program=scaled.owner, requests=calls[0].requests_guess, keys=names
-    )
-    known = limit != float("inf")
-    progress = _Progress(pool, int(limit) if known else None, max_errors=max_errors, hidden=disable_progress_bar)
+    names = [call.name for call in calls] if pool.is_durable else None
+    desk = BatchDesk(pool, len(calls), program=scaled.owner, requests=calls[0].requests_guess, keys=names)
+    limit = desk.known.limit
+    total = int(limit) if limit != float("inf") else None
+    progress = _Progress(pool, total, max_errors=max_errors, hidden=disable_progress_bar)
     try:
         for call in calls:
             call.begin()
         steps = coordinate(
             [call.plan for call in calls],
-            arms,
+            desk.known,
             pool.policy,
-            limit=limit,
             # In order, twice as many outstanding as run at once: one slow answer is not to idle the rest.
             window=2 * num_threads if in_order else num_threads,
-            requests=requests_left,
             narrowing=in_order,
         )
         drive_known(
             steps,
             lambda job, slot: calls[job.call].run(job, slot),
+            desk,
             num_threads=num_threads,
             done=progress.done,
             in_order=in_order,
         )
-        settle_together(calls, num_threads)
+        answer_unsure(calls, num_threads)
         return _end(calls, provide_traceback=provide_traceback)
     finally:
         progress.close()
-        for arm in arms:
-            arm.close()
+        desk.close()
         for call in calls:
             call.abandon()
 

@@ -4,36 +4,36 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Generator, Hashable
+from collections.abc import Generator, Hashable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import dspy
 
+from dynscale_dspy._naming import name_of, named_predictors
 from dynscale_dspy.budget.pool import BudgetPool
+from dynscale_dspy.config import ScalingSettings
 from dynscale_dspy.errors import BudgetExhausted
 from dynscale_dspy.execution.answer_reader import AnswerReader
-from dynscale_dspy.execution.drivers import in_thread
-from dynscale_dspy.execution.fallback import Low
+from dynscale_dspy.execution.desk import CallDesk
+from dynscale_dspy.execution.drivers import in_thread, unblocked
+from dynscale_dspy.execution.fallback import Fallback
+from dynscale_dspy.execution.flights import once
 from dynscale_dspy.execution.inputs import inputs_key, is_lasting, is_long, lasting_name, own_inputs
-from dynscale_dspy.execution.introspection import (
-    check_ready,
-    choices_per_request,
-    has_aforward,
-    lm_of,
-    named_predictors,
-)
+from dynscale_dspy.execution.introspection import check_ready, choices_per_request, has_aforward, lm_of
 from dynscale_dspy.execution.lm_errors import is_permanent
 from dynscale_dspy.execution.meter import current_meter
+from dynscale_dspy.execution.notices import explanation_of, with_notices
 from dynscale_dspy.execution.run import SampleRun, SampleSettings
 from dynscale_dspy.execution.shared_request import Slot
-from dynscale_dspy.reporting import explanation as report
-from dynscale_dspy.reporting import streaming, tracing
+from dynscale_dspy.reporting import tracing
+from dynscale_dspy.reporting.explanation import Explanation, explain, keep
 from dynscale_dspy.reporting.history import CallRecord
-from dynscale_dspy.sampling.plan import Plan, conduct
+from dynscale_dspy.sampling.plan import Plan, play
 from dynscale_dspy.sampling.sample import SPARED, Sample
 from dynscale_dspy.sampling.steps import Job, Step
-from dynscale_dspy.sampling.strategies import Strategy
+from dynscale_dspy.selection.base import Selector
 
 logger = logging.getLogger(__name__)
 
@@ -47,34 +47,20 @@ class Scaled:
         program: The user's program.
         pool: Pays.
         reader: Reads the program's answers.
-        sampling: What samples look like.
-        temperature: Overrides the language model's if not None.
-        max_samples: Most samples one call may take.
-        max_choices: Most samples to draw with one request.
-        stop_when_decided: Whether a call ends once samples in flight cannot change the winner.
-        leader: Whether the first sample of a long call is drawn alone.
-        min_confidence: The confidence below which ``on_low`` decides; None for never.
-        on_low: What to do then.
-        name: Gives the name that reports use.
+        selector: Says which answer wins.
+        settings: How samples are drawn and answers handed out.
     """
 
     owner: dspy.Module
     program: dspy.Module
     pool: BudgetPool
     reader: AnswerReader
-    sampling: Strategy
-    temperature: float | None
-    max_samples: int
-    max_choices: int
-    stop_when_decided: bool
-    leader: bool
-    min_confidence: float | None
-    on_low: Any
-    name: Callable[[], str]
+    selector: Selector
+    settings: ScalingSettings
 
 
 class Call:
-    """One call: build it, drive :meth:`steps` with :meth:`run` or :meth:`arun`, then :meth:`finish` and :meth:`settle`.
+    """One call: build it, drive :meth:`steps` with :meth:`run` or :meth:`arun`, then :meth:`finish` and :meth:`answer`.
 
     Args:
         scaled: The wrapper that is called.
@@ -89,48 +75,52 @@ class Call:
         self.scaled = scaled
         self.args = args
         self.kwargs = kwargs
-        self._explanation: report.Explanation | None = None
-        pool, program = scaled.pool, scaled.program
-        vary = scaled.max_samples > 1 and pool.varies
+        self._explanation: Explanation | None = None
+        pool, program, settings = scaled.pool, scaled.program, scaled.settings
+        admission = pool.admission
+        vary = settings.max_samples > 1 and admission.varies
         predictors = [predictor for _, predictor in named_predictors(program)]
-        check_ready(predictors, program, kwargs, temperature=scaled.temperature, vary=vary)
+        check_ready(predictors, program, kwargs, temperature=settings.temperature, vary=vary)
         self.requests_guess = max(1, len(predictors))
         """The language-model requests a sample makes, as far as the program tells."""
         lm = lm_of(predictors[0], program, kwargs) if len(predictors) == 1 else None
-        self._settings = SampleSettings(program, scaled.reader, scaled.temperature, vary, scaled.owner, lm)
-        shares = vary and not pool.lasting
-        choices = choices_per_request(program, predictors, kwargs, scaled.max_choices) if shares else 1
+        self._settings = SampleSettings(
+            program, scaled.reader, scaled.selector, admission, settings.temperature, vary, scaled.owner, lm
+        )
+        shares = vary and not pool.is_durable
+        choices = choices_per_request(program, predictors, kwargs, settings.max_choices) if shares else 1
         self._inputs = inputs_key((args, kwargs))
         self.plan = Plan(
-            scaled.sampling,
+            settings.sampling,
             seed=pool.seed,
             key=self._inputs,
-            max_samples=int(min(scaled.max_samples, pool.most_per_call)),
-            tally=pool.policy.tally(),
+            max_samples=int(min(settings.max_samples, admission.most_per_call)),
+            selection=scaled.selector.empty(),
+            learned=admission.program(scaled.owner).learned,
+            varies=vary,
             max_choices=choices,
-            stop_when_decided=scaled.stop_when_decided,
-            leader=scaled.leader and choices == 1 and is_long((args, kwargs)),
-            conditioning=pool.conditioning(scaled.owner) if scaled.sampling.learned else None,
-            unit=lambda: pool.binding_unit,
+            stop_when_decided=settings.stop_when_decided,
+            leader=settings.leader and choices == 1 and is_long((args, kwargs)),
         )
         # The same call is the same program with the same inputs under the same language model and enclosing sample
         # (whose adapter is its own object).
         self._key: Hashable = (id(scaled.owner), self._inputs, id(dspy.settings.lm), id(dspy.settings.adapter))
 
-    def steps(self) -> Generator[Step, Any, tuple[Sample, bool]]:
-        """The steps to drive; they return the winner and whether this call drew it itself."""
-        meter = current_meter()
-        steps = conduct(
-            self.scaled.pool,
-            self.plan,
-            key=self._key,
-            outer=meter.ticket if meter else None,
+    def desk(self) -> CallDesk:
+        """Where the plan's questions to the pool are answered."""
+        meter, pool = current_meter(), self.scaled.pool
+        return CallDesk(
+            pool,
+            outer=meter.lease if meter is not None else None,
             program=self.scaled.owner,
             requests=self.requests_guess,
-            name=self.name if self.scaled.pool.lasting else None,
-            decided=self.explain,
+            key=self.name if pool.is_durable else None,
         )
-        return streaming.with_notices(steps, self.plan)
+
+    def steps(self) -> Generator[Step, Any, tuple[Sample, bool]]:
+        """The steps to drive; they return the winner and whether this call drew it itself."""
+        steps = once(self.scaled.pool.flights, self._key, play(self.plan), decided=self.explain)
+        return with_notices(steps, self.plan)
 
     @property
     def name(self) -> bytes | None:
@@ -155,35 +145,41 @@ class Call:
         sample = self._without_a_run(job, slot)
         if sample is not None:
             return sample
-        run = SampleRun(job.draw, job.ticket, self._settings, slot)
-        if not run.take():
-            with run:
-                run.prediction = self.scaled.program(*own_inputs(self.args), **own_inputs(self.kwargs))
+        run = SampleRun(job.draw, job.lease, self._settings, slot)
+        try:
+            if not run.take():
+                with run:
+                    run.prediction = self.scaled.program(*own_inputs(self.args), **own_inputs(self.kwargs))
+        finally:
+            run.conclude()
         return run.sample
 
     async def arun(self, job: Job, slot: Slot | None = None) -> Sample:
         """Draw one sample in this task; see :meth:`run`. A program that cannot be awaited runs in a thread."""
         if not has_aforward(self.scaled.program):
             return await in_thread(lambda: self.run(job, slot))
-        sample = self._without_a_run(job, slot)
+        pool = self.scaled.pool
+        sample = await unblocked(pool.is_durable, partial(self._without_a_run, job, slot))
         if sample is not None:
             return sample
-        pool = self.scaled.pool
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task is not None
-        run = SampleRun(job.draw, job.ticket, self._settings, slot)
-        if run.take():
-            return run.sample
-        with pool.cancellable(lambda: loop.call_soon_threadsafe(task.cancel)):
-            try:
-                with run:
+        run = SampleRun(job.draw, job.lease, self._settings, slot)
+        try:
+            if not run.take():
+                with pool.cancellable(lambda: loop.call_soon_threadsafe(task.cancel)), run:
                     run.prediction = await self.scaled.program.acall(*own_inputs(self.args), **own_inputs(self.kwargs))
-            except asyncio.CancelledError:
-                if pool.stopped:  # by stop(cancel=True): an empty vote, and the call answers with what it has
-                    return Sample(job.draw, problem="failed", error=pool.exhausted(), cost=run.cost)
-                if self.plan.decided:
-                    return Sample(job.draw, problem=SPARED, cost=run.cost)
-                raise
+        except asyncio.CancelledError:
+            await unblocked(pool.is_durable, run.conclude)
+            if pool.stopped:  # by stop(cancel=True): an empty vote, and the call answers with what it has
+                return Sample(job.draw, problem="failed", error=pool.admission.exhausted(), cost=run.cost)
+            if self.plan.decided:
+                return Sample(job.draw, problem=SPARED, cost=run.cost)
+            raise
+        except BaseException:
+            run.conclude()
+            raise
+        await unblocked(pool.is_durable, run.conclude)
         return run.sample
 
     def _without_a_run(self, job: Job, slot: Slot | None) -> Sample | None:
@@ -193,10 +189,11 @@ class Call:
         failed = slot.request.error if slot is not None else None
         if failed is not None:
             return Sample(job.draw, problem="failed", error=failed, permanent=is_permanent(failed))
-        if job.ticket is None or job.ticket.start():
+        if job.lease is None or job.lease.start():
             return None
-        if job.ticket.pool.halted:
-            error = job.ticket.pool.exhausted()
+        admission = self.scaled.pool.admission
+        if admission.is_halted:
+            error = admission.exhausted()
         else:
             error = BudgetExhausted("the call was over before this sample began")
         return Sample(job.draw, problem="failed", error=error)
@@ -227,47 +224,48 @@ class Call:
             tracing.annotate(explanation.attributes)
         return winner.prediction
 
-    def settle(self, prediction: Any) -> Any:
+    def answer(self, prediction: Any) -> Any:
         """What the caller gets: the winner, or where the vote is not sure enough, what ``on_low`` says.
 
         Raises:
             LowConfidence: If that is to be raised.
         """
-        low = self._low(prediction)
-        return prediction if low is None else low.settle(self.args, self.kwargs)
+        fallback = self._fallback(prediction)
+        return prediction if fallback is None else fallback.answer(self.args, self.kwargs)
 
-    async def asettle(self, prediction: Any) -> Any:
-        """As :meth:`settle`, in a task."""
-        low = self._low(prediction)
-        return prediction if low is None else await low.asettle(self.args, self.kwargs)
+    async def aanswer(self, prediction: Any) -> Any:
+        """As :meth:`answer`, in a task."""
+        fallback = self._fallback(prediction)
+        return prediction if fallback is None else await fallback.aanswer(self.args, self.kwargs)
 
-    def explain(self, winner: Sample) -> report.Explanation:
+    def explain(self, winner: Sample) -> Explanation:
         """Explain the call and record it, once; later calls return the same explanation.
 
         It is attached before anyone has the prediction: the same call in flight twice returns it twice.
         """
         if self._explanation is not None:
             return self._explanation
-        made = report.attach(winner.prediction, self.plan, winner, min_confidence=self.scaled.min_confidence)
+        made = explanation_of(self.plan, winner, min_confidence=self.scaled.settings.min_confidence)
+        keep(winner.prediction, made)
         self._explanation = made
         numbers: dict[Any, int] = {}
         answers = (None if s.key is None else numbers.setdefault(s.key, len(numbers)) for s in made.samples)
-        record = CallRecord(self.scaled.name(), tuple(answers), made.agreement, made.confidence, made.cost)
+        record = CallRecord(name_of(self.scaled.owner), tuple(answers), made.agreement, made.confidence, made.cost)
         self.scaled.pool.record(record)
         # Numbers only: an answer may hold what does not belong in a log.
         fields = {f"dynscale_{name}": value for name, value in made.attributes.items() if name != "vote"}
         logger.debug("%s answered: %s", type(self.scaled.program).__name__, made.summary, extra=fields)
         return made
 
-    def _low(self, prediction: Any) -> Low | None:
-        asked = self.scaled.min_confidence
+    def _fallback(self, prediction: Any) -> Fallback | None:
+        asked = self.scaled.settings.min_confidence
         if asked is None:
             return None
         # A call that shares the outcome of the same one in flight has no samples of its own.
-        explanation = self._explanation or report.explain(prediction)
+        explanation = self._explanation or explain(prediction)
         if explanation.confidence >= asked:
             return None
-        return Low(self.scaled.on_low, prediction, explanation, asked)
+        return Fallback(self.scaled.settings.on_low, prediction, explanation, asked)
 
     def _usage(self) -> dict[str, list[dict[str, Any]]]:
         entries: dict[str, list[dict[str, Any]]] = {}

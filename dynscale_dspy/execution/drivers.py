@@ -9,12 +9,14 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from functools import partial
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
+from dynscale_dspy.execution.desk import Desk
 from dynscale_dspy.execution.shared_request import SharedRequest, Slot
 from dynscale_dspy.sampling.sample import SPARED, Sample
-from dynscale_dspy.sampling.steps import Job, Notice, Round, Step, Wait, grouped
+from dynscale_dspy.sampling.steps import Change, Job, Look, Notice, ReserveFor, Round, Step, Wait, grouped
 
 T = TypeVar("T")
 
@@ -32,17 +34,22 @@ One call alone draws its samples side by side. Where many threads make calls at 
 helpers would only multiply the concurrency that was asked for. A caller never depends on a helper.
 """
 
+KEEPERS = 8
+"""Threads in which tasks have the files of pools written."""
+
 _lock = threading.Lock()
 _helpers: ThreadPoolExecutor | None = None
+_file_threads: ThreadPoolExecutor | None = None
 _in_flight = 0
 
 
-def drive(steps: Generator[Step, Any, T], run: Run) -> T:
+def drive(steps: Generator[Step, Any, T], run: Run, desk: Desk) -> T:
     """Run a plan from this thread.
 
     Args:
         steps: The plan.
         run: Runs one job.
+        desk: Answers what the plan asks the pool; it is closed in the end.
 
     Returns:
         What the plan returns.
@@ -61,11 +68,14 @@ def drive(steps: Generator[Step, Any, T], run: Run) -> T:
                     reply = _wait(step)
                 case Notice(send=send):
                     reply = send()
+                case _:
+                    reply = desk.carry_out(step)
     finally:
         steps.close()
+        desk.close()
 
 
-async def adrive(steps: Generator[Step, Any, T], run: ARun) -> T:
+async def adrive(steps: Generator[Step, Any, T], run: ARun, desk: Desk) -> T:
     """Run a plan from this task; see :func:`drive`."""
     reply: Any = None
     try:
@@ -81,13 +91,21 @@ async def adrive(steps: Generator[Step, Any, T], run: ARun) -> T:
                     reply = await _await(step)
                 case Notice(asend=asend):
                     reply = await asend()
+                case _:
+                    reply = await unblocked(desk.may_block, partial(desk.carry_out, step))
     finally:
         steps.close()
+        if desk.may_block:
+            # Not waited for: it must be done even if this task is cancelled again meanwhile.
+            _keepers().submit(desk.close)
+        else:
+            desk.close()
 
 
 def drive_known(
-    steps: Generator[list[Job] | Wait, Any, None],
+    steps: Generator[list[Job] | Wait | Look | ReserveFor | Change, Any, None],
     run: Run,
+    desk: Desk,
     *,
     num_threads: int,
     done: Callable[[Job, Sample], None],
@@ -98,6 +116,7 @@ def drive_known(
     Args:
         steps: The plan.
         run: Runs one job.
+        desk: Answers what the plan asks the pool; it is closed in the end.
         num_threads: Threads.
         done: Told each sample as it is handed back.
         in_order: Whether samples are handed back in the order of issue, or as they finish.
@@ -116,6 +135,9 @@ def drive_known(
             if isinstance(jobs, Wait):
                 reply = _wait(jobs)
                 continue
+            if not isinstance(jobs, list):
+                reply = desk.carry_out(jobs)
+                continue
             for group in grouped(jobs):
                 future = executor.submit(contextvars.copy_context().run, _run_group, group, run)
                 groups[future] = group
@@ -130,6 +152,7 @@ def drive_known(
     finally:
         steps.close()
         executor.shutdown(wait=True, cancel_futures=True)
+        desk.close()
 
 
 async def in_thread(run: Callable[[], T]) -> T:
@@ -139,6 +162,16 @@ async def in_thread(run: Callable[[], T]) -> T:
     """
     loop = asyncio.get_running_loop()
     return await loop.run_in_executor(_executor(), contextvars.copy_context().run, run)
+
+
+async def unblocked(may_block: bool, act: Callable[[], T]) -> T:
+    """Do something in the books of a pool from a task, in a thread if it may block.
+
+    The task may be cancelled meanwhile; what was begun is done all the same.
+    """
+    if not may_block:
+        return act()
+    return await asyncio.shield(asyncio.get_running_loop().run_in_executor(_keepers(), act))
 
 
 def _run_together(step: Round, run: Run) -> list[Sample]:
@@ -238,7 +271,7 @@ def _slots(jobs: Sequence[Job]) -> list[tuple[Job, Slot | None]]:
     """The jobs of one group, each with its place in the request they share."""
     if jobs[0].group is None:
         return [(job, None) for job in jobs]
-    request = SharedRequest([job.ticket for job in jobs if job.ticket is not None])
+    request = SharedRequest([job.lease for job in jobs if job.lease is not None])
     return [(job, Slot(request, position)) for position, job in enumerate(jobs)]
 
 
@@ -287,3 +320,12 @@ def _executor() -> ThreadPoolExecutor:
         if _helpers is None:
             _helpers = ThreadPoolExecutor(max_workers=HELPERS, thread_name_prefix="dynscale")
         return _helpers
+
+
+def _keepers() -> ThreadPoolExecutor:
+    """Threads that write to the files of pools. Apart from the helpers, which may be full of samples that wait."""
+    global _file_threads
+    with _lock:
+        if _file_threads is None:
+            _file_threads = ThreadPoolExecutor(max_workers=KEEPERS, thread_name_prefix="dynscale-books")
+        return _file_threads

@@ -33,7 +33,7 @@ class KnownCall:
         self._scaled = scaled
         self._context = contextvars.copy_context()
         self._coroutine: Any = None
-        self._settled: Future[Any] | None = None
+        self._answered: Future[Any] | None = None
 
     @property
     def owner(self) -> dspy.Module:
@@ -66,9 +66,9 @@ class KnownCall:
         _ambient.known_call.set(None)  # its samples run in copies of this context, and may call the module again
         await _Pause()
         if not self.plan.samples:
-            raise self._scaled.pool.exhausted()
+            raise self._scaled.pool.admission.exhausted()
         prediction = self._call.finish(self.plan.winner(), True)
-        return self._call.settle(prediction) if self._settled is None else self._settled.result()
+        return self._call.answer(prediction) if self._answered is None else self._answered.result()
 
     def run(self, job: Job, slot: Slot | None = None) -> Sample:
         """Draw one sample, inside this call; see :meth:`Call.run`."""
@@ -77,14 +77,14 @@ class KnownCall:
     @property
     def is_unsure(self) -> bool:
         """Whether a function or another module will have to answer in the winner's place."""
-        asked = self._scaled.min_confidence
-        if asked is None or not callable(self._scaled.on_low) or not self.plan.samples:
+        settings = self._scaled.settings
+        if settings.min_confidence is None or not callable(settings.on_low) or not self.plan.samples:
             return False
-        return self.plan.tally.confidence < asked
+        return self.plan.selection.evidence().confidence < settings.min_confidence
 
-    def settle_in(self, executor: Executor) -> None:
+    def answer_in(self, executor: Executor) -> None:
         """Have ``on_low`` asked in another thread, rather than in turn when the batch ends."""
-        self._settled = executor.submit(self._settle)
+        self._answered = executor.submit(self._answer)
 
     def end(self) -> Any:
         """The call's prediction.
@@ -103,22 +103,22 @@ class KnownCall:
         if self._coroutine is not None:
             self._context.run(self._coroutine.close)
 
-    def _settle(self) -> Any:
+    def _answer(self) -> Any:
         winner = self.plan.winner()
         if winner.error is not None:
             return None  # the call fails with it
         self._call.explain(winner)
-        return self._context.copy().run(self._call.settle, winner.prediction)
+        return self._context.copy().run(self._call.answer, winner.prediction)
 
 
-def settle_together(calls: Sequence[KnownCall], num_threads: int) -> None:
+def answer_unsure(calls: Sequence[KnownCall], num_threads: int) -> None:
     """Ask a function or another module about all unsure calls side by side."""
     unsure = [call for call in calls if call.is_unsure]
     if not unsure:
         return
     with ThreadPoolExecutor(min(num_threads, len(unsure)), thread_name_prefix="dynscale-on-low") as executor:
         for call in unsure:
-            call.settle_in(executor)
+            call.answer_in(executor)
 
 
 class _Pause:

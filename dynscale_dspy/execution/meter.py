@@ -13,7 +13,8 @@ from dspy.utils.callback import ACTIVE_CALL_ID, BaseCallback
 from dspy.utils.usage_tracker import UsageTracker
 
 from dynscale_dspy.allocation.costs import Cost
-from dynscale_dspy.budget.pool import Charge, Ticket
+from dynscale_dspy.budget.admission import Admission
+from dynscale_dspy.budget.leases import Charge, Lease
 from dynscale_dspy.execution.request_costs import (
     MISCOUNTED,
     Bound,
@@ -47,12 +48,14 @@ class Meter(BaseCallback):
     itself. The meters of enclosing samples are told too, and each pool is charged once, by the innermost sample on it.
 
     Args:
-        ticket: What pays for the sample; None for a run outside the budget.
+        lease: What pays for the sample; None for a run outside the budget.
+        payer: The pool it is of.
         outer: The meter of the enclosing sample, if there is one.
     """
 
-    def __init__(self, ticket: Ticket | None, outer: Meter | None) -> None:
-        self.ticket = ticket
+    def __init__(self, lease: Lease | None, payer: Admission | None, outer: Meter | None) -> None:
+        self.lease = lease
+        self.payer = payer if lease is not None else None
         self.outer = outer
         self.miscounted = False
         """Whether the provider counted the tokens of one choice for several, where tokens or dollars are capped."""
@@ -62,36 +65,35 @@ class Meter(BaseCallback):
         self._shares: list[_Share] = []
 
     @contextmanager
-    def shared(self, lm: Any, messages: Any, kwargs: Mapping[str, Any], tickets: Sequence[Ticket]) -> Iterator[int]:
+    def shared(self, lm: Any, messages: Any, kwargs: Mapping[str, Any], leases: Sequence[Lease]) -> Iterator[int]:
         """Set aside what other samples of the call need for their choices of the next request.
 
-        The request made inside returns choices for several samples; each ticket is charged for its own.
+        The request made inside returns choices for several samples; each lease is charged for its own.
 
         Args:
             lm: The language model.
             messages: The prompt.
             kwargs: The request's settings.
-            tickets: The other samples' tickets, in the order of their choices.
+            leases: The other samples' leases, in the order of their choices.
 
         Yields:
             How many samples can be paid, this one included.
         """
         shares = self._shares = []
-        for ticket in tickets:
-            pool = ticket.pool
-            bound = Cost()
-            if pool.metered:
-                inputs = {"messages": messages, "kwargs": kwargs}
-                bound = choice_bound(lm, inputs, dollars=pool.caps("nanodollars"), prices=pool.prices)
-            charge = ticket.call(bound)
+        payer, bound = self.payer, Cost()
+        if payer is not None and payer.is_metered:
+            inputs = {"messages": messages, "kwargs": kwargs}
+            bound = choice_bound(lm, inputs, dollars=payer.caps("nanodollars"), prices=payer.prices)
+        for lease in leases:
+            charge = lease.charge(bound)
             if charge is None:
                 break
-            shares.append(_Share(ticket, charge, bound))
+            shares.append(_Share(lease, charge, bound))
         try:
             yield 1 + len(shares)
         finally:
             for share in self._shares:  # the request was not made
-                share.ticket.answered(share.charge, Cost())
+                share.lease.answered(share.charge, Cost())
             self._shares = []
 
     def finish_reasons(self) -> list[str | None]:
@@ -100,21 +102,21 @@ class Meter(BaseCallback):
 
     def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         """Charge the request to the innermost sample of every pool around."""
-        charged: dict[int, tuple[Ticket, Charge, Bound]] = {}
+        charged: dict[int, _Charged] = {}
         shares: list[_Share] = []
         if self._shares and (inputs.get("kwargs") or {}).get("n") == 1 + len(self._shares):
             shares, self._shares = self._shares, []
         meter: Meter | None = self
         while meter is not None:
-            ticket = meter.ticket
-            if ticket is not None and id(ticket.pool.root) not in charged:
+            lease, payer = meter.lease, meter.payer
+            if lease is not None and payer is not None and id(payer.root) not in charged:
                 try:
-                    paid = self._reserve(ticket, instance, inputs, shared=bool(shares) and meter is self)
+                    paid = _charge(lease, payer, instance, inputs, shared=bool(shares) and meter is self)
                 except Exception as error:
-                    for other, charge in [*(c[:2] for c in charged.values()), *((s.ticket, s.charge) for s in shares)]:
-                        other.answered(charge, Cost())
+                    for other in (*charged.values(), *shares):
+                        other.lease.answered(other.charge, Cost())
                     raise CallRefused(error) from None
-                charged[id(ticket.pool.root)] = (ticket, *paid)
+                charged[id(payer.root)] = paid
             meter = meter.outer
         tracked = dspy.settings.usage_tracker is self.tracker
         self._open[call_id] = _OpenRequest(instance, inputs, list(charged.values()), tracked, shares)
@@ -129,48 +131,29 @@ class Meter(BaseCallback):
             exception = asyncio.CancelledError()  # before DSPy 3.3 callbacks are not told of an interruption
         if not request.tracked and entry is not None and entry.get("usage"):
             reports = [entry["usage"]]  # the program has a tracker of its own around the request
-        for ticket, charge, bound in request.charged:
-            shares = request.shares if ticket is self.ticket else []
+        for paid in request.charged:
+            payer, bound = paid.payer, paid.bound
+            shares = request.shares if paid.lease is self.lease else []
             used, distrust = request_cost(
                 request.lm,
                 request.inputs,
                 bound=sum((share.bound for share in shares), bound.cost) if shares else bound.cost,
                 lacking=bound.lacking,
-                metered=ticket.pool.metered,
+                metered=payer.is_metered,
                 reports=reports,
                 entry=entry,
                 outputs=outputs,
                 error=exception,
-                prices=ticket.pool.prices,
+                prices=payer.prices,
             )
             used, *others = split(used, 1 + len(shares))
-            ticket.answered(charge, used)
+            paid.lease.answered(paid.charge, used)
             for share, part in zip(shares, others, strict=True):
-                share.ticket.answered(share.charge, part)
+                share.lease.answered(share.charge, part)
             if distrust:
-                ticket.pool.distrust(distrust)
-            if distrust == MISCOUNTED and ticket.pool.metered:
+                payer.distrust(distrust)
+            if distrust == MISCOUNTED and payer.is_metered:
                 self.miscounted = True
-
-    @staticmethod
-    def _reserve(ticket: Ticket, lm: Any, inputs: dict[str, Any], *, shared: bool) -> tuple[Charge, Bound]:
-        pool = ticket.pool
-        if shared:  # those who share the request pay for their own choices
-            inputs = {**inputs, "kwargs": {**(inputs.get("kwargs") or {}), "n": 1}}
-        bound = request_bound(
-            lm,
-            inputs,
-            tokens=pool.caps("tokens"),
-            dollars=pool.caps("nanodollars"),
-            prices=pool.prices,
-            retries=getattr(lm, "num_retries", 0) if pool.strict else 0,
-        )
-        if bound.lacking:
-            pool.unbounded(str(getattr(lm, "model", "")), bound.lacking, bound.overshoot)
-        charge = ticket.call(bound.cost, bounded=not bound.lacking, cached=lambda: answered_by_cache(lm, inputs))
-        if charge is None:
-            raise pool.refused()
-        return charge, bound
 
     # A deep copy of a callback list must keep charging the same sample.
     def __deepcopy__(self, memo: dict) -> Meter:
@@ -200,16 +183,50 @@ class _OpenRequest:
 
     lm: Any
     inputs: dict[str, Any]
-    charged: list[tuple[Ticket, Charge, Bound]]
+    charged: list[_Charged]
     tracked: bool
     shares: list[_Share]
+
+
+@dataclass(frozen=True)
+class _Charged:
+    """One pool's part in a request: what was charged to which lease, and the most it can come to."""
+
+    lease: Lease
+    payer: Admission
+    charge: Charge
+    bound: Bound
+
+
+def _charge(lease: Lease, payer: Admission, lm: Any, inputs: dict[str, Any], *, shared: bool) -> _Charged:
+    """Charge a request that is about to be made.
+
+    Raises:
+        BudgetExhausted: If it cannot be paid.
+    """
+    if shared:  # those who share the request pay for their own choices
+        inputs = {**inputs, "kwargs": {**(inputs.get("kwargs") or {}), "n": 1}}
+    bound = request_bound(
+        lm,
+        inputs,
+        tokens=payer.caps("tokens"),
+        dollars=payer.caps("nanodollars"),
+        prices=payer.prices,
+        retries=getattr(lm, "num_retries", 0) if payer.strict else 0,
+    )
+    if bound.lacking:
+        payer.unbounded(str(getattr(lm, "model", "")), bound.lacking, bound.overshoot)
+    charge = lease.charge(bound.cost, bounded=not bound.lacking, cached=lambda: answered_by_cache(lm, inputs))
+    if charge is None:
+        raise payer.cut_off()
+    return _Charged(lease, payer, charge, bound)
 
 
 @dataclass(frozen=True)
 class _Share:
     """Another sample's part in a request."""
 
-    ticket: Ticket
+    lease: Lease
     charge: Charge
     bound: Cost
 

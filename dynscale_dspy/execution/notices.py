@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Iterable
+from collections.abc import Generator
 from typing import Any
 
 import dspy
@@ -12,9 +12,9 @@ from dspy.streaming.messages import sync_send_to_stream
 
 from dynscale_dspy.reporting.explanation import Explanation, explanation
 from dynscale_dspy.reporting.streaming import status_message, status_provider
-from dynscale_dspy.sampling.plan import Notice, Plan
+from dynscale_dspy.sampling.plan import Plan
 from dynscale_dspy.sampling.sample import Sample
-from dynscale_dspy.selection.base import Group
+from dynscale_dspy.sampling.steps import Notice
 
 logger = logging.getLogger(__name__)
 
@@ -27,29 +27,18 @@ def explanation_of(plan: Plan, winner: Sample, *, min_confidence: float | None =
         winner: The winner so far.
         min_confidence: The confidence that the module asked for.
     """
+    selection = plan.selection
+    groups, evidence = selection.groups(), selection.evidence()
+    total = sum(group.weight for group in groups)
     return explanation(
         plan.samples,
-        groups_of(plan.samples),
+        groups,
         winner,
-        agreement=plan.tally.agreement,
-        confidence=plan.tally.confidence,
+        agreement=evidence.lead / total if total else 0.0,
+        confidence=evidence.confidence,
         cost=plan.cost,
         min_confidence=min_confidence,
     )
-
-
-def groups_of(samples: Iterable[Sample]) -> list[Group]:
-    """Samples of equal keys as one group each, heaviest first; of equal ones the one with the earliest sample first."""
-    voters: dict[Any, list[Sample]] = {}
-    for sample in sorted(samples, key=lambda sample: sample.draw.index):
-        if sample.key is not None:
-            voters.setdefault(sample.key, []).append(sample)
-    groups = []
-    for key, alike in voters.items():
-        conditioned = sum(sample.draw.conditioned for sample in alike)
-        indices = tuple(sample.draw.index for sample in alike)
-        groups.append(Group(alike[0].answer, key, len(alike) - conditioned, conditioned, indices))
-    return sorted(groups, key=lambda group: (-group.weight, group.samples[0]))
 
 
 def with_notices(steps: Generator[Any, Any, Any], plan: Plan) -> Generator[Any, Any, Any]:

@@ -9,7 +9,8 @@ from typing import Any
 import dspy
 
 from dynscale_dspy.allocation.costs import Cost
-from dynscale_dspy.budget.pool import Ticket
+from dynscale_dspy.budget.admission import Admission
+from dynscale_dspy.budget.leases import Lease
 from dynscale_dspy.execution.adapter import SampleAdapter
 from dynscale_dspy.execution.answer_reader import AnswerReader
 from dynscale_dspy.execution.introspection import asks_one_model, innermost, needs_each_run
@@ -18,8 +19,7 @@ from dynscale_dspy.execution.meter import CallRefused, Meter, current_meter, fin
 from dynscale_dspy.execution.shared_request import Slot
 from dynscale_dspy.reporting import tracing
 from dynscale_dspy.sampling.sample import Draw, Sample
-from dynscale_dspy.selection.answers import canonical
-from dynscale_dspy.selection.base import Vote
+from dynscale_dspy.selection.base import Selector, Vote
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,8 @@ class SampleSettings:
     Args:
         module: The user's program.
         reader: Reads its answers.
+        selector: Reads what an answer says.
+        payer: The pool that pays.
         temperature: Overrides the language model's temperature if not None.
         vary: Whether samples must differ, so that an unset temperature becomes 1.
         owner: Whose samples these are.
@@ -37,6 +39,8 @@ class SampleSettings:
 
     module: dspy.Module
     reader: AnswerReader
+    selector: Selector
+    payer: Admission
     temperature: float | None
     vary: bool
     owner: object = None
@@ -46,32 +50,37 @@ class SampleSettings:
 class SampleRun(AbstractContextManager):
     """Everything around one run of the program; afterwards :attr:`sample` tells what came of it.
 
-    Inside, DSPy's settings carry this sample's adapter, meter, trace and usage tracker. On the way out the ticket is
-    settled, whatever happened. Errors of the program are kept in the sample; an interruption passes through.
+    Inside, DSPy's settings carry this sample's adapter, meter, trace and usage tracker. Afterwards :meth:`conclude`
+    has to be called, whatever happened. Errors of the program are kept for the sample; an interruption passes through.
 
     Args:
         draw: What to draw.
-        ticket: What pays for it; None for a run outside the budget.
+        lease: What pays for it; None for a run outside the budget.
         settings: How the module wants its samples drawn.
         slot: Its place in a request that several samples share, if it has one.
 
     Example:
-        with SampleRun(draw, ticket, settings) as run:
-            run.prediction = settings.module(**inputs)
+        run = SampleRun(draw, lease, settings)
+        try:
+            with run:
+                run.prediction = settings.module(**inputs)
+        finally:
+            run.conclude()
         run.sample
     """
 
-    def __init__(self, draw: Draw, ticket: Ticket | None, settings: SampleSettings, slot: Slot | None = None) -> None:
+    def __init__(self, draw: Draw, lease: Lease | None, settings: SampleSettings, slot: Slot | None = None) -> None:
         self.draw = draw
         self.prediction: Any = None
         self.sample: Sample
         self.cost = Cost()
-        self._ticket = ticket
+        self._lease = lease
         self._settings = settings
         self._slot = slot
-        self._meter = Meter(ticket, current_meter())
+        self._meter = Meter(lease, settings.payer, current_meter())
         self._recorder = _Recorder(self._meter.history, settings.owner)
         self._trace: list[Any] = []
+        self._error: BaseException | None = None
         self._reading: tuple[Any, Vote | None, str] | None = None
 
     def __enter__(self) -> SampleRun:
@@ -80,7 +89,9 @@ class SampleRun(AbstractContextManager):
         adapter = settings.adapter or dspy.ChatAdapter()
         # With a callback in its settings DSPy binds the arguments of every module and adapter call to tell it of them,
         # which takes longer than all else around a sample. Where only one language model can be asked, that is enough.
-        listener = self._meter if asks_one_model(self._settings.module, self._settings.lm, adapter) else None
+        lm = self.draw.sampler.lm
+        known = self._settings.lm if lm is None else lm
+        listener = self._meter if asks_one_model(self._settings.module, known, adapter) else None
         if self._slot is not None:
             self._slot.together = listener is not None and not callbacks and not needs_each_run(self._settings.module)
         if tracing.is_on():
@@ -97,6 +108,7 @@ class SampleRun(AbstractContextManager):
             usage_tracker=self._meter.tracker,
             # Chunks of several samples would interleave; a stream gets the final prediction.
             send_stream=None,
+            **({} if lm is None else {"lm": lm}),
         )
         self._context.__enter__()
         return self
@@ -105,10 +117,11 @@ class SampleRun(AbstractContextManager):
         self._context.__exit__(None, None, None)
         if self._slot is not None and error is None:
             self._slot.share(getattr(innermost(self._settings.module), "signature", None), self._trace)
-        return self._conclude(error)
+        self._error = error
+        return error is None or isinstance(error, (Exception, CallRefused))
 
     def take(self) -> bool:
-        """Conclude without a run, if another sample's run has read this one's answer too.
+        """Need no run, if another sample's run has read this one's answer too.
 
         Returns:
             Whether it has.
@@ -117,18 +130,22 @@ class SampleRun(AbstractContextManager):
         if taken is None:
             return False
         self.prediction, self._trace = taken
-        return self._conclude(None)
+        return True
 
-    def _conclude(self, error: BaseException | None) -> bool:
-        """Settle the ticket and make the sample; return False for an interruption, which is to pass through."""
+    def conclude(self) -> None:
+        """Settle the lease and make the sample; of a run that was interrupted there is none. Needs no event loop.
+
+        Where the pool is kept in a file this may block.
+        """
+        error = self._error
         usage = {model: list(entries) for model, entries in self._meter.tracker.usage_data.items()}
         failure = error if isinstance(error, Exception) else None
-        if self._ticket is not None:
-            self.cost = self._ticket.settle(failure, permanent=is_permanent(failure))
+        if self._lease is not None:
+            self.cost = self._lease.settle(failure, permanent=is_permanent(failure))
         if isinstance(error, CallRefused):
             error = error.error
         elif error is not None and not isinstance(error, Exception):
-            return False
+            return
         if self._slot is not None and error is not None and self._slot.failed:
             self._slot.request.failed(error)
         answer, vote, problem = self._read(self.prediction, error)
@@ -144,7 +161,6 @@ class SampleRun(AbstractContextManager):
             usage=usage,
             cost=self.cost,
         )
-        return True
 
     def _read(self, prediction: Any, error: BaseException | None) -> tuple[Any, Vote | None, str]:
         """The answer, its vote and why it casts none; read once, since the user's own function may do the reading."""
@@ -155,8 +171,7 @@ class SampleRun(AbstractContextManager):
             if self._finish_reason() == "length":
                 self._reading = answer, None, "truncated"
             else:
-                key = canonical(answer)
-                vote = Vote(answer, key) if key is not None else None
+                vote = self._settings.selector.read(answer)
                 self._reading = answer, vote, "" if vote is not None else "no answer"
         return self._reading
 

@@ -23,7 +23,7 @@ from dynscale_dspy.execution.exchange import Exchange
 from dynscale_dspy.execution.lm_errors import is_permanent, is_unsupported
 
 if TYPE_CHECKING:
-    from dynscale_dspy.budget.leases import Ticket
+    from dynscale_dspy.budget.leases import Lease
     from dynscale_dspy.execution.meter import Meter
 
 logger = logging.getLogger(__name__)
@@ -39,11 +39,11 @@ class SharedRequest:
     samples; each of the others then finds its own choice here.
 
     Args:
-        tickets: What pays for each of them.
+        leases: What pays for each of them.
     """
 
-    def __init__(self, tickets: Sequence[Ticket]) -> None:
-        self.tickets = tickets
+    def __init__(self, leases: Sequence[Lease]) -> None:
+        self.leases = leases
         self.asked: Any = None
         """What was asked, comparable with what another sample is about to ask; None before."""
         self.choices: dict[int, tuple[Any, str | None]] = {}
@@ -188,7 +188,7 @@ class Slot:
                 self.served = True
                 return [output]
             return (yield kwargs)
-        with meter.shared(lm, messages, kwargs, request.tickets[self.position + 1 :]) as count:
+        with meter.shared(lm, messages, kwargs, request.leases[self.position + 1 :]) as count:
             if count == 1 or not SEVERAL_CHOICES.is_expected(lm):
                 return (yield kwargs)
             try:

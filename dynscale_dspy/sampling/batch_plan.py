@@ -6,28 +6,45 @@ import heapq
 import math
 from collections import deque
 from collections.abc import Generator, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 from dynscale_dspy.allocation.costs import Cost, CostRecord, relative_cost
 from dynscale_dspy.allocation.policies import Policy
 from dynscale_dspy.errors import BudgetExhausted
 from dynscale_dspy.sampling.plan import Plan
-from dynscale_dspy.sampling.steps import Job, Wait, grouped
+from dynscale_dspy.sampling.steps import Change, Job, Look, ReserveFor, Standing, Wait, grouped
 
-if TYPE_CHECKING:
-    from dynscale_dspy.budget.leases import Arm
+
+@dataclass(frozen=True)
+class KnownSet:
+    """What a pool tells of a known set of calls that it has opened.
+
+    Args:
+        guaranteed: For each call, the samples that are reserved for it whatever its index.
+        limit: Samples the set may draw in all; may be infinite.
+        requests: Language-model requests it may make in all; may be infinite.
+        each: Requests to set aside for a sample, as far as known.
+        measured: Whether that is known from samples of the same program.
+        metered: Whether tokens or dollars are capped.
+    """
+
+    guaranteed: tuple[int, ...]
+    limit: float = math.inf
+    requests: float = math.inf
+    each: int = 1
+    measured: bool = False
+    metered: bool = False
 
 
 def coordinate(
     plans: Sequence[Plan],
-    arms: Sequence[Arm],
+    known: KnownSet,
     policy: Policy,
     *,
-    limit: float,
     window: int,
-    requests: float = math.inf,
     narrowing: bool = True,
-) -> Generator[list[Job] | Wait, Any, None]:
+) -> Generator[list[Job] | Wait | Look | ReserveFor | Change, Any, None]:
     """A known set of calls: every call's first samples, then always the largest index, until the budget ends.
 
     Decisions are made anew on each completion, but in the order of issue, whatever order requests return in: the
@@ -35,29 +52,27 @@ def coordinate(
     are outstanding; the window narrows to half of the samples left, so that the last of them, which have no later
     decision to correct them, are placed with care.
 
-    Yields new jobs, and is sent the samples of the *oldest* outstanding request each time, with their jobs; or
-    something to wait for, when nothing is outstanding and the pool is paused or its tokens or dollars are held
-    elsewhere. Where it is sent those of whichever request ends first, and the window does not narrow, the wire stays
-    full to the end, and the allocation depends on timing.
+    Yields new jobs, and is sent the samples of the *oldest* outstanding request each time, with their jobs; questions
+    to the pool; or something to wait for, when nothing is outstanding and the pool is paused or its tokens or dollars
+    are held elsewhere. Where it is sent the samples of whichever request ends first, and the window does not narrow,
+    the wire stays full to the end, and the allocation depends on timing.
 
     Args:
         plans: One a call.
-        arms: One a call, first samples reserved.
+        known: What the pool tells of the set.
         policy: Gives the indices.
-        limit: Samples the set may draw in all; may be infinite.
         window: Most requests outstanding, counting samples that share one as one.
-        requests: Language-model requests the set may make in all; may be infinite.
         narrowing: Whether the window narrows towards the end.
     """
-    first = deque(call for round_ in range(max(arm.waiting for arm in arms)) for call in range(len(arms)))
-    guaranteed = sum(arm.waiting for arm in arms)
-    pool = arms[0].pool
-    costs = _Costs(arms, policy)
+    waiting = list(known.guaranteed)
+    first = deque(call for round_ in range(max(waiting)) for call in range(len(plans)))
+    guaranteed = sum(waiting)
+    limit, requests, metered = known.limit, known.requests, known.metered
+    costs = _Costs(len(plans), weighs=policy.is_gain and metered)
     ranking = _Ranking(plans, policy, costs)
     issued = outstanding = under_way = 0
     # What a sample takes is learned from samples handed back, not from those that happen to have finished.
-    metered = pool.metered
-    each, measured = arms[0].requests_each, arms[0].measured or (requests == math.inf and not metered)
+    each, measured = known.each, known.measured or (requests == math.inf and not metered)
     hopeless: set[int] = set()
 
     def favoured(call: int, total: int) -> bool:
@@ -66,50 +81,66 @@ def coordinate(
             return total >= guaranteed and ranking.favours(call, total)
         return plans[call].drawn < limit // len(plans)
 
+    def obtain(call: int) -> Generator[ReserveFor, Any, Job | None]:
+        """The job of one more sample of a call; None if it does not fit now."""
+        samplers = plans[call].propose()
+        if not samplers:
+            return None
+        lease = yield ReserveFor(call, samplers[0].name, each)
+        if lease is None:
+            return None
+        waiting[call] = max(waiting[call] - 1, 0)
+        (job,) = plans[call].jobs(samplers, [lease], call=call)
+        ranking.changed(call)
+        return job
+
     while True:
-        jobs = []
+        jobs: list[Job] = []
         held = False
-        gate = pool.gate()
-        if gate is not None and not outstanding:
-            if (yield Wait(gate)) is None:
+        standing: Standing = yield Look()
+        costs.unit = standing.unit
+        for plan in plans if costs.unit is not None else ():
+            plan.unit = costs.unit
+        if standing.wait is not None and not outstanding:
+            if (yield Wait(standing.wait)) is None:
                 return
             continue
-        while gate is None and not pool.halted:
+        while standing.wait is None and not standing.halted:
             if metered and not measured and outstanding:
                 break  # what one takes in tokens and dollars is known when the first has finished
             affordable = requests if requests == math.inf else requests // each - outstanding
             narrowed = _narrowed(window, min(limit - issued, affordable)) if narrowing else window
             if issued >= limit or under_way >= narrowed:
                 break
-            call = _next_first(first, plans, arms, hopeless)
-            if call is not None:
-                if not arms[call].fund():
+            is_first = True
+            call = _next_first(first, plans, waiting, hopeless)
+            if call is None:
+                is_first = False
+                call = ranking.best(issued) if measured and affordable >= 1 else None
+                if call is None:
+                    break
+            job = yield from obtain(call)
+            if job is None:
+                if is_first:
                     first.appendleft(call)
                     held = True
-                    break
-            else:
-                call = ranking.best(issued) if measured and affordable >= 1 else None
-                if call is None or not (arms[call].waiting or arms[call].pull(each)):
-                    break
-            chunk = [Job(plans[call].draw(), arms[call].take(), call)]
-            ranking.changed(call)
+                break
+            chunk = [job]
             most = min(plans[call].max_choices, limit - issued, affordable)
             while len(chunk) < most and not chunk[-1].draw.conditioned and plans[call].room > 0:
-                if not arms[call].waiting and not (
-                    measured and favoured(call, issued + len(chunk)) and arms[call].pull(each)
-                ):
+                if not waiting[call] and not (measured and favoured(call, issued + len(chunk))):
                     break
-                if metered and not arms[call].fund():
+                job = yield from obtain(call)
+                if job is None:
                     break
-                chunk.append(Job(plans[call].draw(), arms[call].take(), call))
-                ranking.changed(call)
+                chunk.append(job)
             chunk = plans[call].sharing(chunk)
             jobs.extend(chunk)
             outstanding += len(chunk)
             issued += len(chunk)
             under_way += len(grouped(chunk))
         if not outstanding:
-            if held and pool.holds_elsewhere and (yield Wait(pool.change())):
+            if held and standing.holds_elsewhere and (yield Wait((yield Change()))):
                 continue
             return
         finished = yield jobs
@@ -132,15 +163,15 @@ def _narrowed(window: int, left: float) -> int:
     return max(1, min(window, math.floor(min(left, 2 * window) / 2)))
 
 
-def _next_first(first: deque[int], plans: Sequence[Plan], arms: Sequence[Arm], hopeless: set[int]) -> int | None:
+def _next_first(first: deque[int], plans: Sequence[Plan], waiting: Sequence[int], hopeless: set[int]) -> int | None:
     """The next call whose guaranteed samples are not all drawn, skipping those with no room just now."""
     for _ in range(len(first)):
         call = first.popleft()
         if call in hopeless:
             continue
-        if arms[call].waiting and plans[call].room > 0:
+        if waiting[call] and plans[call].room > 0:
             return call
-        if arms[call].waiting and plans[call].pending:
+        if waiting[call] and plans[call].pending:
             first.append(call)
     return None
 
@@ -149,33 +180,36 @@ class _Costs:
     """The expected cost of each call's next sample, relative to the average, where tokens or dollars run out first.
 
     Learned from samples in the order they are handed back, so that decisions do not depend on timing.
+
+    Args:
+        calls: How many calls there are.
+        weighs: Whether costs count at all.
+
+    Attributes:
+        unit: What runs out first, as the pool has last said; None for samples or requests.
     """
 
-    def __init__(self, arms: Sequence[Arm], policy: Policy) -> None:
-        self._arms = arms
-        self._weighs = policy.is_gain and arms[0].pool.metered
-        self._records = [CostRecord() for _ in arms] if self._weighs else []
+    def __init__(self, calls: int, *, weighs: bool) -> None:
+        self.unit: str | None = None
+        self._records = [CostRecord() for _ in range(calls)] if weighs else []
         self._all = CostRecord()
 
     def tell(self, call: int, cost: Cost) -> None:
         """A sample of a call was handed back."""
-        if self._weighs and cost.samples:
+        if self._records and cost.samples:
             self._records[call].add(cost)
             self._all.add(cost)
 
     @property
     def further(self) -> float:
         """Cost of one more choice of a request, relative to a separate request."""
-        if not self._weighs or self._arms[0].pool.binding_unit is None:
-            return 1.0
-        return self._all.completion_share
+        return self._all.completion_share if self._records and self.unit is not None else 1.0
 
     def relative(self, call: int) -> float:
         """Expected cost of the call's next sample, relative to the average; its index is divided by this."""
-        unit = self._arms[call].pool.binding_unit if self._weighs else None
-        if unit is None:
+        if not self._records or self.unit is None:
             return 1.0
-        return relative_cost(self._records[call].expected(unit, self._all), self._all.mean(unit))
+        return relative_cost(self._records[call].expected(self.unit, self._all), self._all.mean(self.unit))
 
 
 class _Ranking:
@@ -228,6 +262,8 @@ class _Ranking:
 
     def _entry(self, call: int) -> tuple[float, int, int, int]:
         plan = self._plans[call]
-        index = self._policy.index(plan.tally, pending=plan.pending, total=self._total) / self._costs.relative(call)
+        index = self._policy.index(
+            plan.selection.evidence(), pending=plan.pending, total=self._total
+        ) / self._costs.relative(call)
         # Equal worth: the call with fewer samples, then the earlier one.
         return (-index, len(plan.samples) + plan.pending, call, self._version[call])

@@ -1,50 +1,73 @@
 """The plan of one call, as a pure generator.
 
-A plan says what to draw and is sent what came back; it knows no thread, loop or clock. The two drivers only differ in
-how they wait, so sync and async decide alike.
+A plan says what to draw and is sent what came back; it knows no thread, loop, clock or pool. The two drivers only
+differ in how they wait, so sync and async decide alike.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Generator, Hashable, Sequence
+from collections.abc import Generator, Hashable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from dynscale_dspy.allocation.costs import Cost
-from dynscale_dspy.allocation.gains import DOUBT, Conditioning, Dissent
+from dynscale_dspy.allocation.gains import CONDITIONED, DOUBT, INDEPENDENT, Dissent
+from dynscale_dspy.allocation.learned import Learned
 from dynscale_dspy.allocation.tally import Tally
 from dynscale_dspy.errors import BudgetExhausted
 from dynscale_dspy.sampling.chain import build_chain
 from dynscale_dspy.sampling.sample import SPARED, Draw, Sample
-from dynscale_dspy.sampling.steps import Job, Round, Step, Wait
+from dynscale_dspy.sampling.samplers import CallView, Lazily, Sampler
+from dynscale_dspy.sampling.steps import (
+    Change,
+    Close,
+    Empty,
+    Gate,
+    Granted,
+    Insist,
+    Job,
+    Open,
+    Reserve,
+    Round,
+    Step,
+    Wait,
+)
 from dynscale_dspy.sampling.strategies import Strategy
-
-if TYPE_CHECKING:
-    from dynscale_dspy.budget.leases import Arm, Ticket
-    from dynscale_dspy.budget.pool import BudgetPool
+from dynscale_dspy.selection.base import Selection
+from dynscale_dspy.selection.plurality import Plurality
 
 CUTS = 3
 """Times a call tries again whose samples were all cut off because those in flight held the rest of the budget."""
+TOGETHER = 16
+"""Samples that are proposed at a time. If all of them are granted, more are."""
+
+_TIE = Tally.of("AB")
 
 
 class Plan:
     """The samples of one call: those finished, those in flight, and what the next ones look like. Ask and tell.
 
     Args:
-        strategy: What samples look like.
+        strategy: Which sampler draws the next sample.
         seed: The pool's seed.
         key: A stable name of the call; with the seed and a sample's index it fixes every random choice.
         max_samples: Most samples this call may draw.
-        tally: An empty tally of the kind the policy reads; a plain one by default.
+        selection: The votes of a call without samples, under the selector; plurality by default.
+        learned: What is known of the program's samples; nothing by default.
+        varies: Whether the call may ever draw a second sample.
         max_choices: Most samples that may share a request.
         stop_when_decided: Whether samples in flight are called off once they cannot change the winner.
         leader: Whether the first sample is drawn alone, and further ones once it is finished.
-        conditioning: What is known of the program's two kinds of samples; nothing by default.
-        unit: Tells what runs out first, ``"tokens"`` or ``"nanodollars"``; None if that is samples or calls.
+
+    Attributes:
+        selection: The votes so far.
+        samples: The finished samples, in the order told.
+        decided: Whether the call was ended since its winner cannot change.
+        unit: What runs out first, ``"tokens"`` or ``"nanodollars"``, as the pool has last said; None for anything else.
     """
 
     def __init__(
@@ -54,30 +77,32 @@ class Plan:
         seed: int,
         key: Hashable,
         max_samples: int,
-        tally: Tally | None = None,
+        selection: Selection | None = None,
+        learned: Learned | None = None,
+        varies: bool = True,
         max_choices: int = 1,
         stop_when_decided: bool = False,
         leader: bool = False,
-        conditioning: Conditioning | None = None,
-        unit: Callable[[], str | None] = lambda: None,
     ) -> None:
-        self.decided = False
-        self._unit = unit
-        self._leader = leader
-        self._stop_when_decided = stop_when_decided
         self.strategy = strategy
         self.max_samples = max_samples
         self.max_choices = max_choices
+        self.selection: Selection = selection if selection is not None else Plurality().empty()
         self.samples: list[Sample] = []
-        self.tally = tally or Tally()
+        self.decided = False
+        self.unit: str | None = None
+        self._learned = learned or Learned()
+        self._varies = varies
+        self._leader = leader
+        self._stop_when_decided = stop_when_decided
         self._entropy = hashlib.blake2b(f"{seed}/{key!r}".encode(), digest_size=16).digest()
         self._drawn = 0
         self._groups = 0
-        self._conditioning = (conditioning or Conditioning()) if strategy.learned else None
-        if self._conditioning is not None:
-            self._dissent = Dissent(self._conditioning)
+        self._beliefs = (0.0, 0.0)
+        if strategy.learned:
+            self._dissent = Dissent(self._learned.gains)
             independent, conditioned = DOUBT * self._generator(max_samples).normal(size=2)
-            self._beliefs = float(independent), float(conditioned)
+            self._beliefs = float(conditioned), float(independent)
 
     @property
     def pending(self) -> int:
@@ -98,31 +123,54 @@ class Plan:
             return 1 - self._drawn
         return min(self.max_samples - self._drawn, self.strategy.room(self.pending))
 
-    def draw(self) -> Draw:
-        """The next sample to draw."""
+    # ---- ask
+
+    def propose(self, most: int = 1, *, ahead: int = 0) -> list[Sampler]:
+        """The samplers of the next samples: at most so many, fewer if there is no room or the strategy wants no more.
+
+        Args:
+            most: How many to propose.
+            ahead: Samples that are reserved and not drawn yet, which come before these.
+        """
+        count = min(most, self.room - ahead)
+        if count <= 0:
+            return []
+        view, proposed = self._view(), []
+        for index in range(self._drawn + ahead, self._drawn + ahead + count):
+            sampler = self.strategy.propose(view._replace(next_index=index), self._learned, self._later(index))
+            if sampler is None:
+                break
+            proposed.append(sampler)
+        return proposed
+
+    def draw(self, sampler: Sampler) -> Draw:
+        """Draw the next sample with this sampler."""
         index = self._drawn
         self._drawn += 1
-        voters = sorted((s for s in self.samples if s.key is not None), key=lambda s: s.draw.index)
-        shown = self.strategy.shown(voters, self.tally, index, self._generator(index)) if voters else ()
-        known = self._conditioning
-        if shown and known is not None and not known.favours_conditioned(self.tally, self._unit(), self._beliefs):
-            shown = ()
         latest = max((sample.draw.round for sample in self.samples), default=-1)
-        draw = Draw(index=index, round=latest + 1)
+        draw = Draw(index=index, round=latest + 1, sampler=sampler)
+        if sampler.chain is None:
+            return draw
+        view = self._view()
+        shown = sampler.chain.choose(view._replace(next_index=index), self._later(index))
         if not shown:
             return draw
-        by_index = {sample.draw.index: sample for sample in voters}
+        by_index = {sample.draw.index: sample for sample in view.samples}
         text = build_chain(
             [by_index[i] for i in shown],
-            max_tokens=self.strategy.max_tokens,
-            predictors=self.strategy.predictors,
+            max_tokens=sampler.chain.max_tokens,
+            predictors=sampler.chain.predictors,
         )
-        return replace(draw, shown=shown, chain=text, prefill=self.strategy.rendering == "prefill")
+        return replace(draw, shown=shown, chain=text, prefill=sampler.chain.rendering == "prefill")
+
+    def jobs(self, samplers: Sequence[Sampler], leases: Sequence[Any], *, call: int = 0) -> list[Job]:
+        """Draw a sample for each lease, with the first of the samplers."""
+        return [Job(self.draw(sampler), lease, call) for sampler, lease in zip(samplers, leases, strict=False)]
 
     def sharing(self, jobs: Sequence[Job]) -> list[Job]:
         """The same jobs; those without a chain share requests, as many of them as may, and come first."""
-        alone = [job for job in jobs if job.draw.conditioned or job.ticket is None]
-        able = [job for job in jobs if not job.draw.conditioned and job.ticket is not None]
+        alone = [job for job in jobs if job.draw.conditioned or job.lease is None]
+        able = [job for job in jobs if not job.draw.conditioned and job.lease is not None]
         if self.max_choices == 1 or len(able) == 1:
             return list(jobs)
         together = []
@@ -135,25 +183,22 @@ class Plan:
         """These jobs as a step."""
         return Round(self.sharing(jobs), self._decides if self._stop_when_decided and len(jobs) > 1 else None)
 
-    def _decides(self, finished: Sequence[Sample]) -> bool:
-        """Whether the winner stays the same whatever the samples say that are in flight."""
-        tally = self.tally
-        for sample in finished:
-            tally = tally.add(sample.key)
-        self.decided = self.decided or tally.leader - tally.runner_up > self.pending - len(finished)
-        return self.decided
+    # ---- tell
 
     def tell(self, sample: Sample) -> None:
         """A drawn sample is finished."""
-        if self._conditioning is not None:
-            conditioned = sample.draw.conditioned
-            self._conditioning.cost(sample.cost, conditioned=conditioned)
-            if sample.key is not None:
-                leader = self._leading.key if self.tally.valid else None
-                self._dissent.tell(sample.key, self.tally, leader, conditioned=conditioned)
+        sampler = sample.draw.sampler
+        record = self._learned.of(sampler.name)
+        record.samples += 1
+        record.blanks += sample.vote is None
+        if self.strategy.learned:
+            kind = CONDITIONED if sample.draw.conditioned else INDEPENDENT
+            self._learned.gains.cost(sample.cost, sampler=kind)
+            if sample.vote is not None:
+                self._dissent.tell(sample.key, self.selection.evidence(), self._leading_key, sampler=kind)
         self.samples.append(sample)
         if sample.problem != SPARED:
-            self.tally = self.tally.add(sample.key)  # independent and conditioned votes count one each
+            self.selection = self._with(self.selection, sample)
 
     @property
     def only_cut_off(self) -> bool:
@@ -161,137 +206,149 @@ class Plan:
         return all(type(sample.error) is BudgetExhausted for sample in self.samples)
 
     def winner(self) -> Sample:
-        """The sample whose prediction is the call's answer.
+        """The sample whose prediction is the call's answer, as the selection says.
 
-        The answer with most votes wins; ties go to the one with more independent votes, then to the one sampled
-        first. Where it is learned which kind of sample gains more at a tie, ties go to the one with more votes of that
-        kind. Among its samples the first independent one speaks. A call without votes falls back on its first finished
-        sample, and if every sample failed, on the first one, whose error is the call's.
+        A call without votes falls back on its first finished sample, and if every sample failed, on the first one,
+        whose error is the call's.
         """
+        index = self.selection.winner(favour_conditioned=self._favours_conditioned)
+        if index is not None:
+            return next(sample for sample in self.samples if sample.draw.index == index)
         samples = sorted(self.samples, key=lambda sample: sample.draw.index)
-        voters = [sample for sample in samples if sample.key is not None]
-        if voters:
-            best = self._leading.key
-            return min((s for s in voters if s.key == best), key=lambda s: (s.draw.conditioned, s.draw.index))
         return next((sample for sample in samples if sample.error is None), samples[0])
-
-    @property
-    def _leading(self) -> Sample:
-        """A sample of the leading answer; at least one has voted."""
-        votes, known = self.tally.votes, self._conditioning
-        kind = known is not None and known.gain(_TIE, conditioned=True) > known.gain(_TIE, conditioned=False)
-        voters = [sample for sample in self.samples if sample.key is not None]
-        counted = Tally.of(s.key for s in voters if s.draw.conditioned is kind).votes
-        return max(voters, key=lambda s: (votes[s.key], counted.get(s.key, 0), -s.draw.index))
 
     @property
     def cost(self) -> Cost:
         """What the finished samples cost together."""
         return sum((sample.cost for sample in self.samples), Cost())
 
+    # ---- inside
+
+    def _with(self, selection: Selection, sample: Sample) -> Selection:
+        weight = self.strategy.weight(sample.draw.sampler)
+        return selection.add(sample.vote, sample=sample.draw.index, weight=weight, conditioned=sample.draw.conditioned)
+
+    def _decides(self, finished: Sequence[Sample]) -> bool:
+        """Whether the winner stays the same whatever the samples say that are in flight."""
+        selection = self.selection
+        for sample in finished:
+            selection = self._with(selection, sample)
+        self.decided = self.decided or selection.is_settled(self.pending - len(finished))
+        return self.decided
+
+    @property
+    def _favours_conditioned(self) -> bool:
+        """Whether it was learned that a sample that sees earlier ones gains more at a tie than one that does not."""
+        if not self.strategy.learned:
+            return False
+        gains = self._learned.gains
+        return gains.gain(_TIE, sampler=CONDITIONED) > gains.gain(_TIE, sampler=INDEPENDENT)
+
+    @property
+    def _leading_key(self) -> Hashable | None:
+        """The key of the leading answer; None if none has a vote."""
+        index = self.selection.winner(favour_conditioned=self._favours_conditioned)
+        return None if index is None else next(s.key for s in self.samples if s.draw.index == index)
+
+    def _view(self) -> CallView:
+        voters = sorted((s for s in self.samples if s.vote is not None), key=lambda s: s.draw.index)
+        return CallView(self._drawn, voters, self.selection, self._varies, self.unit, self._beliefs)
+
     def _generator(self, index: int) -> np.random.Generator:
         return np.random.default_rng([index, *self._entropy])
 
-
-_TIE = Tally.of("AB")
-
-
-class _Abandoned(Exception):
-    """The call that others waited for was interrupted; one of them must take over."""
+    def _later(self, index: int) -> Any:
+        return Lazily([index, *self._entropy])
 
 
-def conduct(
-    pool: BudgetPool,
-    plan: Plan,
-    *,
-    key: Hashable | None,
-    outer: Ticket | None = None,
-    program: object | None = None,
-    requests: int = 1,
-    name: bytes | None = None,
-    decided: Callable[[Sample], object] = lambda winner: None,
-) -> Generator[Step, Any, tuple[Sample, bool]]:
+def play(plan: Plan) -> Generator[Step, Any, Sample]:
     """One call, from its first samples to its winner.
 
     Args:
-        pool: Pays.
         plan: The call's plan; its samples are there when this ends.
-        key: Names the call, inputs and all: while it runs, the same call made again waits for this one's winner.
-            None for a call on its own.
-        outer: The ticket of the sample this call is made in, if any.
-        program: Whose samples these are.
-        requests: A guess of the language-model requests a sample makes.
-        name: A name of the call that outlives the process, for a pool kept in a file.
-        decided: Told the winner before any call that waits for it.
 
     Returns:
-        The winning sample, and whether this call drew it itself (False if it came from the same call in flight). If
-        every sample failed it is a failed one: its error is not raised here, since a generator cannot raise all of
-        them unchanged.
+        The winning sample. If every sample failed it is a failed one: its error is not raised here, since a generator
+        cannot raise all of them unchanged.
 
     Raises:
         BudgetExhausted: If there is no budget for a first sample and the pool is to raise.
     """
-    future: Future[Sample] | None = None
-    while key is not None:
-        future, mine = pool.flight(key)
-        if mine:
-            break
-        if not (yield Wait(future)):
-            key = future = None  # it cannot be waited for here, so this call goes alone
-        elif isinstance(future.exception(), _Abandoned):
-            continue
-        else:
-            return future.result(), False
-    try:
-        arm = pool.open_or_wait(plan.room, outer=outer, program=program, requests=requests, key=name)
-        while isinstance(arm, Future):
-            again = yield Wait(arm)
-            arm = pool.open_or_wait(plan.room, outer=outer, program=program, requests=requests, key=name)
-            if isinstance(arm, Future) and (again is None or (not again and pool.gate() is None)):
-                arm = None  # it cannot be waited for, or nothing came of it
-        winner = yield from _play(pool, plan, arm)
-        decided(winner)
-    except BaseException as error:
-        if future is not None:
-            pool.land(key)
-            future.set_exception(error if isinstance(error, Exception) else _Abandoned())
-        raise
-    if future is not None:
-        pool.land(key)
-        future.set_result(winner)
-    return winner, True
-
-
-def _play(pool: BudgetPool, plan: Plan, arm: Arm | None) -> Generator[Step, Any, Sample]:
-    if arm is None:
-        if pool.on_empty == "raise":
-            raise pool.exhausted()
-        pool.count_unscaled_run()
-        for sample in (yield Round([Job(plan.draw(), None)])):
+    jobs, may_insist = yield from _open(plan)
+    if not jobs:
+        error = yield Empty()
+        if error is not None:
+            raise error
+        for sample in (yield Round([Job(plan.draw(plan.propose()[0]), None)])):
             plan.tell(sample)
         return plan.winner()
-    cuts, outermost = 0, arm.outer is None and pool.metered
-    try:
-        while arm.waiting:
-            jobs = []
-            while arm.waiting and plan.room > 0:
-                jobs.append(Job(plan.draw(), arm.take()))
-            if not jobs:
-                break
-            for sample in (yield plan.round(jobs)):
-                plan.tell(sample)
-            if any(sample.permanent for sample in plan.samples):
-                break  # the next one would fail alike
-            while (gate := pool.gate()) is not None and (yield Wait(gate)) is not None:
-                pass
-            if plan.room > 0 and not arm.waiting:
-                arm.request(plan.tally, plan.room)
-            if not arm.waiting and plan.room > 0 and outermost and plan.only_cut_off and cuts < CUTS:
-                # The samples in flight hold more, at their upper bounds, than they will turn out to cost.
-                cuts += 1
-                if not arm.pull() and not ((yield Wait(pool.change())) and arm.pull()):
-                    break
-        return plan.winner()
-    finally:
-        arm.close()
+    cuts = 0
+    while jobs:
+        for sample in (yield plan.round(jobs)):
+            plan.tell(sample)
+        if any(sample.permanent for sample in plan.samples):
+            break  # the next one would fail alike
+        while (gate := (yield Gate())) is not None and (yield Wait(gate)) is not None:
+            pass
+        jobs = yield from _reserve(plan)
+        if not jobs and plan.room > 0 and may_insist and plan.only_cut_off and cuts < CUTS:
+            # The samples in flight hold more, at their upper bounds, than they will turn out to cost.
+            cuts += 1
+            jobs = yield from _insist(plan)
+    yield Close()
+    return plan.winner()
+
+
+def _open(plan: Plan) -> Generator[Step, Any, tuple[list[Job], bool]]:
+    """The jobs of the first samples, and whether the call may insist on one more; no jobs if not one can be had."""
+    samplers = plan.propose(TOGETHER)
+    step = Open(_names(samplers))
+    granted = yield step
+    while isinstance(granted, Future):
+        again = yield Wait(granted)
+        granted = yield step
+        if isinstance(granted, Future) and (again is None or (not again and (yield Gate()) is None)):
+            return [], False  # it cannot be waited for, or nothing came of it
+    if granted is None:
+        return [], False
+    jobs = yield from _more(plan, samplers, granted)
+    return jobs, granted.may_insist
+
+
+def _reserve(plan: Plan) -> Generator[Step, Any, list[Job]]:
+    """The jobs of further samples that are worth the price."""
+    samplers = plan.propose(TOGETHER)
+    if not samplers:
+        return []
+    granted = yield Reserve(plan.selection.evidence(), _names(samplers), plan.pending)
+    return (yield from _more(plan, samplers, granted))
+
+
+def _more(plan: Plan, samplers: list[Sampler], granted: Granted) -> Generator[Step, Any, list[Job]]:
+    """The jobs of what was granted; while all that was proposed is, more is proposed."""
+    plan.unit = granted.unit
+    leases = list(granted.leases)
+    while len(leases) == len(samplers):
+        further = plan.propose(TOGETHER, ahead=len(leases))
+        if not further:
+            break
+        pending = plan.pending + len(leases)
+        granted = yield Reserve(plan.selection.evidence(), _names(further), pending)
+        samplers = samplers + further
+        leases += granted.leases
+    return plan.jobs(samplers, leases)
+
+
+def _insist(plan: Plan) -> Generator[Step, Any, list[Job]]:
+    """The job of one more sample, whatever the price, now or after the next change in the pool."""
+    samplers = plan.propose()
+    if not samplers:
+        return []
+    granted = yield Insist(samplers[0].name)
+    if not granted.leases and (yield Wait((yield Change()))):
+        granted = yield Insist(samplers[0].name)
+    return plan.jobs(samplers, granted.leases)
+
+
+def _names(samplers: Sequence[Sampler]) -> tuple[str, ...]:
+    return tuple(sampler.name for sampler in samplers)

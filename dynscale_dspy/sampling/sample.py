@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dynscale_dspy.allocation.costs import Cost
+from dynscale_dspy.sampling.samplers import ALONE, Sampler
 from dynscale_dspy.selection.base import Vote
 
 SPARED = "not needed"
@@ -23,6 +24,7 @@ class Draw:
         shown: Indices of the earlier samples that the chain is made of, in the order shown; empty if independent.
         chain: The text of each predictor's earlier attempts; :func:`~dynscale_dspy.sampling.chain.text_for` finds it.
         prefill: Whether the text begins the model's own message, where the server can go on with it.
+        sampler: What draws it.
     """
 
     index: int
@@ -30,6 +32,7 @@ class Draw:
     shown: tuple[int, ...] = ()
     chain: Mapping[Hashable, str] = field(default_factory=dict)
     prefill: bool = False
+    sampler: Sampler = ALONE
 
     @property
     def conditioned(self) -> bool:

@@ -1,4 +1,4 @@
-"""What a plan asks of the drivers that carry it out, and the samples it asks for."""
+"""What a plan asks of the drivers that carry it out, and the samples it asks for. Plain values."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from dynscale_dspy.allocation.evidence import Evidence
 from dynscale_dspy.sampling.sample import Draw, Sample
-
-if TYPE_CHECKING:
-    from dynscale_dspy.budget.leases import Ticket
 
 
 @dataclass(frozen=True)
@@ -20,14 +18,14 @@ class Job:
 
     Args:
         draw: What to draw.
-        ticket: What pays for it; None for a run outside the budget.
+        lease: What pays for it, as the pool handed it out; None for a run outside the budget.
         call: Position of its call in a known set, 0 for a single call.
         group: Jobs of one call with the same number share a request, and follow each other in whatever they are part
             of. None for a job that makes its own.
     """
 
     draw: Draw
-    ticket: Ticket | None
+    lease: Any
     call: int = 0
     group: int | None = None
 
@@ -47,6 +45,9 @@ def grouped(jobs: Sequence[Job]) -> list[list[Job]]:
         else:
             groups.append(list(shared))
     return groups
+
+
+# ---- running and waiting
 
 
 class Round:
@@ -103,5 +104,127 @@ class Notice:
     asend: Callable[[], Awaitable[None]]
 
 
-Step = Round | Wait | Notice
+# ---- asking the pool, for one call
+
+
+@dataclass(frozen=True)
+class Granted:
+    """What a pool has granted.
+
+    Args:
+        leases: One for each of the first samples that were asked for; what they are is the pool's business.
+        unit: What runs out first, ``"tokens"`` or ``"nanodollars"``; None if that is samples or requests.
+        may_insist: Whether the call may ask for a sample whatever the price; see :class:`Insist`.
+    """
+
+    leases: tuple[Any, ...] = ()
+    unit: str | None = None
+    may_insist: bool = False
+
+
+@dataclass(frozen=True)
+class Open:
+    """A step: open the call, with its first samples reserved.
+
+    Sent back is what is :class:`Granted`; a future to wait for before asking again; None if nothing can be.
+
+    Args:
+        samplers: The names of the samplers that would draw its samples, as many as it can use now.
+    """
+
+    samplers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Reserve:
+    """A step: reserve more samples, as many of the first ones as are each worth the price. Sent back: :class:`Granted`.
+
+    Args:
+        evidence: The call's votes so far.
+        samplers: The names of the samplers that would draw them.
+        pending: Samples in flight, or reserved and not drawn yet.
+    """
+
+    evidence: Evidence
+    samplers: tuple[str, ...]
+    pending: int = 0
+
+
+@dataclass(frozen=True)
+class Insist:
+    """A step: reserve one more sample whatever the price, if the caps allow it now. Sent back: :class:`Granted`.
+
+    Args:
+        sampler: The name of the sampler that would draw it.
+    """
+
+    sampler: str
+
+
+@dataclass(frozen=True)
+class Close:
+    """A step: the call draws no more; what is reserved for it and not begun is free again. Nothing is sent back."""
+
+
+@dataclass(frozen=True)
+class Empty:
+    """A step: not one sample could be had.
+
+    Sent back is the error that the call is to end with; None if it is to be run once, outside the budget.
+    """
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A step: sent back is what to wait for while the pool is paused or fetches more budget; None if it is open."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """A step: sent back is a future that is done when something that was held is free again."""
+
+
+# ---- asking the pool, for a known set of calls
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a pool stands.
+
+    Args:
+        wait: What to wait for while it is paused or fetches more budget; None if it is open.
+        halted: Whether no sample may begin.
+        unit: What runs out first, ``"tokens"`` or ``"nanodollars"``; None if that is samples or requests.
+        holds_elsewhere: Whether samples in flight hold tokens or dollars, so that waiting for them may help.
+    """
+
+    wait: Future[None] | None = None
+    halted: bool = False
+    unit: str | None = None
+    holds_elsewhere: bool = False
+
+
+@dataclass(frozen=True)
+class Look:
+    """A step: sent back is the pool's :class:`Standing`."""
+
+
+@dataclass(frozen=True)
+class ReserveFor:
+    """A step: sent back is the lease of one more sample of a call, or None if it does not fit now.
+
+    Args:
+        call: The position of the call.
+        sampler: The name of the sampler that is going to draw it.
+        requests: Requests to set aside for it.
+    """
+
+    call: int
+    sampler: str
+    requests: int
+
+
+PoolStep = Open | Reserve | Insist | Close | Empty | Gate | Change | Look | ReserveFor
+"""What is asked of the pool. Carrying it out may block where the pool is kept in a file."""
+Step = Round | Wait | Notice | PoolStep
 """What a plan may yield."""

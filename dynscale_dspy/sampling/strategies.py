@@ -1,70 +1,95 @@
-"""Sampling strategies: what the next samples of a call look like."""
+"""Sampling strategies: which sampler draws the next sample of a call."""
 
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Annotated, Literal
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
+from dynscale_dspy import _deprecated
 from dynscale_dspy._fields import OneOfWords, ShareOfSamples, Size, YesNo, check_fields
-from dynscale_dspy.allocation.tally import Tally
-from dynscale_dspy.sampling.sample import Sample
+from dynscale_dspy.allocation.learned import Learned
+from dynscale_dspy.sampling.samplers import (
+    ALONE,
+    PLAIN,
+    CallView,
+    ChainSpec,
+    Predictors,
+    Rendering,
+    Sampler,
+    conditioned,
+)
 
-Predictors = Annotated[Literal["all", "last"], OneOfWords]
-Rendering = Annotated[Literal["field", "prefill"], OneOfWords]
 
+class Strategy:
+    """Proposes, for each new sample of a call, the sampler that is to draw it.
 
-class Strategy(ABC):
-    """Decides, for each new sample, which earlier ones it sees.
-
-    Attributes:
-        max_tokens: Bound on the text of one chain, in tokens of about four characters.
-        predictors: Which predictors of a program see the chain: ``"all"``, or ``"last"`` for the one that spoke last.
-        rendering: How a predictor sees it: in an input ``"field"``, or by ``"prefill"`` as the beginning of its own
-            message, where the server can go on with one (vLLM, llama.cpp) and the adapter is DSPy's ``ChatAdapter``;
-            else in the field.
+    A subclass overrides :meth:`propose` and :attr:`samplers`. :class:`dynscale_dspy.testing.StrategyLaws` checks what
+    every strategy must keep to.
     """
 
+    # What a strategy written for version 0.1, which overrides `shown`, may set for its chains.
     max_tokens: Size = 2000
     predictors: Predictors = "all"
     rendering: Rendering = "field"
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "shown" in vars(cls) and cls.propose is Strategy.propose:
+            _deprecated.warn(f"{cls.__name__}.shown(samples, tally, index, generator)", "propose(view, learned, rng)")
+
+    @property
+    def samplers(self) -> tuple[Sampler, ...]:
+        """All samplers that it may propose."""
+        chain = ChainSpec(max_tokens=self.max_tokens, predictors=self.predictors, rendering=self.rendering)
+        return (ALONE, conditioned(chain))
+
     @property
     def learned(self) -> bool:
-        """Whether votes of earlier calls decide if a sample sees earlier ones; see ``Integrated(when="learned")``."""
+        """Whether votes of earlier calls decide which sampler is proposed; see ``Integrated(when="learned")``."""
         return False
 
-    @abstractmethod
-    def shown(
-        self, samples: Sequence[Sample], tally: Tally, index: int, generator: np.random.Generator
-    ) -> tuple[int, ...]:
-        """Indices of the samples that sample ``index`` is to see, in the order shown; empty for an independent one.
+    def propose(self, view: CallView, learned: Learned, rng: np.random.Generator) -> Sampler | None:
+        """The sampler of the next sample; None if the call is to draw no more.
 
         Args:
-            samples: Finished samples of the call that cast a vote, in index order.
-            tally: All votes so far.
-            index: The new sample's index.
-            generator: Seeded by the pool, the call and the index.
+            view: The call.
+            learned: What is known of the program's samples, by sampler.
+            rng: Seeded by the pool, the call and the sample's index. It is made when it is first used.
         """
+        # A strategy written for version 0.1 names the samples to show.
+        shown = self.shown(view.samples, view.evidence, view.next_index, rng) if view.samples else ()
+        alone, seeing = self.samplers
+        return alone if not shown or seeing.chain is None else replace(seeing, chain=_Named(seeing.chain, tuple(shown)))
+
+    def shown(self, samples: Sequence[Any], tally: Any, index: int, generator: Any) -> tuple[int, ...]:
+        """Deprecated: override :meth:`propose`."""
+        raise NotImplementedError(f"{type(self).__name__} must override propose(view, learned, rng)")
 
     def room(self, pending: int) -> int:
         """Return how many samples may be drawn while ``pending`` are in flight."""
         return 1 << 30
+
+    def weight(self, sampler: Sampler) -> float:
+        """What the vote of a sample of this sampler counts, above 0."""
+        return 1.0
 
 
 @dataclass(frozen=True)
 class Parallel(Strategy):
     """Independent samples only: each sees the inputs and nothing else."""
 
-    def shown(
-        self, samples: Sequence[Sample], tally: Tally, index: int, generator: np.random.Generator
-    ) -> tuple[int, ...]:
-        """Return no samples: all are independent."""
-        return ()
+    @property
+    def samplers(self) -> tuple[Sampler, ...]:
+        """Samples that see the inputs alone; the plain program where a call may draw only one."""
+        return (PLAIN, ALONE)
+
+    def propose(self, view: CallView, learned: Learned, rng: np.random.Generator) -> Sampler:
+        """Propose a sample that sees the inputs alone."""
+        return ALONE if view.varies else PLAIN
 
 
 @dataclass(frozen=True)
@@ -85,12 +110,25 @@ class Sequential(Strategy):
 
     def __post_init__(self) -> None:
         check_fields(self, Sequential)
+        chain = ChainSpec(
+            length=self.length,
+            pick="latest",
+            max_tokens=self.max_tokens,
+            predictors=self.predictors,
+            rendering=self.rendering,
+        )
+        object.__setattr__(self, "_seeing", conditioned(chain))
 
-    def shown(
-        self, samples: Sequence[Sample], tally: Tally, index: int, generator: np.random.Generator
-    ) -> tuple[int, ...]:
-        """Return the last ``length`` samples, oldest first."""
-        return tuple(sample.draw.index for sample in samples[-self.length :])
+    @property
+    def samplers(self) -> tuple[Sampler, ...]:
+        """Samples that see the inputs alone, and samples that see the latest ones too."""
+        return (PLAIN, ALONE, self._seeing)  # type: ignore[attr-defined]
+
+    def propose(self, view: CallView, learned: Learned, rng: np.random.Generator) -> Sampler:
+        """Propose a sample that sees the latest ones, once one has voted."""
+        if view.samples:
+            return self._seeing  # type: ignore[attr-defined]
+        return ALONE if view.varies else PLAIN
 
     def room(self, pending: int) -> int:
         """Return 1 if no sample is in flight, else 0."""
@@ -137,43 +175,72 @@ class Integrated(Strategy):
 
     def __post_init__(self) -> None:
         check_fields(self, Integrated)
+        chain = ChainSpec(
+            length=self.length,
+            repeats=self.repeats,
+            shuffle=self.shuffle,
+            max_tokens=self.max_tokens,
+            predictors=self.predictors,
+            rendering=self.rendering,
+        )
+        object.__setattr__(self, "_seeing", conditioned(chain))
+
+    @property
+    def samplers(self) -> tuple[Sampler, ...]:
+        """Samples that see the inputs alone, and samples that see one attempt for each answer too."""
+        return (PLAIN, ALONE, self._seeing)  # type: ignore[attr-defined]
 
     @property
     def learned(self) -> bool:
         """True for ``when="learned"``."""
         return self.when == "learned"
 
-    def shown(
-        self, samples: Sequence[Sample], tally: Tally, index: int, generator: np.random.Generator
-    ) -> tuple[int, ...]:
-        """Return a subset with one sample of each leading answer; none before ``independent`` samples are drawn."""
-        independent = sum(not sample.draw.conditioned for sample in samples)
-        if index < self.independent or independent < min(self.independent, 2):
-            return ()
-        if self.when in ("close", "contested") and len(tally.counts) < 2:
-            return ()
-        if self.when == "close" and tally.leader - tally.runner_up > 1:
-            return ()
-        later = index - self.independent
-        if math.floor((later + 1) * self.share) == math.floor(later * self.share):
-            return ()  # by position, so that what is in flight cannot change it
-        order = [samples[i] for i in generator.permutation(len(samples))]
-        # Independent attempts speak for an answer before conditioned ones: those retell what they were shown.
-        order.sort(key=lambda sample: sample.draw.conditioned)
-        # One per answer before a second of any, the answers with most votes first.
-        seen: dict[object, int] = {}
-        rank: dict[int, tuple[int, float]] = {}
-        for sample in order:
-            seen[sample.key] = seen.get(sample.key, 0) + 1
-            rank[sample.draw.index] = (seen[sample.key], -tally.votes[sample.key])
-        chosen = sorted(order, key=lambda sample: rank[sample.draw.index])[: self.length]
-        indices = [sample.draw.index for sample in chosen if self.repeats or rank[sample.draw.index][0] == 1]
-        if self.shuffle:
-            return tuple(int(i) for i in generator.permutation(indices))
-        return tuple(sorted(indices))
+    def propose(self, view: CallView, learned: Learned, rng: np.random.Generator) -> Sampler:
+        """Propose a sample that sees earlier ones where there is something to integrate."""
+        if not view.varies:
+            return PLAIN
+        seeing: Sampler = self._seeing  # type: ignore[attr-defined]
+        if not self._integrates(view):
+            return ALONE
+        if self.learned:
+            gains, evidence = learned.gains, view.evidence
+            if not gains.prefers(seeing.name, ALONE.name, evidence, view.unit, view.beliefs):
+                return ALONE
+        return seeing
+
+    def _integrates(self, view: CallView) -> bool:
+        """Whether the votes so far ask for a sample that sees earlier ones."""
+        if view.next_index < self.independent or not view.samples:
+            return False
+        if sum(not sample.draw.conditioned for sample in view.samples) < min(self.independent, 2):
+            return False
+        if self.when in ("close", "contested"):
+            evidence = view.evidence
+            if not evidence.rival or (self.when == "close" and evidence.lead - evidence.rival > 1):
+                return False
+        later = view.next_index - self.independent
+        # By position, so that what is in flight cannot change it.
+        return math.floor((later + 1) * self.share) != math.floor(later * self.share)
 
     def room(self, pending: int) -> int:
         """Return how many samples may be added to reach ``width`` in flight; any number without a ``width``."""
         if self.width is None:
             return super().room(pending)
         return max(0, max(self.width, self.independent) - pending)
+
+
+class _Named(ChainSpec):
+    """A chain of samples that were named, by a strategy written for version 0.1."""
+
+    def __init__(self, like: ChainSpec, shown: tuple[int, ...]) -> None:
+        super().__init__(
+            length=max(len(shown), 1),
+            max_tokens=like.max_tokens,
+            predictors=like.predictors,
+            rendering=like.rendering,
+        )
+        object.__setattr__(self, "_shown", shown)
+
+    def choose(self, view: CallView, rng: np.random.Generator) -> tuple[int, ...]:
+        """The samples that were named."""
+        return self._shown  # type: ignore[attr-defined]

@@ -1,0 +1,195 @@
+"""Where a plan's questions to the pool are answered: the pool, for one call or for a known set of calls."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future
+from typing import Any, Protocol
+
+from dynscale_dspy.budget.leases import Arm, Lease
+from dynscale_dspy.budget.pool import BudgetPool
+from dynscale_dspy.sampling.batch_plan import KnownSet
+from dynscale_dspy.sampling.steps import (
+    Change,
+    Close,
+    Empty,
+    Gate,
+    Granted,
+    Insist,
+    Look,
+    Open,
+    PoolStep,
+    Reserve,
+    ReserveFor,
+    Standing,
+)
+
+
+class Desk(Protocol):
+    """Carries out the steps of a plan that ask the pool."""
+
+    @property
+    def may_block(self) -> bool:
+        """Whether that may take long, since the pool is kept in a file that others may hold."""
+        ...
+
+    def carry_out(self, step: PoolStep) -> Any:
+        """What is to be sent back to the plan."""
+        ...
+
+    def close(self) -> None:
+        """Give back whatever is reserved and not begun. Closing twice does nothing."""
+        ...
+
+
+class CallDesk:
+    """The pool, for one call. Safe from any thread: it may be closed while a step is still being carried out.
+
+    Args:
+        pool: The pool.
+        outer: The lease of the sample this call is made in, if any.
+        program: Whose samples these are.
+        requests: A guess of the requests one makes.
+        key: A name of the call that outlives the process, for a pool kept in a file.
+    """
+
+    def __init__(
+        self, pool: BudgetPool, *, outer: Lease | None, program: object, requests: int, key: bytes | None
+    ) -> None:
+        self._pool = pool
+        self._admission = pool.admission
+        self._outer = outer
+        self._program = program
+        self._requests = requests
+        self._key = key
+        self._arm: Arm | None = None
+        self._lock = threading.Lock()
+        self._closed = False
+
+    @property
+    def may_block(self) -> bool:
+        """Whether the pool is kept in a file."""
+        return self._pool.is_durable
+
+    def carry_out(self, step: PoolStep) -> Any:
+        """What is to be sent back to the plan."""
+        with self._lock:
+            if self._closed:
+                return None  # the call was given up while this step was on its way to its thread
+            match step:
+                case Open(samplers):
+                    return self._open(samplers)
+                case Reserve(evidence, samplers, pending):
+                    arm = self._arm
+                    assert arm is not None
+                    return self._granted(arm.request(evidence, samplers, pending=pending))
+                case Insist(sampler):
+                    return self._insist(sampler)
+                case Close():
+                    self._close_arm()
+                case Empty():
+                    return self._empty()
+                case Gate():
+                    return self._admission.gate()
+                case Change():
+                    return self._admission.change()
+                case _:
+                    raise TypeError(f"a single call has no step {step!r}")
+
+    def close(self) -> None:
+        """The call is over."""
+        with self._lock:
+            self._closed = True
+            self._close_arm()
+
+    def _open(self, samplers: Sequence[str]) -> Granted | Future[None] | None:
+        opened = self._admission.open(
+            samplers, outer=self._outer, program=self._program, requests=self._requests, key=self._key
+        )
+        if not isinstance(opened, Arm):
+            return opened
+        self._arm = opened
+        return self._granted(opened.waiting)
+
+    def _insist(self, sampler: str) -> Granted:
+        arm = self._arm
+        assert arm is not None
+        return self._granted(int(arm.pull(sampler)))
+
+    def _granted(self, count: int) -> Granted:
+        arm, admission = self._arm, self._admission
+        assert arm is not None
+        metered = admission.is_metered
+        return Granted(
+            tuple(arm.take() for _ in range(count)),
+            unit=admission.binding_unit() if metered else None,
+            may_insist=metered and self._outer is None,
+        )
+
+    def _empty(self) -> Exception | None:
+        if self._pool.on_empty == "raise":
+            return self._admission.exhausted()
+        self._admission.count_unscaled_run()
+        return None
+
+    def _close_arm(self) -> None:
+        if self._arm is not None:
+            self._arm.close()
+
+
+class BatchDesk:
+    """The pool, for a known set of calls, which it opens.
+
+    Args:
+        pool: The pool.
+        count: How many calls there are.
+        program: Whose samples these are.
+        requests: A guess of the requests one makes.
+        keys: Names of the calls that outlive the process, for a pool kept in a file.
+
+    Raises:
+        BudgetExhausted: If there is not one sample for each; nothing is opened then.
+
+    Attributes:
+        known: What the pool tells of the set.
+    """
+
+    def __init__(
+        self, pool: BudgetPool, count: int, *, program: object, requests: int, keys: Sequence[bytes | None] | None
+    ) -> None:
+        self._pool = pool
+        self._admission = pool.admission
+        self._arms, limit, requests_left = pool.admission.open_known(
+            count, program=program, requests=requests, keys=keys
+        )
+        self.known = KnownSet(
+            tuple(arm.waiting for arm in self._arms),
+            limit=limit,
+            requests=requests_left,
+            each=self._arms[0].requests_each(),
+            measured=self._arms[0].is_measured,
+            metered=pool.admission.is_metered,
+        )
+
+    @property
+    def may_block(self) -> bool:
+        """Whether the pool is kept in a file."""
+        return self._pool.is_durable
+
+    def carry_out(self, step: PoolStep) -> Any:
+        """What is to be sent back to the plan."""
+        match step:
+            case Look():
+                return Standing(*self._admission.standing())
+            case ReserveFor(call, sampler, requests):
+                return self._arms[call].obtain(sampler, requests)
+            case Change():
+                return self._admission.change()
+            case _:
+                raise TypeError(f"a known set of calls has no step {step!r}")
+
+    def close(self) -> None:
+        """All calls are over."""
+        for arm in self._arms:
+            arm.close()

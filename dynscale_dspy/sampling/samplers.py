@@ -1,0 +1,158 @@
+"""Samplers: the ways in which one sample of a call can be drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+
+import numpy as np
+
+from dynscale_dspy._fields import OneOfWords, Size, YesNo, check_fields
+from dynscale_dspy.allocation.evidence import Evidence
+from dynscale_dspy.allocation.gains import CONDITIONED, INDEPENDENT
+from dynscale_dspy.selection.base import Group, Selection
+
+if TYPE_CHECKING:
+    from dynscale_dspy.sampling.sample import Sample
+
+Predictors = Annotated[Literal["all", "last"], OneOfWords]
+Rendering = Annotated[Literal["field", "prefill"], OneOfWords]
+
+
+class CallView(NamedTuple):
+    """What a strategy sees of a call when it proposes the sampler of its next sample.
+
+    Attributes:
+        next_index: The next sample's position among the call's samples.
+        samples: Finished samples that cast a vote, in the order of their index.
+        selection: All votes so far.
+        varies: Whether the call may ever draw a second sample.
+        unit: What runs out first, ``"tokens"`` or ``"nanodollars"``; None if that is samples or requests.
+        beliefs: By how many standard deviations this call takes conditioned and independent samples to be better than
+            their mean; see :meth:`~dynscale_dspy.allocation.gains.GainEstimator.prefers`.
+    """
+
+    next_index: int
+    samples: Sequence[Sample]
+    selection: Selection
+    varies: bool = True
+    unit: str | None = None
+    beliefs: tuple[float, float] = (0.0, 0.0)
+
+    @property
+    def evidence(self) -> Evidence:
+        """What the bandit sees of the votes."""
+        return self.selection.evidence()
+
+    @property
+    def groups(self) -> Sequence[Group]:
+        """The answers so far, heaviest first."""
+        return self.selection.groups()
+
+
+@dataclass(frozen=True)
+class ChainSpec:
+    """Which earlier samples of the call a sample sees, and how they are told.
+
+    Args:
+        length: Attempts in one chain.
+        pick: ``"answers"``: one for each distinct answer, the heaviest first; ``"latest"``: the latest ones.
+        repeats: Whether room that is left is filled with second attempts at the same answers.
+        shuffle: Whether attempts are shown in a random order (seeded) or in the order drawn.
+        max_tokens: Bound on the text, in tokens of about four characters.
+        predictors: Which predictors of a program see the chain: ``"all"``, or ``"last"`` for the one that spoke last.
+        rendering: How a predictor sees it: in an input ``"field"``, or by ``"prefill"`` as the beginning of its own
+            message, where the server can go on with one (vLLM, llama.cpp) and the adapter is DSPy's ``ChatAdapter``;
+            else in the field.
+    """
+
+    length: Size = 4
+    pick: Annotated[Literal["answers", "latest"], OneOfWords] = "answers"
+    repeats: YesNo = False
+    shuffle: YesNo = True
+    max_tokens: Size = 2000
+    predictors: Predictors = "all"
+    rendering: Rendering = "field"
+
+    def __post_init__(self) -> None:
+        check_fields(self, ChainSpec)
+
+    def choose(self, view: CallView, rng: np.random.Generator) -> tuple[int, ...]:
+        """Indices of the samples to show, in the order shown; empty if none has voted.
+
+        Args:
+            view: The call.
+            rng: Seeded by the pool, the call and the sample's index.
+        """
+        samples = view.samples
+        if not samples:
+            return ()
+        if self.pick == "latest":
+            return tuple(sample.draw.index for sample in samples[-self.length :])
+        weights = {group.key: group.weight for group in view.groups}
+        order = [samples[i] for i in rng.permutation(len(samples))]
+        # Independent attempts speak for an answer before conditioned ones: those retell what they were shown.
+        order.sort(key=lambda sample: sample.draw.conditioned)
+        # One per answer before a second of any, the heaviest answers first.
+        seen: dict[object, int] = {}
+        rank: dict[int, tuple[int, float]] = {}
+        for sample in order:
+            seen[sample.key] = seen.get(sample.key, 0) + 1
+            rank[sample.draw.index] = (seen[sample.key], -weights[sample.key])
+        chosen = sorted(order, key=lambda sample: rank[sample.draw.index])[: self.length]
+        indices = [sample.draw.index for sample in chosen if self.repeats or rank[sample.draw.index][0] == 1]
+        if self.shuffle:
+            return tuple(int(i) for i in rng.permutation(indices))
+        return tuple(sorted(indices))
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """One way to draw a sample of a call.
+
+    Args:
+        name: What it is called in reports; what is learned of its samples is kept under this name.
+        lm: The language model to ask; None for the one that the program would ask.
+        temperature: Its temperature; None for the module's or the language model's own.
+        chain: Which earlier samples it sees; None for a sample that sees the inputs alone.
+
+    Example:
+        >>> Sampler("warm", temperature=0.7)
+        Sampler(name='warm', lm=None, temperature=0.7, chain=None)
+    """
+
+    name: str
+    lm: Any = None
+    temperature: float | None = None
+    chain: ChainSpec | None = None
+
+
+PLAIN = Sampler("plain")
+"""The program as it is: nothing is set to make its samples differ. For calls that may draw one sample only."""
+ALONE = Sampler(INDEPENDENT)
+"""A sample that sees the inputs alone."""
+
+
+def conditioned(chain: ChainSpec) -> Sampler:
+    """A sampler whose samples see earlier ones."""
+    return Sampler(CONDITIONED, chain=chain)
+
+
+class Lazily:
+    """A NumPy generator that is made when it is first used: that takes longer than most proposals.
+
+    Args:
+        seed: Its seed.
+    """
+
+    def __init__(self, seed: Sequence[int]) -> None:
+        self._seed = seed
+
+    @cached_property
+    def _generator(self) -> np.random.Generator:
+        return np.random.default_rng(self._seed)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._generator, name)
