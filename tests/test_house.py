@@ -35,7 +35,16 @@ ARROWS: dict[str, set[str]] = {
 PURE = ("allocation", "selection", "sampling")
 
 # Private names of other libraries, and of named tuples. What we use of DSPy's is in tests/compat/test_private_dspy.py.
-FOREIGN = {"_replace", "_fields", "_asdict", "_completions", "_compiled", "_engine_spec", "_get_running_loop", "_cached"}
+FOREIGN = {
+    "_replace",
+    "_fields",
+    "_asdict",
+    "_completions",
+    "_compiled",
+    "_engine_spec",
+    "_get_running_loop",
+    "_cached",
+}
 
 
 def modules() -> dict[str, Path]:
