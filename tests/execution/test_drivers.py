@@ -275,7 +275,9 @@ def test_a_known_set_runs_as_many_samples_at_once_as_asked():
 
 def shared_round(*groups):
     """A plan of one round whose jobs are in these groups."""
-    samples = yield Round([Job(Draw(i), open_call(BudgetPool(9)).take(), group=group) for i, group in enumerate(groups)])
+    samples = yield Round(
+        [Job(Draw(i), open_call(BudgetPool(9)).take(), group=group) for i, group in enumerate(groups)]
+    )
     return samples
 
 

@@ -10,12 +10,27 @@ from dynscale_dspy.execution.desk import CallDesk, Desk
 from dynscale_dspy.sampling import plan as plans
 from dynscale_dspy.sampling.plan import Plan
 from dynscale_dspy.sampling.sample import Draw, Sample
+from dynscale_dspy.sampling.samplers import CallView
 from dynscale_dspy.sampling.steps import PoolStep, Round
+from dynscale_dspy.selection.plurality import Plurality
 from tests.support import vote
 
 
 def make_plan(key=0, strategy=None, max_samples=64):
     return Plan(strategy or Parallel(), seed=0, key=key, max_samples=max_samples)
+
+
+def voters(*keys) -> list[Sample]:
+    """Independent samples of a call, in order, each of which has voted."""
+    return [Sample(Draw(i), prediction=key, answer=key, vote=vote(key)) for i, key in enumerate(keys)]
+
+
+def make_view(samples, index=None) -> CallView:
+    """What a strategy sees of a call of these samples; by default its next sample follows right on them."""
+    selection = Plurality().empty()
+    for sample in samples:
+        selection = selection.add(sample.vote, sample=sample.draw.index, conditioned=sample.draw.conditioned)
+    return CallView(len(samples) if index is None else index, samples, selection)
 
 
 def draw_next(plan: Plan) -> Draw:
