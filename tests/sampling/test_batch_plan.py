@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynscale_dspy import UCB, BudgetPool, Cost, KnowledgeGradient, Uniform
+from dynscale_dspy import UCB, BudgetPool, Cost, KnowledgeGradient, Parallel, Uniform
 from dynscale_dspy.execution.desk import BatchDesk
 from dynscale_dspy.sampling.batch_plan import coordinate
 from dynscale_dspy.sampling.sample import Sample
+from dynscale_dspy.sampling.samplers import ALONE
 from tests.sampling.support import asking, finish, make_plan, play
 from tests.support import vote
 
@@ -174,3 +175,28 @@ def test_a_call_that_fails_for_good_is_not_sampled_again():
             sample = replace(finish(job, None if error else "A", error), permanent=error is not None)
             [job] = steps.send([(job, sample)])
     assert drawn == [1, 11]
+
+
+class AtMost(Parallel):
+    """Wants so many samples of a call; more than two only once the first two are finished."""
+
+    most = 3
+
+    def propose(self, view, learned, rng):
+        finished = view.evidence.samples
+        return ALONE if view.next_index < (self.most if finished >= 2 else 2) else None
+
+
+@pytest.mark.parametrize("window", [1, 4, 12])
+@pytest.mark.parametrize("policy", [KnowledgeGradient(), KnowledgeGradient(first=3), UCB(), Uniform()])
+def test_calls_whose_strategy_wants_no_more_leave_the_budget_to_the_others(policy, window):
+    pool = BudgetPool(samples=40, policy=policy)
+    plans = [make_plan(i, strategy=AtMost() if i % 2 else Parallel(), max_samples=14) for i in range(4)]
+    steps = known_steps(pool, plans, window=window)
+    outstanding = deque(next(steps))
+    with pytest.raises(StopIteration):
+        while True:
+            job = outstanding.popleft()
+            outstanding.extend(steps.send([(job, finish(job, "AB"[job.draw.index % 2]))]))
+    assert [len(plan.samples) for plan in plans] == [14, 3, 14, 3]
+    assert pool.statistics().reserved == Cost()

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from dynscale_dspy import UCB, BudgetExhausted, BudgetPool, Cost, Integrated, KnowledgeGradient, Parallel, Uniform
 from dynscale_dspy.sampling.plan import Plan
 from dynscale_dspy.sampling.sample import Draw, Sample
+from dynscale_dspy.sampling.samplers import ALONE, Sampler
 from dynscale_dspy.sampling.steps import Job
 from tests.sampling.support import call_steps, draw_next, finish, make_plan, play
 from tests.support import open_call, vote
@@ -147,6 +148,55 @@ def test_samples_without_a_chain_share_requests_as_many_as_may():
     assert [job.group for job in sharing] == [0, 0, 0, 1, 1, None]
     assert [job.group for job in plan.sharing(jobs[:2])] == [2, 2]  # another request
     assert plan.sharing(jobs[:1])[0].group is None  # nobody to share with
+
+
+def test_samples_that_ask_for_different_things_share_no_request():
+    plan = Plan(Parallel(), seed=0, key=0, max_samples=64, max_choices=3)
+    warm, other = Sampler("warm", temperature=0.7), Sampler("other", lm=object())
+    leases = iter(open_call(BudgetPool(per_call=9, policy=Uniform()), 9).take() for _ in range(9))
+    jobs = [Job(plan.draw(sampler), next(leases)) for sampler in (ALONE, warm, other, ALONE, warm, ALONE, other, ALONE)]
+    sharing = plan.sharing(jobs)
+    assert [job.draw.index for job in sharing] == [0, 3, 5, 7, 1, 4, 2, 6]
+    assert [job.group for job in sharing] == [0, 0, 0, 1, 2, 2, None, None]
+
+
+class TwoThenAsk(Parallel):
+    """Draws two samples, and more of them only once these differ."""
+
+    def propose(self, view, learned, rng):
+        return ALONE if view.next_index < 2 or view.evidence.rival else None
+
+
+def test_a_strategy_that_wants_no_more_is_asked_again_once_a_sample_is_finished():
+    plan = make_plan(strategy=TwoThenAsk())
+    assert plan.room > 2
+    draws = [plan.draw(sampler) for sampler in plan.propose(9)]
+    assert len(draws) == 2
+    assert plan.propose() == [] and plan.room == 0
+    plan.tell(Sample(draws[0], answer="A", vote=vote("A")))
+    assert plan.room > 0 and plan.propose() == [] and plan.room == 0
+    plan.tell(Sample(draws[1], answer="B", vote=vote("B")))
+    assert plan.room > 0 and plan.propose(2) == [ALONE, ALONE]
+
+
+def test_a_call_is_over_when_its_strategy_wants_no_more():
+    for answers, drawn in ((["A", "A"], 2), (["A", "B", "A", "B"], 4)):
+        pool = BudgetPool(per_call=4, policy=Uniform())
+        plan = make_plan(strategy=TwoThenAsk())
+        assert play(pool, plan, answers.__getitem__).key == "A"
+        assert len(plan.samples) == drawn
+        assert pool.statistics().reserved == Cost() and pool.statistics().open_calls == 0
+
+
+def test_a_strategy_that_wants_no_first_sample_is_told():
+    class Never(Parallel):
+        def propose(self, view, learned, rng):
+            return None
+
+    pool = BudgetPool(per_call=4, policy=Uniform())
+    with pytest.raises(ValueError, match=r"wants no first sample, and a call needs one: propose\(\) must return"):
+        play(pool, make_plan(strategy=Never()), lambda i: "A")
+    assert pool.statistics().open_calls == 0
 
 
 def test_a_permanent_failure_ends_the_call():
