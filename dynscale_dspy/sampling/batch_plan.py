@@ -120,6 +120,11 @@ def coordinate(
                 if call is None:
                     break
             job = yield from obtain(call)
+            if job is None and plans[call].room == 0:
+                ranking.changed(call)  # its strategy wants no sample now
+                if is_first and plans[call].pending:
+                    first.append(call)
+                continue
             if job is None:
                 if is_first:
                     first.appendleft(call)
@@ -127,7 +132,7 @@ def coordinate(
                 break
             chunk = [job]
             most = min(plans[call].max_choices, limit - issued, affordable)
-            while len(chunk) < most and not chunk[-1].draw.conditioned and plans[call].room > 0:
+            while len(chunk) < most and plans[call].may_share(chunk[-1]) and plans[call].room > 0:
                 if not waiting[call] and not (measured and favoured(call, issued + len(chunk))):
                     break
                 job = yield from obtain(call)

@@ -97,6 +97,7 @@ class Plan:
         self._stop_when_decided = stop_when_decided
         self._entropy = hashlib.blake2b(f"{seed}/{key!r}".encode(), digest_size=16).digest()
         self._drawn = 0
+        self._told_when_declined = -1
         self._groups = 0
         self._beliefs = (0.0, 0.0)
         if strategy.learned:
@@ -116,8 +117,11 @@ class Plan:
 
     @property
     def room(self) -> int:
-        """How many more may be drawn now."""
-        if self.decided:
+        """How many more may be drawn now.
+
+        None where the strategy has proposed no sampler for the next one; it is asked again once another is finished.
+        """
+        if self.decided or self._told_when_declined == len(self.samples):
             return 0
         if self._leader and not self.samples:
             return 1 - self._drawn
@@ -139,6 +143,8 @@ class Plan:
         for index in range(self._drawn + ahead, self._drawn + ahead + count):
             sampler = propose(CallView(index, *rest), self._learned, Lazily(index, self._entropy))  # type: ignore[arg-type]
             if sampler is None:
+                if index == self._drawn:
+                    self._told_when_declined = len(self.samples)
                 break
             proposed.append(sampler)
         return proposed
@@ -167,17 +173,24 @@ class Plan:
         """Draw a sample for each lease, with the first of the samplers."""
         return [Job(self.draw(sampler), lease, call) for sampler, lease in zip(samplers, leases, strict=False)]
 
+    def may_share(self, job: Job) -> bool:
+        """Whether a request may bring this job's sample together with others: they have to ask for the same."""
+        return job.lease is not None and not job.draw.conditioned and job.draw.sampler.lm is None
+
     def sharing(self, jobs: Sequence[Job]) -> list[Job]:
-        """The same jobs; those without a chain share requests, as many of them as may, and come first."""
-        alone = [job for job in jobs if job.draw.conditioned or job.lease is None]
-        able = [job for job in jobs if not job.draw.conditioned and job.lease is not None]
+        """The same jobs; those that can share requests, as many of them as may, come first."""
+        able = [job for job in jobs if self.may_share(job)]
         if self.max_choices == 1 or len(able) == 1:
             return list(jobs)
+        alike: dict[float | None, list[Job]] = {}
+        for job in able:
+            alike.setdefault(job.draw.sampler.temperature, []).append(job)
         together = []
-        for start in range(0, len(able), self.max_choices):
-            together += [replace(job, group=self._groups) for job in able[start : start + self.max_choices]]
-            self._groups += 1
-        return together + alone
+        for same in alike.values():
+            for start in range(0, len(same), self.max_choices):
+                together += [replace(job, group=self._groups) for job in same[start : start + self.max_choices]]
+                self._groups += 1
+        return together + [job for job in jobs if not self.may_share(job)]
 
     def round(self, jobs: Sequence[Job]) -> Round:
         """These jobs as a step."""
@@ -299,6 +312,11 @@ def play(plan: Plan) -> Generator[Step, Any, Sample]:
 def _open(plan: Plan) -> Generator[Step, Any, tuple[list[Job], bool]]:
     """The jobs of the first samples, and whether the call may insist on one more; no jobs if not one can be had."""
     samplers = plan.propose(FIRST)
+    if not samplers:
+        raise ValueError(
+            f"{plan.strategy!r} wants no first sample, and a call needs one: propose() must return a sampler for it, "
+            "and room(0) at least 1"
+        )
     step = Open(_names(samplers))
     granted = yield step
     while isinstance(granted, Future):

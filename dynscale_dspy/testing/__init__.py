@@ -1,11 +1,12 @@
 """For tests: a fake model of known answer distributions behind a real OpenAI-compatible server on loopback.
 
-Also the laws that every policy, selector and store must keep, as classes for your own tests to inherit.
+Also the laws that every policy, selector, strategy and store must keep, as classes for your own tests to inherit.
 """
 
 from dynscale_dspy.testing.fake_model import FakeQuestion, questions
 from dynscale_dspy.testing.fake_server import FAULTS, PERMANENT_FAULTS, FakeServer, FakeStatistics
 from dynscale_dspy.testing.policies import PolicyLaws
+from dynscale_dspy.testing.samplers import StrategyLaws
 from dynscale_dspy.testing.selectors import SelectorLaws
 from dynscale_dspy.testing.stores import StoreLaws
 
@@ -18,5 +19,6 @@ __all__ = [
     "PolicyLaws",
     "SelectorLaws",
     "StoreLaws",
+    "StrategyLaws",
     "questions",
 ]
