@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import threading
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -13,7 +15,7 @@ from typing import Any
 import dspy
 import pytest
 
-from dynscale_dspy import BudgetPool, DynScaling
+from dynscale_dspy import BudgetPool, Cost, DynScaling
 from dynscale_dspy.budget.leases import Arm
 from dynscale_dspy.selection.base import Vote
 
@@ -42,6 +44,37 @@ def open_call(pool: BudgetPool, room: int = 1, **options: Any) -> Arm | None:
     """Open a call on a pool with room for so many independent samples; None if that cannot be done now."""
     arm = open_or_wait(pool, room, **options)
     return None if isinstance(arm, Future) else arm
+
+
+def until(condition: Callable[[], bool], timeout: float = 10) -> None:
+    """Wait for a condition of something that announces no change, by looking again and again.
+
+    Where there is an event to wait for, wait for that: :meth:`FakeServer.wait_until`, a future, :func:`settled`.
+
+    Raises:
+        TimeoutError: If the condition is not met in time.
+    """
+    deadline, pause = time.monotonic() + timeout, threading.Event()
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not met within {timeout:g} s")
+        pause.wait(0.005)
+
+
+async def settled(pool: BudgetPool, timeout: float = 10) -> None:
+    """Wait until a pool holds nothing in reserve: threads that outlive their call settle after the last reply.
+
+    Raises:
+        TimeoutError: If something is still reserved then.
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+        change = pool.admission.change()  # before looking, so that no change in between is missed
+        if pool.statistics().reserved == Cost():
+            return
+        await asyncio.wait([asyncio.wrap_future(change)], timeout=deadline - time.monotonic())
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"still reserved: {pool.statistics().reserved}")
 
 
 HAS_ENGINES = "engine" in inspect.signature(dspy.LM.__init__).parameters

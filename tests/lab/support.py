@@ -7,6 +7,7 @@ from dynscale_dspy import lab
 from dynscale_dspy.lab.tokenizer import ChatTokenizer
 
 QUESTION = "State the final answer to the following arithmetic problem: 41 + 27 - 13 ="
+ATTEMPTS = "Attempt 1:\n41+27=68;68-13=55\nanswer: 55\n\nAttempt 2:\n41+27=58;58-13=45\nanswer: 45"
 PLAIN: Any = dspy.ChainOfThought("question -> answer").predict.signature
 REVISING = PLAIN.append("earlier_attempts", dspy.InputField(desc=lab.EARLIER_ATTEMPTS), type_=str)
 

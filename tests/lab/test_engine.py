@@ -1,4 +1,5 @@
-import time
+import threading
+from concurrent.futures import Future
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from dynscale_dspy.lab.engine import Completion, Engine, EngineClosedError, Samp
 from dynscale_dspy.lab.model import Llama
 from dynscale_dspy.lab.tokenizer import ChatTokenizer
 from tests.lab.support import chat, encode
+from tests.support import until
 
 BABBLE = [{"role": "user", "content": "zzz"}]  # untrained ground: replies run on
 
@@ -17,10 +19,7 @@ def sample(engine: Engine, prompt: list[int], n: int = 1, **options: object) -> 
 
 
 def wait_until_idle(engine: Engine) -> None:
-    deadline = time.monotonic() + 10
-    while engine.load() != (0, 0):
-        assert time.monotonic() < deadline, engine.load()
-        time.sleep(0.005)
+    until(lambda: engine.load() == (0, 0))
 
 
 def test_a_seed_decides_the_reply_whatever_else_is_in_the_batch(model: Llama, tokenizer: ChatTokenizer) -> None:
@@ -120,8 +119,7 @@ def test_a_reply_ends_where_the_context_does(engine: Engine) -> None:
 def test_cancelling_frees_the_batch(engine: Engine, tokenizer: ChatTokenizer) -> None:
     prompt = encode(tokenizer, BABBLE)
     futures = [engine.submit(prompt, Sampling(temperature=5.0), n=40) for _ in range(4)]  # runs on for long
-    while engine.load()[0] < 64:
-        time.sleep(0.005)
+    until(lambda: engine.load()[0] == 64)
     for future in futures:
         assert future.cancel()
     wait_until_idle(engine)
@@ -147,9 +145,43 @@ def test_a_fault_in_a_step_reaches_the_callers(
     assert sample(engine, encode(tokenizer, chat()), seed=1)[0].text
 
 
-def test_random_traffic_leaves_nothing_behind(engine: Engine, tokenizer: ChatTokenizer) -> None:
+class Steps:
+    """Counts the steps of an engine, for tests that let it go on by so many."""
+
+    def __init__(self, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._made = 0
+        self._changed = threading.Condition()
+        forward = engine._model.forward
+
+        def counting(*step: object) -> object:
+            with self._changed:
+                self._made += 1
+                self._changed.notify_all()
+            return forward(*step)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(engine._model, "forward", counting)
+
+    def submitted(self, future: Future[list[Completion]]) -> None:
+        """Take note of a request: an engine whose requests are all done makes no step."""
+        future.add_done_callback(self._notify)
+
+    def let_go_on(self, steps: int, futures: list[Future[list[Completion]]]) -> None:
+        """Wait until so many more steps have begun, or none is left to make."""
+        with self._changed:
+            target = self._made + steps
+            idle_or_there = lambda: self._made >= target or all(future.done() for future in futures)  # noqa: E731
+            assert self._changed.wait_for(idle_or_there, timeout=20)
+
+    def _notify(self, _: object) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
+
+def test_random_traffic_leaves_nothing_behind(
+    engine: Engine, tokenizer: ChatTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Requests of all kinds come, go and are cancelled at random times; the survivors match a quiet run."""
-    random = np.random.default_rng(5)
+    random, steps = np.random.default_rng(5), Steps(engine, monkeypatch)
     prompts = [encode(tokenizer, chat(example.question)) for example in lab.questions(40, 6, "mixed")]
     jobs = []
     for i, prompt in enumerate(prompts):
@@ -158,9 +190,10 @@ def test_random_traffic_leaves_nothing_behind(engine: Engine, tokenizer: ChatTok
     futures = []
     for prompt, sampling in jobs:
         futures.append(engine.submit(prompt, sampling, int(random.integers(1, 6))))
+        steps.submitted(futures[-1])
         if random.random() < 0.3:
             futures[int(random.integers(len(futures)))].cancel()
-        time.sleep(float(random.exponential(0.01)))
+        steps.let_go_on(int(random.geometric(0.25)) - 1, futures)
     survivors = [(i, future.result(timeout=20)) for i, future in enumerate(futures) if not future.cancelled()]
     wait_until_idle(engine)
     assert len(survivors) > 10

@@ -1,7 +1,5 @@
 import json
-import math
 import threading
-from collections import Counter
 from typing import Any
 
 import dspy
@@ -23,43 +21,6 @@ def ask(fake: FakeServer, text: str = OPEN.text, **fields: Any) -> httpx.Respons
 
 def content(response: httpx.Response) -> str:
     return response.json()["choices"][0]["message"]["content"]
-
-
-# ---- the bank
-
-
-def test_the_bank_is_mixed_and_reproducible() -> None:
-    bank = questions(200, seed=3)
-    assert bank == questions(200, seed=3) != questions(200, seed=4)
-    assert len({question.text for question in bank}) == 200
-    assert all(math.isclose(sum(question.answers.values()), 1) for question in bank)
-    kinds = Counter()
-    for question in bank:
-        chance = question.answers[question.answer]
-        leader = max(question.answers, key=lambda answer: question.answers[answer])
-        if leader != question.answer:
-            kinds["trap"] += 1
-        else:
-            kinds["easy" if chance > 0.8 else "medium" if chance >= 0.5 else "hard"] += 1
-    assert kinds == {"easy": 70, "medium": 60, "hard": 50, "trap": 20}
-
-
-@pytest.mark.parametrize("count", [0, 1, 7])
-def test_banks_of_any_size(count: int) -> None:
-    assert len(questions(count)) == count
-
-
-def test_draws_follow_the_chances() -> None:
-    question = FakeQuestion("?", {"a": 3, "b": 1, "never": 0}, "a")
-    assert [question.draw(u) for u in (0, 0.74, 0.76, 0.999999)] == ["a", "a", "b", "b"]
-    assert question.draw(0.89, sharpen=1) == "a"  # 9 to 1
-    assert question.draw(0.91, sharpen=1) == "b"
-
-
-@pytest.mark.parametrize("answers", [{}, {"a": 0}, {"a": 2, "b": -1}])
-def test_a_question_needs_chances(answers: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="chances"):
-        FakeQuestion("?", answers, "a")
 
 
 # ---- samples

@@ -435,8 +435,7 @@ def test_a_cancelled_call_gives_back_what_was_not_asked_for_litellm(server: Any)
             spent = qa.pool.statistics().spent
             holding.enter_context(fake.held())
             task = asyncio.ensure_future(qa.acall(question=BANK[0].text))
-            while not fake.statistics().in_flight:
-                await asyncio.sleep(0.005)
+            await asyncio.to_thread(fake.wait_until, lambda now: now.in_flight > 0)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
-import time
 from typing import Any
 
 import dspy
@@ -19,8 +19,12 @@ QUESTION = FakeQuestion("Which is it?", {"a": 0.5, "b": 0.5}, "a")
 LONG_TEXT = QUESTION.text + " It says here: " + "word " * (LONG // 5)
 
 
-def asked(fake: Any, text: str, mode: str, **options: Any) -> tuple[int, int, Any]:
-    """Requests that are made while none is answered, those in all, and the prediction."""
+PATIENCE = 0.3
+"""Seconds that a held server waits for a request too many."""
+
+
+def asked(fake: Any, text: str, mode: str, at_once: int = 1, **options: Any) -> tuple[int, int, Any]:
+    """Requests that are made while none is answered, ``at_once`` if all is well, those in all, and the prediction."""
     sampling = options.pop("sampling", Parallel())
     qa = DynScaling(
         dspy.Predict("question -> answer"), BudgetPool(per_call=4, policy=Uniform()), sampling=sampling, **options
@@ -39,8 +43,9 @@ def asked(fake: Any, text: str, mode: str, **options: Any) -> tuple[int, int, An
     thread = threading.Thread(target=call)
     with fake.held():
         thread.start()
-        fake.wait_until(lambda now: now.requests >= 1)
-        time.sleep(0.3)
+        fake.wait_until(lambda now: now.requests >= at_once)
+        with contextlib.suppress(TimeoutError):
+            fake.wait_until(lambda now: now.requests > at_once, PATIENCE)
         first = fake.statistics().requests
     thread.join(20)
     return first, fake.statistics().requests, found[0]
@@ -55,7 +60,7 @@ def test_the_first_sample_of_a_long_call_leads(mode: str, server: Any) -> None:
 @pytest.mark.parametrize(("text", "options"), [(QUESTION.text, {"leader": True}), (LONG_TEXT, {})])
 def test_nobody_waits_for_a_short_call_or_unasked(text: str, options: dict[str, Any], server: Any) -> None:
     fake = server([QUESTION])
-    first, all_of_them, _ = asked(fake, text, "task", **options)
+    first, all_of_them, _ = asked(fake, text, "task", 4, **options)
     assert (first, all_of_them) == (4, 4)
 
 
