@@ -103,14 +103,13 @@ class DynScaling(dspy.Module):
             raise TypeError(
                 f"module must be a dspy.Module such as dspy.ChainOfThought('question -> answer'), got {module!r}"
             )
-        self._settings = ScalingSettings.among(locals())
+        self._take(ScalingSettings.among(locals()))
         self.module = module
         self._budget = _as_pool(budget, policy, seed)
         self._private = self._budget is not budget
         self._reader = AnswerReader(module, self._settings.answer)
-        self._selector = self._settings.selector or default_selector(self._reader.output_types)
         if self._budget is not None:
-            check_policy(self._budget.active().policy, self._selector)
+            check_policy(self._budget.active().policy, self._selector())
         # A compiled program stays frozen inside an outer one, wrapped or not.
         self._compiled = getattr(module, "_compiled", False)
 
@@ -234,10 +233,25 @@ class DynScaling(dspy.Module):
 
     def _scaled(self) -> Scaled:
         """What a call needs to know of this module."""
-        pool = self.pool
-        if self._budget is None:
-            check_policy(pool.policy, self._selector)
-        return Scaled(self, self.module, pool, self._reader, self._selector, self._settings)
+        pool, selector = self.pool, self._selector()
+        # Again at each call: the pool may be the ambient one, and a selector can be assigned.
+        check_policy(pool.policy, selector)
+        return Scaled(self, self.module, pool, self._reader, selector, self._settings)
+
+    def _selector(self) -> Selector:
+        """The user's selector, or the default for the answer's types."""
+        chosen = self._settings.selector
+        return default_selector(self._reader.output_types) if chosen is None else chosen
+
+    def _take(self, settings: ScalingSettings) -> None:
+        """Use these settings from now on."""
+        self._settings = settings
+        # DSPy's `named_sub_modules` looks into `__dict__`, where settings are not: the module that answers instead is
+        # put there as well. It is read and assigned through `_Setting`, which comes first.
+        if isinstance(settings.on_low, dspy.Module):
+            self.__dict__["on_low"] = settings.on_low
+        else:
+            self.__dict__.pop("on_low", None)
 
     # ---- transparency: what DSPy sees is the program
 
@@ -300,12 +314,18 @@ class DynScaling(dspy.Module):
         except ValueError as error:
             logger.warning("the saved answer is left as it is: %s", error)
             settings, reader = settings.replace(answer=self._settings.answer), self._reader
-        self._settings, self._reader = settings, reader
+        self._take(settings)
+        self._reader = reader
         if budget is not None and self._private and self._budget is not None:
             # All or nothing: an allowance is meant for its policy.
             own = PoolSettings.read(budget)
             if all(name in own for name in PRIVATE):
-                self._budget = BudgetPool(**{name: own[name] for name in PRIVATE})
+                try:
+                    check_policy(own["policy"], self._selector())
+                except ValueError as error:
+                    logger.warning("the saved budget is left as it is: %s", error)
+                else:
+                    self._budget = BudgetPool(**{name: own[name] for name in PRIVATE})
 
     def __setattr__(self, name: str, value: Any) -> None:
         # What is the program's is set on the program: `qa.demos = ...`, `outer.map_named_predictors`.
@@ -316,12 +336,16 @@ class DynScaling(dspy.Module):
             setattr(self.module, name, value)
 
     def __setstate__(self, saved: dict[str, Any]) -> None:
-        if "_settings" not in saved:  # of version 0.1, which kept each setting by itself
+        settings = saved.get("_settings")
+        if settings is None:  # of version 0.1, which kept each setting by itself
             own = {name: value for name, value in saved.items() if name in ScalingSettings.model_fields}
-            settings = ScalingSettings(**own, answer=saved["_reader"].answer)
-            saved = {**{name: value for name, value in saved.items() if name not in own}, "_settings": settings}
+            settings = ScalingSettings(answer=saved["_reader"].answer)
+            for name, value in own.items():
+                settings = settings.assigned(name, value)
+            saved = {name: value for name, value in saved.items() if name not in own}
         # Copies begin with a history and callbacks of their own, not with what `__getattr__` finds in the program.
         super().__setstate__({"history": [], "callbacks": [], **saved})
+        self._take(settings)
 
     if TYPE_CHECKING:
         # The settings and whatever the program has.
@@ -352,7 +376,7 @@ class _Setting:
         return self if module is None else getattr(module.scaling_settings, self._name)
 
     def __set__(self, module: Any, value: Any) -> None:
-        module._settings = module.scaling_settings.assigned(self._name, value)
+        module._take(module.scaling_settings.assigned(self._name, value))
 
 
 for _name in ScalingSettings.model_fields:
@@ -360,7 +384,7 @@ for _name in ScalingSettings.model_fields:
         setattr(DynScaling, _name, _Setting(_name))
 
 _OWN = frozenset(
-    {"module", "history", "callbacks", "_budget", "_private", "_reader", "_selector", "_compiled", "_settings"}
+    {"module", "history", "callbacks", "_budget", "_private", "_reader", "_compiled", "_settings"}
 )
 """Attributes of the wrapper itself besides its settings; a program may have others of the same names."""
 
