@@ -119,6 +119,11 @@ class DynScaling(dspy.Module):
         return self._settings
 
     @property
+    def budget_source(self) -> BudgetSource | None:
+        """The budget it was given; None if it uses the pool around it."""
+        return self._budget
+
+    @property
     def pool(self) -> BudgetPool:
         """The pool that pays: this module's, or the ambient one.
 

@@ -219,6 +219,13 @@ class Arm:
         return self._waiting.pop(0)
 
     @step
+    def take_all(self) -> tuple[Lease, ...]:
+        """All reserved leases that were not taken, in order."""
+        leases = tuple(self._waiting)
+        self._waiting.clear()
+        return leases
+
+    @step
     def request(self, evidence: Evidence, samplers: Sequence[str], *, pending: int = 0) -> int:
         """Online: ask for more samples.
 
@@ -257,13 +264,17 @@ class Arm:
             return None
         return self._waiting.pop(0)
 
-    @step
     def close(self) -> None:
         """The call is over: samples that were reserved and not started are free again, and will not start.
 
         Closing twice does nothing.
         """
-        if not self._open:
+        if self._open:
+            self._close()
+
+    @step
+    def _close(self) -> None:
+        if not self._open:  # another thread was faster
             return
         self._open = False
         for lease in self._unstarted:

@@ -95,7 +95,7 @@ def run(
     wrapped: list[Any] = [part for _, part in program.named_sub_modules(DynScaling)]
     if not wrapped:
         raise ValueError("nothing in program is wrapped: pass DynScaling(program) or wrap(program)")
-    if any(part._budget not in (None, pool) for part in wrapped):
+    if any(part.budget_source not in (None, pool) for part in wrapped):
         raise ValueError(
             "a wrapped module has a budget of its own, which each worker would have once: give it budget=pool, or none"
         )

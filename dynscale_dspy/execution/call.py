@@ -94,7 +94,7 @@ class Call:
             settings.sampling,
             seed=pool.seed,
             key=self._inputs,
-            max_samples=int(min(settings.max_samples, admission.most_per_call)),
+            max_samples=int(min(settings.max_samples, admission.most_per_call)) if vary else 1,
             selection=scaled.selector.empty(),
             learned=admission.program(scaled.owner).learned,
             varies=vary,

@@ -122,7 +122,7 @@ class CallDesk:
         assert arm is not None
         metered = admission.is_metered
         return Granted(
-            tuple(arm.take() for _ in range(count)),
+            arm.take_all() if count else (),
             unit=admission.binding_unit() if metered else None,
             may_insist=metered and self._outer is None,
         )

@@ -91,8 +91,10 @@ async def adrive(steps: Generator[Step, Any, T], run: ARun, desk: Desk) -> T:
                     reply = await _await(step)
                 case Notice(asend=asend):
                     reply = await asend()
+                case _ if desk.may_block:
+                    reply = await unblocked(True, partial(desk.carry_out, step))
                 case _:
-                    reply = await unblocked(desk.may_block, partial(desk.carry_out, step))
+                    reply = desk.carry_out(step)
     finally:
         steps.close()
         if desk.may_block:

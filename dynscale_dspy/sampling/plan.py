@@ -42,8 +42,8 @@ from dynscale_dspy.selection.plurality import Plurality
 
 CUTS = 3
 """Times a call tries again whose samples were all cut off because those in flight held the rest of the budget."""
-TOGETHER = 16
-"""Samples that are proposed at a time. If all of them are granted, more are."""
+FIRST, FURTHER = 8, 4
+"""Samples that are proposed at a time, when a call opens and later on. If all of them are granted, more are."""
 
 _TIE = Tally.of("AB")
 
@@ -135,9 +135,9 @@ class Plan:
         count = min(most, self.room - ahead)
         if count <= 0:
             return []
-        view, proposed = self._view(), []
+        proposed, rest, propose = [], self._view()[1:], self.strategy.propose
         for index in range(self._drawn + ahead, self._drawn + ahead + count):
-            sampler = self.strategy.propose(view._replace(next_index=index), self._learned, self._later(index))
+            sampler = propose(CallView(index, *rest), self._learned, Lazily(index, self._entropy))  # type: ignore[arg-type]
             if sampler is None:
                 break
             proposed.append(sampler)
@@ -152,7 +152,7 @@ class Plan:
         if sampler.chain is None:
             return draw
         view = self._view()
-        shown = sampler.chain.choose(view._replace(next_index=index), self._later(index))
+        shown = sampler.chain.choose(view._replace(next_index=index), self._generator(index))
         if not shown:
             return draw
         by_index = {sample.draw.index: sample for sample in view.samples}
@@ -257,9 +257,6 @@ class Plan:
     def _generator(self, index: int) -> np.random.Generator:
         return np.random.default_rng([index, *self._entropy])
 
-    def _later(self, index: int) -> Any:
-        return Lazily([index, *self._entropy])
-
 
 def play(plan: Plan) -> Generator[Step, Any, Sample]:
     """One call, from its first samples to its winner.
@@ -301,7 +298,7 @@ def play(plan: Plan) -> Generator[Step, Any, Sample]:
 
 def _open(plan: Plan) -> Generator[Step, Any, tuple[list[Job], bool]]:
     """The jobs of the first samples, and whether the call may insist on one more; no jobs if not one can be had."""
-    samplers = plan.propose(TOGETHER)
+    samplers = plan.propose(FIRST)
     step = Open(_names(samplers))
     granted = yield step
     while isinstance(granted, Future):
@@ -317,7 +314,7 @@ def _open(plan: Plan) -> Generator[Step, Any, tuple[list[Job], bool]]:
 
 def _reserve(plan: Plan) -> Generator[Step, Any, list[Job]]:
     """The jobs of further samples that are worth the price."""
-    samplers = plan.propose(TOGETHER)
+    samplers = plan.propose(FURTHER)
     if not samplers:
         return []
     granted = yield Reserve(plan.selection.evidence(), _names(samplers), plan.pending)
@@ -329,7 +326,7 @@ def _more(plan: Plan, samplers: list[Sampler], granted: Granted) -> Generator[St
     plan.unit = granted.unit
     leases = list(granted.leases)
     while len(leases) == len(samplers):
-        further = plan.propose(TOGETHER, ahead=len(leases))
+        further = plan.propose(FIRST, ahead=len(leases))
         if not further:
             break
         pending = plan.pending + len(leases)

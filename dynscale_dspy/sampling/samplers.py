@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import numpy as np
@@ -144,15 +143,18 @@ class Lazily:
     """A NumPy generator that is made when it is first used: that takes longer than most proposals.
 
     Args:
-        seed: Its seed.
+        index: The index of the sample, the first part of its seed.
+        entropy: The rest of its seed.
     """
 
-    def __init__(self, seed: Sequence[int]) -> None:
-        self._seed = seed
+    __slots__ = ("_entropy", "_generator", "_index")
 
-    @cached_property
-    def _generator(self) -> np.random.Generator:
-        return np.random.default_rng(self._seed)
+    def __init__(self, index: int, entropy: Sequence[int]) -> None:
+        self._index = index
+        self._entropy = entropy
+        self._generator: np.random.Generator | None = None
 
     def __getattr__(self, name: str) -> Any:
+        if self._generator is None:
+            self._generator = np.random.default_rng([self._index, *self._entropy])
         return getattr(self._generator, name)
