@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -22,13 +24,14 @@ from dynscale_dspy.sampling.samplers import (
     Sampler,
     conditioned,
 )
+from dynscale_dspy.selection.plurality import Plurality
 
 
-class Strategy:
+class Strategy(ABC):
     """Proposes, for each new sample of a call, the sampler that is to draw it.
 
-    A subclass overrides :meth:`propose` and :attr:`samplers`. :class:`dynscale_dspy.testing.StrategyLaws` checks what
-    every strategy must keep to.
+    A subclass overrides :attr:`samplers` and :meth:`propose`; it holds settings only, so that one object serves all
+    calls. :class:`dynscale_dspy.testing.StrategyLaws` checks what every strategy must keep to.
     """
 
     # What a strategy written for version 0.1, which overrides `shown`, may set for its chains.
@@ -38,39 +41,58 @@ class Strategy:
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        if "shown" in vars(cls) and cls.propose is Strategy.propose:
-            _deprecated.warn(f"{cls.__name__}.shown(samples, tally, index, generator)", "propose(view, learned, rng)")
+        if "shown" in vars(cls) and "propose" not in vars(cls):
+            old, new = f"{cls.__name__}.shown(samples, tally, index, generator)", "propose(view, learned, rng)"
+            _deprecated.warn(old, new, stacklevel=4)  # past ABCMeta, where the class is defined
+            cls.propose, cls.samplers = _propose_named, Strategy.samplers  # type: ignore[method-assign]
 
     @property
     def samplers(self) -> tuple[Sampler, ...]:
-        """All samplers that it may propose."""
+        """All samplers that it may propose, each of a name of its own."""
         chain = ChainSpec(max_tokens=self.max_tokens, predictors=self.predictors, rendering=self.rendering)
-        return (ALONE, conditioned(chain))
+        return (PLAIN, ALONE, conditioned(chain))
 
     @property
     def learned(self) -> bool:
         """Whether votes of earlier calls decide which sampler is proposed; see ``Integrated(when="learned")``."""
         return False
 
+    @abstractmethod
     def propose(self, view: CallView, learned: Learned, rng: np.random.Generator) -> Sampler | None:
         """The sampler of the next sample; None if the call is to draw no more.
+
+        The same arguments must give the same sampler: a call is reproducible, and can be replayed.
 
         Args:
             view: The call.
             learned: What is known of the program's samples, by sampler.
             rng: Seeded by the pool, the call and the sample's index. It is made when it is first used.
         """
-        # A strategy written for version 0.1 names the samples to show.
-        shown = self.shown(view.samples, view.evidence, view.next_index, rng) if view.samples else ()
-        alone, seeing = self.samplers
-        return alone if not shown or seeing.chain is None else replace(seeing, chain=_Named(seeing.chain, tuple(shown)))
 
     def shown(self, samples: Sequence[Any], tally: Any, index: int, generator: Any) -> tuple[int, ...]:
-        """Deprecated: override :meth:`propose`."""
-        raise NotImplementedError(f"{type(self).__name__} must override propose(view, learned, rng)")
+        """Deprecated: use :meth:`propose`, and the sampler's :meth:`~ChainSpec.choose`.
+
+        Which samples sample ``index`` would see. A strategy written for version 0.1 overrides this in place of
+        :meth:`propose`; here it answers for the strategy that such a one is derived from.
+
+        Args:
+            samples: Finished samples of the call that cast a vote, in the order of their index.
+            tally: All votes so far.
+            index: The new sample's index.
+            generator: Seeded by the pool, the call and the index.
+        """
+        selection = Plurality().empty()
+        for sample in samples:
+            draw = sample.draw
+            selection = selection.add(sample.vote, sample=draw.index, conditioned=draw.conditioned)
+        view = CallView(index, samples, selection)
+        defined = (vars(owner).get("propose") for owner in type(self).__mro__)
+        propose = next(method for method in defined if method not in (None, _propose_named))
+        sampler = propose(self, view, Learned(), generator)
+        return () if sampler is None or sampler.chain is None else sampler.chain.choose(view, generator)
 
     def room(self, pending: int) -> int:
-        """Return how many samples may be drawn while ``pending`` are in flight."""
+        """Return how many samples may be drawn while ``pending`` are in flight; at least one while none is."""
         return 1 << 30
 
     def weight(self, sampler: Sampler) -> float:
@@ -100,7 +122,7 @@ class Sequential(Strategy):
         length: How many of the latest samples are shown.
         max_tokens: Bound on the chain, in tokens of about four characters.
         predictors: Which predictors see the chain.
-        rendering: ``"field"`` or ``"prefill"``; see :class:`Strategy`.
+        rendering: ``"field"`` or ``"prefill"``; see :class:`~dynscale_dspy.sampling.samplers.ChainSpec`.
     """
 
     length: Size = 1
@@ -110,25 +132,29 @@ class Sequential(Strategy):
 
     def __post_init__(self) -> None:
         check_fields(self, Sequential)
-        chain = ChainSpec(
-            length=self.length,
-            pick="latest",
-            max_tokens=self.max_tokens,
-            predictors=self.predictors,
-            rendering=self.rendering,
-        )
-        object.__setattr__(self, "_seeing", conditioned(chain))
 
     @property
     def samplers(self) -> tuple[Sampler, ...]:
         """Samples that see the inputs alone, and samples that see the latest ones too."""
-        return (PLAIN, ALONE, self._seeing)  # type: ignore[attr-defined]
+        return (PLAIN, ALONE, self._seeing)
 
     def propose(self, view: CallView, learned: Learned, rng: np.random.Generator) -> Sampler:
         """Propose a sample that sees the latest ones, once one has voted."""
         if view.samples:
-            return self._seeing  # type: ignore[attr-defined]
+            return self._seeing
         return ALONE if view.varies else PLAIN
+
+    @cached_property
+    def _seeing(self) -> Sampler:
+        return conditioned(
+            ChainSpec(
+                length=self.length,
+                pick="latest",
+                max_tokens=self.max_tokens,
+                predictors=self.predictors,
+                rendering=self.rendering,
+            )
+        )
 
     def room(self, pending: int) -> int:
         """Return 1 if no sample is in flight, else 0."""
@@ -159,7 +185,7 @@ class Integrated(Strategy):
         shuffle: Whether attempts are shown in a random order (seeded) or in the order drawn.
         max_tokens: Bound on the chain, in tokens of about four characters.
         predictors: Which predictors see the chain.
-        rendering: ``"field"`` or ``"prefill"``; see :class:`Strategy`.
+        rendering: ``"field"`` or ``"prefill"``; see :class:`~dynscale_dspy.sampling.samplers.ChainSpec`.
     """
 
     independent: Size = 2
@@ -175,20 +201,11 @@ class Integrated(Strategy):
 
     def __post_init__(self) -> None:
         check_fields(self, Integrated)
-        chain = ChainSpec(
-            length=self.length,
-            repeats=self.repeats,
-            shuffle=self.shuffle,
-            max_tokens=self.max_tokens,
-            predictors=self.predictors,
-            rendering=self.rendering,
-        )
-        object.__setattr__(self, "_seeing", conditioned(chain))
 
     @property
     def samplers(self) -> tuple[Sampler, ...]:
         """Samples that see the inputs alone, and samples that see one attempt for each answer too."""
-        return (PLAIN, ALONE, self._seeing)  # type: ignore[attr-defined]
+        return (PLAIN, ALONE, self._seeing)
 
     @property
     def learned(self) -> bool:
@@ -199,14 +216,24 @@ class Integrated(Strategy):
         """Propose a sample that sees earlier ones where there is something to integrate."""
         if not view.varies:
             return PLAIN
-        seeing: Sampler = self._seeing  # type: ignore[attr-defined]
         if not self._integrates(view):
             return ALONE
-        if self.learned:
-            gains, evidence = learned.gains, view.evidence
-            if not gains.prefers(seeing.name, ALONE.name, evidence, view.unit, view.beliefs):
-                return ALONE
-        return seeing
+        if self.learned and not _gains_more(self._seeing, view, learned):
+            return ALONE
+        return self._seeing
+
+    @cached_property
+    def _seeing(self) -> Sampler:
+        return conditioned(
+            ChainSpec(
+                length=self.length,
+                repeats=self.repeats,
+                shuffle=self.shuffle,
+                max_tokens=self.max_tokens,
+                predictors=self.predictors,
+                rendering=self.rendering,
+            )
+        )
 
     def _integrates(self, view: CallView) -> bool:
         """Whether the votes so far ask for a sample that sees earlier ones."""
@@ -227,6 +254,20 @@ class Integrated(Strategy):
         if self.width is None:
             return super().room(pending)
         return max(0, max(self.width, self.independent) - pending)
+
+
+def _gains_more(seeing: Sampler, view: CallView, learned: Learned) -> bool:
+    """Whether a sample that sees earlier ones is expected to gain more than one that sees the inputs alone."""
+    return learned.gains.prefers(seeing.name, ALONE.name, view.evidence, view.unit, view.beliefs)
+
+
+def _propose_named(self: Strategy, view: CallView, learned: Learned, rng: np.random.Generator) -> Sampler:
+    """What a strategy written for version 0.1 has for :meth:`Strategy.propose`: its ``shown`` names the samples."""
+    shown = tuple(self.shown(view.samples, view.evidence, view.next_index, rng)) if view.samples else ()
+    seeing = self.samplers[-1]
+    if not shown or seeing.chain is None or (self.learned and not _gains_more(seeing, view, learned)):
+        return ALONE if view.varies else PLAIN
+    return replace(seeing, chain=_Named(seeing.chain, shown))
 
 
 class _Named(ChainSpec):

@@ -8,13 +8,15 @@ import pytest
 
 from dynscale_dspy import BudgetPool, Cost, Uniform
 from dynscale_dspy.execution import drivers
+from dynscale_dspy.execution.desk import BatchDesk, CallDesk
 from dynscale_dspy.execution.drivers import adrive, drive, drive_known
+from dynscale_dspy.execution.flights import once
 from dynscale_dspy.sampling.batch_plan import coordinate
-from dynscale_dspy.sampling.plan import Plan, conduct
+from dynscale_dspy.sampling.plan import Plan, play
 from dynscale_dspy.sampling.sample import Draw, Sample
 from dynscale_dspy.sampling.steps import Job, Round
 from dynscale_dspy.sampling.strategies import Parallel
-from tests.support import vote
+from tests.support import open_call, vote
 
 tag: contextvars.ContextVar[str] = contextvars.ContextVar("tag", default="none")
 
@@ -23,12 +25,22 @@ def plan(key=0):
     return Plan(Parallel(), seed=0, key=key, max_samples=64)
 
 
+def call(pool, key="k"):
+    """The steps of one call, which may be in flight already."""
+    return once(pool.flights, key, play(plan(key)))
+
+
+def desk(pool=None):
+    """The pool, for a call of no program in particular."""
+    return CallDesk(pool or BudgetPool(1), outer=None, program=None, requests=1, key=None)
+
+
 def sampler(answer="A"):
     """A driver's job without a program."""
 
     def run(job: Job, slot=None) -> Sample:
-        assert job.ticket is not None and job.ticket.start()
-        cost = job.ticket.settle()
+        assert job.lease is not None and job.lease.start()
+        cost = job.lease.settle()
         return Sample(job.draw, prediction=answer, answer=answer, vote=vote(answer), cost=cost)
 
     return run
@@ -51,7 +63,7 @@ def test_samples_of_a_round_run_side_by_side_and_come_back_in_order():
         together.wait()
         return Sample(job.draw)
 
-    assert [sample.draw.index for sample in drive(one_round(5), run)] == [0, 1, 2, 3, 4]
+    assert [sample.draw.index for sample in drive(one_round(5), run, desk())] == [0, 1, 2, 3, 4]
 
 
 async def test_tasks_of_a_round_run_side_by_side_and_come_back_in_order():
@@ -64,7 +76,7 @@ async def test_tasks_of_a_round_run_side_by_side_and_come_back_in_order():
         await asyncio.wait_for(everyone.wait(), 10)
         return Sample(job.draw)
 
-    assert [sample.draw.index for sample in await adrive(one_round(5), run)] == [0, 1, 2, 3, 4]
+    assert [sample.draw.index for sample in await adrive(one_round(5), run, desk())] == [0, 1, 2, 3, 4]
 
 
 def test_each_sample_runs_in_its_own_copy_of_the_callers_context():
@@ -75,7 +87,7 @@ def test_each_sample_runs_in_its_own_copy_of_the_callers_context():
 
     token = tag.set("caller")
     try:
-        assert [sample.prediction for sample in drive(one_round(4), run)] == ["caller"] * 4
+        assert [sample.prediction for sample in drive(one_round(4), run, desk())] == ["caller"] * 4
         assert tag.get() == "caller"
     finally:
         tag.reset(token)
@@ -87,7 +99,7 @@ def test_callers_finish_without_any_helper(monkeypatch):
             """Accepts everything and never gets to it."""
 
     monkeypatch.setattr(drivers, "_executor", Full)
-    assert len(drive(one_round(6), lambda job, slot: Sample(job.draw))) == 6
+    assert len(drive(one_round(6), lambda job, slot: Sample(job.draw), desk())) == 6
 
 
 def test_nested_rounds_with_one_helper_do_not_deadlock(monkeypatch):
@@ -98,10 +110,10 @@ def test_nested_rounds_with_one_helper_do_not_deadlock(monkeypatch):
 
         def run(job, slot=None, depth=2):
             if depth:
-                drive(one_round(3), lambda inner, slot: run(inner, slot, depth - 1))
+                drive(one_round(3), lambda inner, slot: run(inner, slot, depth - 1), desk())
             return Sample(job.draw)
 
-        threads = [threading.Thread(target=lambda: drive(one_round(3), run)) for _ in range(4)]
+        threads = [threading.Thread(target=lambda: drive(one_round(3), run, desk())) for _ in range(4)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -120,7 +132,7 @@ def test_more_calls_than_threads_share_a_pool_without_waiting_for_each_other():
                 if not todo:
                     return
                 key = todo.pop()
-            drive(conduct(pool, plan(key), key=key), sampler())
+            drive(call(pool, key), sampler(), desk(pool))
 
     threads = [threading.Thread(target=worker) for _ in range(3)]
     for thread in threads:
@@ -147,7 +159,7 @@ def test_many_callers_are_not_multiplied_by_helpers():
             running -= 1
         return Sample(job.draw)
 
-    threads = [threading.Thread(target=lambda: drive(one_round(4), run)) for _ in range(callers)]
+    threads = [threading.Thread(target=lambda: drive(one_round(4), run, desk())) for _ in range(callers)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -159,15 +171,15 @@ def test_an_error_of_the_driver_closes_the_call():
     pool = uniform(4)
 
     def run(job, slot=None):
-        job.ticket.start()
-        job.ticket.settle()
+        job.lease.start()
+        job.lease.settle()
         raise ValueError("the answer names a field that is not there")
 
     with pytest.raises(ValueError, match="names a field"):
-        drive(conduct(pool, plan(), key="k"), run)
+        drive(call(pool), run, desk(pool))
     now = pool.statistics()
     assert (now.open_calls, now.reserved) == (0, Cost())
-    winner, _ = drive(conduct(pool, plan(), key="k"), sampler())  # and the next such call is not stuck
+    winner, _ = drive(call(pool), sampler(), desk(pool))  # and the next such call is not stuck
     assert winner.key == "A"
 
 
@@ -177,7 +189,7 @@ async def test_a_cancelled_call_stops_its_samples_and_gives_back_its_budget():
     all_started = asyncio.Event()
 
     async def run(job, slot=None):
-        job.ticket.start()
+        job.lease.start()
         started.append(job)
         if len(started) == 4:
             all_started.set()
@@ -185,10 +197,10 @@ async def test_a_cancelled_call_stops_its_samples_and_gives_back_its_budget():
             await asyncio.sleep(60)
         finally:
             stopped.append(job)
-            job.ticket.settle()
+            job.lease.settle()
         return Sample(job.draw)
 
-    task = asyncio.create_task(adrive(conduct(pool, plan(), key="k"), run))
+    task = asyncio.create_task(adrive(call(pool), run, desk(pool)))
     await asyncio.wait_for(all_started.wait(), 10)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -208,7 +220,7 @@ async def test_the_same_call_in_two_tasks_is_one():
         await release.wait()
         return sampler()(job)
 
-    tasks = [asyncio.create_task(adrive(conduct(pool, plan(), key="k"), run)) for _ in range(3)]
+    tasks = [asyncio.create_task(adrive(call(pool), run, desk(pool))) for _ in range(3)]
     while len(ran) < 3:
         await asyncio.sleep(0)
     release.set()
@@ -228,9 +240,9 @@ async def test_a_synchronous_call_inside_a_loop_does_not_wait_for_a_task_of_that
         await release.wait()
         return sampler()(job)
 
-    task = asyncio.create_task(adrive(conduct(pool, plan(), key="k"), run))
+    task = asyncio.create_task(adrive(call(pool), run, desk(pool)))
     await running.wait()
-    winner, own = drive(conduct(pool, plan(), key="k"), sampler("B"))
+    winner, own = drive(call(pool), sampler("B"), desk(pool))
     assert own and winner.key == "B"
     release.set()
     assert (await task)[0].key == "A"
@@ -238,7 +250,7 @@ async def test_a_synchronous_call_inside_a_loop_does_not_wait_for_a_task_of_that
 
 def test_a_known_set_runs_as_many_samples_at_once_as_asked():
     pool = BudgetPool(samples=40)
-    arms, limit, _ = pool.open_known(8)
+    counter = BatchDesk(pool, 8, program=None, requests=1, keys=None)
     plans = [plan(i) for i in range(8)]
     running, most, lock = 0, 0, threading.Lock()
     together = threading.Barrier(4)
@@ -255,17 +267,17 @@ def test_a_known_set_runs_as_many_samples_at_once_as_asked():
         return sampler()(job)
 
     seen = []
-    steps = coordinate(plans, arms, pool.policy, limit=limit, window=8)
-    drive_known(steps, run, num_threads=4, done=lambda job, sample: seen.append(job.call))
-    for arm in arms:
-        arm.close()
+    steps = coordinate(plans, counter.known, pool.policy, window=8)
+    drive_known(steps, run, counter, num_threads=4, done=lambda job, sample: seen.append(job.call))
     assert most == 4
     assert len(seen) == 40 == pool.statistics().spent.samples
 
 
 def shared_round(*groups):
     """A plan of one round whose jobs are in these groups."""
-    samples = yield Round([Job(Draw(i), BudgetPool(9).open(1).take(), group=group) for i, group in enumerate(groups)])
+    samples = yield Round(
+        [Job(Draw(i), open_call(BudgetPool(9)).take(), group=group) for i, group in enumerate(groups)]
+    )
     return samples
 
 
@@ -276,12 +288,12 @@ def test_jobs_of_a_group_get_their_places_in_one_request_and_run_one_after_anoth
         seen[job.draw.index] = slot, threading.get_ident()
         return Sample(job.draw)
 
-    assert [sample.draw.index for sample in drive(shared_round(0, 0, None, 1), run)] == [0, 1, 2, 3]
+    assert [sample.draw.index for sample in drive(shared_round(0, 0, None, 1), run, desk())] == [0, 1, 2, 3]
     (first, first_thread), (second, second_thread), (alone, _), (other, _) = (seen[i] for i in range(4))
     assert alone is None
     assert (first.position, second.position, other.position) == (0, 1, 0)
     assert first.request is second.request is not other.request
-    assert len(first.request.tickets) == 2
+    assert len(first.request.leases) == 2
     assert first_thread == second_thread
 
 
@@ -292,6 +304,6 @@ async def test_tasks_of_a_group_get_their_places_in_one_request():
         slots.append(slot)
         return Sample(job.draw)
 
-    await adrive(shared_round(0, 0), run)
+    await adrive(shared_round(0, 0), run, desk())
     assert [slot.position for slot in slots] == [0, 1]
     assert slots[0].request is slots[1].request

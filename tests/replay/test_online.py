@@ -7,6 +7,7 @@ from dynscale_dspy.replay import replay
 from dynscale_dspy.replay.online import allocate_online
 from dynscale_dspy.replay.streams import Streams
 from tests.replay.support import simulated
+from tests.support import open_call
 
 
 @pytest.mark.parametrize("arrivals", ["shuffled", "easy_first", "hard_first", "bursts"])
@@ -27,17 +28,17 @@ def test_decides_as_a_live_pool_does():
     pool = BudgetPool(per_call=4, policy=policy)
     for q in streams.arrival[0]:
         codes = streams._codes[0, q].tolist()
-        arm = pool.open(int(streams.room[q]))
+        arm = open_call(pool, int(streams.room[q]))
         assert arm is not None
         taken = 0
         while arm.waiting:
             while arm.waiting:
-                ticket = arm.take()
-                ticket.start()
-                ticket.call()
-                ticket.settle()
+                lease = arm.take()
+                lease.start()
+                lease.charge()
+                lease.settle()
                 taken += 1
             tally = Tally.of(None if code < 0 else code for code in codes[:taken])
-            arm.request(tally, int(streams.room[q]) - taken)
+            arm.request(tally, ["independent"] * (int(streams.room[q]) - taken))
         arm.close()
         assert taken == drawn[q]

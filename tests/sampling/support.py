@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from dynscale_dspy import Cost, Parallel
-from dynscale_dspy.sampling.plan import Plan, conduct
-from dynscale_dspy.sampling.sample import Sample
-from dynscale_dspy.sampling.steps import Round
+from collections.abc import Generator
+from typing import Any
+
+from dynscale_dspy import BudgetPool, Cost, Parallel
+from dynscale_dspy.execution.desk import CallDesk, Desk
+from dynscale_dspy.sampling import plan as plans
+from dynscale_dspy.sampling.plan import Plan
+from dynscale_dspy.sampling.sample import Draw, Sample
+from dynscale_dspy.sampling.samplers import CallView
+from dynscale_dspy.sampling.steps import PoolStep, Round
+from dynscale_dspy.selection.plurality import Plurality
 from tests.support import vote
 
 
@@ -13,21 +20,64 @@ def make_plan(key=0, strategy=None, max_samples=64):
     return Plan(strategy or Parallel(), seed=0, key=key, max_samples=max_samples)
 
 
+def voters(*keys) -> list[Sample]:
+    """Independent samples of a call, in order, each of which has voted."""
+    return [Sample(Draw(i), prediction=key, answer=key, vote=vote(key)) for i, key in enumerate(keys)]
+
+
+def make_view(samples, index=None) -> CallView:
+    """What a strategy sees of a call of these samples; by default its next sample follows right on them."""
+    selection = Plurality().empty()
+    for sample in samples:
+        selection = selection.add(sample.vote, sample=sample.draw.index, conditioned=sample.draw.conditioned)
+    return CallView(len(samples) if index is None else index, samples, selection)
+
+
+def draw_next(plan: Plan) -> Draw:
+    """The next sample of a plan, drawn by the sampler that its strategy proposes."""
+    [sampler] = plan.propose()
+    return plan.draw(sampler)
+
+
+def desk_of(pool: BudgetPool) -> CallDesk:
+    """The pool, for a call of no program in particular."""
+    return CallDesk(pool, outer=None, program=None, requests=1, key=None)
+
+
+def asking(steps: Generator[Any, Any, Any], desk: Desk) -> Generator[Any, Any, Any]:
+    """The same steps without the questions to the pool: the desk answers them as they come."""
+    reply = None
+    try:
+        while True:
+            step = steps.send(reply)
+            reply = desk.carry_out(step) if isinstance(step, PoolStep) else (yield step)
+    except StopIteration as stop:
+        return stop.value
+    finally:
+        steps.close()
+        desk.close()
+
+
+def call_steps(pool: BudgetPool, plan: Plan) -> Generator[Any, Any, Sample]:
+    """What a driver has to do for one call of a pool."""
+    return asking(plans.play(plan), desk_of(pool))
+
+
 def finish(job, key, error=None):
     """What a driver does with a job, without a program."""
     cost = Cost()
-    if job.ticket is not None:
-        assert job.ticket.start()
-        job.ticket.call()
-        cost = job.ticket.settle()
+    if job.lease is not None:
+        assert job.lease.start()
+        job.lease.charge()
+        cost = job.lease.settle()
     problem = "failed" if error else "" if key is not None else "no answer"
     prediction = None if error else key
     return Sample(job.draw, prediction=prediction, answer=key, vote=vote(key), problem=problem, error=error, cost=cost)
 
 
-def play(pool, plan, answer, key=None):
+def play(pool, plan, answer):
     """Drive one call; ``answer(index)`` is the index-th sample's key, or an exception."""
-    steps = conduct(pool, plan, key=key)
+    steps = call_steps(pool, plan)
     try:
         step = next(steps)
         while True:
@@ -39,4 +89,4 @@ def play(pool, plan, answer, key=None):
                 samples.append(finish(job, None if failed else value, value if failed else None))
             step = steps.send(samples)
     except StopIteration as stop:
-        return stop.value[0]
+        return stop.value

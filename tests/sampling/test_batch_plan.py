@@ -9,19 +9,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynscale_dspy import UCB, BudgetPool, Cost, KnowledgeGradient, Uniform
+from dynscale_dspy.execution.desk import BatchDesk
 from dynscale_dspy.sampling.batch_plan import coordinate
 from dynscale_dspy.sampling.sample import Sample
-from tests.sampling.support import finish, make_plan, play
+from tests.sampling.support import asking, finish, make_plan, play
 from tests.support import vote
 
 policies = st.sampled_from([KnowledgeGradient(), KnowledgeGradient(first=2), UCB(), Uniform()])
 
 
+def known_steps(pool, plans, *, window, program=None, requests=1):
+    """What a driver has to do for a known set of calls of a pool."""
+    desk = BatchDesk(pool, len(plans), program=program, requests=requests, keys=None)
+    return asking(coordinate(plans, desk.known, pool.policy, window=window), desk)
+
+
 def run_known(pool, streams, window, *, shuffle=None, fail=lambda call, index: False):
     """Drive a known set. With ``shuffle``, outstanding samples finish in a random order before they are handed back."""
     plans = [make_plan(i) for i in range(len(streams))]
-    arms, limit, requests = pool.open_known(len(streams))
-    steps = coordinate(plans, arms, pool.policy, limit=limit, window=window, requests=requests)
+    steps = known_steps(pool, plans, window=window)
     outstanding: deque = deque()
     trail = []
     try:
@@ -36,8 +42,6 @@ def run_known(pool, streams, window, *, shuffle=None, fail=lambda call, index: F
             jobs = steps.send([(job, finish(job, key, error))])
     except StopIteration:
         pass
-    for arm in arms:
-        arm.close()
     return plans, trail
 
 
@@ -81,7 +85,7 @@ def test_uniform_splits_evenly():
 def test_failures_cost_and_the_rest_goes_on():
     streams = [["A"] * 64 for _ in range(4)]
     plans, _ = run_known(BudgetPool(samples=16), streams, 4, fail=lambda call, index: call == 0)
-    assert plans[0].tally.valid == 0 and plans[0].samples
+    assert plans[0].selection.evidence().lead == 0 and plans[0].samples
     assert all(plan.winner().key == "A" for plan in plans[1:])
 
 
@@ -95,8 +99,7 @@ def test_a_private_pool_gives_a_known_set_its_average():
 def test_no_call_passes_its_own_maximum():
     plans = [make_plan(i, max_samples=3) for i in range(3)]
     pool = BudgetPool(samples=100)
-    arms, limit, _ = pool.open_known(3)
-    steps = coordinate(plans, arms, pool.policy, limit=limit, window=4)
+    steps = known_steps(pool, plans, window=4)
     outstanding = deque(next(steps))
     with pytest.raises(StopIteration):
         while True:
@@ -129,8 +132,7 @@ def test_under_a_cap_on_calls_a_known_set_does_not_depend_on_when_samples_finish
         pool = BudgetPool(requests=90)
         plans = [make_plan(i) for i in range(5)]
         program = make_plan  # anything that can be referred to weakly
-        arms, limit, requests = pool.open_known(5, program=program, requests=1)
-        steps = coordinate(plans, arms, pool.policy, limit=limit, window=12, requests=requests)
+        steps = known_steps(pool, plans, window=12, program=program)
         outstanding, finished, seen = deque(next(steps)), {}, []
         while outstanding:
             # Any number of those outstanding finish, the oldest among them, with one to three calls.
@@ -140,9 +142,9 @@ def test_under_a_cap_on_calls_a_known_set_does_not_depend_on_when_samples_finish
             else:
                 finishing = []
             for job in finishing:
-                assert job.ticket.start()
-                assert all(job.ticket.call() for _ in range(1 + (job.call + job.draw.index) % 3))
-                cost = job.ticket.settle()
+                assert job.lease.start()
+                assert all(job.lease.charge() for _ in range(1 + (job.call + job.draw.index) % 3))
+                cost = job.lease.settle()
                 key = streams[job.call][job.draw.index]
                 sample = Sample(job.draw, prediction=key, answer=key, vote=vote(key), cost=cost)
                 finished[job.call, job.draw.index] = sample
@@ -162,8 +164,7 @@ def test_under_a_cap_on_calls_a_known_set_does_not_depend_on_when_samples_finish
 def test_a_call_that_fails_for_good_is_not_sampled_again():
     plans = [make_plan(i) for i in range(2)]
     pool = BudgetPool(samples=12)
-    arms, limit, _ = pool.open_known(2)
-    steps = coordinate(plans, arms, pool.policy, limit=limit, window=1)
+    steps = known_steps(pool, plans, window=1)
     drawn = [0, 0]
     [job] = next(steps)
     with pytest.raises(StopIteration):

@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynscale_dspy import UCB, BudgetExhausted, BudgetPool, Cost, Integrated, KnowledgeGradient, Parallel, Uniform
-from dynscale_dspy.sampling.plan import Plan, conduct
+from dynscale_dspy.sampling.plan import Plan
 from dynscale_dspy.sampling.sample import Draw, Sample
-from dynscale_dspy.sampling.steps import Job, Round, Wait
-from tests.sampling.support import finish, make_plan, play
-from tests.support import vote
+from dynscale_dspy.sampling.steps import Job
+from tests.sampling.support import call_steps, draw_next, finish, make_plan, play
+from tests.support import open_call, vote
 
 policies = st.sampled_from([KnowledgeGradient(), KnowledgeGradient(first=2), UCB(), Uniform()])
 
@@ -31,7 +31,7 @@ def test_a_call_stays_within_its_budget_and_leaves_nothing_reserved(policy, answ
 def test_the_winner_does_not_depend_on_the_order_of_arrival(answers, random_):
     def tell_all(order):
         plan = make_plan()
-        draws = [plan.draw() for _ in answers]
+        draws = [draw_next(plan) for _ in answers]
         for i in order:
             plan.tell(Sample(draws[i], prediction=i, answer=answers[i], vote=vote(answers[i])))
         return plan.winner().prediction
@@ -48,7 +48,7 @@ def test_renaming_answers_renames_the_winner(answers, renamed):
     def winner(keys):
         plan = make_plan()
         for key in keys:
-            plan.tell(Sample(plan.draw(), prediction=key, answer=key, vote=vote(key)))
+            plan.tell(Sample(draw_next(plan), prediction=key, answer=key, vote=vote(key)))
         return plan.winner().key
 
     assert winner([names[key] for key in answers]) == names[winner(answers)]
@@ -56,7 +56,7 @@ def test_renaming_answers_renames_the_winner(answers, renamed):
 
 def tell(plan, *keys, conditioned=False):
     for key in keys:
-        draw = plan.draw()
+        draw = draw_next(plan)
         if conditioned:
             draw = Draw(draw.index, draw.round, shown=(0,), chain={1: "text"})
         problem = "" if key is not None else "no answer"
@@ -117,61 +117,10 @@ def test_an_empty_pool_raises_or_runs_once():
     assert generous.statistics().spent.samples == 1
 
 
-def test_the_same_call_in_flight_twice_is_paid_once():
-    pool = BudgetPool(per_call=4, policy=Uniform())
-    first = conduct(pool, make_plan(), key="same")
-    step = next(first)
-    second = conduct(pool, make_plan(), key="same")
-    wait = next(second)
-    assert isinstance(wait, Wait) and not wait.future.done()
-    with pytest.raises(StopIteration) as stopped:
-        first.send([finish(job, "A") for job in step.jobs])
-    winner, own = stopped.value.value
-    assert own
-    with pytest.raises(StopIteration) as joined:
-        second.send(True)
-    assert joined.value.value == (winner, False)
-    assert pool.statistics().spent.samples == 4
-    assert next(conduct(pool, make_plan(), key="same")).jobs  # afterwards it is a call like any other
-
-
-def test_a_call_that_cannot_wait_goes_alone():
-    pool = BudgetPool(per_call=2, policy=Uniform())
-    first = conduct(pool, make_plan(), key="same")
-    next(first)
-    second = conduct(pool, make_plan(), key="same")
-    next(second)
-    assert isinstance(second.send(False), Round)
-
-
-def test_if_the_first_of_two_is_interrupted_the_second_takes_over():
-    pool = BudgetPool(per_call=2, policy=Uniform())
-    first = conduct(pool, make_plan(), key="same")
-    next(first)
-    second = conduct(pool, make_plan(), key="same")
-    next(second)
-    first.close()
-    assert isinstance(second.send(True), Round)
-
-
-def test_an_error_of_the_first_reaches_the_second():
-    pool = BudgetPool(per_call=1)
-    first = conduct(pool, make_plan(), key="same")
-    step = next(first)
-    second = conduct(pool, make_plan(), key="same")
-    next(second)
-    with pytest.raises(StopIteration) as stopped:
-        first.send([finish(job, None, ZeroDivisionError()) for job in step.jobs])
-    with pytest.raises(StopIteration) as joined:
-        second.send(True)
-    assert isinstance(stopped.value.value[0].error, ZeroDivisionError)
-    assert joined.value.value == (stopped.value.value[0], False)
-
-
 def test_an_interrupted_call_gives_back_what_it_did_not_start():
     pool = BudgetPool(per_call=4, policy=Uniform())
     plan = make_plan(strategy=Integrated(width=1, independent=1))
-    steps = conduct(pool, plan, key=None)
+    steps = call_steps(pool, plan)
     step = next(steps)
     finish(step.jobs[0], "A")
     steps.close()
@@ -181,17 +130,17 @@ def test_an_interrupted_call_gives_back_what_it_did_not_start():
 
 def test_samples_are_numbered_and_rounds_follow_what_was_known():
     plan = make_plan()
-    draws = [plan.draw(), plan.draw()]
+    draws = [draw_next(plan), draw_next(plan)]
     assert [(d.index, d.round) for d in draws] == [(0, 0), (1, 0)]
     plan.tell(Sample(draws[0], vote=vote("A"), prediction="A"))
-    assert plan.draw().round == 1
+    assert draw_next(plan).round == 1
     assert plan.pending == 2
 
 
 def test_samples_without_a_chain_share_requests_as_many_as_may():
     plan = Plan(Parallel(), seed=0, key=0, max_samples=64, max_choices=3)
-    arm = BudgetPool(per_call=9, policy=Uniform()).open(9)
-    jobs = [Job(plan.draw(), arm.take()) for _ in range(5)]
+    arm = open_call(BudgetPool(per_call=9, policy=Uniform()), 9)
+    jobs = [Job(draw_next(plan), arm.take()) for _ in range(5)]
     conditioned = Job(Draw(9, shown=(0,), chain={1: "text"}), None)
     sharing = plan.sharing([conditioned, *jobs])
     assert [job.draw.index for job in sharing] == [0, 1, 2, 3, 4, 9]
@@ -203,7 +152,7 @@ def test_samples_without_a_chain_share_requests_as_many_as_may():
 def test_a_permanent_failure_ends_the_call():
     pool = BudgetPool(per_call=6, policy=Uniform())
     plan = make_plan(strategy=Integrated(width=1, independent=1))
-    steps = conduct(pool, plan, key=None)
+    steps = call_steps(pool, plan)
     [job] = next(steps).jobs
     with pytest.raises(StopIteration):
         steps.send([replace(finish(job, None, ValueError("wrong key")), permanent=True)])

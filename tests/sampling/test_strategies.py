@@ -1,25 +1,32 @@
 from __future__ import annotations
 
+import copy
+import pickle
+import warnings
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynscale_dspy import Integrated, Parallel, Sequential
-from dynscale_dspy.allocation.tally import Tally
+from dynscale_dspy import Cost, Integrated, Parallel, Sequential, Strategy
+from dynscale_dspy.allocation.learned import Learned
 from dynscale_dspy.sampling.plan import Plan
 from dynscale_dspy.sampling.sample import Draw, Sample
+from dynscale_dspy.sampling.samplers import ALONE, PLAIN, CallView, ChainSpec, Sampler, conditioned
+from tests.sampling.support import draw_next, make_view, voters
 from tests.support import vote
 
 
-def voters(*keys):
-    return [Sample(Draw(i), prediction=key, answer=key, vote=vote(key)) for i, key in enumerate(keys)]
+def shown_to(strategy, view, seed=0, learned=None):
+    """What the sampler that a strategy proposes shows."""
+    sampler = strategy.propose(view, learned or Learned(), np.random.default_rng(seed))
+    return sampler.chain.choose(view, np.random.default_rng(seed)) if sampler.chain is not None else ()
 
 
 def shown(strategy, *keys, index=None, seed=0):
-    samples = voters(*keys)
-    index = len(keys) if index is None else index
-    return strategy.shown(samples, Tally.of(keys), index, np.random.default_rng(seed))
+    return shown_to(strategy, make_view(voters(*keys), index), seed)
 
 
 def test_parallel_shows_nothing():
@@ -69,9 +76,8 @@ def test_an_independent_attempt_speaks_for_its_answer_where_there_is_one():
     samples = voters("A", "B", "A")
     samples.append(Sample(Draw(3, shown=(0, 1), chain={0: "text"}), prediction="B", answer="B", vote=vote("B")))
     samples.append(Sample(Draw(4, shown=(0, 1), chain={0: "text"}), prediction="C", answer="C", vote=vote("C")))
-    tally = Tally.of(sample.key for sample in samples)
     for seed in range(20):
-        chosen = Integrated().shown(samples, tally, 5, np.random.default_rng(seed))
+        chosen = shown_to(Integrated(), make_view(samples), seed)
         assert set(chosen) in ({0, 1, 4}, {2, 1, 4})
 
 
@@ -102,8 +108,8 @@ def test_shuffling_is_seeded_and_can_be_turned_off():
 def test_each_conditioned_sample_of_a_round_gets_its_own_chain():
     plan = Plan(Integrated(independent=6, length=3), seed=0, key="call", max_samples=64)
     for key in "ABCDEF":
-        plan.tell(Sample(plan.draw(), prediction=key, answer=key, vote=vote(key)))
-    chains = {plan.draw().shown for _ in range(6)}
+        plan.tell(Sample(draw_next(plan), prediction=key, answer=key, vote=vote(key)))
+    chains = {draw_next(plan).shown for _ in range(6)}
     assert len(chains) > 1
 
 
@@ -131,3 +137,170 @@ def test_width_bounds_what_is_in_flight():
 def test_bad_settings(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+# ---- which sampler is proposed
+
+
+def proposed(strategy, *keys, learned=None, **view):
+    return strategy.propose(make_view(voters(*keys))._replace(**view), learned or Learned(), np.random.default_rng(0))
+
+
+def test_strategies_propose_by_what_they_see():
+    assert proposed(Parallel(), "A", "B") is ALONE
+    assert proposed(Sequential()) is ALONE
+    assert proposed(Sequential(length=3), "A") == conditioned(ChainSpec(length=3, pick="latest"))
+    assert proposed(Integrated(), "A", "A") is ALONE
+    assert proposed(Integrated(length=3), "A", "B") == conditioned(ChainSpec(length=3))
+
+
+def test_a_call_that_may_draw_one_sample_is_the_plain_program():
+    for strategy in (Parallel(), Sequential(), Integrated(), Integrated(when="always")):
+        assert proposed(strategy, varies=False) is PLAIN
+
+
+def test_settings_of_chains_go_into_the_sampler():
+    settings = {"max_tokens": 50, "predictors": "last", "rendering": "prefill"}
+    assert proposed(Sequential(**settings), "A").chain == ChainSpec(length=1, pick="latest", **settings)
+    settings |= {"length": 2, "repeats": True, "shuffle": False}
+    assert proposed(Integrated(**settings), "A", "B").chain == ChainSpec(**settings)
+
+
+def test_samples_see_earlier_ones_where_that_is_learned_to_gain_more():
+    strategy = Integrated(when="learned")
+    assert proposed(strategy, "A", "B").name == "conditioned"  # as the prior says of a tie
+    assert proposed(strategy, "A", "B", beliefs=(-9.0, 0.0)).name == "independent"
+    assert proposed(strategy, "A", "B", beliefs=(9.0, 0.0)).name == "conditioned"
+    follows = Learned()
+    for _ in range(200):  # the next one never repeats a dissent of one that saw earlier ones
+        follows.gains.vote(0, sampler="conditioned", dissents=True)
+        follows.gains.opinion(0, sampler="conditioned", side=-1)
+    assert proposed(strategy, "A", "B", learned=follows).name == "independent"
+    assert proposed(Integrated(), "A", "B", learned=follows).name == "conditioned"  # which does not ask
+
+
+def test_what_a_sample_costs_counts_where_it_runs_out_first():
+    strategy, dear = Integrated(when="learned"), Learned()
+    dear.gains.cost(Cost(samples=1, prompt_tokens=10), sampler="independent")
+    dear.gains.cost(Cost(samples=1, prompt_tokens=1000), sampler="conditioned")
+    assert proposed(strategy, "A", "B", learned=dear).name == "conditioned"
+    assert proposed(strategy, "A", "B", learned=dear, unit="tokens").name == "independent"
+
+
+@pytest.mark.parametrize("strategy", [Parallel(), Sequential(length=2), Integrated(share=0.5)])
+def test_strategies_are_values(strategy):
+    proposed(strategy, "A", "B")
+    for twin in (copy.deepcopy(strategy), pickle.loads(pickle.dumps(strategy))):
+        assert twin == strategy and hash(twin) == hash(strategy) and repr(twin) == repr(strategy)
+        assert twin.samplers == strategy.samplers
+
+
+def test_a_strategy_pickled_by_an_earlier_version_proposes_as_before():
+    old = Integrated.__new__(Integrated)
+    old.__dict__.update(vars(Integrated(length=3)))  # what a pickle holds: the settings and nothing else
+    assert proposed(old, "A", "B").chain.length == 3
+
+
+def test_a_strategy_must_propose():
+    class Nothing(Strategy):
+        pass
+
+    with pytest.raises(TypeError, match=r"abstract.*Nothing.*propose"):
+        Nothing()  # type: ignore[abstract]
+
+
+# ---- strategies of version 0.1
+
+
+def old_strategy(base=Strategy):
+    """A strategy that shows the first sample to every third one."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+
+        class ShowsTheFirst(base):
+            max_tokens = 77
+
+            def shown(self, samples, tally, index, generator):
+                assert index >= len(samples) == tally.valid
+                generator.random()
+                return (samples[0].draw.index,) if index % 3 == 2 else ()
+
+    return ShowsTheFirst()
+
+
+def test_a_strategy_that_overrides_shown_is_told_when_it_is_defined():
+    with pytest.warns(DeprecationWarning, match=r"^Old\.shown\(.*\) is deprecated: use propose\(view") as told:
+
+        class Old(Strategy):
+            def shown(self, samples, tally, index, generator):
+                return ()
+
+    assert Path(told[0].filename) == Path(__file__)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+
+        class New(Strategy):
+            def propose(self, view, learned, rng):
+                return ALONE
+
+            def shown(self, samples, tally, index, generator):
+                return ()
+
+    assert proposed(New(), "A") is ALONE
+
+
+@pytest.mark.parametrize("base", [Strategy, Parallel, Integrated])
+def test_a_strategy_that_overrides_shown_works_as_before(base):
+    strategy = old_strategy(base)
+    assert shown(strategy) == shown(strategy, "A") == ()
+    assert shown(strategy, "A", "B") == (0,)
+    assert shown(strategy, "A", "B", "C") == ()
+    assert proposed(strategy, varies=False) is PLAIN
+    plan = Plan(strategy, seed=0, key="call", max_samples=64)
+    draws = []
+    for key in "ABCABC":
+        draws.append(draw_next(plan))
+        plan.tell(Sample(draws[-1], prediction=key, answer=key, vote=vote(key)))
+    assert [draw.shown for draw in draws] == [(), (), (0,), (), (), (0,)]
+    assert {draw.sampler.name for draw in draws} == {"independent", "conditioned"}
+    if base is Strategy:
+        assert draws[2].sampler.chain.max_tokens == 77
+
+
+def test_shown_of_a_strategy_that_is_derived_from_can_still_be_asked():
+    with pytest.warns(DeprecationWarning):
+
+        class NeverTheFirst(Integrated):
+            def shown(self, samples, tally, index, generator):
+                return tuple(i for i in super().shown(samples, tally, index, generator) if i)
+
+    assert shown(Integrated(shuffle=False), "A", "B", "C") == (0, 1, 2)
+    assert shown(NeverTheFirst(shuffle=False), "A", "B", "C") == (1, 2)
+    assert shown(NeverTheFirst(shuffle=False), "A", "A", "A", "B") == ()
+
+
+# ---- weights and further samplers
+
+
+def test_a_vote_weighs_what_the_strategy_says():
+    class Doubled(Parallel):
+        def weight(self, sampler):
+            return 2.0
+
+    plan = Plan(Doubled(), seed=0, key="call", max_samples=64)
+    for key in "AB":
+        plan.tell(Sample(draw_next(plan), prediction=key, answer=key, vote=vote(key)))
+    assert [group.weight for group in plan.selection.groups()] == [2, 2]
+
+
+def test_a_strategy_can_end_a_call():
+    class TwoAtMost(Parallel):
+        def propose(self, view: CallView, learned, rng) -> Sampler | None:
+            return ALONE if view.next_index < 2 else None
+
+    plan = Plan(TwoAtMost(), seed=0, key="call", max_samples=64)
+    assert plan.propose(9) == [ALONE, ALONE]
+    plan.draw(ALONE)
+    assert plan.propose(9) == [ALONE] and plan.propose(9, ahead=1) == []
+    plan.draw(ALONE)
+    assert plan.propose() == []
