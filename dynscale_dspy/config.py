@@ -323,7 +323,8 @@ class ScopeSettings(Settings):
 
     def within(self, around: PoolSettings) -> PoolSettings:
         """The settings of a scope with these limits within a pool: what they do not say is the pool's."""
-        kept = {name: getattr(around, name) for name in PoolSettings.model_fields.keys() - ScopeSettings.model_fields.keys()}
+        others = PoolSettings.model_fields.keys() - ScopeSettings.model_fields.keys()
+        kept = {name: getattr(around, name) for name in others}
         kept |= dict.fromkeys(PoolSettings.NOT_FOR_SCOPES)
         if self.max_per_call is not None:
             kept["min_per_call"] = min(around.min_per_call, self.max_per_call)

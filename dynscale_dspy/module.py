@@ -103,13 +103,11 @@ class DynScaling(dspy.Module):
             raise TypeError(
                 f"module must be a dspy.Module such as dspy.ChainOfThought('question -> answer'), got {module!r}"
             )
-        self._take(ScalingSettings.among(locals()))
+        settings = ScalingSettings.among(locals())
         self.module = module
         self._budget = _as_pool(budget, policy, seed)
         self._private = self._budget is not budget
-        self._reader = AnswerReader(module, self._settings.answer)
-        if self._budget is not None:
-            check_policy(self._budget.active().policy, self._selector())
+        self._take(settings, AnswerReader(module, settings.answer))
         # A compiled program stays frozen inside an outer one, wrapped or not.
         self._compiled = getattr(module, "_compiled", False)
 
@@ -238,19 +236,23 @@ class DynScaling(dspy.Module):
 
     def _scaled(self) -> Scaled:
         """What a call needs to know of this module."""
-        pool, selector = self.pool, self._selector()
-        # Again at each call: the pool may be the ambient one, and a selector can be assigned.
-        check_policy(pool.policy, selector)
-        return Scaled(self, self.module, pool, self._reader, selector, self._settings)
+        pool = self.pool
+        if self._budget is None:
+            check_policy(pool.policy, self._selector)
+        return Scaled(self, self.module, pool, self._reader, self._selector, self._settings)
 
-    def _selector(self) -> Selector:
-        """The user's selector, or the default for the answer's types."""
-        chosen = self._settings.selector
-        return default_selector(self._reader.output_types) if chosen is None else chosen
+    def _take(self, settings: ScalingSettings, reader: AnswerReader) -> None:
+        """Use these settings, and this reader of their ``answer``, from now on.
 
-    def _take(self, settings: ScalingSettings) -> None:
-        """Use these settings from now on."""
-        self._settings = settings
+        Raises:
+            ValueError: If the module's own pool has a policy that the selector cannot feed; nothing is changed then.
+        """
+        selector: Selector | None = settings.selector
+        if selector is None:
+            selector = default_selector(reader.output_types)
+        if self._budget is not None:
+            check_policy(self._budget.active().policy, selector)
+        self._settings, self._reader, self._selector = settings, reader, selector
         # DSPy's `named_sub_modules` looks into `__dict__`, where settings are not: the module that answers instead is
         # put there as well. It is read and assigned through `_Setting`, which comes first.
         if isinstance(settings.on_low, dspy.Module):
@@ -315,18 +317,16 @@ class DynScaling(dspy.Module):
         budget = saved.pop("budget", None) if isinstance(saved, dict) else None
         settings = self._settings.updated(saved)
         try:
-            reader = AnswerReader(self.module, settings.answer)
+            self._take(settings, AnswerReader(self.module, settings.answer))
         except ValueError as error:
             logger.warning("the saved answer is left as it is: %s", error)
-            settings, reader = settings.replace(answer=self._settings.answer), self._reader
-        self._take(settings)
-        self._reader = reader
+            self._take(settings.replace(answer=self._settings.answer), self._reader)
         if budget is not None and self._private and self._budget is not None:
             # All or nothing: an allowance is meant for its policy.
             own = PoolSettings.read(budget)
             if all(name in own for name in PRIVATE):
                 try:
-                    check_policy(own["policy"], self._selector())
+                    check_policy(own["policy"], self._selector)
                 except ValueError as error:
                     logger.warning("the saved budget is left as it is: %s", error)
                 else:
@@ -350,7 +350,7 @@ class DynScaling(dspy.Module):
             saved = {name: value for name, value in saved.items() if name not in own}
         # Copies begin with a history and callbacks of their own, not with what `__getattr__` finds in the program.
         super().__setstate__({"history": [], "callbacks": [], **saved})
-        self._take(settings)
+        self._take(settings, self._reader)
 
     if TYPE_CHECKING:
         # The settings and whatever the program has.
@@ -381,7 +381,7 @@ class _Setting:
         return self if module is None else getattr(module.scaling_settings, self._name)
 
     def __set__(self, module: Any, value: Any) -> None:
-        module._take(module.scaling_settings.assigned(self._name, value))
+        module._take(module.scaling_settings.assigned(self._name, value), module._reader)
 
 
 for _name in ScalingSettings.model_fields:
@@ -389,7 +389,7 @@ for _name in ScalingSettings.model_fields:
         setattr(DynScaling, _name, _Setting(_name))
 
 _OWN = frozenset(
-    {"module", "history", "callbacks", "_budget", "_private", "_reader", "_compiled", "_settings"}
+    {"module", "history", "callbacks", "_budget", "_private", "_reader", "_selector", "_compiled", "_settings"}
 )
 """Attributes of the wrapper itself besides its settings; a program may have others of the same names."""
 
