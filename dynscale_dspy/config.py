@@ -112,6 +112,10 @@ class OfUsers(_fields.Check):
         """Raise: it is never saved."""
         raise Unsaved
 
+    def load(self, saved: Any) -> Any:
+        """Raise: whatever stands in a file is none."""
+        raise Refused(f"cannot be saved, but a file has {saved!r}")
+
 
 Sampling = Annotated[
     Strategy,
