@@ -424,7 +424,7 @@ class Field:
         Raises:
             Unsaved: If JSON cannot hold it.
         """
-        return None if value is None else self.check.dump(value)
+        return None if value is None and self.optional else self.check.dump(value)
 
     def load(self, saved: Any) -> Any:
         """The value back from JSON.

@@ -89,10 +89,13 @@ class Prices(_fields.Check):
 
 @dataclass(frozen=True)
 class OfUsers(_fields.Check):
-    """An object of the user's own that keeps to a protocol. JSON cannot hold it. None stands for none.
+    """An object that implements a protocol, such as a class of the user's does; or None.
+
+    JSON cannot hold it. None is not saved either: a file says nothing of such a setting, so that loading it keeps the
+    object of the program that loads it.
 
     Args:
-        protocol: What it must keep to.
+        protocol: The protocol, checked at run time.
         kind: What it must be, for the error.
     """
 
@@ -106,10 +109,12 @@ class OfUsers(_fields.Check):
         return value
 
     def dump(self, value: Any) -> Any:
-        """Nothing for none; else never."""
-        if value is not None:
-            raise Unsaved
-        return None
+        """Raise: it is never saved."""
+        raise Unsaved
+
+    def load(self, saved: Any) -> Any:
+        """Raise: whatever stands in a file is none."""
+        raise Refused(f"cannot be saved, but a file has {saved!r}")
 
 
 Sampling = Annotated[
@@ -322,13 +327,12 @@ class ScopeSettings(Settings):
 
     def within(self, around: PoolSettings) -> PoolSettings:
         """The settings of a scope with these limits within a pool: what they do not say is the pool's."""
-        least = around.min_per_call
-        return PoolSettings(
-            **dict(self),
-            **{name: getattr(around, name) for name in ("policy", "on_empty", "strict", "prices", "clock", "seed")},
-            min_per_call=least if self.max_per_call is None else min(least, self.max_per_call),
-            max_failures=None,
-        )
+        others = PoolSettings.model_fields.keys() - ScopeSettings.model_fields.keys()
+        kept = {name: getattr(around, name) for name in others}
+        kept |= dict.fromkeys(PoolSettings.NOT_FOR_SCOPES)
+        if self.max_per_call is not None:
+            kept["min_per_call"] = min(around.min_per_call, self.max_per_call)
+        return PoolSettings(**dict(self), **kept)
 
     @property
     def nanodollars(self) -> int | None:
@@ -370,6 +374,13 @@ class PoolSettings(ScopeSettings):
     seed: Whole = 0
     """Seeds the order in which attempts are shown."""
 
+    NOT_FOR_SCOPES: ClassVar[frozenset[str]] = frozenset(
+        {
+            *("path", "store", "period", "warn_at", "on_warning"),
+            *("max_failures", "max_concurrency", "hedge"),
+        }
+    )
+    """Settings that only the outermost pool has; what they do there holds for its scopes as well."""
     NOT_FOR_CLIENTS: ClassVar[frozenset[str]] = frozenset(
         {
             *("samples", "requests", "tokens", "dollars", "deadline"),

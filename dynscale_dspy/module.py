@@ -103,14 +103,11 @@ class DynScaling(dspy.Module):
             raise TypeError(
                 f"module must be a dspy.Module such as dspy.ChainOfThought('question -> answer'), got {module!r}"
             )
-        self._settings = ScalingSettings.among(locals())
+        settings = ScalingSettings.among(locals())
         self.module = module
         self._budget = _as_pool(budget, policy, seed)
         self._private = self._budget is not budget
-        self._reader = AnswerReader(module, self._settings.answer)
-        self._selector = self._settings.selector or default_selector(self._reader.output_types)
-        if self._budget is not None:
-            check_policy(self._budget.active().policy, self._selector)
+        self._take(settings, AnswerReader(module, settings.answer))
         # A compiled program stays frozen inside an outer one, wrapped or not.
         self._compiled = getattr(module, "_compiled", False)
 
@@ -244,6 +241,25 @@ class DynScaling(dspy.Module):
             check_policy(pool.policy, self._selector)
         return Scaled(self, self.module, pool, self._reader, self._selector, self._settings)
 
+    def _take(self, settings: ScalingSettings, reader: AnswerReader) -> None:
+        """Use these settings, and this reader of their ``answer``, from now on.
+
+        Raises:
+            ValueError: If the module's own pool has a policy that the selector cannot feed; nothing is changed then.
+        """
+        selector: Selector | None = settings.selector
+        if selector is None:
+            selector = default_selector(reader.output_types)
+        if self._budget is not None:
+            check_policy(self._budget.active().policy, selector)
+        self._settings, self._reader, self._selector = settings, reader, selector
+        # DSPy's `named_sub_modules` looks into `__dict__`, where settings are not: the module that answers instead is
+        # put there as well. It is read and assigned through `_Setting`, which comes first.
+        if isinstance(settings.on_low, dspy.Module):
+            self.__dict__["on_low"] = settings.on_low
+        else:
+            self.__dict__.pop("on_low", None)
+
     # ---- transparency: what DSPy sees is the program
 
     def named_parameters(self) -> list[tuple[str, Any]]:
@@ -301,16 +317,20 @@ class DynScaling(dspy.Module):
         budget = saved.pop("budget", None) if isinstance(saved, dict) else None
         settings = self._settings.updated(saved)
         try:
-            reader = AnswerReader(self.module, settings.answer)
+            self._take(settings, AnswerReader(self.module, settings.answer))
         except ValueError as error:
             logger.warning("the saved answer is left as it is: %s", error)
-            settings, reader = settings.replace(answer=self._settings.answer), self._reader
-        self._settings, self._reader = settings, reader
+            self._take(settings.replace(answer=self._settings.answer), self._reader)
         if budget is not None and self._private and self._budget is not None:
             # All or nothing: an allowance is meant for its policy.
             own = PoolSettings.read(budget)
             if all(name in own for name in PRIVATE):
-                self._budget = BudgetPool(**{name: own[name] for name in PRIVATE})
+                try:
+                    check_policy(own["policy"], self._selector)
+                except ValueError as error:
+                    logger.warning("the saved budget is left as it is: %s", error)
+                else:
+                    self._budget = BudgetPool(**{name: own[name] for name in PRIVATE})
 
     def __setattr__(self, name: str, value: Any) -> None:
         # What is the program's is set on the program: `qa.demos = ...`, `outer.map_named_predictors`.
@@ -321,12 +341,16 @@ class DynScaling(dspy.Module):
             setattr(self.module, name, value)
 
     def __setstate__(self, saved: dict[str, Any]) -> None:
-        if "_settings" not in saved:  # of version 0.1, which kept each setting by itself
+        settings = saved.get("_settings")
+        if settings is None:  # of version 0.1, which kept each setting by itself
             own = {name: value for name, value in saved.items() if name in ScalingSettings.model_fields}
-            settings = ScalingSettings(**own, answer=saved["_reader"].answer)
-            saved = {**{name: value for name, value in saved.items() if name not in own}, "_settings": settings}
+            settings = ScalingSettings(answer=saved["_reader"].answer)
+            for name, value in own.items():
+                settings = settings.assigned(name, value)
+            saved = {name: value for name, value in saved.items() if name not in own}
         # Copies begin with a history and callbacks of their own, not with what `__getattr__` finds in the program.
         super().__setstate__({"history": [], "callbacks": [], **saved})
+        self._take(settings, self._reader)
 
     if TYPE_CHECKING:
         # The settings and whatever the program has.
@@ -357,7 +381,7 @@ class _Setting:
         return self if module is None else getattr(module.scaling_settings, self._name)
 
     def __set__(self, module: Any, value: Any) -> None:
-        module._settings = module.scaling_settings.assigned(self._name, value)
+        module._take(module.scaling_settings.assigned(self._name, value), module._reader)
 
 
 for _name in ScalingSettings.model_fields:

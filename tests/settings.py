@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
@@ -12,6 +13,11 @@ from hypothesis import strategies as st
 
 from dynscale_dspy import Price, _fields
 from dynscale_dspy._fields import Check, Field, fields_of
+from dynscale_dspy.budget.stores.base import Store
+from dynscale_dspy.budget.stores.memory import MemoryStore
+from dynscale_dspy.config import OfUsers, Prices
+from dynscale_dspy.selection.base import Selector
+from dynscale_dspy.selection.plurality import Plurality
 
 FIELDS = ("answer", "note")
 """Output fields of the programs that tests give settings to."""
@@ -27,14 +33,46 @@ def fall_back(prediction: Any, **inputs: Any) -> Any:
     return prediction
 
 
+@dataclass(frozen=True)
+class OwnSelector(Plurality):
+    """A selector of a user's own."""
+
+    mood: str = "good"
+
+
+class OwnStore(MemoryStore):
+    """A store of a user's own, with an address: a copy, or one sent elsewhere, is the same place."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        super().__init__()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, OwnStore) and other.address == self.address
+
+    def __hash__(self) -> int:
+        return hash(self.address)
+
+    def __repr__(self) -> str:
+        return f"OwnStore({self.address!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return OwnStore, (self.address,)
+
+
+OF_USERS: Mapping[type, tuple[Any, ...]] = {
+    Selector: (None, OwnSelector(), OwnSelector("bad")),
+    Store: (None, OwnStore("here"), OwnStore("there")),
+}
+"""Objects of users' own by the protocol that they keep to."""
+
+
 def good(field: Field) -> st.SearchStrategy[Any]:
     """Values that a setting takes."""
     return st.none() | _good(field.check) if field.optional else _good(field.check)
 
 
 def _good(check: Check) -> st.SearchStrategy[Any]:
-    from dynscale_dspy.config import Prices
-
     match check:
         case _fields.Integer():
             return st.integers(-(2**62) if check.least is None else int(check.least), 2**62 - 1)
@@ -64,6 +102,8 @@ def _good(check: Check) -> st.SearchStrategy[Any]:
             return st.sampled_from(["budget.sqlite", "/tmp/b"])
         case Prices():
             return st.dictionaries(st.sampled_from("ab"), st.builds(Price, st.floats(0, 9), st.floats(0, 9)))
+        case OfUsers():
+            return st.sampled_from(OF_USERS[check.protocol])
     raise NotImplementedError(f"say what values a setting with the check {check!r} takes")
 
 
@@ -76,10 +116,12 @@ def bad(field: Field) -> list[Any]:
     """Values that a setting refuses."""
     check = field.check
     values: list[Any] = [object(), math.nan, b"1", [3], Decimal("NaN"), 1j]
-    if not isinstance(check, _fields.FieldNames) and type(check).__name__ != "Prices":
+    if not isinstance(check, (_fields.FieldNames, Prices)):
         values += [{"a": 1}]
-    if not isinstance(check, (_fields.OneOf, _fields.Function)) and type(check).__name__ != "Prices":
+    if not isinstance(check, (_fields.OneOf, _fields.Function, Prices, OfUsers)):
         values += [] if field.optional else [None]
+    if isinstance(check, OfUsers):
+        values += [type(OF_USERS[check.protocol][-1])]
     if not isinstance(check, _fields.Flag):
         values += [True]
     if isinstance(check, _fields.Number):
@@ -108,5 +150,5 @@ def settings_of(model: Any) -> st.SearchStrategy[dict[str, Any]]:
 
 
 def saved_part(settings: Any) -> Mapping[str, Any]:
-    """The settings that a file holds: all but functions, and what belongs to them."""
+    """The settings that a file holds: all but functions and objects of users' own, and what belongs to them."""
     return {name: getattr(settings, name) for name in settings.to_json()}

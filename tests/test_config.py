@@ -32,8 +32,9 @@ from dynscale_dspy import (
     wrap,
 )
 from dynscale_dspy._fields import Count, Field, Refused, Seconds, check, field_of, fields_of
-from dynscale_dspy.config import KEY, PRIVATE, PoolSettings, ScalingSettings, ScopeSettings, Settings
-from tests.settings import bad, fall_back, first_field, good, saved_part, settings_of
+from dynscale_dspy.config import KEY, PRIVATE, OfUsers, PoolSettings, ScalingSettings, ScopeSettings, Settings
+from dynscale_dspy.distributed.coordinator import Published
+from tests.settings import OwnSelector, OwnStore, bad, fall_back, first_field, good, saved_part, settings_of
 from tests.support import ScriptedModel
 
 MODELS = (ScalingSettings, ScopeSettings, PoolSettings)
@@ -55,6 +56,7 @@ def made(model: Any, arguments: dict[str, Any]) -> Any:
     except ValueError as error:
         assume("must be at least min_per_call" not in str(error))
         assume("needs" not in str(error))
+        assume("path= and store= both" not in str(error))
         raise
 
 
@@ -85,11 +87,11 @@ def test_settings_survive_files_copies_and_pickles(model: Any, data: Any) -> Non
 
 @pytest.mark.parametrize("model", MODELS)
 @given(data=st.data())
-def test_only_functions_are_left_out_of_files(model: Any, data: Any) -> None:
+def test_only_functions_and_objects_of_users_are_left_out_of_files(model: Any, data: Any) -> None:
     one = data.draw(all_settings(model))
     for name in model.model_fields.keys() - one.to_json().keys():
         pair = name in ("min_confidence", "on_low") and (callable(one.on_low) or one.min_confidence is None)
-        assert callable(getattr(one, name)) or pair
+        assert callable(getattr(one, name)) or pair or isinstance(model.fields()[name].check, OfUsers)
 
 
 @settings(max_examples=20)
@@ -137,9 +139,12 @@ def other_than(value: Any, field: Field) -> Any:
     return found[0]
 
 
-def off_default(model: Any) -> dict[str, Any]:
+def off_default(model: Any, *, without: str = "store") -> dict[str, Any]:
+    """A value that is not the default for every setting, but for one of the two that exclude each other."""
     defaults = model.model_construct()
-    return {name: other_than(getattr(defaults, name), field) for name, field in model.fields().items()}
+    return {
+        name: other_than(getattr(defaults, name), field) for name, field in model.fields().items() if name != without
+    }
 
 
 def test_calibration_keeps_every_setting_but_those_it_chooses() -> None:
@@ -165,14 +170,15 @@ def test_calibration_keeps_every_setting_but_those_it_chooses() -> None:
     assert student.scaling_settings == ScalingSettings(**changed)
 
 
+@pytest.mark.parametrize("without", ["store", "path"])
 @pytest.mark.parametrize("model", MODELS)
-def test_every_setting_can_be_off_its_default(model: Any) -> None:
-    changed = off_default(model)
+def test_every_setting_can_be_off_its_default(model: Any, without: str) -> None:
+    changed = off_default(model, without=without)
     changed |= {name: value for name, value in {"max_per_call": 2, "min_per_call": 2}.items() if name in changed}
     one = model(**changed)
     default = model.model_construct()
     for name in model.model_fields:
-        assert getattr(one, name) != getattr(default, name)
+        assert getattr(one, name) != getattr(default, name) or name == without
         assert one.replace(**{name: getattr(one, name)}) == one
 
 
@@ -220,6 +226,14 @@ def test_an_unknown_setting_is_refused_by_name(model: Any) -> None:
             "max_per_call must be at least min_per_call=3",
         ),
         (lambda: PoolSettings(samples=5, on_warning=print), "on_warning needs warn_at=, the share of a cap"),
+        (
+            lambda: PoolSettings(samples=5, path="budget.sqlite", store=OwnStore("here")),
+            "path= and store= both say where to keep the budget: give one of them",
+        ),
+        (
+            lambda: PoolSettings(samples=5, path="budget.sqlite").replace(store=OwnStore("here")),
+            "path= and store= both say where to keep the budget: give one of them",
+        ),
         (lambda: ScalingSettings(temperature=float("nan")), "temperature must be finite, got nan"),
         (lambda: ScalingSettings(temperature=float("inf")), "temperature must be finite, got inf"),
     ],
@@ -274,21 +288,81 @@ def test_what_users_can_say_is_what_the_models_declare(function: Any, model: Any
 
 def test_private_pools_have_settings_of_pools() -> None:
     assert set(PRIVATE) < PoolSettings.model_fields.keys()
-    assert DynScaling(program(), 3).pool.settings.keys() == set(PRIVATE)
+    settings = DynScaling(program(), 3, policy=UCB(exploration=0.2), seed=4).pool.settings
+    assert settings == PoolSettings(**{name: getattr(settings, name) for name in PRIVATE})
+    assert (settings.per_call, settings.policy, settings.seed) == (3, UCB(exploration=0.2), 4)
 
 
-def test_what_a_client_is_made_with() -> None:
-    pool = PoolSettings(**{**off_default(PoolSettings), "min_per_call": 2, "max_per_call": 2})
-    given = pool.for_client()
-    assert given == {
-        name: getattr(pool, name) for name in PoolSettings.model_fields.keys() - PoolSettings.NOT_FOR_CLIENTS
-    }
-    assert given.keys() == {
+def test_settings_of_a_pool_that_only_it_has_are_its_settings() -> None:
+    assert PoolSettings.model_fields.keys() > PoolSettings.NOT_FOR_CLIENTS
+    assert PoolSettings.model_fields.keys() - ScopeSettings.model_fields.keys() > PoolSettings.NOT_FOR_SCOPES
+
+
+# ---- scopes
+
+
+@settings(max_examples=50)
+@given(around=all_settings(PoolSettings), scope=all_settings(ScopeSettings))
+def test_a_scope_has_the_pools_settings_where_it_says_nothing(around: PoolSettings, scope: ScopeSettings) -> None:
+    within = scope.within(around)
+    for name in PoolSettings.model_fields:
+        if name in ScopeSettings.model_fields:
+            expected = getattr(scope, name)
+        elif name in PoolSettings.NOT_FOR_SCOPES:
+            expected = None
+        else:
+            expected = getattr(around, name)
+        if name == "min_per_call" and scope.max_per_call is not None:
+            expected = min(expected, scope.max_per_call)
+        assert getattr(within, name) == expected, name
+
+
+@pytest.mark.parametrize("name", ScopeSettings.model_fields)
+def test_a_scope_that_says_one_thing(name: str) -> None:
+    around = PoolSettings(**{**off_default(PoolSettings), "path": None, "min_per_call": 3, "max_per_call": 9})
+    said = {"samples": 5, name: 2}
+    with BudgetPool.made(around).scope(**said) as scope:
+        assert scope.settings == ScopeSettings(**said).within(around)
+        admission = scope.admission
+        assert (admission.policy, admission.strict, admission.prices) == (around.policy, around.strict, around.prices)
+        assert scope.on_empty == around.on_empty and scope.seed == around.seed
+        assert admission.min_per_call == scope.min_per_call == (2 if name == "max_per_call" else 3)
+        assert admission.max_per_call == scope.max_per_call == said.get("max_per_call")
+
+
+# ---- publishing
+
+
+@settings(max_examples=50)
+@given(pool=all_settings(PoolSettings))
+def test_what_a_client_in_another_process_is_made_with(pool: PoolSettings) -> None:
+    store = OwnStore("of the client")
+    leased = pool.leased(store)
+    for name in PoolSettings.model_fields:
+        if name in PoolSettings.NOT_FOR_CLIENTS:
+            expected = {"samples": 1, "store": store}.get(name, getattr(PoolSettings.model_construct(), name))
+        else:
+            expected = getattr(pool, name)
+        assert getattr(leased, name) == expected, name
+
+
+def test_what_a_client_keeps_by_name() -> None:
+    assert PoolSettings.model_fields.keys() - PoolSettings.NOT_FOR_CLIENTS == {
         *("per_call", "min_per_call", "max_per_call", "policy", "on_empty", "strict", "prices"),
         *("max_failures", "max_concurrency", "hedge", "seed"),
     }
-    assert PoolSettings.model_fields.keys() > PoolSettings.NOT_FOR_CLIENTS
-    assert BudgetPool(1, **given).policy == pool.policy
+    pool = PoolSettings(**{**off_default(PoolSettings), "min_per_call": 2, "max_per_call": 2})
+    assert BudgetPool.made(pool.leased(OwnStore("of the client"))).policy == pool.policy
+
+
+@settings(max_examples=50)
+@given(pool=all_settings(PoolSettings))
+def test_what_is_published_reaches_other_processes(pool: PoolSettings) -> None:
+    published = Published("budget", pool, tuple(unit for unit, limit in pool.limits.items() if limit is not None))
+    for other in (pickle.loads(pickle.dumps(published)), cloudpickle.loads(cloudpickle.dumps(published))):
+        assert (other.budget, other.capped) == (published.budget, published.capped)
+        for name in PoolSettings.model_fields:
+            assert getattr(other.settings, name) == getattr(pool, name), name
 
 
 @pytest.mark.parametrize("dollars", [0.1, Decimal("2.50"), 3])

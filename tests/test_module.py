@@ -484,6 +484,42 @@ def test_predictors_can_be_replaced():
     assert list(bare.module.signature.output_fields) == ["other"]
 
 
+def modules_in(program):
+    return dict(program.named_sub_modules())
+
+
+def test_a_module_that_answers_instead_is_found_by_dspy():
+    strong, other = dspy.ChainOfThought("question -> answer"), dspy.Predict("question -> answer")
+    qa = DynScaling(dspy.Predict("question -> answer"), budget=2, min_confidence=0.9, on_low=strong)
+    outer = Outer(qa)
+    assert modules_in(qa)["self.on_low"] is modules_in(outer)["self.qa.on_low"] is strong
+    assert modules_in(qa)["self.on_low.predict"] is strong.predict
+    assert [name for name, _ in outer.named_parameters()] == ["qa.self"]  # it is not trained with the program
+    qa.on_low = other
+    assert modules_in(qa)["self.on_low"] is qa.on_low is other
+    for anything_else in ("raise", print):
+        qa.on_low = anything_else
+        assert "self.on_low" not in modules_in(qa) and qa.on_low == anything_else
+
+
+class Outer(dspy.Module):
+    def __init__(self, qa):
+        super().__init__()
+        self.qa = qa
+
+
+@pytest.mark.parametrize("cannot_be_copied", [False, True])
+def test_copies_of_a_module_that_answers_instead_are_one(cannot_be_copied):
+    qa = DynScaling(
+        dspy.Predict("question -> answer"), budget=2, min_confidence=0.9, on_low=dspy.Predict("question -> answer")
+    )
+    if cannot_be_copied:  # DSPy then copies the attributes one by one
+        qa.module.lock = threading.Lock()
+    copied = qa.deepcopy()
+    assert modules_in(copied)["self.on_low"] is copied.on_low is copied.scaling_settings.on_low
+    assert copied.on_low is not qa.on_low and copied.scaling_settings.min_confidence == 0.9
+
+
 def test_the_programs_attributes_are_reachable():
     program = DynScaling(dspy.ChainOfThought("question -> answer"), budget=4)
     assert program.predict is program.module.predict

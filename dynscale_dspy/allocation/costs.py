@@ -38,6 +38,10 @@ class Cost:
     nanodollars: int = 0
     cached_requests: int = 0
 
+    def __setstate__(self, saved: dict[str, int]) -> None:
+        # Pickles of version 0.1 have two amounts under their old names.
+        self.__dict__.update({_OLD_NAMES.get(name, name): amount for name, amount in saved.items()})
+
     @property
     def tokens(self) -> int:
         """Prompt and completion tokens together."""
@@ -84,10 +88,11 @@ class Cost:
         )
 
 
-# Names of version 0.1.
-Cost.__init__ = _deprecated.renamed(calls="requests", cached_calls="cached_requests")(Cost.__init__)
-setattr(Cost, "calls", _deprecated.alias("calls", "requests"))  # noqa: B010
-setattr(Cost, "cached_calls", _deprecated.alias("cached_calls", "cached_requests"))  # noqa: B010
+_OLD_NAMES = {"calls": "requests", "cached_calls": "cached_requests"}
+"""Names of version 0.1, which keep working."""
+Cost.__init__ = _deprecated.renamed(**_OLD_NAMES)(Cost.__init__)
+for _old, _new in _OLD_NAMES.items():
+    setattr(Cost, _old, _deprecated.alias(_old, _new))
 
 UNITS = ("samples", "requests", "tokens", "nanodollars")
 """What a ledger can cap."""

@@ -537,6 +537,13 @@ class BudgetPool:
         return self.admission.accounts.quotas()
 
 
+def _rebuild(samples: int | None, settings: dict[str, Any]) -> BudgetPool:
+    """Make the pool that version 0.1 has pickled: its pickles name this function, and say ``calls`` for requests."""
+    requests = settings["calls"]
+    others = {name: value for name, value in settings.items() if name != "calls"}
+    return BudgetPool.made(PoolSettings(samples=samples, requests=requests, **others))
+
+
 def _store_of(settings: PoolSettings) -> Store:
     """Where a pool keeps its sums."""
     if settings.store is not None:

@@ -31,6 +31,8 @@ class AnswerReader:
         TypeError: If ``answer`` is none of the above.
     """
 
+    _signature: Any = None  # pickles of version 0.1 have none
+
     def __init__(self, module: dspy.Module, answer: Answer | None = None) -> None:
         self.answer = answer = check("answer", answer, AnswerFields | None)
         signature = signature_of(module)

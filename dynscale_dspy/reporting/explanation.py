@@ -11,7 +11,7 @@ import dspy
 from dynscale_dspy.allocation.costs import Cost
 from dynscale_dspy.reporting import html, text
 from dynscale_dspy.sampling.sample import Sample
-from dynscale_dspy.selection.base import Group
+from dynscale_dspy.selection.base import Group, keys_of
 
 # The leading underscore keeps it out of the prediction's fields.
 _ATTRIBUTE = "_dynscale"
@@ -47,7 +47,8 @@ class SampleReport:
         shown: Indices of the samples it saw.
         prediction: What the program returned, None if it failed.
         answer: Its answer.
-        key: The canonical form of its answer, by which votes are compared; None if it casts no vote.
+        key: What its answer is known by: samples with equal keys said the same, as the selector compares them. None if
+            it casts no vote.
         problem: Why it casts no vote (``"failed"``, ``"truncated"``, ``"no answer"``); empty if it does.
         error: The exception, if it failed.
         cost: What it cost.
@@ -178,27 +179,28 @@ def explanation(
         cost: What the call has cost.
         min_confidence: The confidence that the module asked for.
     """
+    keys = keys_of(groups)
     ordered = sorted(samples, key=lambda sample: sample.draw.index)
     ranked = sorted(groups, key=lambda group: winner.draw.index not in group.samples)
     return Explanation(
         votes=tuple(Votes(group.answer, _count(group.independent), _count(group.conditioned)) for group in ranked),
         agreement=agreement,
         confidence=confidence,
-        samples=tuple(map(_report, ordered)),
+        samples=tuple(_report(sample, keys.get(sample.draw.index)) for sample in ordered),
         rounds=len({sample.draw.round for sample in ordered}),
         cost=cost,
         min_confidence=min_confidence,
     )
 
 
-def _report(sample: Sample) -> SampleReport:
+def _report(sample: Sample, key: Hashable | None) -> SampleReport:
     return SampleReport(
         index=sample.draw.index,
         round=sample.draw.round,
         shown=sample.draw.shown,
         prediction=sample.prediction,
         answer=sample.answer,
-        key=sample.key,
+        key=key,
         problem=sample.problem,
         error=sample.error,
         cost=sample.cost,

@@ -37,7 +37,7 @@ from dynscale_dspy.sampling.steps import (
     Wait,
 )
 from dynscale_dspy.sampling.strategies import Strategy
-from dynscale_dspy.selection.base import Selection
+from dynscale_dspy.selection.base import Selection, keys_of
 from dynscale_dspy.selection.plurality import Plurality
 
 CUTS = 3
@@ -204,14 +204,18 @@ class Plan:
         record = self._learned.of(sampler.name)
         record.samples += 1
         record.blanks += sample.vote is None
+        before = self.selection
+        self.samples.append(sample)
+        if sample.problem != SPARED:
+            self.selection = self._with(before, sample)
         if self.strategy.learned:
             kind = CONDITIONED if sample.draw.conditioned else INDEPENDENT
             self._learned.gains.cost(sample.cost, sampler=kind)
             if sample.vote is not None:
-                self._dissent.tell(sample.key, self.selection.evidence(), self._leading_key, sampler=kind)
-        self.samples.append(sample)
-        if sample.problem != SPARED:
-            self.selection = self._with(self.selection, sample)
+                keys = keys_of(self.selection.groups())
+                leader = before.winner(favour_conditioned=self._favours_conditioned)
+                leading = None if leader is None else keys[leader]
+                self._dissent.tell(keys[sample.draw.index], before.evidence(), leading, sampler=kind)
 
     @property
     def only_cut_off(self) -> bool:
@@ -256,12 +260,6 @@ class Plan:
             return False
         gains = self._learned.gains
         return gains.gain(_TIE, sampler=CONDITIONED) > gains.gain(_TIE, sampler=INDEPENDENT)
-
-    @property
-    def _leading_key(self) -> Hashable | None:
-        """The key of the leading answer; None if none has a vote."""
-        index = self.selection.winner(favour_conditioned=self._favours_conditioned)
-        return None if index is None else next(s.key for s in self.samples if s.draw.index == index)
 
     def _view(self) -> CallView:
         voters = sorted((s for s in self.samples if s.vote is not None), key=lambda s: s.draw.index)

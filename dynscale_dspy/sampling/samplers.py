@@ -11,7 +11,7 @@ import numpy as np
 from dynscale_dspy._fields import OneOfWords, Size, YesNo, check_fields
 from dynscale_dspy.allocation.evidence import Evidence
 from dynscale_dspy.allocation.gains import CONDITIONED, INDEPENDENT
-from dynscale_dspy.selection.base import Group, Selection
+from dynscale_dspy.selection.base import Group, Selection, keys_of
 
 if TYPE_CHECKING:
     from dynscale_dspy.sampling.sample import Sample
@@ -90,7 +90,9 @@ class ChainSpec:
             return ()
         if self.pick == "latest":
             return tuple(sample.draw.index for sample in samples[-self.length :])
-        weights = {group.key: group.weight for group in view.groups}
+        groups = view.groups
+        weights = {group.key: group.weight for group in groups}
+        keys = keys_of(groups)
         order = [samples[i] for i in rng.permutation(len(samples))]
         # Independent attempts speak for an answer before conditioned ones: those retell what they were shown.
         order.sort(key=lambda sample: sample.draw.conditioned)
@@ -98,8 +100,9 @@ class ChainSpec:
         seen: dict[object, int] = {}
         rank: dict[int, tuple[int, float]] = {}
         for sample in order:
-            seen[sample.key] = seen.get(sample.key, 0) + 1
-            rank[sample.draw.index] = (seen[sample.key], -weights[sample.key])
+            key = keys[sample.draw.index]
+            seen[key] = seen.get(key, 0) + 1
+            rank[sample.draw.index] = (seen[key], -weights[key])
         chosen = sorted(order, key=lambda sample: rank[sample.draw.index])[: self.length]
         indices = [sample.draw.index for sample in chosen if self.repeats or rank[sample.draw.index][0] == 1]
         if self.shuffle:

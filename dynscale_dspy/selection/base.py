@@ -11,7 +11,7 @@ from dynscale_dspy.allocation.evidence import Detail, Evidence
 if TYPE_CHECKING:
     from dynscale_dspy.allocation.policies import Policy
 
-__all__ = ["Evidence", "Group", "Selection", "Selector", "Vote", "check_policy"]
+__all__ = ["Evidence", "Group", "Selection", "Selector", "Vote", "check_policy", "keys_of"]
 
 
 @dataclass(frozen=True)
@@ -114,6 +114,11 @@ class Selector(Protocol):
     def empty(self) -> Selection:
         """The selection of a call without samples."""
         ...
+
+
+def keys_of(groups: Sequence[Group]) -> dict[int, Hashable]:
+    """The key of each voting sample's group, by the sample's index: equal keys are one answer to the selector."""
+    return {sample: group.key for group in groups for sample in group.samples}
 
 
 _MEANING = {

@@ -243,7 +243,7 @@ def test_settings_of_another_version_never_keep_a_program_from_loading(caplog: A
     state["dynscale"]["budget"]["policy"] = {"name": "UCB", "courage": 3}
     state["dynscale"]["mood"] = "good"
     program.load_state(state)
-    assert program.sampling == Sequential() and program.pool.settings["per_call"] == 4
+    assert program.sampling == Sequential() and program.pool.settings.per_call == 4
     assert "Telepathic" in caplog.text and "courage" in caplog.text and "mood" in caplog.text
 
 
