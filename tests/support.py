@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -14,8 +15,12 @@ import dspy
 import pytest
 
 from dynscale_dspy import BudgetPool, DynScaling
-from dynscale_dspy.budget.leases import Arm
+from dynscale_dspy.budget.leases import Arm, Lease
+from dynscale_dspy.execution.answer_reader import AnswerReader
+from dynscale_dspy.execution.run import SampleRun, SampleSettings
+from dynscale_dspy.sampling.sample import Draw
 from dynscale_dspy.selection.base import Vote
+from dynscale_dspy.selection.plurality import Plurality
 
 try:
     from dspy.lm15 import Message, Response, Usage
@@ -42,6 +47,39 @@ def open_call(pool: BudgetPool, room: int = 1, **options: Any) -> Arm | None:
     """Open a call on a pool with room for so many independent samples; None if that cannot be done now."""
     arm = open_or_wait(pool, room, **options)
     return None if isinstance(arm, Future) else arm
+
+
+def started(pool: BudgetPool) -> Lease:
+    """The lease of a sample of a call of its own that has begun."""
+    arm = open_call(pool)
+    assert arm is not None
+    lease = arm.take()
+    assert lease.start()
+    return lease
+
+
+def sample_settings(
+    module: dspy.Module,
+    pool: BudgetPool | None = None,
+    *,
+    temperature: float | None = None,
+    vary: bool = True,
+    owner: object = None,
+) -> SampleSettings:
+    """How samples of a program are drawn that is wrapped with the defaults."""
+    payer = (pool or BudgetPool(5)).admission
+    return SampleSettings(module, AnswerReader(module), Plurality(), payer, temperature, vary, owner)
+
+
+@contextlib.contextmanager
+def sample_run(draw: Draw, lease: Lease | None, settings: SampleSettings) -> Iterator[SampleRun]:
+    """A run of a program as a sample, concluded whatever happens in the block."""
+    run = SampleRun(draw, lease, settings)
+    try:
+        with run:
+            yield run
+    finally:
+        run.conclude()
 
 
 HAS_ENGINES = "engine" in inspect.signature(dspy.LM.__init__).parameters
