@@ -304,6 +304,30 @@ def test_a_pool_that_is_stopped_does_not_either():
     assert [type(outcome) for outcome in outcomes] == [BudgetExhausted] * 4
 
 
+def test_a_stop_that_comes_as_a_sample_is_settled_cancels_no_call(monkeypatch):
+    pool, store = durable(samples=60, max_per_call=1)
+    cancellable, cancels = pool.cancellable, []
+
+    def watched(cancel):
+        cancels.append(cancel)
+        return cancellable(cancel)
+
+    def settle(*args, **kwargs):
+        while cancels:
+            cancels.pop()()
+        return MemoryStore.settle(store, *args, **kwargs)
+
+    monkeypatch.setattr(pool, "cancellable", watched)
+    monkeypatch.setattr(store, "settle", settle)
+    qa = DynScaling(Chatty(), pool)
+
+    async def main():
+        return await qa.acall(question="q")
+
+    assert run(main, pool, store, ScriptedModel(cycle("A")).lm()).answer == "A"
+    assert cancels == []
+
+
 def test_samples_that_are_not_needed_do_not_either():
     pool, store = durable(samples=60)
     qa = DynScaling(dspy.Predict("question -> answer"), pool, sampling=Parallel(), stop_when_decided=True)
