@@ -255,7 +255,7 @@ class DynScaling(dspy.Module):
         self._settings, self._reader, self._selector = settings, reader, selector
         # DSPy's `named_sub_modules` looks into `__dict__`, where settings are not: the module that answers instead is
         # put there as well. It is read and assigned through `_Setting`, which comes first.
-        attributes: dict[str, Any] = self.__dict__
+        attributes: Any = self.__dict__
         if isinstance(settings.on_low, dspy.Module):
             attributes["on_low"] = settings.on_low
         else:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -16,8 +17,12 @@ import dspy
 import pytest
 
 from dynscale_dspy import BudgetPool, Cost, DynScaling
-from dynscale_dspy.budget.leases import Arm
+from dynscale_dspy.budget.leases import Arm, Lease
+from dynscale_dspy.execution.answer_reader import AnswerReader
+from dynscale_dspy.execution.run import SampleRun, SampleSettings
+from dynscale_dspy.sampling.sample import Draw
 from dynscale_dspy.selection.base import Vote
+from dynscale_dspy.selection.plurality import Plurality
 
 try:
     from dspy.lm15 import Message, Response, Usage
@@ -75,6 +80,39 @@ async def settled(pool: BudgetPool, timeout: float = 10) -> None:
         await asyncio.wait([asyncio.wrap_future(change)], timeout=deadline - time.monotonic())
         if time.monotonic() > deadline:
             raise TimeoutError(f"still reserved: {pool.statistics().reserved}")
+
+
+def started(pool: BudgetPool) -> Lease:
+    """The lease of a sample of a call of its own that has begun."""
+    arm = open_call(pool)
+    assert arm is not None
+    lease = arm.take()
+    assert lease.start()
+    return lease
+
+
+def sample_settings(
+    module: dspy.Module,
+    pool: BudgetPool | None = None,
+    *,
+    temperature: float | None = None,
+    vary: bool = True,
+    owner: object = None,
+) -> SampleSettings:
+    """How samples of a program are drawn that is wrapped with the defaults."""
+    payer = (pool or BudgetPool(5)).admission
+    return SampleSettings(module, AnswerReader(module), Plurality(), payer, temperature, vary, owner)
+
+
+@contextlib.contextmanager
+def sample_run(draw: Draw, lease: Lease | None, settings: SampleSettings) -> Iterator[SampleRun]:
+    """A run of a program as a sample, concluded whatever happens in the block."""
+    run = SampleRun(draw, lease, settings)
+    try:
+        with run:
+            yield run
+    finally:
+        run.conclude()
 
 
 HAS_ENGINES = "engine" in inspect.signature(dspy.LM.__init__).parameters

@@ -8,6 +8,7 @@ import dspy
 import pytest
 
 from dynscale_dspy import BudgetPool, Cost, DynScaling, Integrated, Uniform, explain, unscaled, unwrap, wrap
+from dynscale_dspy.config import PoolSettings
 from tests.support import ScriptedModel, cycle
 
 
@@ -90,7 +91,7 @@ def test_a_number_is_one_budget_for_all():
     program = wrap(Pipeline(), budget=4, policy=Uniform(), seed=3)
     pools = {id(predictor.scaling.pool) for predictor in program.predictors()}
     assert len(pools) == 1
-    assert program.answer.scaling.pool.settings == {"per_call": 4, "policy": Uniform(), "seed": 3}
+    assert program.answer.scaling.pool.settings == PoolSettings(per_call=4, policy=Uniform(), seed=3)
 
 
 def test_the_ambient_pool_pays_where_none_is_given():

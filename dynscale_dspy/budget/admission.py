@@ -167,6 +167,11 @@ class Admission:
         return any(node.breaker.state == "stopped" for node in self.chain)
 
     @property
+    def is_durable(self) -> bool:
+        """Whether the budget outlives this process, in a file that others may hold: steps on it may block."""
+        return self.shared.is_durable
+
+    @property
     def is_metered(self) -> bool:
         """Whether tokens or dollars are capped, here or in a pool around."""
         return self.accounts.metered

@@ -486,7 +486,7 @@ class BudgetPool:
     @property
     def is_durable(self) -> bool:
         """Whether the budget outlives this process, in a file that others may hold: steps on it may block."""
-        return self.admission.shared.is_durable
+        return self.admission.is_durable
 
     @property
     def is_scope(self) -> bool:

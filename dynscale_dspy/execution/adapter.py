@@ -14,6 +14,7 @@ from dynscale_dspy.budget.throttle import Throttle
 from dynscale_dspy.execution import lm_errors
 from dynscale_dspy.execution.exchange import Exchange
 from dynscale_dspy.execution.meter import Meter
+from dynscale_dspy.execution.paying_lm import PayingLM
 from dynscale_dspy.execution.prefill import StartedMessage
 from dynscale_dspy.execution.shared_request import ReadApart, SharingLM, Slot
 from dynscale_dspy.sampling import chain
@@ -136,6 +137,8 @@ class SampleAdapter:
     def _asking(self, lm: Any) -> _Asking:
         text = chain.text_for((dspy.settings.caller_modules or [None])[-1], self._draw.chain)
         asking = _Asking(self.inner, lm, text, prefill=self._draw.prefill, listener=self._listener)
+        if self._meter is not None and self._meter.may_block:
+            asking.lm = PayingLM(asking.lm, self._meter)
         if self._slot is not None:
             asking.lm = SharingLM(asking.lm, lm, self._slot, self._meter)
         return asking

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Generator, Hashable
+from collections.abc import Generator, Hashable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,8 +17,9 @@ from dynscale_dspy.budget.pool import BudgetPool
 from dynscale_dspy.config import ScalingSettings
 from dynscale_dspy.errors import BudgetExhausted
 from dynscale_dspy.execution.answer_reader import AnswerReader
+from dynscale_dspy.execution.books import unblocked, unwaited
 from dynscale_dspy.execution.desk import CallDesk
-from dynscale_dspy.execution.drivers import in_thread, unblocked
+from dynscale_dspy.execution.drivers import in_thread
 from dynscale_dspy.execution.fallback import Fallback
 from dynscale_dspy.execution.flights import once
 from dynscale_dspy.execution.inputs import inputs_key, is_lasting, is_long, lasting_name, own_inputs
@@ -32,7 +34,7 @@ from dynscale_dspy.reporting.explanation import Explanation, explain, keep
 from dynscale_dspy.reporting.history import CallRecord
 from dynscale_dspy.sampling.plan import Plan, play
 from dynscale_dspy.sampling.sample import SPARED, Sample
-from dynscale_dspy.sampling.steps import Job, Step
+from dynscale_dspy.sampling.steps import Job, Record, Step
 from dynscale_dspy.selection.base import Selector
 
 logger = logging.getLogger(__name__)
@@ -76,6 +78,7 @@ class Call:
         self.args = args
         self.kwargs = kwargs
         self._explanation: Explanation | None = None
+        self._unrecorded: CallRecord | None = None
         pool, program, settings = scaled.pool, scaled.program, scaled.settings
         admission = pool.admission
         vary = settings.max_samples > 1 and admission.varies
@@ -120,7 +123,7 @@ class Call:
     def steps(self) -> Generator[Step, Any, tuple[Sample, bool]]:
         """The steps to drive; they return the winner and whether this call drew it itself."""
         steps = once(self.scaled.pool.flights, self._key, play(self.plan), decided=self.explain)
-        return with_notices(steps, self.plan)
+        return with_notices(self._recorded(steps), self.plan)
 
     @property
     def name(self) -> bytes | None:
@@ -158,28 +161,29 @@ class Call:
         """Draw one sample in this task; see :meth:`run`. A program that cannot be awaited runs in a thread."""
         if not has_aforward(self.scaled.program):
             return await in_thread(lambda: self.run(job, slot))
-        pool = self.scaled.pool
-        sample = await unblocked(pool.is_durable, partial(self._without_a_run, job, slot))
+        may_block = self.scaled.pool.is_durable
+        run = SampleRun(job.draw, job.lease, self._settings, slot)
+
+        def undo(sample: Sample | None) -> None:
+            if sample is None:
+                run.conclude()  # it has begun for nobody
+
+        sample = await unblocked(may_block, partial(self._without_a_run, job, slot), undo=undo)
         if sample is not None:
             return sample
-        loop, task = asyncio.get_running_loop(), asyncio.current_task()
-        assert task is not None
-        run = SampleRun(job.draw, job.lease, self._settings, slot)
         try:
             if not run.take():
-                with pool.cancellable(lambda: loop.call_soon_threadsafe(task.cancel)), run:
+                with self._cancellable(), run:
                     run.prediction = await self.scaled.program.acall(*own_inputs(self.args), **own_inputs(self.kwargs))
         except asyncio.CancelledError:
-            await unblocked(pool.is_durable, run.conclude)
-            if pool.stopped:  # by stop(cancel=True): an empty vote, and the call answers with what it has
-                return Sample(job.draw, problem="failed", error=pool.admission.exhausted(), cost=run.cost)
-            if self.plan.decided:
-                return Sample(job.draw, problem=SPARED, cost=run.cost)
-            raise
+            sample = await unblocked(may_block, partial(self._called_off, run))
+            if sample is None:
+                raise
+            return sample
         except BaseException:
-            run.conclude()
+            unwaited(may_block, run.conclude)
             raise
-        await unblocked(pool.is_durable, run.conclude)
+        await unblocked(may_block, run.conclude)
         return run.sample
 
     def _without_a_run(self, job: Job, slot: Slot | None) -> Sample | None:
@@ -197,6 +201,45 @@ class Call:
         else:
             error = BudgetExhausted("the call was over before this sample began")
         return Sample(job.draw, problem="failed", error=error)
+
+    @contextmanager
+    def _cancellable(self) -> Iterator[None]:
+        """In the block ``pool.stop(cancel=True)`` cancels this task. After it, even one on its way does nothing."""
+        loop, task, running = asyncio.get_running_loop(), asyncio.current_task(), True
+        assert task is not None
+
+        def cancel() -> None:
+            if running:
+                task.cancel()
+
+        try:
+            with self.scaled.pool.cancellable(lambda: loop.call_soon_threadsafe(cancel)):
+                yield
+        finally:
+            running = False
+
+    def _called_off(self, run: SampleRun) -> Sample | None:
+        """Conclude a sample whose task was cancelled; None if the call was, and not the sample alone."""
+        run.conclude()
+        pool = self.scaled.pool
+        if pool.stopped:  # by stop(cancel=True): an empty vote, and the call answers with what it has
+            return Sample(run.draw, problem="failed", error=pool.admission.exhausted(), cost=run.cost)
+        if self.plan.decided:
+            return Sample(run.draw, problem=SPARED, cost=run.cost)
+        return None
+
+    def _recorded(self, steps: Generator[Step, Any, tuple[Sample, bool]]) -> Generator[Step, Any, tuple[Sample, bool]]:
+        """These steps; then the pool remembers the call."""
+        outcome = yield from steps
+        record = self._take_record()
+        if record is not None:
+            yield Record(record)
+        return outcome
+
+    def _take_record(self) -> CallRecord | None:
+        """What the pool is to remember of the call, once."""
+        record, self._unrecorded = self._unrecorded, None
+        return record
 
     def finish(self, winner: Sample, own: bool) -> Any:
         """Hand the winner over to DSPy: its trace to the caller's, all samples' usage to the caller's tracker.
@@ -216,6 +259,9 @@ class Call:
             for model, entries in self._usage().items():
                 settings.usage_tracker.usage_data[model].extend(entries)
         explanation = self.explain(winner) if own else None
+        record = self._take_record()
+        if record is not None:  # a call of a known set, which has no steps of its own
+            self.scaled.pool.record(record)
         if winner.error is not None:
             raise winner.error
         if settings.trace is not None:
@@ -239,7 +285,7 @@ class Call:
         return prediction if fallback is None else await fallback.aanswer(self.args, self.kwargs)
 
     def explain(self, winner: Sample) -> Explanation:
-        """Explain the call and record it, once; later calls return the same explanation.
+        """Explain the call, once; later calls return the same explanation.
 
         It is attached before anyone has the prediction: the same call in flight twice returns it twice.
         """
@@ -250,8 +296,8 @@ class Call:
         self._explanation = made
         numbers: dict[Any, int] = {}
         answers = (None if s.key is None else numbers.setdefault(s.key, len(numbers)) for s in made.samples)
-        record = CallRecord(name_of(self.scaled.owner), tuple(answers), made.agreement, made.confidence, made.cost)
-        self.scaled.pool.record(record)
+        name = name_of(self.scaled.owner)
+        self._unrecorded = CallRecord(name, tuple(answers), made.agreement, made.confidence, made.cost)
         # Numbers only: an answer may hold what does not belong in a log.
         fields = {f"dynscale_{name}": value for name, value in made.attributes.items() if name != "vote"}
         logger.debug("%s answered: %s", type(self.scaled.program).__name__, made.summary, extra=fields)

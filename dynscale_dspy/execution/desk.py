@@ -20,6 +20,7 @@ from dynscale_dspy.sampling.steps import (
     Look,
     Open,
     PoolStep,
+    Record,
     Reserve,
     ReserveFor,
     Standing,
@@ -90,6 +91,8 @@ class CallDesk:
                     self._close_arm()
                 case Empty():
                     return self._empty()
+                case Record(call):
+                    self._pool.record(call)
                 case Gate():
                     return self._admission.gate()
                 case Change():

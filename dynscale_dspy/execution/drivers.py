@@ -13,6 +13,7 @@ from functools import partial
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
+from dynscale_dspy.execution.books import unblocked, unwaited
 from dynscale_dspy.execution.desk import Desk
 from dynscale_dspy.execution.shared_request import SharedRequest, Slot
 from dynscale_dspy.sampling.sample import SPARED, Sample
@@ -34,12 +35,8 @@ One call alone draws its samples side by side. Where many threads make calls at 
 helpers would only multiply the concurrency that was asked for. A caller never depends on a helper.
 """
 
-KEEPERS = 8
-"""Threads in which tasks have the files of pools written."""
-
 _lock = threading.Lock()
 _helpers: ThreadPoolExecutor | None = None
-_file_threads: ThreadPoolExecutor | None = None
 _in_flight = 0
 
 
@@ -97,11 +94,8 @@ async def adrive(steps: Generator[Step, Any, T], run: ARun, desk: Desk) -> T:
                     reply = desk.carry_out(step)
     finally:
         steps.close()
-        if desk.may_block:
-            # Not waited for: it must be done even if this task is cancelled again meanwhile.
-            _keepers().submit(desk.close)
-        else:
-            desk.close()
+        # Not waited for: this task may be on its way out because it was cancelled.
+        unwaited(desk.may_block, desk.close)
 
 
 def drive_known(
@@ -164,16 +158,6 @@ async def in_thread(run: Callable[[], T]) -> T:
     """
     loop = asyncio.get_running_loop()
     return await loop.run_in_executor(_executor(), contextvars.copy_context().run, run)
-
-
-async def unblocked(may_block: bool, act: Callable[[], T]) -> T:
-    """Do something in the books of a pool from a task, in a thread if it may block.
-
-    The task may be cancelled meanwhile; what was begun is done all the same.
-    """
-    if not may_block:
-        return act()
-    return await asyncio.shield(asyncio.get_running_loop().run_in_executor(_keepers(), act))
 
 
 def _run_together(step: Round, run: Run) -> list[Sample]:
@@ -322,12 +306,3 @@ def _executor() -> ThreadPoolExecutor:
         if _helpers is None:
             _helpers = ThreadPoolExecutor(max_workers=HELPERS, thread_name_prefix="dynscale")
         return _helpers
-
-
-def _keepers() -> ThreadPoolExecutor:
-    """Threads that write to the files of pools. Apart from the helpers, which may be full of samples that wait."""
-    global _file_threads
-    with _lock:
-        if _file_threads is None:
-            _file_threads = ThreadPoolExecutor(max_workers=KEEPERS, thread_name_prefix="dynscale-books")
-        return _file_threads

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import dspy
@@ -63,6 +67,13 @@ class Meter(BaseCallback):
         self.history = _History()
         self._open: dict[str, _OpenRequest] = {}
         self._shares: list[_Share] = []
+        self._ended: deque[Callable[[], None]] = deque()
+        self._settling = threading.Lock()
+
+    @property
+    def may_block(self) -> bool:
+        """Whether a pool that pays is kept in a file, so that charging a request may take long."""
+        return any(meter.payer is not None and meter.payer.is_durable for meter in self._chain())
 
     @contextmanager
     def shared(self, lm: Any, messages: Any, kwargs: Mapping[str, Any], leases: Sequence[Lease]) -> Iterator[int]:
@@ -100,26 +111,60 @@ class Meter(BaseCallback):
         """Why each choice of the latest request ended."""
         return finish_reasons(self.history[-1]) if self.history else []
 
-    def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-        """Charge the request to the innermost sample of every pool around."""
+    def pay(self, lm: Any, inputs: dict[str, Any]) -> PaidRequest:
+        """Charge a request to the innermost sample of every pool around.
+
+        Args:
+            lm: The language model.
+            inputs: What it is to be called with.
+
+        Raises:
+            CallRefused: If it cannot be paid; nothing is charged then.
+        """
         charged: dict[int, _Charged] = {}
         shares: list[_Share] = []
         if self._shares and (inputs.get("kwargs") or {}).get("n") == 1 + len(self._shares):
             shares, self._shares = self._shares, []
-        meter: Meter | None = self
-        while meter is not None:
+        for meter in self._chain():
             lease, payer = meter.lease, meter.payer
             if lease is not None and payer is not None and id(payer.root) not in charged:
                 try:
-                    paid = _charge(lease, payer, instance, inputs, shared=bool(shares) and meter is self)
+                    part = _charge(lease, payer, lm, inputs, shared=bool(shares) and meter is self)
                 except Exception as error:
-                    for other in (*charged.values(), *shares):
-                        other.lease.answered(other.charge, Cost())
+                    PaidRequest(lm, list(charged.values()), shares).give_back()
                     raise CallRefused(error) from None
-                charged[id(payer.root)] = paid
-            meter = meter.outer
+                charged[id(payer.root)] = part
+        return PaidRequest(lm, list(charged.values()), shares)
+
+    @contextmanager
+    def offering(self, paid: PaidRequest) -> Iterator[None]:
+        """In the block, a request to the language model that was paid for is not charged again."""
+        token = _paid_ahead.set(paid)
+        try:
+            yield
+        finally:
+            _paid_ahead.reset(token)
+
+    def finish(self, paid: PaidRequest) -> None:
+        """A request that was paid ahead is over: settle it, or give back what was paid if it was never made."""
+        if paid.take():
+            paid.give_back()
+        self.settle_ended()
+
+    def settle_ended(self) -> None:
+        """Settle what was paid ahead and has ended."""
+        with self._settling:  # who comes second must not go on before the first has settled everything
+            while self._ended:
+                self._ended.popleft()()
+
+    def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        """Charge the request, unless it is paid."""
+        paid = _paid_ahead.get()
+        ahead = paid is not None and paid.lm is instance and paid.take()
+        if paid is None or not ahead:
+            paid = self.pay(instance, inputs)
         tracked = dspy.settings.usage_tracker is self.tracker
-        self._open[call_id] = _OpenRequest(instance, inputs, list(charged.values()), tracked, shares)
+        self._open[call_id] = _OpenRequest(inputs, paid, tracked, ahead)
 
     def on_lm_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
         """Settle the request at what was reported, or at its bound if that is missing or cannot be."""
@@ -131,11 +176,25 @@ class Meter(BaseCallback):
             exception = asyncio.CancelledError()  # before DSPy 3.3 callbacks are not told of an interruption
         if not request.tracked and entry is not None and entry.get("usage"):
             reports = [entry["usage"]]  # the program has a tracker of its own around the request
-        for paid in request.charged:
-            payer, bound = paid.payer, paid.bound
-            shares = request.shares if paid.lease is self.lease else []
+        settle = partial(self._settle, request, reports, entry, outputs, exception)
+        if request.ahead:
+            self._ended.append(settle)  # in the thread that calls finish()
+        else:
+            settle()
+
+    def _settle(
+        self,
+        request: _OpenRequest,
+        reports: Sequence[Mapping[str, Any]] | None,
+        entry: Mapping[str, Any] | None,
+        outputs: Any,
+        exception: BaseException | None,
+    ) -> None:
+        for part in request.paid.charged:
+            payer, bound = part.payer, part.bound
+            shares = request.paid.shares if part.lease is self.lease else []
             used, distrust = request_cost(
-                request.lm,
+                request.paid.lm,
                 request.inputs,
                 bound=sum((share.bound for share in shares), bound.cost) if shares else bound.cost,
                 lacking=bound.lacking,
@@ -147,13 +206,20 @@ class Meter(BaseCallback):
                 prices=payer.prices,
             )
             used, *others = split(used, 1 + len(shares))
-            paid.lease.answered(paid.charge, used)
-            for share, part in zip(shares, others, strict=True):
-                share.lease.answered(share.charge, part)
+            part.lease.answered(part.charge, used)
+            for share, own in zip(shares, others, strict=True):
+                share.lease.answered(share.charge, own)
             if distrust:
                 payer.distrust(distrust)
             if distrust == MISCOUNTED and payer.is_metered:
                 self.miscounted = True
+
+    def _chain(self) -> Iterator[Meter]:
+        """This meter and those of the enclosing samples."""
+        meter: Meter | None = self
+        while meter is not None:
+            yield meter
+            meter = meter.outer
 
     # A deep copy of a callback list must keep charging the same sample.
     def __deepcopy__(self, memo: dict) -> Meter:
@@ -177,15 +243,43 @@ def finish_reasons(entry: Mapping[str, Any]) -> list[str | None]:
     return [getattr(choice, "finish_reason", None) for choice in choices or [response]]
 
 
+class PaidRequest:
+    """A request that is paid for, by each pool around.
+
+    Args:
+        lm: The language model.
+        charged: Each pool's part.
+        shares: What other samples of the call pay for their choices.
+    """
+
+    def __init__(self, lm: Any, charged: list[_Charged], shares: list[_Share]) -> None:
+        self.lm = lm
+        self.charged = charged
+        self.shares = shares
+        self._taken = False
+
+    def take(self) -> bool:
+        """Whether nobody has taken it before: it pays for one request."""
+        taken, self._taken = self._taken, True
+        return not taken
+
+    def give_back(self) -> None:
+        """The request was not made."""
+        for part in (*self.charged, *self.shares):
+            part.lease.answered(part.charge, Cost())
+
+
+_paid_ahead: ContextVar[PaidRequest | None] = ContextVar("dynscale_paid_ahead", default=None)
+
+
 @dataclass(frozen=True)
 class _OpenRequest:
-    """A request under way: who pays for it, and whether the sample's own usage tracker hears of it."""
+    """A request under way: who pays for it, whether the sample's own usage tracker hears of it, whether paid ahead."""
 
-    lm: Any
     inputs: dict[str, Any]
-    charged: list[_Charged]
+    paid: PaidRequest
     tracked: bool
-    shares: list[_Share]
+    ahead: bool
 
 
 @dataclass(frozen=True)

@@ -138,6 +138,7 @@ class SampleRun(AbstractContextManager):
         Where the pool is kept in a file this may block.
         """
         error = self._error
+        self._meter.settle_ended()
         usage = {model: list(entries) for model, entries in self._meter.tracker.usage_data.items()}
         failure = error if isinstance(error, Exception) else None
         if self._lease is not None:

@@ -242,7 +242,7 @@ class SharingLM:
         """Ask, or return what another sample's request brought."""
         exchange = Exchange(self._slot.ask(self._known_as, self._meter, messages, kwargs))
         while exchange.asked is not None:
-            with exchange, _calling(self._lm, messages):
+            with exchange, calling(self._lm, messages):
                 exchange.outputs = self._lm(prompt, messages=messages, **exchange.asked)
         return exchange.result
 
@@ -250,7 +250,7 @@ class SharingLM:
         """The same from a task."""
         exchange = Exchange(self._slot.ask(self._known_as, self._meter, messages, kwargs))
         while exchange.asked is not None:
-            with exchange, _calling(self._lm, messages):
+            with exchange, calling(self._lm, messages):
                 exchange.outputs = await self._lm.acall(prompt, messages=messages, **exchange.asked)
         return exchange.result
 
@@ -300,10 +300,11 @@ def _found(lm: Any, able: bool) -> None:
 
 try:
     # DSPy 3.4 deprecates OpenAI-style messages except where an adapter of its own sends them, as here.
-    from dspy.clients._deprecation import adapter_message_call as _calling
+    from dspy.clients._deprecation import adapter_message_call as calling
 except ImportError:
 
-    def _calling(lm: Any, messages: Any) -> Any:
+    def calling(lm: Any, messages: Any) -> Any:
+        """Nothing is to be done before 3.4."""
         return contextlib.nullcontext()
 
 

@@ -175,6 +175,17 @@ class Empty:
 
 
 @dataclass(frozen=True)
+class Record:
+    """A step: the call has its answer, which the pool is to remember. Nothing is sent back.
+
+    Args:
+        call: What there is to remember.
+    """
+
+    call: Any
+
+
+@dataclass(frozen=True)
 class Gate:
     """A step: sent back is what to wait for while the pool is paused or fetches more budget; None if it is open."""
 
@@ -224,7 +235,7 @@ class ReserveFor:
     requests: int
 
 
-PoolStep = Open | Reserve | Insist | Close | Empty | Gate | Change | Look | ReserveFor
+PoolStep = Open | Reserve | Insist | Close | Empty | Record | Gate | Change | Look | ReserveFor
 """What is asked of the pool. Carrying it out may block where the pool is kept in a file."""
 Step = Round | Wait | Notice | PoolStep
 """What a plan may yield."""

@@ -311,12 +311,13 @@ def test_tasks_that_cannot_change_the_vote_are_called_off(server):
 def test_calling_off_never_changes_the_winner(answers, random):
     from dynscale_dspy.sampling.plan import Plan
     from dynscale_dspy.sampling.sample import Sample
+    from dynscale_dspy.sampling.samplers import ALONE
 
     def finished(draw, answer):
         return Sample(draw, prediction=answer, answer=answer, vote=vote(answer))
 
     plan = Plan(Parallel(), seed=0, key="x", max_samples=64, stop_when_decided=True)
-    draws = [plan.draw() for _ in answers]
+    draws = [plan.draw(ALONE) for _ in answers]
     order = random.sample(range(len(answers)), len(answers))
     seen = []
     for position in order:
@@ -324,7 +325,7 @@ def test_calling_off_never_changes_the_winner(answers, random):
         if plan._decides(seen):
             break
     whole = Plan(Parallel(), seed=0, key="x", max_samples=64)
-    for draw, answer in zip([whole.draw() for _ in answers], answers, strict=True):
+    for draw, answer in zip([whole.draw(ALONE) for _ in answers], answers, strict=True):
         whole.tell(finished(draw, answer))
     for sample in seen:
         plan.tell(sample)

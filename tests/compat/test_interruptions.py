@@ -44,17 +44,17 @@ def test_an_item_submitted_again_joins_the_first_and_is_charged_once(
     fake = server([COIN])
     pool = BudgetPool(samples=20, policy=Uniform(first=4))
     program = SHAPES[shape](pool)
-    again, asked, flight = threading.Event(), [], pool.flight
+    again, asked, join = threading.Event(), [], pool.flights.join
 
     def watched(key: Any) -> Any:
         try:
-            return flight(key)
+            return join(key)
         finally:
             asked.append(key)
             if len(asked) == 2:
                 again.set()
 
-    monkeypatch.setattr(pool, "flight", watched)
+    monkeypatch.setattr(pool.flights, "join", watched)
     holding = threading.Event()
 
     def hold() -> None:

@@ -10,16 +10,9 @@ from hypothesis import strategies as st
 from dynscale_dspy import BudgetPool
 from dynscale_dspy.execution import adapter as adapters
 from dynscale_dspy.execution.adapter import SampleAdapter, derive_rollout
-from dynscale_dspy.execution.answer_reader import AnswerReader
 from dynscale_dspy.execution.meter import Meter
-from dynscale_dspy.execution.run import SampleSettings
 from dynscale_dspy.sampling.sample import Draw
-from tests.support import ScriptedModel, cycle, needs_lm_errors
-
-
-def settings(module, temperature=None, vary=True):
-    return SampleSettings(module, AnswerReader(module), temperature, vary)
-
+from tests.support import ScriptedModel, cycle, needs_lm_errors, open_call, sample_settings
 
 # ---- rollout ids
 
@@ -66,7 +59,7 @@ class Recording:
 
 def test_nothing_of_the_callers_is_changed():
     predictor = dspy.Predict("question -> answer")
-    adapter = SampleAdapter(Recording(), Draw(2, chain={id(predictor): "text"}), settings(predictor))
+    adapter = SampleAdapter(Recording(), Draw(2, chain={id(predictor): "text"}), sample_settings(predictor))
     kwargs, demos, inputs = {"n": 1}, [dspy.Example(question="a", answer="b")], {"question": "q"}
     with dspy.context(caller_modules=[predictor]):
         _, used, signature, shown, given_ = adapter(None, kwargs, predictor.signature, demos, inputs)
@@ -81,21 +74,21 @@ def test_nothing_of_the_callers_is_changed():
 
 async def test_sync_and_async_overlay_alike():
     predictor = dspy.Predict("question -> answer")
-    adapter = SampleAdapter(Recording(), Draw(1), settings(predictor))
+    adapter = SampleAdapter(Recording(), Draw(1), sample_settings(predictor))
     call = (None, {}, predictor.signature, [], {"question": "q"})
     assert adapter(*call) == await adapter.acall(*call)
 
 
 def test_a_predictor_without_earlier_attempts_is_left_alone():
     predictor, other = dspy.Predict("question -> answer"), dspy.Predict("question -> answer")
-    adapter = SampleAdapter(Recording(), Draw(0, chain={id(other): "text"}), settings(predictor))
+    adapter = SampleAdapter(Recording(), Draw(0, chain={id(other): "text"}), sample_settings(predictor))
     with dspy.context(caller_modules=[predictor]):
         _, _, signature, _, inputs = adapter(None, {}, predictor.signature, [], {"question": "q"})
     assert signature is predictor.signature and inputs == {"question": "q"}
 
 
 def test_other_attributes_are_the_users_adapters():
-    assert SampleAdapter(Recording(), Draw(0), settings(dspy.Predict("a -> b"))).name == "recording"
+    assert SampleAdapter(Recording(), Draw(0), sample_settings(dspy.Predict("a -> b"))).name == "recording"
 
 
 # ---- asking again
@@ -151,7 +144,7 @@ async def test_a_request_is_made_again_as_often_as_dspy_would_after_its_pauses(p
     for ask in range(2):
         inner = Failing(*busy[:3])
         call = (ScriptedModel(cycle("A")).lm(num_retries=3), {}, program.signature, [], {"question": "q"})
-        adapter = SampleAdapter(inner, Draw(1), settings(program))
+        adapter = SampleAdapter(inner, Draw(1), sample_settings(program))
         assert (await adapter.acall(*call) if ask else adapter(*call)) == [{"answer": "A"}]
         assert len(inner.calls) == 4
         assert all(lm.num_retries == 0 for lm, *_ in inner.calls)  # the retries are ours
@@ -163,7 +156,8 @@ async def test_the_last_error_is_raised_unchanged(pauses):
     program = dspy.Predict("question -> answer")
     call = (ScriptedModel(cycle("A")).lm(num_retries=1), {}, program.signature, [], {"question": "q"})
     busy = [dspy.utils.exceptions.LMServerError("busy", status=503) for _ in range(4)]
-    assert await both_ways(SampleAdapter(Failing(*busy), Draw(1), settings(program)), *call) == [busy[1], busy[3]]
+    adapter = SampleAdapter(Failing(*busy), Draw(1), sample_settings(program))
+    assert await both_ways(adapter, *call) == [busy[1], busy[3]]
 
 
 @pytest.mark.parametrize("error", [ValueError("bad"), StopIteration("odd"), KeyboardInterrupt()])
@@ -172,7 +166,7 @@ async def test_other_errors_and_interruptions_pass_through_at_once(error, pauses
     inner = Failing(error)
     call = (ScriptedModel(cycle("A")).lm(num_retries=5), {}, program.signature, [], {"question": "q"})
     with pytest.raises(type(error)) as raised:
-        SampleAdapter(inner, Draw(1), settings(program))(*call)
+        SampleAdapter(inner, Draw(1), sample_settings(program))(*call)
     assert raised.value is error
     assert len(inner.calls) == 1 and pauses == []
 
@@ -187,7 +181,7 @@ async def test_a_chain_that_is_too_long_is_shortened_until_it_fits():
     call = (ScriptedModel(cycle("A")).lm(), {}, predictor.signature, [], {"question": "q"})
     for ask in range(2):
         inner = Failing(*(ContextWindowExceededError() for _ in range(3)))
-        adapter = SampleAdapter(inner, Draw(2, chain={id(predictor): text}), settings(predictor))
+        adapter = SampleAdapter(inner, Draw(2, chain={id(predictor): text}), sample_settings(predictor))
         with dspy.context(caller_modules=[predictor]):
             assert (await adapter.acall(*call) if ask else adapter(*call)) == [{"answer": "A"}]
         shown = [inputs.get("earlier_attempts", "").count("Attempt") for *_, inputs in inner.calls]
@@ -197,7 +191,7 @@ async def test_a_chain_that_is_too_long_is_shortened_until_it_fits():
 def test_a_throttled_request_is_made_from_settings_of_its_own():
     program = dspy.Predict("question -> answer")
     pool = BudgetPool(5, max_concurrency=1)
-    ticket = pool.open(1).take()
+    lease = open_call(pool).take()
     given_ = {"n": 1}
 
     class Writing(Failing):
@@ -206,9 +200,8 @@ def test_a_throttled_request_is_made_from_settings_of_its_own():
             return super().__call__(lm, kwargs, signature, demos, inputs)
 
     inner = Writing(ContextWindowExceededError())
-    adapter = SampleAdapter(
-        inner, Draw(2, chain={id(program): "Attempt 1:\nA"}), settings(program), Meter(ticket, None)
-    )
+    draw, meter = Draw(2, chain={id(program): "Attempt 1:\nA"}), Meter(lease, pool.admission, None)
+    adapter = SampleAdapter(inner, draw, sample_settings(program, pool), meter)
     with dspy.context(caller_modules=[program]):
         adapter(ScriptedModel(cycle("A")).lm(), given_, program.signature, [], {"question": "q"})
     assert given_ == {"n": 1}

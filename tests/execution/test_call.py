@@ -5,14 +5,16 @@ import asyncio
 import dspy
 import pytest
 
-from dynscale_dspy import BudgetExhausted, BudgetPool, Integrated, Uniform
+from dynscale_dspy import BudgetExhausted, BudgetPool, Uniform
+from dynscale_dspy.config import ScalingSettings
 from dynscale_dspy.execution.answer_reader import AnswerReader
 from dynscale_dspy.execution.call import Call, Scaled
 from dynscale_dspy.execution.drivers import adrive, drive
 from dynscale_dspy.execution.shared_request import SharedRequest, Slot
 from dynscale_dspy.sampling.sample import Draw
 from dynscale_dspy.sampling.steps import Job
-from tests.support import ScriptedModel, cycle
+from dynscale_dspy.selection.plurality import Plurality
+from tests.support import ScriptedModel, cycle, open_call
 
 
 def scaled(pool=None, program=None, **options):
@@ -22,15 +24,8 @@ def scaled(pool=None, program=None, **options):
         "program": program,
         "pool": pool or BudgetPool(per_call=3, policy=Uniform()),
         "reader": AnswerReader(program),
-        "sampling": Integrated(),
-        "temperature": None,
-        "max_samples": 64,
-        "max_choices": 1,
-        "stop_when_decided": False,
-        "leader": False,
-        "min_confidence": None,
-        "on_low": "abstain",
-        "name": lambda: "the program",
+        "selector": Plurality(),
+        "settings": ScalingSettings(max_choices=1),
     }
     return Scaled(**{**defaults, **options})
 
@@ -43,12 +38,12 @@ def test_a_call_needs_no_wrapper_to_be_driven():
     pool = BudgetPool(per_call=3, policy=Uniform())
     with dspy.context(lm=ScriptedModel(cycle("A", "B", "B")).lm()):
         call = Call(scaled(pool), (), {"question": "q"})
-        winner, own = drive(call.steps(), call.run)
-        assert call.settle(call.finish(winner, own)).answer == "B"
+        winner, own = drive(call.steps(), call.run, call.desk())
+        assert call.answer(call.finish(winner, own)).answer == "B"
         again = Call(scaled(pool), (), {"question": "other"})
-        assert asyncio.run(adrive(again.steps(), again.arun))[1]
+        assert asyncio.run(adrive(again.steps(), again.arun, again.desk()))[1]
     assert call.explain(winner) is call.explain(winner)
-    assert list(pool.history.programs) == ["the program"]
+    assert list(pool.history.programs) == ["Predict(question -> answer)"]
 
 
 def test_calls_have_lasting_names_where_their_inputs_have():
@@ -80,7 +75,7 @@ def test_a_sample_that_must_not_begin_says_why():
     model = ScriptedModel(cycle("A"))
     with dspy.context(lm=model.lm()):
         pool = BudgetPool(5)
-        arm = pool.open(1)
+        arm = open_call(pool)
         job = Job(Draw(0), arm.take())
         arm.close()
         call = Call(scaled(pool), (), {"question": "q"})
@@ -88,7 +83,7 @@ def test_a_sample_that_must_not_begin_says_why():
         with pytest.raises(BudgetExhausted, match=r"^the call was over before this sample began$"):
             raise sample.error
         stopped = BudgetPool(5)
-        job = Job(Draw(0), stopped.open(1).take())
+        job = Job(Draw(0), open_call(stopped).take())
         stopped.stop()
         assert isinstance(Call(scaled(stopped), (), {"question": "q"}).run(job).error, BudgetExhausted)
     assert model.requests == []
@@ -107,7 +102,7 @@ def test_a_sample_that_is_not_needed_any_more_is_not_run():
 def test_only_the_first_of_two_equal_calls_reports_its_usage():
     with dspy.context(lm=ScriptedModel(cycle("A")).lm(), track_usage=True):
         call = Call(scaled(), (), {"question": "q"})
-        winner, _ = drive(call.steps(), call.run)
+        winner, _ = drive(call.steps(), call.run, call.desk())
         tracker = dspy.utils.usage_tracker.UsageTracker()
         with dspy.context(usage_tracker=tracker, trace=[]):
             call.finish(winner, False)

@@ -4,6 +4,7 @@ import dspy
 import pytest
 
 from dynscale_dspy import DynScaling
+from dynscale_dspy._naming import named_predictors
 from dynscale_dspy.execution import introspection
 from dynscale_dspy.execution.introspection import (
     asks_one_model,
@@ -12,7 +13,6 @@ from dynscale_dspy.execution.introspection import (
     has_aforward,
     innermost,
     lm_of,
-    named_predictors,
     needs_each_run,
     signature_of,
 )

@@ -6,7 +6,8 @@ import dspy
 import pytest
 
 from dynscale_dspy import BudgetExhausted, BudgetPool, DynScaling, Uniform
-from dynscale_dspy.execution.known_call import KnownCall, settle_together
+from dynscale_dspy.execution.known_call import KnownCall, answer_unsure
+from dynscale_dspy.sampling.samplers import ALONE
 from dynscale_dspy.sampling.steps import Job
 from tests.support import ScriptedModel, cycle
 
@@ -18,7 +19,7 @@ def known(qa, question="q"):
 def sampled(call, count=3):
     """The call with so many samples outside any budget."""
     for _ in range(count):
-        call.plan.tell(call.run(Job(call.plan.draw(), None)))
+        call.plan.tell(call.run(Job(call.plan.draw(ALONE), None)))
     return call
 
 
@@ -76,7 +77,7 @@ def test_unsure_calls_ask_side_by_side_and_sure_ones_do_not():
             call.begin()
             sampled(call, 4)
         assert [call.is_unsure for call in calls] == [True, False, True]
-        settle_together(calls, num_threads=2)
+        answer_unsure(calls, num_threads=2)
         assert [call.end().answer for call in calls] == ["asked about one", "A", "asked about two"]
 
 
@@ -89,6 +90,6 @@ def test_an_error_of_on_low_is_its_calls():
     with dspy.context(lm=ScriptedModel(cycle("A", "B")).lm()):
         call = known(qa)
         call.begin()
-        settle_together([sampled(call, 2)], num_threads=4)
+        answer_unsure([sampled(call, 2)], num_threads=4)
         with pytest.raises(ZeroDivisionError, match=r"^q$"):
             call.end()

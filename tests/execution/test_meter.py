@@ -7,23 +7,11 @@ import pytest
 
 from dynscale_dspy import BudgetPool, Cost, Uniform
 from dynscale_dspy.errors import BudgetExhausted
-from dynscale_dspy.execution.answer_reader import AnswerReader
 from dynscale_dspy.execution.meter import CallRefused, Meter, current_meter, finish_reasons
-from dynscale_dspy.execution.run import SampleRun, SampleSettings
 from dynscale_dspy.sampling.sample import Draw
-from tests.support import ScriptedModel, cycle
+from tests.support import ScriptedModel, cycle, open_call, sample_run, sample_settings, started
 
 MESSAGES = [{"role": "user", "content": "q"}]
-
-
-def settings(module, temperature=None, vary=True):
-    return SampleSettings(module, AnswerReader(module), temperature, vary)
-
-
-def ticket(pool):
-    taken = pool.open(1).take()
-    assert taken.start()
-    return taken
 
 
 def test_a_programs_own_error_handling_cannot_spend_past_the_cap():
@@ -39,7 +27,7 @@ def test_a_programs_own_error_handling_cannot_spend_past_the_cap():
     model, pool = ScriptedModel(lambda prompt, n: RuntimeError("down")), BudgetPool(requests=3, policy=Uniform())
     program = Stubborn()
     with dspy.context(lm=model.lm()):
-        with SampleRun(Draw(0), ticket(pool), settings(program)) as run:
+        with sample_run(Draw(0), started(pool), sample_settings(program, pool)) as run:
             run.prediction = program(question="q")
     assert len(model.requests) == 3 == pool.statistics().spent.requests
     assert isinstance(run.sample.error, BudgetExhausted)
@@ -47,20 +35,20 @@ def test_a_programs_own_error_handling_cannot_spend_past_the_cap():
 
 def test_a_request_is_charged_before_it_is_made_and_settled_after():
     pool = BudgetPool(requests=5)
-    meter = Meter(ticket(pool), None)
+    meter = Meter(started(pool), pool.admission, None)
     lm = ScriptedModel(cycle("A")).lm()
     meter.on_lm_start("1", lm, {"messages": MESSAGES, "kwargs": {"n": 3}})
     assert pool.statistics().reserved.requests == 3
     meter.on_lm_end("1", ["A"], None)
     meter.on_lm_end("1", ["A"], None)  # a request that is not open is none of its business
-    cost = meter.ticket.settle()
+    cost = meter.lease.settle()
     assert cost.requests == pool.statistics().spent.requests == 1
 
 
 def test_a_request_that_cannot_be_paid_is_not_made_and_charges_no_pool_around():
     outer_pool, inner_pool = BudgetPool(requests=5), BudgetPool(requests=1)
-    outer = Meter(ticket(outer_pool), None)
-    inner = Meter(ticket(inner_pool), outer)
+    outer = Meter(started(outer_pool), outer_pool.admission, None)
+    inner = Meter(started(inner_pool), inner_pool.admission, outer)
     lm = ScriptedModel(cycle("A")).lm()
     inner.on_lm_start("1", lm, {"messages": MESSAGES, "kwargs": {}})
     inner.on_lm_end("1", ["A"], None)
@@ -69,28 +57,28 @@ def test_a_request_that_cannot_be_paid_is_not_made_and_charges_no_pool_around():
         inner.on_lm_start("2", lm, {"messages": MESSAGES, "kwargs": {}})
     assert isinstance(refused.value.error, BudgetExhausted)
     inner.on_lm_end("2", None, refused.value)
-    assert outer.ticket.settle().requests == 1
+    assert outer.lease.settle().requests == 1
 
 
 def test_nested_samples_on_one_pool_are_charged_at_the_innermost_alone():
     pool = BudgetPool(requests=5)
-    outer = Meter(ticket(pool), None)
+    outer = Meter(started(pool), pool.admission, None)
     with pool.scope(requests=4) as scope:
-        inner = Meter(ticket(scope), outer)
+        inner = Meter(started(scope), scope.admission, outer)
         inner.on_lm_start("1", ScriptedModel(cycle("A")).lm(), {"messages": MESSAGES, "kwargs": {}})
         inner.on_lm_end("1", ["A"], None)
-        assert inner.ticket.settle().requests == 1
-    assert outer.ticket.settle().requests == 0
+        assert inner.lease.settle().requests == 1
+    assert outer.lease.settle().requests == 0
 
 
 def test_what_is_set_aside_for_others_is_free_again_if_the_request_is_not_made():
     pool = BudgetPool(tokens=1000)
     lm = ScriptedModel(cycle("A")).lm(max_tokens=10)
-    arm = pool.open(1)
+    arm = open_call(pool)
     mine, other = arm.take(), None
     assert mine.start() and arm.pull()
     other = arm.take()
-    meter = Meter(mine, None)
+    meter = Meter(mine, pool.admission, None)
     before = pool.statistics().reserved
     with meter.shared(lm, MESSAGES, {}, [other]) as count:
         assert count == 2
@@ -100,14 +88,14 @@ def test_what_is_set_aside_for_others_is_free_again_if_the_request_is_not_made()
 
 
 def test_copies_go_on_charging_the_same_sample():
-    meter = Meter(None, None)
+    meter = Meter(None, None, None)
     [copied] = copy.deepcopy([meter])
     assert copied is meter and copy.deepcopy(meter.tracker) is meter.tracker
 
 
 def test_the_innermost_meter_is_the_current_one():
     assert current_meter() is None
-    first, second = Meter(None, None), Meter(None, None)
+    first, second = Meter(None, None, None), Meter(None, None, None)
     with dspy.context(callbacks=[first, second]):
         assert current_meter() is second
 

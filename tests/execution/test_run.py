@@ -4,30 +4,19 @@ import dspy
 import pytest
 
 from dynscale_dspy import BudgetPool
-from dynscale_dspy.execution.answer_reader import AnswerReader
 from dynscale_dspy.execution.meter import current_meter
-from dynscale_dspy.execution.run import SampleRun, SampleSettings, is_sample_of
+from dynscale_dspy.execution.run import is_sample_of
 from dynscale_dspy.sampling.sample import Draw
 from dynscale_dspy.selection.answers import canonical
 from dynscale_dspy.selection.base import Vote
-from tests.support import ScriptedModel, cycle, needs_lm_errors
-
-
-def settings(module, temperature=None, vary=True):
-    return SampleSettings(module, AnswerReader(module), temperature, vary)
-
-
-def ticket(pool):
-    taken = pool.open(1).take()
-    assert taken.start()
-    return taken
+from tests.support import ScriptedModel, cycle, needs_lm_errors, sample_run, sample_settings, started
 
 
 def test_a_run_leaves_the_settings_as_they_were():
     program = dspy.Predict("question -> answer")
     with dspy.context(lm=ScriptedModel(cycle("A")).lm(), trace=[]):
         before = dspy.settings.copy()
-        with SampleRun(Draw(0), ticket(BudgetPool(5)), settings(program)) as run:
+        with sample_run(Draw(0), started(BudgetPool(5)), sample_settings(program)) as run:
             assert current_meter() is not None
             run.prediction = program(question="q")
         assert dspy.settings.copy() == before
@@ -40,7 +29,7 @@ def test_a_failing_run_is_a_sample_that_was_paid():
     pool = BudgetPool(5)
     program = dspy.Predict("question -> answer")
     with dspy.context(lm=ScriptedModel(cycle(RuntimeError("down"))).lm()):
-        with SampleRun(Draw(0), ticket(pool), settings(program)) as run:
+        with sample_run(Draw(0), started(pool), sample_settings(program, pool)) as run:
             run.prediction = program(question="q")
     assert run.sample.problem == "failed" and "down" in str(run.sample.error)
     assert pool.statistics().spent.samples == 1
@@ -49,7 +38,7 @@ def test_a_failing_run_is_a_sample_that_was_paid():
 def test_an_interruption_passes_through_and_is_settled():
     pool = BudgetPool(5)
     with pytest.raises(KeyboardInterrupt):
-        with SampleRun(Draw(0), ticket(pool), settings(dspy.Predict("a -> b"))):
+        with sample_run(Draw(0), started(pool), sample_settings(dspy.Predict("a -> b"), pool)):
             raise KeyboardInterrupt
     assert pool.statistics().reserved.samples == 0
 
@@ -57,7 +46,7 @@ def test_an_interruption_passes_through_and_is_settled():
 def test_the_vote_is_read_where_the_sample_ran():
     program = dspy.Predict("question -> answer")
     with dspy.context(lm=ScriptedModel(cycle("42.0")).lm()):
-        with SampleRun(Draw(0), ticket(BudgetPool(5)), settings(program)) as run:
+        with sample_run(Draw(0), started(BudgetPool(5)), sample_settings(program)) as run:
             run.prediction = program(question="q")
     assert run.sample.vote == Vote("42.0", canonical(42)) and run.sample.key == canonical(42)
 
@@ -66,7 +55,7 @@ def test_a_blank_or_truncated_answer_casts_no_vote():
     program = dspy.Predict("question -> answer")
     for answer, finish_reason, problem in (("", "stop", "no answer"), ("A", "length", "truncated")):
         with dspy.context(lm=ScriptedModel(cycle(answer), finish_reason=finish_reason).lm()):
-            with SampleRun(Draw(0), ticket(BudgetPool(5)), settings(program)) as run:
+            with sample_run(Draw(0), started(BudgetPool(5)), sample_settings(program)) as run:
                 run.prediction = program(question="q")
         assert (run.sample.vote, run.sample.problem) == (None, problem)
 
@@ -76,7 +65,7 @@ def test_a_sample_says_whether_another_would_fail_alike():
     program = dspy.Predict("question -> answer")
     errors = dspy.utils.exceptions
     for error, permanent in ((errors.LMAuthError("wrong key"), True), (errors.LMServerError("busy"), False)):
-        with SampleRun(Draw(0), ticket(BudgetPool(5)), settings(program)) as run:
+        with sample_run(Draw(0), started(BudgetPool(5)), sample_settings(program)) as run:
             raise error
         assert run.sample.error is error and run.sample.permanent is permanent
 
@@ -89,7 +78,7 @@ def test_a_module_called_by_a_sample_knows_whose_it_is():
             seen.append((is_sample_of(owner), is_sample_of(self)))
 
     program = Program()
-    with SampleRun(Draw(0), None, SampleSettings(program, AnswerReader(program), None, True, owner)):
+    with sample_run(Draw(0), None, sample_settings(program, owner=owner)):
         program()
     program()
     assert seen == [(True, False), (False, False)]

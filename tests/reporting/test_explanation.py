@@ -14,14 +14,14 @@ from dynscale_dspy import Cost, DynScaling, explain
 from dynscale_dspy.reporting.explanation import Votes, explanation, keep
 from dynscale_dspy.sampling.sample import Draw, Sample
 from dynscale_dspy.selection.base import Group
-from tests.support import ScriptedModel, cycle
+from tests.support import ScriptedModel, cycle, vote
 
 
 def sample(index, key, *, round=0, shown=(), cost=None):
     chain = {"p": "attempts", "q": "attempts"} if shown else {}
     problem = "" if key is not None else "failed"
     draw = Draw(index, round=round, shown=shown, chain=chain)
-    return Sample(draw, answer=key, key=key, problem=problem, cost=cost or Cost(samples=1))
+    return Sample(draw, answer=key, vote=vote(key), problem=problem, cost=cost or Cost(samples=1))
 
 
 def made(samples, groups, winner):

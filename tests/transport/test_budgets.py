@@ -121,7 +121,7 @@ def test_what_has_no_bound_is_told_once_otherwise(server: Any, caplog: Any) -> N
     qa = one_each(dspy.Predict("question -> answer"), budget=pool)
     with caplog.at_level(logging.WARNING, "dynscale_dspy"), dspy.context(lm=fake.lm()):
         batch(qa)
-    [record] = [record for record in caplog.records if record.name.startswith("dynscale_dspy.budget.pool")]
+    [record] = [record for record in caplog.records if record.name.startswith("dynscale_dspy.budget")]
     assert "may be passed by whatever the model writes for each request in flight" in record.message
     now, counted = pool.statistics(), fake.statistics()
     assert now.spent.tokens == counted.prompt_tokens + counted.completion_tokens

@@ -380,8 +380,9 @@ def test_a_paused_pool_lets_calls_wait(mode: str, server: Any, monkeypatch: pyte
             results.extend(MODES[mode](qa))
 
     parked = threading.Event()
-    wait_for_change = pool._wait_for_change
-    monkeypatch.setattr(pool, "_wait_for_change", lambda: (parked.set(), wait_for_change())[1])
+    queue = pool.admission.shared.queue
+    join = queue.join
+    monkeypatch.setattr(queue, "join", lambda: (parked.set(), join())[1])
     thread = threading.Thread(target=work)
     thread.start()
     assert parked.wait(20)
@@ -413,7 +414,7 @@ def test_no_key_and_no_prompt_is_told_anywhere(engine: str, server: Any, caplog:
         )
     told = [record.getMessage() for record in caplog.records if record.name.startswith("dynscale_dspy")]
     assert told
-    told += [repr(pool), repr(pool.statistics()), repr(qa.pool.exhausted())]
+    told += [repr(pool), repr(pool.statistics()), repr(qa.pool.admission.exhausted())]
     told += [str(error) for error in errors if isinstance(error, BudgetExhausted)]
     told += [str(explain(prediction)) for prediction in predictions if prediction]
     told.append(b"".join(file.read_bytes() for file in tmp_path.iterdir()).decode("latin-1"))

@@ -26,16 +26,16 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Callable[[BudgetPool, int], thread
     def watch(pool: BudgetPool, times: int) -> threading.Event:
         event = threading.Event()
         left = iter(range(times - 1, -1, -1))
-        flight = pool.flight
+        join = pool.flights.join
 
         def watched(key: Any) -> Any:
             try:
-                return flight(key)
+                return join(key)
             finally:
                 if next(left, 0) == 0:
                     event.set()
 
-        monkeypatch.setattr(pool, "flight", watched)
+        monkeypatch.setattr(pool.flights, "join", watched)
         return event
 
     return watch
