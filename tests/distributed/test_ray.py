@@ -35,7 +35,7 @@ def shared(cluster):
     clients: list[LeasedPool] = []
 
     def share(pool: BudgetPool, name: str) -> LeasedPool:
-        clients.append(pool.share(name))
+        clients.append(pool.publish(name))
         return clients[-1]
 
     yield share
@@ -99,7 +99,7 @@ def test_two_workers_spend_one_budget_to_the_last_sample(shared, server):
 def test_the_end_of_a_budget_counts_what_its_holders_have_not_told(cluster, server):
     bank = questions(8, seed=6)
     server = server(bank)
-    client = BudgetPool(samples=60).share("ending")
+    client = BudgetPool(samples=60).publish("ending")
     worker = Worker.remote(server.lm(cache=False))
     program = DynScaling(dspy.Predict("question -> answer"), budget=client)
     ray.get(worker.ask.remote(program, [question.text for question in bank]))
@@ -132,9 +132,9 @@ def test_a_client_is_a_pool(shared, server):
     until(lambda: client.statistics().reserved.samples == 0)  # idle, it gives back what it has in hand
     assert client.statistics().spent.samples == server.statistics().samples <= 100
     with pytest.raises(ValueError, match="is itself a client"):
-        BudgetPool.share(client, "again")
+        BudgetPool.publish(client, "again")
     with pytest.raises(ValueError, match="already"):
-        BudgetPool(samples=5).share("client")
+        BudgetPool(samples=5).publish("client")
     with pytest.raises(LookupError, match="'nothing'"):
         BudgetPool.connect("nothing")
     client.close()
@@ -204,7 +204,7 @@ def test_a_failed_row_does_not_fail_the_job(shared, server):
 def test_a_budget_in_a_file_outlives_its_cluster(shared, server, tmp_path):
     bank = questions(10, seed=6)
     server = server(bank)
-    client = BudgetPool(samples=60, path=tmp_path / "budget.sqlite").expect(20).share("lasting")
+    client = BudgetPool(samples=60, path=tmp_path / "budget.sqlite").expect(20).publish("lasting")
     with dspy.context(lm=server.lm(cache=False)):
         qa = DynScaling(dspy.Predict("question -> answer"), budget=client)
         for question in bank[:5]:
