@@ -167,10 +167,11 @@ class Ledger:
             free = unit in METERED and (beyond or not self.capped(unit))
             if getattr(used, unit) > getattr(reservation.amount, unit) and not free:
                 raise ValueError(f"cannot settle {used}: only {reservation.amount} was reserved")
-        reservation.open = False
+        # Stores settle a handle once, whatever they are told afterwards: if one of them raises this can be done again.
         self.store.settle(reservation.handle, used, sample)
-        if self.parent is not None and reservation.outer is not None:
+        if self.parent is not None and reservation.outer is not None and reservation.outer.open:
             self.parent.settle(reservation.outer, used, beyond=True, sample=sample)
+        reservation.open = False
 
     def refund(self, reservation: Reservation) -> None:
         """Close a reservation of which nothing was used."""

@@ -40,8 +40,9 @@ _clients_lock = threading.Lock()
 def publish(pool: BudgetPool, name: str) -> LeasedPool:
     """See :meth:`BudgetPool.publish`."""
     ray = _ray()
-    if not name or "/" in name:
-        raise ValueError(f"the name of a published pool must be a text without '/', got {name!r}")
+    if not isinstance(name, str) or not name or "/" in name:
+        kind = ValueError if isinstance(name, str) else TypeError
+        raise kind(f"the name of a published pool must be a text without '/', got {name!r}")
     if problem := _problem(pool):
         raise ValueError(f"this pool cannot be published as {name!r}: it {problem}")
     _start(ray)

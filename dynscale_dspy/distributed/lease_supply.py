@@ -165,16 +165,19 @@ class LeaseSupply:
             self._holder.opened(price)
 
     def prepare(self, calls: int, requests: int) -> None:
-        """Fetch what a known set of calls takes: so many times what a call may draw on average. Waits."""
-        admission, _ = self._parts
+        """Fetch what a known set of calls takes: so many times what a call may draw on average. Waits if it has to."""
+        admission, holder = self._parts
         answered = threading.Event()
         with admission.lock.mutex:
             allowances = admission.pacing.allowances
             each = min(allowance.per_call for unit, allowance in allowances.items() if unit not in METERED)
             samples = math.ceil(calls * each)
-            self._extra = Cost(samples=samples, requests=samples * max(self._next_sample().requests, requests))
+            extra = Cost(samples=samples, requests=samples * max(self._next_sample().requests, requests))
             if self.closed or self._lost is not None or self._thread is None:
                 return
+            if holder.fits(self._next_sample().at_least(extra), *self._totals()):
+                return  # nothing is low, and so nothing would be asked for
+            self._extra = extra
             self._fetching.append(answered)
         self._wake.set()
         answered.wait()
