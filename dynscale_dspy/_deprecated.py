@@ -15,6 +15,27 @@ def warn(old: str, new: str, *, stacklevel: int = 3) -> None:
     warnings.warn(f"{old} is deprecated: use {new}", DeprecationWarning, stacklevel=stacklevel)
 
 
+def by_old_name(old: str, value: Any, new: str, given: Any, *, nothing: Any = 0) -> Any:
+    """Warn that a keyword argument of an ``__init__`` was given by its old name, and return its value.
+
+    For functions that are called so often that :func:`renamed` would be felt.
+
+    Args:
+        old: The old name.
+        value: What was given under it.
+        new: The new name.
+        given: What was given under that.
+        nothing: What the new one is if it was not given.
+
+    Raises:
+        TypeError: If it was given under both names.
+    """
+    if given != nothing:
+        raise TypeError(f"{new}= was given twice: as {old}=, its old name, as well")
+    warn(f"{old}=", f"{new}=", stacklevel=4)
+    return value
+
+
 def renamed(**names: str) -> Callable[[F], F]:
     """Decorator that lets a function take keyword arguments by their old names.
 
@@ -60,3 +81,15 @@ def alias(old: str, new: str) -> property:
 
     get.__doc__ = f"Deprecated: use :attr:`{new}`."
     return property(get)
+
+
+class OldPoolNames:
+    """Methods of a pool under their names of version 0.1."""
+
+    def share(self: Any, module: Any, fraction: float | None = None) -> Any:
+        """Deprecated: use ``publish(name)`` for other processes, ``reserve_for(module, fraction)`` for a module."""
+        if isinstance(module, str) and fraction is None:
+            warn("share(name)", "publish(name)")
+            return self.publish(module)
+        warn("share(module, fraction)", "reserve_for(module, fraction)")
+        return self.reserve_for(module, fraction)

@@ -54,7 +54,7 @@ def main() -> None:
     try:
         with lab.serve() as lm, tempfile.TemporaryDirectory() as folder:
             dspy.configure(lm=lm)
-            pool = BudgetPool(samples=samples).expect(count).share("ray_batch")
+            pool = BudgetPool(samples=samples).expect(count).publish("ray_batch")
             qa = DynScaling(dspy.ChainOfThought("question -> answer"), budget=pool)
             done = threading.Event()
             killer = threading.Thread(target=kill_one, args=(pool, count, done))

@@ -62,7 +62,11 @@ MAKERS = {
     "BudgetPool": (pool, PoolSettings, {"path"}),  # junk would become files
     "scope": (scope, ScopeSettings, set()),
     "expect": (ds.BudgetPool(samples=5).expect, ds.BudgetPool.expect, set()),
-    "share": (lambda fraction: ds.BudgetPool(samples=5).share(MODULE, fraction), ds.BudgetPool.share, {"module"}),
+    "reserve_for": (
+        lambda fraction: ds.BudgetPool(samples=5).reserve_for(MODULE, fraction),
+        ds.BudgetPool.reserve_for,
+        {"module"},
+    ),
     "available": (ds.BudgetPool(samples=5).available, ds.BudgetPool.available, set()),
     "Price": (lambda **given: ds.Price(**{"prompt": 1, "completion": 1, **given}), ds.Price.__init__, set()),
     "settings": (wrapper, ScalingSettings, set()),

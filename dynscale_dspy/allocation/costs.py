@@ -10,7 +10,7 @@ NANO = 10**9
 """Nanodollars in a dollar: money is counted in integers, so that a thousand small prices add up exactly."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Cost:
     """An amount in every unit at once. Everything is an integer: sums are exact, and a cap is met to the last one.
 
@@ -22,7 +22,12 @@ class Cost:
         completion_tokens: Tokens written, hidden reasoning included.
         cached_tokens: Those of the prompt tokens that the provider's prompt cache held.
         nanodollars: Price in billionths of a dollar, where the language model's is known.
-        cached_requests: Those of the calls that DSPy's cache answered: they cost no token and no dollar.
+        cached_requests: Those of the requests that DSPy's cache answered: they cost no token and no dollar.
+        calls: Deprecated: use ``requests``.
+        cached_calls: Deprecated: use ``cached_requests``.
+
+    Raises:
+        TypeError: If an amount is given under its old name and its new one.
 
     Example:
         >>> cost = Cost(samples=1, requests=2, prompt_tokens=30, completion_tokens=12, nanodollars=1_500_000)
@@ -37,6 +42,33 @@ class Cost:
     cached_tokens: int = 0
     nanodollars: int = 0
     cached_requests: int = 0
+
+    def __init__(
+        self,
+        samples: int = 0,
+        requests: int = 0,
+        prompt_tokens: int = 0,
+        completion_tokens: int = 0,
+        cached_tokens: int = 0,
+        nanodollars: int = 0,
+        cached_requests: int = 0,
+        *,
+        calls: int | None = None,
+        cached_calls: int | None = None,
+    ) -> None:
+        # Written out, and past what makes the class frozen: this runs fifty times a sample.
+        if calls is not None:
+            requests = _deprecated.by_old_name("calls", calls, "requests", requests)
+        if cached_calls is not None:
+            cached_requests = _deprecated.by_old_name("cached_calls", cached_calls, "cached_requests", cached_requests)
+        amounts = self.__dict__
+        amounts["samples"] = samples
+        amounts["requests"] = requests
+        amounts["prompt_tokens"] = prompt_tokens
+        amounts["completion_tokens"] = completion_tokens
+        amounts["cached_tokens"] = cached_tokens
+        amounts["nanodollars"] = nanodollars
+        amounts["cached_requests"] = cached_requests
 
     def __setstate__(self, saved: dict[str, int]) -> None:
         # Pickles of version 0.1 have two amounts under their old names.
@@ -53,7 +85,6 @@ class Cost:
         return self.nanodollars / NANO
 
     def __add__(self, other: Cost) -> Cost:
-        # Written out: this runs a dozen times a sample.
         return Cost(
             self.samples + other.samples,
             self.requests + other.requests,
@@ -90,7 +121,6 @@ class Cost:
 
 _OLD_NAMES = {"calls": "requests", "cached_calls": "cached_requests"}
 """Names of version 0.1, which keep working."""
-Cost.__init__ = _deprecated.renamed(**_OLD_NAMES)(Cost.__init__)
 for _old, _new in _OLD_NAMES.items():
     setattr(Cost, _old, _deprecated.alias(_old, _new))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any
@@ -166,10 +167,11 @@ class Ledger:
             free = unit in METERED and (beyond or not self.capped(unit))
             if getattr(used, unit) > getattr(reservation.amount, unit) and not free:
                 raise ValueError(f"cannot settle {used}: only {reservation.amount} was reserved")
-        reservation.open = False
+        # Stores settle a handle once, whatever they are told afterwards: if one of them raises this can be done again.
         self.store.settle(reservation.handle, used, sample)
-        if self.parent is not None and reservation.outer is not None:
+        if self.parent is not None and reservation.outer is not None and reservation.outer.open:
             self.parent.settle(reservation.outer, used, beyond=True, sample=sample)
+        reservation.open = False
 
     def refund(self, reservation: Reservation) -> None:
         """Close a reservation of which nothing was used."""
@@ -233,8 +235,19 @@ class Accounts:
 
     # ---- quotas of modules
 
-    def set_quota(self, module: Any, limits: dict[str, int | None]) -> None:
-        """Let a module spend at most so much. What it has spent of an earlier quota counts in the new one."""
+    def set_quota(self, module: Any, fraction: float) -> None:
+        """Let a module spend at most a part of the caps. What it has spent of an earlier quota counts in the new one.
+
+        Raises:
+            ValueError: If there is no cap, or a part would be nothing.
+        """
+        limits = {
+            unit: None if limit is None else math.floor(limit * fraction) for unit, limit in self.ledger.limits.items()
+        }
+        if all(limit is None for limit in limits.values()):
+            raise ValueError("this pool has no cap to share: make it with samples=, requests=, tokens= or dollars=")
+        if 0 in limits.values():
+            raise ValueError(f"fraction={fraction!r} of the caps is less than one: raise the caps or the fraction")
         store = self._quotas[module][0] if module in self._quotas else MemoryStore()
         if self._period is not None:
             store.roll(self._period)

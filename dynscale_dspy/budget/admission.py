@@ -15,6 +15,7 @@ from typing import Any
 from dynscale_dspy.allocation.costs import METERED, UNITS, Cost
 from dynscale_dspy.allocation.pacing import Pacing
 from dynscale_dspy.allocation.policies import Policy
+from dynscale_dspy.allocation.pricing import ShadowPrice
 from dynscale_dspy.budget.accounts import Accounts, Ledger, Periods
 from dynscale_dspy.budget.alerts import CapAlerts
 from dynscale_dspy.budget.breaker import CircuitBreaker
@@ -353,6 +354,18 @@ class Admission:
         """Done when something that was held is free again."""
         return self.shared.queue.join()
 
+    # ---- parts of modules
+
+    @step
+    def reserve_for(self, module: Any, fraction: float) -> None:
+        """Let a module spend at most a part of the caps; see :meth:`BudgetPool.reserve_for`."""
+        self.accounts.set_quota(module, fraction)
+
+    @step
+    def quotas(self) -> list[tuple[Any, Cost, dict[str, int | None]]]:
+        """Each module with a part of the caps, what it has spent of it, and its limits."""
+        return self.accounts.quotas()
+
     # ---- users' controls
 
     @step
@@ -539,14 +552,15 @@ class Admission:
         return next((node.breaker.cause for node in self.chain if node.breaker.cause is not None), None)
 
     def _paced(self, *, expected: int | None = None) -> Pacing:
-        ledger = self.accounts.ledger
+        ledger, is_root = self.accounts.ledger, len(self.chain) == 1
         return Pacing(
             self.policy,
             self.accounts,
             per_call=self.per_call,
             expected=expected,
             left={unit: ledger.remaining(unit) for unit in UNITS} if expected is not None else None,
-            priced=self.shared.supply.priced,
+            # Only the root paces what others share: a scope with a pace of its own has a price of its own.
+            priced=self.shared.supply.priced if is_root else _keep,
         )
 
     def _would_fit(self, arm: Arm) -> bool:
@@ -616,3 +630,7 @@ class Admission:
             cause=type(breaker.cause).__name__ if breaker.cause is not None else "",
             concurrency=throttle.allowed if throttle is not None else None,
         )
+
+
+def _keep(price: ShadowPrice) -> None:
+    """Leave a price where it opened."""

@@ -276,11 +276,11 @@ class Arm:
     def _close(self) -> None:
         if not self._open:  # another thread was faster
             return
-        self._open = False
-        for lease in self._unstarted:
+        for lease in list(self._unstarted):
             lease.void()
-        self._unstarted.clear()
+            self._unstarted.discard(lease)
         self._waiting.clear()
+        self._open = False
         self._program.open_calls -= 1
         charged = None if self.is_nested else self._charged
         self.payer.call_closed(self, samples=self._drawn.samples, charged=charged)
@@ -500,16 +500,20 @@ class Lease:
         with self._own:
             if self._state == "settled":
                 return Cost()
-            whole = self._state == "started"
+            before, self._state = self._state, "settled"
             used = self._owed
-            self._unanswered.clear()
-            self._state = "settled"
+        whole = before == "started"
         arm.hopeless = arm.hopeless or permanent
         self.is_free = self.redo and used == Cost()
         one = Cost(samples=1 if whole else 0)
         charged = Cost() if self.is_free else used + one
         sample = (arm.key, self.index) if whole and arm.key is not None else None
-        arm.ledger.settle(self._reservation, charged, beyond=self._beyond, sample=sample)
+        try:
+            arm.ledger.settle(self._reservation, charged, beyond=self._beyond, sample=sample)
+        except BaseException:  # of a store, or an interrupt: it can be settled again
+            self._state = before
+            raise
+        arm._unstarted.discard(self)
         cost = used + self._replayed + one
         if not self._refused:
             arm.learned.needed(self.sampler, self._peak, index=self.index)
@@ -548,7 +552,6 @@ class Lease:
         with self._own:
             self._state = "settled"
             paid_ahead, used = self._is_paid_ahead, self._owed
-            self._unanswered.clear()
         if not paid_ahead:
             self.arm.ledger.refund(self._reservation)
             return

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import math
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from decimal import Decimal
 from os import PathLike
 from typing import Any, Literal, TypeVar
 
 from dynscale_dspy import _ambient, _deprecated
-from dynscale_dspy._fields import Count, Fraction, Seconds, check
+from dynscale_dspy._fields import Count, Fraction, check
 from dynscale_dspy._naming import name_of
 from dynscale_dspy.allocation.costs import NANO, Cost
 from dynscale_dspy.allocation.policies import Policy
@@ -21,7 +20,7 @@ from dynscale_dspy.budget.accounts import Accounts, Periods
 from dynscale_dspy.budget.admission import Admission, Shared
 from dynscale_dspy.budget.alerts import BudgetWarning, CapAlerts
 from dynscale_dspy.budget.breaker import CircuitBreaker
-from dynscale_dspy.budget.locking import step
+from dynscale_dspy.budget.face import Face
 from dynscale_dspy.budget.prices import Price
 from dynscale_dspy.budget.single_flight import SingleFlight
 from dynscale_dspy.budget.stores.base import Store
@@ -29,10 +28,10 @@ from dynscale_dspy.budget.stores.memory import MemoryStore
 from dynscale_dspy.budget.stores.sqlite import SQLiteStore
 from dynscale_dspy.budget.supply import OwnCaps, Supply
 from dynscale_dspy.budget.throttle import Throttle
+from dynscale_dspy.budget.under_way import UnderWay
 from dynscale_dspy.config import DEFAULT_MAX_FAILURES, PoolSettings, ScopeSettings
-from dynscale_dspy.reporting import html, text
+from dynscale_dspy.reporting import text
 from dynscale_dspy.reporting.history import CallRecord, History, Moment, Part, Recorder
-from dynscale_dspy.reporting.live import Watch
 from dynscale_dspy.reporting.pool_report import PoolReport
 from dynscale_dspy.reporting.statistics import PoolStatistics, limits_in_dollars
 
@@ -41,7 +40,7 @@ __all__ = ["BudgetPool", "BudgetWarning", "PoolStatistics"]
 Self = TypeVar("Self", bound="BudgetPool")
 
 
-class BudgetPool:
+class BudgetPool(Face):
     """One budget for any number of wrapped modules and calls.
 
     Caps are hard: under any interleaving of threads and tasks, what is spent and reserved stays within them, and
@@ -176,9 +175,10 @@ class BudgetPool:
         self._store = store
         self._recorder = Recorder()
         self._chain: tuple[BudgetPool, ...] = (self, *(around._chain if around is not None else ()))
-        self._own = threading.Lock()
-        self._scopes: list[BudgetPool] = []
-        self._running: set[Callable[[], object]] = set()
+        self._scopes = UnderWay[BudgetPool]()
+        self._tasks: UnderWay[tuple[BudgetPool, Callable[[], object]]] = (
+            self._chain[-1]._tasks if around else UnderWay()
+        )
         if settings.period_seconds is not None:
             shared.periods = Periods(settings.period_seconds, clock, self.admission.roll)
             self.admission.begin_period()
@@ -232,14 +232,8 @@ class BudgetPool:
         inner = self.active()
         scope = BudgetPool.__new__(BudgetPool)
         scope._begin(limits.within(self.settings), around=inner)
-        with inner._own:
-            inner._scopes.append(scope)
-        try:
-            with scope:
-                yield scope
-        finally:
-            with inner._own:
-                inner._scopes.remove(scope)
+        with inner._scopes.during(scope), scope:
+            yield scope
 
     def reserve_for(self, module: Any, fraction: float) -> BudgetPool:
         """Let a module spend at most a part of the caps, so that it leaves the rest to others. Returns the pool.
@@ -259,15 +253,7 @@ class BudgetPool:
             25
         """
         check("fraction", fraction, Fraction)
-        limits = {
-            unit: None if limit is None else math.floor(limit * fraction)
-            for unit, limit in self.admission.accounts.ledger.limits.items()
-        }
-        if all(limit is None for limit in limits.values()):
-            raise ValueError("this pool has no cap to share: make it with samples=, requests=, tokens= or dollars=")
-        if 0 in limits.values():
-            raise ValueError(f"fraction={fraction!r} of the caps is less than one: raise the caps or the fraction")
-        self._set_quota(module, limits)
+        self.admission.reserve_for(module, fraction)
         return self
 
     def publish(self, name: str) -> Any:
@@ -296,14 +282,6 @@ class BudgetPool:
         """
         return _distributed("connect")(name)
 
-    def share(self, module: Any, fraction: float | None = None) -> Any:
-        """Deprecated: :meth:`publish` for processes, :meth:`reserve_for` for modules."""
-        if isinstance(module, str) and fraction is None:
-            _deprecated.warn("share(name)", "publish(name)")
-            return self.publish(module)
-        _deprecated.warn("share(module, fraction)", "reserve_for(module, fraction)")
-        return self.reserve_for(module, fraction)  # type: ignore[arg-type]  # checked there
-
     def pause(self) -> None:
         """Let no further sample begin until :meth:`resume`. Calls wait; samples under way finish.
 
@@ -323,7 +301,7 @@ class BudgetPool:
             cancel: Also cut off samples that run as asyncio tasks: their connections are closed at once, and what was
                 asked is charged at its bound. Threads cannot be cut off.
         """
-        self.admission.stop(self._cancel_running if cancel else None)
+        self.admission.stop(self._cancel_tasks if cancel else None)
 
     @property
     def stopped(self) -> bool:
@@ -362,11 +340,9 @@ class BudgetPool:
         """What modules with a part of the caps and the scopes that are open now have spent, and may."""
         parts = [
             Part(f"share of {name_of(module)}", spent, limits_in_dollars(limits), None)
-            for module, spent, limits in self._quotas()
+            for module, spent, limits in self.admission.quotas()
         ]
-        with self._own:
-            scopes = list(self._scopes)
-        for scope in scopes:
+        for scope in self._scopes.now():
             now = scope.statistics()
             parts.append(Part("scope", now.spent, now.limits, now.seconds_left))
         return parts
@@ -380,28 +356,6 @@ class BudgetPool:
         """What text, HTML and the live view show of this pool, as one frozen value."""
         return PoolReport(self.statistics(), self.history, tuple(self.parts()))
 
-    def watch(self, *, interval: float = 0.5) -> Watch:
-        """A live view of this pool: redrawn in place in a notebook, a table in a terminal.
-
-        Args:
-            interval: Seconds between two looks.
-
-        Returns:
-            A view that runs until its ``close()``, or until the end of a ``with`` block.
-
-        Raises:
-            ValueError: If ``interval`` is not a positive number.
-            ImportError: In a terminal, if rich is not installed.
-
-        Example:
-            ```python
-            with pool.watch():
-                qa.batch(examples)
-            ```
-        """
-        check("interval", interval, Seconds)
-        return Watch(self.report, interval=interval)
-
     def __enter__(self) -> BudgetPool:
         """Make this the pool of wrapped modules without one of their own, also in threads that DSPy starts."""
         _ambient.enter(self)
@@ -413,64 +367,9 @@ class BudgetPool:
     def __repr__(self) -> str:
         return text.one_line(self.statistics())
 
-    def __str__(self) -> str:
-        # Before anything has happened there is nothing to add to one line.
-        now = self.statistics()
-        return text.pool(self.report()) if now.closed_calls or now.open_calls else repr(self)
-
-    def _repr_html_(self) -> str:
-        return html.pool(self.report())
-
-    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
-        printer.text(str(self))
-
-    # Optimizers copy programs deep and save them whole. A budget is a thing in the world: every copy spends from it,
-    # and one loaded from disk is a new pool with the same limits, or the same one if it lives in a file.
-    def __deepcopy__(self, memo: dict[int, Any]) -> BudgetPool:
-        return self
-
-    def __copy__(self) -> BudgetPool:
-        return self
-
+    # One loaded from disk is a new pool with the same limits, or the same one if it lives in a file.
     def __reduce__(self) -> tuple[Any, ...]:
         return BudgetPool.made, (self.settings,)
-
-    # ---- settings by name
-
-    @property
-    def policy(self) -> Policy:
-        """Whom to sample next."""
-        return self.settings.policy
-
-    @property
-    def on_empty(self) -> str:
-        """What a call does that finds not even one sample left."""
-        return self.settings.on_empty
-
-    @property
-    def strict(self) -> bool:
-        """Whether requests are refused whose cost has no upper bound."""
-        return self.settings.strict
-
-    @property
-    def prices(self) -> Mapping[str, Price]:
-        """Dollars per million tokens by model name."""
-        return self.settings.prices
-
-    @property
-    def seed(self) -> int:
-        """Seeds the order in which attempts are shown."""
-        return self.settings.seed
-
-    @property
-    def min_per_call(self) -> int:
-        """Samples each call draws whatever the price."""
-        return self.settings.min_per_call
-
-    @property
-    def max_per_call(self) -> int | None:
-        """Samples no call may draw more of."""
-        return self.settings.max_per_call
 
     # ---- what calls need besides the admission
 
@@ -493,18 +392,9 @@ class BudgetPool:
         """Whether this is a scope of another pool."""
         return len(self._chain) > 1
 
-    @contextlib.contextmanager
-    def cancellable(self, cancel: Callable[[], object]) -> Iterator[None]:
+    def cancellable(self, cancel: Callable[[], object]) -> AbstractContextManager[object]:
         """While the block runs, ``stop(cancel=True)`` on this pool or one around it calls this function."""
-        for pool in self._chain:
-            with pool._own:
-                pool._running.add(cancel)
-        try:
-            yield
-        finally:
-            for pool in self._chain:
-                with pool._own:
-                    pool._running.discard(cancel)
+        return self._tasks.during((self, cancel))
 
     def record(self, call: CallRecord) -> None:
         """A call was answered: remember it, here and in every pool around."""
@@ -522,19 +412,10 @@ class BudgetPool:
         now = self.statistics()
         return Moment(self.settings.clock(), now.spent, now.price, now.closed_calls)
 
-    def _cancel_running(self) -> None:
-        with self._own:
-            running = list(self._running)
-        for cancel in running:
-            cancel()
-
-    @step
-    def _set_quota(self, module: Any, limits: dict[str, int | None]) -> None:
-        self.admission.accounts.set_quota(module, limits)
-
-    @step
-    def _quotas(self) -> list[tuple[Any, Cost, dict[str, int | None]]]:
-        return self.admission.accounts.quotas()
+    def _cancel_tasks(self) -> None:
+        for pool, cancel in self._tasks.now():
+            if self in pool._chain:
+                cancel()
 
 
 def _rebuild(samples: int | None, settings: dict[str, Any]) -> BudgetPool:

@@ -1,7 +1,7 @@
 """One budget for many processes and machines, on Ray (extra ``ray``).
 
-`BudgetPool(...).share("name")` keeps the budget in a named actor, `BudgetPool.connect("name")` spends from it anywhere
-in the cluster, and :func:`run` answers the rows of a Ray dataset with it.
+`BudgetPool(...).publish("name")` keeps the budget in a named actor, `BudgetPool.connect("name")` spends from it
+anywhere in the cluster, and :func:`run` answers the rows of a Ray dataset with it.
 """
 
 from __future__ import annotations

@@ -14,19 +14,18 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 from dynscale_dspy.allocation.costs import UNITS, Cost
+from dynscale_dspy.budget.face import Face
 from dynscale_dspy.budget.pool import BudgetPool
 from dynscale_dspy.budget.stores.sqlite import SQLiteStore
 from dynscale_dspy.distributed.coordinator import Coordinator, LeaseStatistics
 from dynscale_dspy.distributed.lease_log import LeaseLog, abandoned
 from dynscale_dspy.distributed.lease_supply import LeaseSupply
-from dynscale_dspy.reporting import html, text
 from dynscale_dspy.reporting.history import History, Part
-from dynscale_dspy.reporting.live import Watch
 from dynscale_dspy.reporting.pool_report import PoolReport
-from dynscale_dspy.reporting.statistics import PoolStatistics
+from dynscale_dspy.reporting.statistics import Limits, PoolStatistics
 
 logger = logging.getLogger(__name__)
 
@@ -41,13 +40,14 @@ _clients_lock = threading.Lock()
 def publish(pool: BudgetPool, name: str) -> LeasedPool:
     """See :meth:`BudgetPool.publish`."""
     ray = _ray()
-    if not name or "/" in name:
-        raise ValueError(f"the name of a shared pool must be a text without '/', got {name!r}")
+    if not isinstance(name, str) or not name or "/" in name:
+        kind = ValueError if isinstance(name, str) else TypeError
+        raise kind(f"the name of a published pool must be a text without '/', got {name!r}")
     if problem := _problem(pool):
-        raise ValueError(f"this pool cannot be shared as {name!r}: it {problem}")
+        raise ValueError(f"this pool cannot be published as {name!r}: it {problem}")
     _start(ray)
     if _find(ray, name) is not None:
-        raise ValueError(f"there is a shared pool {name!r} already: use BudgetPool.connect({name!r}), or another name")
+        raise ValueError(f"a pool is published as {name!r} already: use BudgetPool.connect({name!r}), or another name")
     settings, pacing = pool.settings, pool.admission.own_pacing
     expected = pacing.expected if pacing is not None else None
     if settings.path is not None:
@@ -83,7 +83,9 @@ def connect(name: str) -> LeasedPool:
     _start(ray)
     actor = _find(ray, name)
     if actor is None:
-        raise LookupError(f"no pool is shared as {name!r} in this cluster: BudgetPool(...).publish({name!r}) does that")
+        raise LookupError(
+            f"no pool is published as {name!r} in this cluster: BudgetPool(...).publish({name!r}) does that"
+        )
     with _clients_lock:
         client = _clients.get(name)
         if client is None or client.closed or not client.is_of(actor):
@@ -91,7 +93,7 @@ def connect(name: str) -> LeasedPool:
         return client
 
 
-class LeasedPool:
+class LeasedPool(Face):
     """The client of a published budget: a pool of this process, :attr:`local`, whose caps are what it has leased.
 
     Made by :meth:`BudgetPool.publish` and :meth:`BudgetPool.connect`. Give it to modules as ``budget=``: calls, samples
@@ -111,6 +113,7 @@ class LeasedPool:
     def __init__(self, name: str, actor: Any) -> None:
         published = _ask(actor.settings)
         self.name = name
+        self.settings = published.settings
         self._actor = actor
         self._budget = published.budget
         lease = uuid.uuid4().hex
@@ -134,7 +137,7 @@ class LeasedPool:
         now = _ask(self._actor.statistics)
         return replace(
             now,
-            limits=MappingProxyType(now.limits),
+            limits=MappingProxyType(Limits(now.limits)),
             samples_per_call=MappingProxyType(now.samples_per_call),
             distrusted=self.local.statistics().distrusted,
         )
@@ -163,6 +166,22 @@ class LeasedPool:
         self.local.stop(cancel=cancel)
         _ask(self._actor.control, "stop")
 
+    def publish(self, name: str) -> Any:
+        """Not for a client: see :meth:`BudgetPool.publish`.
+
+        Raises:
+            ValueError: Always.
+        """
+        return publish(self.local, name)
+
+    def reserve_for(self, module: Any, fraction: float) -> Any:
+        """Not for a client: what it could give a part of is only a lease.
+
+        Raises:
+            ValueError: Always.
+        """
+        raise ValueError("a client cannot reserve a part for a module: parts are of a pool in one process")
+
     def reconcile(self, *, refund: bool = False) -> Cost:
         """Settle the leases of dead holders. Returns how much of them was not reported.
 
@@ -178,6 +197,11 @@ class LeasedPool:
             for lease, used in found.items():
                 _ask(self._actor.close_for, lease, used)
                 logger.warning("the holder of a lease on %r died: it had spent %d samples", self.name, used.samples)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the budget was stopped, as far as this process has heard."""
+        return self.local.stopped
 
     @property
     def closed(self) -> bool:
@@ -231,6 +255,10 @@ class LeasedPool:
         """A budget within this process's part; see :meth:`BudgetPool.scope`."""
         return self.local.scope(samples, **limits)
 
+    def available(self, unit: Literal["samples", "requests", "tokens", "dollars"]) -> float:
+        """What this process has leased of a unit and not reserved, and may fetch more of; infinite without a cap."""
+        return self.local.available(unit)
+
     @property
     def history(self) -> History:
         """The latest calls of this process."""
@@ -240,18 +268,9 @@ class LeasedPool:
         """The scopes that are open in this process."""
         return self.local.parts()
 
-    @property
-    def policy(self) -> Any:
-        """Whom to sample next."""
-        return self.local.policy
-
     def report(self) -> PoolReport:
         """What text, HTML and the live view show: the whole budget, and the history of this process."""
         return PoolReport(self.statistics(), self.history, tuple(self.parts()))
-
-    def watch(self, *, interval: float = 0.5) -> Watch:
-        """A live view of the whole budget; see :meth:`BudgetPool.watch`."""
-        return Watch(self.report, interval=interval)
 
     def is_of(self, actor: Any) -> bool:
         """Whether this is a client of that actor, and not of an earlier one of its name."""
@@ -268,19 +287,7 @@ class LeasedPool:
     def __repr__(self) -> str:
         return f"LeasedPool({self.name!r}, {self.local!r})"
 
-    def __str__(self) -> str:
-        return text.pool(self.report())
-
-    def _repr_html_(self) -> str:
-        return html.pool(self.report())
-
-    # Copies of a program spend from the same budget; one that is sent to another process connects there.
-    def __deepcopy__(self, memo: dict[int, Any]) -> LeasedPool:
-        return self
-
-    def __copy__(self) -> LeasedPool:
-        return self
-
+    # A program that is sent to another process connects there.
     def __reduce__(self) -> tuple[Any, ...]:
         return connect, (self.name,)
 
@@ -288,18 +295,20 @@ class LeasedPool:
 def _problem(pool: BudgetPool) -> str:
     """Why a pool cannot be published; empty if it can."""
     settings, admission = pool.settings, pool.admission
+    if isinstance(admission.shared.supply, LeaseSupply):
+        return "is itself a client"
     if admission.moved_to:
-        return "was shared before"
+        return "was published before"
     if pool.is_scope:
-        return "is a scope: share the pool around it"
+        return "is a scope: publish the pool around it"
     if pool.statistics().open_calls:
         return "has open calls"
     if settings.period is not None:
         return "has a period, which leases would straddle"
     if settings.warn_at is not None:
         return "has warn_at=, which no process could call back: ask the client's statistics()"
-    if admission.accounts.quotas():
-        return "has shares of modules, which are of one process"
+    if admission.quotas():
+        return "has parts reserved for modules, which are of one process"
     if settings.clock is not time.time:
         return "has a clock of its own"
     if settings.store is not None:

@@ -1,4 +1,4 @@
-"""The actor that keeps a shared budget: a pool, a book of its leases, and a file that outlives both."""
+"""The actor that keeps a published budget: a pool, a book of its leases, and a file that outlives both."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class LeaseStatistics:
 
 
 class Coordinator:
-    """Holds the very pool that was shared, and answers one message at a time.
+    """Holds the very pool that was published, and answers one message at a time.
 
     Everything that matters is in the file before an answer goes out, so the actor may be killed at any instant: it
     starts again with its leases.

@@ -21,7 +21,7 @@ class LeaseLog:
     holder counts as having spent all that it had.
 
     Args:
-        budget: The shared budget's own name.
+        budget: The published budget's own name.
         lease: The lease.
     """
 
@@ -48,7 +48,7 @@ def abandoned(budget: str) -> Iterator[dict[str, Cost]]:
     Their files are deleted when the block ends without an error, and until then no other process reads them.
 
     Args:
-        budget: The shared budget's own name.
+        budget: The published budget's own name.
     """
     found: dict[str, Cost] = {}
     with contextlib.ExitStack() as locks:

@@ -35,7 +35,7 @@ class LeaseSupply:
     A :class:`~dynscale_dspy.budget.supply.Supply`. What the pool calls runs inside its lock and never waits.
 
     Args:
-        name: The name of the shared budget, for messages.
+        name: The name of the published budget, for messages.
         lease: The name of the lease.
         renew: Sends a report and returns its answer. May wait, and raise.
         sweep: Settles the leases of dead holders of this machine. May wait, and raise.
@@ -142,7 +142,7 @@ class LeaseSupply:
     def ended(self) -> str:
         """Why nothing more can be spent."""
         if self._lost is not None:
-            return f"the shared pool {self._name!r} cannot be reached any more ({type(self._lost).__name__})"
+            return f"the published pool {self._name!r} cannot be reached any more ({type(self._lost).__name__})"
         return "this client was closed: connect again" if self.closed else ""
 
     def spare(self) -> float:
@@ -165,16 +165,19 @@ class LeaseSupply:
             self._holder.opened(price)
 
     def prepare(self, calls: int, requests: int) -> None:
-        """Fetch what a known set of calls takes: so many times what a call may draw on average. Waits."""
-        admission, _ = self._parts
+        """Fetch what a known set of calls takes: so many times what a call may draw on average. Waits if it has to."""
+        admission, holder = self._parts
         answered = threading.Event()
         with admission.lock.mutex:
             allowances = admission.pacing.allowances
             each = min(allowance.per_call for unit, allowance in allowances.items() if unit not in METERED)
             samples = math.ceil(calls * each)
-            self._extra = Cost(samples=samples, requests=samples * max(self._next_sample().requests, requests))
+            extra = Cost(samples=samples, requests=samples * max(self._next_sample().requests, requests))
             if self.closed or self._lost is not None or self._thread is None:
                 return
+            if holder.fits(self._next_sample().at_least(extra), *self._totals()):
+                return  # nothing is low, and so nothing would be asked for
+            self._extra = extra
             self._fetching.append(answered)
         self._wake.set()
         answered.wait()
@@ -276,28 +279,33 @@ class LeaseSupply:
     # ---- the thread
 
     def _serve(self) -> None:
+        try:
+            while not self.closed:
+                self._serve_once()
+        except Exception as error:
+            self._give_up(error)
+            return
+        admission, _ = self._parts
+        with admission.lock.mutex:
+            self._release()
+
+    def _serve_once(self) -> None:
+        """Wait until there may be something to report, report it, and look for dead holders from time to time."""
         admission, holder = self._parts
-        while True:
-            self._wake.wait(self._rest())
-            self._wake.clear()
-            if self.closed:
-                with admission.lock.mutex:
-                    self._release()
-                return
+        self._wake.wait(self._rest())
+        self._wake.clear()
+        if self.closed:
+            return
+        with admission.lock.mutex:
+            report = self._report()
+        if report is not None:
+            answer = self._renew(report)
             with admission.lock.mutex:
-                report = self._report()
-            if report is not None:
-                try:
-                    answer = self._renew(report)
-                except Exception as error:
-                    self._give_up(error)
-                    return
-                with admission.lock.mutex:
-                    self._apply(answer)
-                admission.wake()
-            if holder.fruitless or time.monotonic() >= self._next_sweep:
-                self._next_sweep = time.monotonic() + SWEEP
-                self.sweep_quietly()
+                self._apply(answer)
+            admission.wake()
+        if holder.fruitless or time.monotonic() >= self._next_sweep:
+            self._next_sweep = time.monotonic() + SWEEP
+            self.sweep_quietly()
 
     def _rest(self) -> float:
         """Seconds until there may be something to report."""
@@ -308,7 +316,7 @@ class LeaseSupply:
             return min(max(self._next_try - time.monotonic(), 0.0), IDLE)
 
     def _give_up(self, error: BaseException) -> None:
-        logger.error("the shared pool %r cannot be reached any more: %s", self._name, type(error).__name__)
+        logger.error("the published pool %r cannot be reached any more: %s", self._name, type(error).__name__)
         admission, _ = self._parts
         with admission.lock.mutex:
             self._lost = error

@@ -1,4 +1,4 @@
-"""A wrapped program over the rows of a Ray dataset, by many workers that spend from one shared pool."""
+"""A wrapped program over the rows of a Ray dataset, by many workers that spend from one published pool."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ def run(
 
     Returns:
         A dataset, computed when it is consumed: the columns of the rows, the outputs (None where all samples failed),
-        ``dynscale_samples``, ``dynscale_calls``, ``dynscale_tokens``, ``dynscale_dollars``, ``dynscale_confidence`` and
-        ``dynscale_error`` (empty where there was none).
+        ``dynscale_samples``, ``dynscale_requests``, ``dynscale_tokens``, ``dynscale_dollars``,
+        ``dynscale_confidence`` and ``dynscale_error`` (empty where there was none).
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -78,7 +78,7 @@ def run(
 
     Example:
         ```python
-        pool = BudgetPool(samples=4 * dataset.count()).expect(dataset.count()).share("labels")
+        pool = BudgetPool(samples=4 * dataset.count()).expect(dataset.count()).publish("labels")
         qa = DynScaling(dspy.ChainOfThought("question -> answer"), budget=pool)
         run(qa, dataset, pool, key="id", checkpoint="labels/").write_parquet("answers/")
         ```
@@ -86,7 +86,7 @@ def run(
     if not isinstance(program, dspy.Module):
         raise TypeError(f"program must be a dspy.Module, got {program!r}")
     if not isinstance(pool, LeasedPool):
-        raise TypeError(f'pool must be a shared one, as pool.share("name") returns it, got {pool!r}')
+        raise TypeError(f'pool must be a published one, as pool.publish("name") returns it, got {pool!r}')
     for name, value in (("in_flight", in_flight), ("rows_per_task", rows_per_task)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
@@ -271,7 +271,10 @@ def _read(paths: Iterable[Path]) -> dict[str, Any]:
             entry = json.loads(line)
         except ValueError:
             continue  # empty, or cut off by a kill: the row is answered again
-        answers[entry["key"]] = entry["answer"]
+        answer = entry["answer"]
+        if "dynscale_calls" in answer:  # written by version 0.1
+            answer["dynscale_requests"] = answer.pop("dynscale_calls")
+        answers[entry["key"]] = answer
     return answers
 
 

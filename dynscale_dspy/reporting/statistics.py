@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from dynscale_dspy import _deprecated
 from dynscale_dspy.allocation.costs import NANO, Cost
@@ -85,6 +85,13 @@ def limits_in_dollars(limits: Mapping[str, int | None]) -> Limits:
 
 class Limits(dict[str, "float | None"]):
     """Caps by unit. Version 0.1 named requests ``"calls"``, which still finds them and warns."""
+
+    def get(self, unit: str, default: Any = None) -> Any:
+        """The cap on a unit."""
+        if unit == "calls":
+            _deprecated.warn("the unit 'calls'", "'requests'")
+            unit = "requests"
+        return super().get(unit, default)
 
     def __missing__(self, unit: str) -> float | None:
         if unit != "calls":

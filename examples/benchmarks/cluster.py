@@ -178,7 +178,7 @@ class Bench:
     def _run(self, name: str, workers: int, meanwhile: Any) -> dict[str, Any]:
         count = len(self.bank)
         items = [{"id": i, "question": question.text} for i, question in enumerate(self.bank)]
-        pool = BudgetPool(samples=EACH * count).expect(count).share(f"cluster {uuid.uuid4().hex}")
+        pool = BudgetPool(samples=EACH * count).expect(count).publish(f"cluster {uuid.uuid4().hex}")
         qa = DynScaling(dspy.ChainOfThought("question -> answer"), budget=pool)
         done = threading.Event()
         beside = threading.Thread(target=meanwhile, args=(pool, done))
@@ -263,7 +263,7 @@ class Sender:
 
 def messages(count: int) -> dict[str, Any]:
     """How many reports the actor answers."""
-    pool = BudgetPool(samples=10**9).share(f"cluster {uuid.uuid4().hex}")
+    pool = BudgetPool(samples=10**9).publish(f"cluster {uuid.uuid4().hex}")
     senders: list[Any] = [Sender.remote() for _ in range(2)]  # type: ignore[attr-defined]
     ray.get([sender.send.remote(pool._actor, 10) for sender in senders])
     began = time.perf_counter()

@@ -28,7 +28,7 @@ class PoolMachine(RuleBasedStateMachine):
     paused, stopped and resumed: no cap is passed, nothing leaks, and every scope's spending is its pool's too."""
 
     arms = Bundle("arms")
-    tickets = Bundle("tickets")
+    leases = Bundle("leases")
 
     @initialize(
         samples=st.none() | st.integers(1, 25),
@@ -82,7 +82,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.opened += 1
         return arm
 
-    @rule(target=arms, outer=tickets, room=st.integers(1, 3), which=st.integers(0, 2))
+    @rule(target=arms, outer=leases, room=st.integers(1, 3), which=st.integers(0, 2))
     def open_nested(self, outer, room, which):
         if outer not in self.running:
             return multiple()
@@ -92,52 +92,52 @@ class PoolMachine(RuleBasedStateMachine):
         self.open_arms.add(arm)
         return arm
 
-    @rule(target=tickets, arm=arms)
+    @rule(target=leases, arm=arms)
     def start_sample(self, arm):
         if not arm.waiting:
             return multiple()
-        ticket = arm.take()
-        if not ticket.start():
-            assert ticket.payer.is_halted
+        lease = arm.take()
+        if not lease.start():
+            assert lease.payer.is_halted
             return multiple()
-        self.running[ticket] = []
-        return ticket
+        self.running[lease] = []
+        return lease
 
     @rule(arm=arms)
     def take_and_be_cancelled(self, arm):
         if arm.waiting:
-            ticket = arm.take()
+            lease = arm.take()
             arm.close()
             self.open_arms.discard(arm)
-            assert not ticket.start()
+            assert not lease.start()
 
-    @rule(ticket=tickets, tokens=st.integers(0, 100), price=st.integers(0, 300))
-    def call_model(self, ticket, tokens, price):
-        if ticket in self.running:
+    @rule(lease=leases, tokens=st.integers(0, 100), price=st.integers(0, 300))
+    def call_model(self, lease, tokens, price):
+        if lease in self.running:
             bound = Cost(requests=1, prompt_tokens=tokens, completion_tokens=tokens, nanodollars=price)
-            charge = ticket.charge(bound)
+            charge = lease.charge(bound)
             if charge is None:
-                ledgers = (node.accounts.ledger for node in ticket.payer.chain)
+                ledgers = (node.accounts.ledger for node in lease.payer.chain)
                 assert any(limit is not None for ledger in ledgers for limit in ledger.limits.values())
             else:
-                self.running[ticket].append(charge)
+                self.running[lease].append(charge)
 
-    @rule(ticket=tickets, share=st.floats(0, 1))
-    def answer_call(self, ticket, share):
-        if self.running.get(ticket):
-            charge = self.running[ticket].pop()
+    @rule(lease=leases, share=st.floats(0, 1))
+    def answer_call(self, lease, share):
+        if self.running.get(lease):
+            charge = self.running[lease].pop()
             most = charge.bound
             used = Cost(
                 requests=1, completion_tokens=int(most.tokens * share), nanodollars=int(most.nanodollars * share)
             )
-            ticket.answered(charge, used)
-            ticket.answered(charge, used)  # twice changes nothing
+            lease.answered(charge, used)
+            lease.answered(charge, used)  # twice changes nothing
 
-    @rule(ticket=consumes(tickets), failed=st.booleans())
-    def finish_sample(self, ticket, failed):
-        self.running.pop(ticket, None)
-        ticket.settle(ValueError() if failed else None)
-        assert ticket.settle() == Cost()  # twice changes nothing
+    @rule(lease=consumes(leases), failed=st.booleans())
+    def finish_sample(self, lease, failed):
+        self.running.pop(lease, None)
+        lease.settle(ValueError() if failed else None)
+        assert lease.settle() == Cost()  # twice changes nothing
 
     @rule(arm=arms, tally=tallies, room=st.integers(0, 5))
     def request(self, arm, tally, room):
@@ -190,8 +190,8 @@ class PoolMachine(RuleBasedStateMachine):
     def teardown(self):
         if not hasattr(self, "pool"):
             return
-        for ticket in self.running:
-            ticket.settle()
+        for lease in self.running:
+            lease.settle()
         for arm in self.open_arms:
             arm.close()
         self.scopes.close()
@@ -224,15 +224,15 @@ def test_threads_cannot_overspend_or_leak(threads):
             if arm is None:
                 continue
             while arm.waiting:
-                ticket = arm.take()
-                ticket.start()
+                lease = arm.take()
+                lease.start()
                 for _ in range(random_.randint(0, 4)):
-                    ticket.charge()
+                    lease.charge()
                 interrupted = random_.random() < 0.1
                 now = pool.statistics()
                 if now.spent.samples + now.reserved.samples > 300 or now.spent.requests + now.reserved.requests > 500:
                     seen_over.append(now)
-                ticket.settle()
+                lease.settle()
                 if interrupted:
                     break
                 arm.request(Tally.of("AB"), ["conditioned"] * 2)
@@ -251,10 +251,10 @@ def test_threads_cannot_overspend_or_leak(threads):
 
 
 def draw_one(arm):
-    ticket = arm.take()
-    assert ticket.start()
-    ticket.charge()
-    ticket.settle()
+    lease = arm.take()
+    assert lease.start()
+    lease.charge()
+    lease.settle()
 
 
 def test_early_calls_cannot_drain_a_pool_that_knows_how_many_come():
@@ -300,18 +300,18 @@ def test_every_announced_call_finds_its_first_sample_however_dear_those_that_see
         # One of the calls under way goes on: it begins a sample, or its oldest finishes.
         arm, flying = data.draw(st.sampled_from(running))
         if arm.waiting and (not flying or data.draw(st.booleans())):
-            ticket = arm.take()
-            assert ticket.start()
-            more = grows * ticket.index
-            charge = ticket.charge(Cost(requests=1, prompt_tokens=bound + more))
+            lease = arm.take()
+            assert lease.start()
+            more = grows * lease.index
+            charge = lease.charge(Cost(requests=1, prompt_tokens=bound + more))
             if charge is None:
-                ticket.settle(BudgetExhausted(""))
+                lease.settle(BudgetExhausted(""))
             else:
-                flying.append((ticket, charge, Cost(requests=1, prompt_tokens=cost + more // 4)))
+                flying.append((lease, charge, Cost(requests=1, prompt_tokens=cost + more // 4)))
         elif flying:
-            ticket, charge, used = flying.pop(0)
-            ticket.answered(charge, used)
-            ticket.settle()
+            lease, charge, used = flying.pop(0)
+            lease.answered(charge, used)
+            lease.settle()
         if not flying and not arm.waiting and not arm.request(Tally.of("AB"), ["conditioned"] * 4):
             arm.close()
             running.remove((arm, flying))
@@ -373,10 +373,10 @@ def test_a_call_that_finds_nothing_is_not_opened():
 def test_an_unstarted_sample_of_a_closed_call_never_starts():
     pool = BudgetPool(samples=4, policy=Uniform(), per_call=4)
     arm = open_call(pool, 4)
-    ticket = arm.take()
+    lease = arm.take()
     arm.close()
     assert pool.statistics().reserved == Cost()
-    assert not ticket.start()
+    assert not lease.start()
 
 
 def test_a_nested_call_is_charged_once_at_the_leaf():
@@ -609,15 +609,15 @@ def test_a_deadline_ends_spending_at_once():
     now = [1000.0]
     pool = BudgetPool(samples=10, deadline=60, clock=lambda: now[0])
     arm = open_call(pool, 1)
-    ticket = arm.take()
-    assert ticket.start()
-    assert ticket.charge()
+    lease = arm.take()
+    assert lease.start()
+    assert lease.charge()
     waiting = open_call(pool, 1).take()
     now[0] += 59
     assert pool.statistics().seconds_left == 1
-    assert ticket.charge()
+    assert lease.charge()
     now[0] += 1
-    assert not ticket.charge()
+    assert not lease.charge()
     assert not waiting.start()
     assert open_call(pool, 1) is None
     with pytest.raises(BudgetExhausted, match="the deadline of the pool has passed"):
@@ -637,17 +637,17 @@ def test_a_scopes_deadline_is_its_own():
 
 def test_paused_stopped_and_resumed():
     pool = BudgetPool(samples=10)
-    ticket = open_call(pool, 1).take()
+    lease = open_call(pool, 1).take()
     pool.pause()
-    assert not ticket.start()
+    assert not lease.start()
     waiting = open_or_wait(pool, 1)
     assert isinstance(waiting, Future) and not waiting.done()
     assert pool.statistics().state == "paused"
     pool.resume()
     assert waiting.done()
-    assert ticket.start() and ticket.charge()
+    assert lease.start() and lease.charge()
     pool.stop()
-    assert ticket.charge()  # what is under way finishes
+    assert lease.charge()  # what is under way finishes
     assert open_or_wait(pool, 1) is None
     with pytest.raises(BudgetExhausted, match="the pool was stopped"):
         raise pool.admission.exhausted()
@@ -699,9 +699,9 @@ def test_a_pool_whose_samples_all_fail_stops_itself():
     pool = BudgetPool(samples=100, max_failures=3)
     cause = ConnectionError("secret: no route to host")
     for number in range(5):
-        ticket = open_call(pool, 1).take()
-        ticket.start()
-        ticket.settle(cause if number != 1 else None)
+        lease = open_call(pool, 1).take()
+        lease.start()
+        lease.settle(cause if number != 1 else None)
     assert pool.statistics().state == "stopped"
     assert open_call(pool, 1) is None
     error = pool.admission.exhausted()
@@ -715,14 +715,14 @@ def test_a_pool_whose_samples_all_fail_stops_itself():
 def test_a_first_sample_waits_for_what_others_hold_but_never_inside_another():
     pool, program = BudgetPool(tokens=100), Program()
     first = open_call(pool, 1, program=program)
-    ticket = first.take()
-    ticket.start()
-    charge = ticket.charge(Cost(requests=1, prompt_tokens=90))
+    lease = first.take()
+    lease.start()
+    charge = lease.charge(Cost(requests=1, prompt_tokens=90))
     waiting = open_or_wait(pool, 1, program=program)
     assert isinstance(waiting, Future) and not waiting.done()
-    assert open_or_wait(pool, 1, program=program, outer=ticket) is not None
-    ticket.answered(charge, Cost(requests=1, prompt_tokens=5))
-    ticket.settle()
+    assert open_or_wait(pool, 1, program=program, outer=lease) is not None
+    lease.answered(charge, Cost(requests=1, prompt_tokens=5))
+    lease.settle()
     assert waiting.done()
     assert isinstance(open_or_wait(pool, 1, program=program), Arm)
 
@@ -732,4 +732,4 @@ def test_two_pools_of_an_optimizers_copies_are_one_and_dollars_survive_exactly()
     loaded = pickle.loads(pickle.dumps(pool))
     assert loaded.statistics().limits == pool.statistics().limits
     assert loaded.admission.accounts.ledger.limits["nanodollars"] == 100_000_000
-    assert (loaded.strict, loaded.min_per_call, loaded._period) == (True, 2, 3600)
+    assert (loaded.strict, loaded.min_per_call, loaded.settings.period_seconds) == (True, 2, 3600)

@@ -30,15 +30,15 @@ def cluster():
 
 
 @pytest.fixture
-def shared(cluster):
-    """Shares pools, and ends them after the test."""
+def published(cluster):
+    """Publishes pools, and ends them after the test."""
     clients: list[LeasedPool] = []
 
-    def share(pool: BudgetPool, name: str) -> LeasedPool:
-        clients.append(pool.share(name))
+    def publish(pool: BudgetPool, name: str) -> LeasedPool:
+        clients.append(pool.publish(name))
         return clients[-1]
 
-    yield share
+    yield publish
     for client in clients:
         client.end()
 
@@ -77,11 +77,11 @@ class Worker:
         BudgetPool.connect(name).close()
 
 
-def test_two_workers_spend_one_budget_to_the_last_sample(shared, server):
+def test_two_workers_spend_one_budget_to_the_last_sample(published, server):
     bank = questions(60, seed=1)
     server = server(bank)
     pool = BudgetPool(samples=200)
-    client = shared(pool, "two")
+    client = published(pool, "two")
     program = DynScaling(dspy.Predict("question -> answer"), budget=client)
     workers = [Worker.remote(server.lm(cache=False)) for _ in range(2)]
     texts = [question.text for question in bank]
@@ -92,14 +92,14 @@ def test_two_workers_spend_one_budget_to_the_last_sample(shared, server):
     assert now.reserved.samples == now.open_calls == 0
     assert sum(answer is not None for part in answers for answer in part) == now.closed_calls
     assert sum(n * calls for n, calls in now.samples_per_call.items()) == now.spent.samples
-    with dspy.context(lm=server.lm(cache=False)), pytest.raises(BudgetExhausted, match="shared as 'two'"):
+    with dspy.context(lm=server.lm(cache=False)), pytest.raises(BudgetExhausted, match="published as 'two'"):
         DynScaling(dspy.Predict("question -> answer"), budget=pool)(question=texts[0])
 
 
 def test_the_end_of_a_budget_counts_what_its_holders_have_not_told(cluster, server):
     bank = questions(8, seed=6)
     server = server(bank)
-    client = BudgetPool(samples=60).share("ending")
+    client = BudgetPool(samples=60).publish("ending")
     worker = Worker.remote(server.lm(cache=False))
     program = DynScaling(dspy.Predict("question -> answer"), budget=client)
     ray.get(worker.ask.remote(program, [question.text for question in bank]))
@@ -109,10 +109,10 @@ def test_the_end_of_a_budget_counts_what_its_holders_have_not_told(cluster, serv
     assert final.reserved.samples == 0
 
 
-def test_a_client_is_a_pool(shared, server):
+def test_a_client_is_a_pool(published, server):
     bank = questions(20, seed=2)
     server = server(bank)
-    client = shared(BudgetPool(samples=100, seed=3), "client").expect(25)
+    client = published(BudgetPool(samples=100, seed=3), "client").expect(25)
     assert BudgetPool.connect("client") is client
     assert pickle.loads(pickle.dumps(client)) is client
     assert client.seed == 3 and client.policy == BudgetPool(samples=1).policy
@@ -132,9 +132,11 @@ def test_a_client_is_a_pool(shared, server):
     until(lambda: client.statistics().reserved.samples == 0)  # idle, it gives back what it has in hand
     assert client.statistics().spent.samples == server.statistics().samples <= 100
     with pytest.raises(ValueError, match="is itself a client"):
-        BudgetPool.share(client, "again")
+        client.publish("again")
+    with pytest.raises(ValueError, match="a client cannot reserve a part"):
+        client.reserve_for(qa, 0.5)
     with pytest.raises(ValueError, match="already"):
-        BudgetPool(samples=5).share("client")
+        BudgetPool(samples=5).publish("client")
     with pytest.raises(LookupError, match="'nothing'"):
         BudgetPool.connect("nothing")
     client.close()
@@ -143,10 +145,10 @@ def test_a_client_is_a_pool(shared, server):
     assert BudgetPool.connect("client") is not client
 
 
-def test_rows_are_answered_once_though_a_worker_and_the_keeper_are_killed(shared, server, tmp_path):
+def test_rows_are_answered_once_though_a_worker_and_the_coordinator_are_killed(published, server, tmp_path):
     bank = questions(120, seed=4)
     server = server(bank, median_latency=0.2)
-    client = shared(BudgetPool(samples=360).expect(120), "rows")
+    client = published(BudgetPool(samples=360).expect(120), "rows")
     # Rows that cannot be answered fail alone.
     rows = [{"id": i, "question": question.text} for i, question in enumerate(bank)]
     dataset = ray.data.from_items(rows, override_num_blocks=4)
@@ -187,9 +189,9 @@ def test_rows_are_answered_once_though_a_worker_and_the_keeper_are_killed(shared
     assert server.statistics().requests == made.requests
 
 
-def test_a_failed_row_does_not_fail_the_job(shared, server):
+def test_a_failed_row_does_not_fail_the_job(published, server):
     server = server(questions(8, seed=5))
-    client = shared(BudgetPool(samples=40), "failures")
+    client = published(BudgetPool(samples=40), "failures")
     dataset = ray.data.from_items([{"question": q.text, "answer": "?"} for q in questions(8, seed=5)])
     qa = DynScaling(Picky(), budget=client)
     with dspy.context(lm=server.lm(cache=False)):
@@ -201,10 +203,10 @@ def test_a_failed_row_does_not_fail_the_job(shared, server):
     assert all(row["dynscale_samples"] >= 1 for row in rows)
 
 
-def test_a_budget_in_a_file_outlives_its_cluster(shared, server, tmp_path):
+def test_a_budget_in_a_file_outlives_its_cluster(published, server, tmp_path):
     bank = questions(10, seed=6)
     server = server(bank)
-    client = BudgetPool(samples=60, path=tmp_path / "budget.sqlite").expect(20).share("lasting")
+    client = BudgetPool(samples=60, path=tmp_path / "budget.sqlite").expect(20).publish("lasting")
     with dspy.context(lm=server.lm(cache=False)):
         qa = DynScaling(dspy.Predict("question -> answer"), budget=client)
         for question in bank[:5]:
@@ -212,7 +214,7 @@ def test_a_budget_in_a_file_outlives_its_cluster(shared, server, tmp_path):
         ray.kill(client._actor, no_restart=True)
         client.close()
     until(lambda: _gone("lasting"))
-    again = shared(BudgetPool(samples=60, path=tmp_path / "budget.sqlite"), "lasting")
+    again = published(BudgetPool(samples=60, path=tmp_path / "budget.sqlite"), "lasting")
     again.sweep()
     now = again.statistics()
     assert (now.spent.samples, now.reserved.samples) == (server.statistics().samples, 0)
@@ -230,15 +232,15 @@ def _gone(name):
     return False
 
 
-def test_what_run_cannot_do_is_refused_before_anything_is_spent(shared):
-    client = shared(BudgetPool(samples=40), "refusals")
+def test_what_run_cannot_do_is_refused_before_anything_is_spent(published):
+    client = published(BudgetPool(samples=40), "refusals")
     dataset = ray.data.from_items([{"text": "?"}])
     plain = dspy.Predict("question -> answer")
     with pytest.raises(ValueError, match="nothing in program is wrapped"):
         run(plain, dataset, client)
     with pytest.raises(ValueError, match="budget of its own"):
         run(DynScaling(plain, budget=4), dataset, client)
-    with pytest.raises(TypeError, match="pool must be a shared one"):
+    with pytest.raises(TypeError, match="pool must be a published one"):
         run(DynScaling(plain), dataset, BudgetPool(samples=4))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="no column 'question', only text"):
         run(DynScaling(plain), dataset, client)

@@ -19,7 +19,7 @@ import pytest
 from dynscale_dspy import BudgetPool, Cost, DynScaling, StorageError, Uniform
 from dynscale_dspy.budget.stores.sqlite import SQLiteStore, remove_budget
 from dynscale_dspy.testing import FakeServer, questions
-from tests.support import HAS_ENGINES, ScriptedModel, cycle
+from tests.support import HAS_ENGINES, ScriptedModel, cycle, open_call
 
 BANK = questions(12)
 
@@ -120,41 +120,41 @@ def test_processes_that_share_a_file_cannot_pass_its_cap(tmp_path):
         import sys
         from dynscale_dspy import BudgetPool
         pool = BudgetPool(samples=200, requests=300, path=sys.argv[1])
-        drawn = calls = 0
-        while (arm := pool.open(1)) is not None:
-            ticket = arm.take()
-            if ticket.start():
+        drawn = requests = 0
+        while (arm := pool.admission.open(["independent"])) is not None:
+            lease = arm.take()
+            if lease.start():
                 for _ in range(1 + drawn % 2):
-                    charge = ticket.call()
+                    charge = lease.charge()
                     if charge:
-                        calls += 1
-                        ticket.answered(charge, charge.bound)
-                ticket.settle()
+                        requests += 1
+                        lease.answered(charge, charge.bound)
+                lease.settle()
                 drawn += 1
             arm.close()
-        print(drawn, calls)
+        print(drawn, requests)
     """
     path = tmp_path / "budget.sqlite"
     processes = [run(code, path) for _ in range(3)]
-    drawn, calls = map(sum, zip(*(map(int, line(process).split()) for process in processes), strict=True))
+    drawn, requests = map(sum, zip(*(map(int, line(process).split()) for process in processes), strict=True))
     for process in processes:
         process.communicate()
     now = BudgetPool(samples=200, requests=300, path=path).statistics()
-    assert (now.spent.samples, now.spent.requests) == (drawn, calls)
+    assert (now.spent.samples, now.spent.requests) == (drawn, requests)
     assert now.reserved == Cost()
-    assert calls == 300 or drawn == 200
-    assert drawn <= 200 and calls <= 300
+    assert requests == 300 or drawn == 200
+    assert drawn <= 200 and requests <= 300
 
 
 def test_threads_share_a_file(tmp_path):
     pool = BudgetPool(samples=60, path=tmp_path / "budget.sqlite")
 
     def work() -> None:
-        while (arm := pool.open(1)) is not None:
-            ticket = arm.take()
-            ticket.start()
-            ticket.call()
-            ticket.settle()
+        while (arm := open_call(pool)) is not None:
+            lease = arm.take()
+            lease.start()
+            lease.charge()
+            lease.settle()
             arm.close()
 
     threads = [threading.Thread(target=work) for _ in range(8)]
@@ -170,10 +170,11 @@ def test_a_period_is_the_files(tmp_path):
     pool, other = (
         BudgetPool(samples=5, path=tmp_path / "budget.sqlite", period="hour", clock=lambda: now[0]) for _ in range(2)
     )
-    arm = pool.open(1)
-    ticket = arm.take()
-    ticket.start()
-    ticket.settle()
+    arm = open_call(pool)
+    assert arm is not None
+    lease = arm.take()
+    lease.start()
+    lease.settle()
     assert other.statistics().spent.samples == 1
     now[0] += 3600
     assert other.statistics().spent.samples == 0
