@@ -255,10 +255,10 @@ class DynScaling(dspy.Module):
         self._settings, self._reader, self._selector = settings, reader, selector
         # DSPy's `named_sub_modules` looks into `__dict__`, where settings are not: the module that answers instead is
         # put there as well. It is read and assigned through `_Setting`, which comes first.
+        attributes = vars(self)
+        attributes.pop("on_low", None)
         if isinstance(settings.on_low, dspy.Module):
-            self.__dict__["on_low"] = settings.on_low
-        else:
-            self.__dict__.pop("on_low", None)
+            attributes["on_low"] = settings.on_low
 
     # ---- transparency: what DSPy sees is the program
 

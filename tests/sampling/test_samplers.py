@@ -147,7 +147,7 @@ def test_a_plan_shows_the_voters_in_the_order_of_their_index():
 
 
 def test_a_lazy_generator_draws_what_an_eager_one_does():
-    lazy, eager = Lazily([3, 1, 4]), np.random.default_rng([3, 1, 4])
+    lazy, eager = Lazily(3, [1, 4]), np.random.default_rng([3, 1, 4])
     assert lazy.permutation(20).tolist() == eager.permutation(20).tolist()
     assert lazy.normal(size=3).tolist() == eager.normal(size=3).tolist()  # and goes on from there
 
@@ -160,7 +160,7 @@ def test_a_lazy_generator_is_made_once_and_only_if_it_is_used(monkeypatch):
         return np.random.Generator(np.random.PCG64(seed))
 
     monkeypatch.setattr(samplers.np.random, "default_rng", make)
-    lazy = Lazily([7])
+    lazy = Lazily(7, [8])
     assert made == []
     lazy.random(), lazy.random()
-    assert made == [[7]]
+    assert made == [[7, 8]]
