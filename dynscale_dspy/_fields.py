@@ -1,7 +1,8 @@
-"""Types of settings: each has its type, its bounds, the words of its error and its form in JSON in one place.
+"""The types that settings are declared with, such as ``samples: Count | None``.
 
-A setting is declared as ``samples: Count | None``. Where the declaration stands in a pydantic model the value is
-checked by pydantic; a dataclass calls :func:`check_fields`, a function :func:`check` for a single argument.
+A type holds everything about a kind of value: which values are allowed, the error for others, and how JSON holds it.
+Pydantic models check their fields by themselves, a dataclass calls :func:`check_fields` in its ``__post_init__``, and
+a function calls :func:`check` for a single argument.
 """
 
 from __future__ import annotations
@@ -22,15 +23,15 @@ from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
 PERIODS = {"hour": 3600.0, "day": 86400.0}
-"""Seconds of the periods that have a name."""
+"""Length in seconds of each period that has a name."""
 
 
 class Refused(ValueError):
-    """Why a value is refused. Users get ``kind`` instead, with the argument's name before the words.
+    """Raised by a check for a value that is not allowed. It does not reach users: :meth:`of` makes the error they see.
 
     Args:
-        words: What is wrong, and what would be right.
-        kind: The error to raise.
+        words: The message without the argument's name: what would be right, and what was given.
+        kind: The class of the error that users see.
     """
 
     def __init__(self, words: str, kind: type[Exception] = ValueError) -> None:
@@ -38,27 +39,31 @@ class Refused(ValueError):
         self.kind = kind
 
     def of(self, *name: object) -> Exception:
-        """The error for an argument of this name; no name for one that concerns several."""
+        """Return the error for users, with the argument's name before the message.
+
+        Args:
+            name: The argument's name; none if the message is about several arguments.
+        """
         return self.kind(" ".join([*map(str, name), str(self)]))
 
 
 class Unsaved(Exception):
-    """JSON cannot hold this value, a function or a class of the user's."""
+    """Raised for a value that JSON cannot hold: a function, or an object of the user's own class."""
 
 
 class Check(ABC):
-    """Metadata of a setting's type: tells whether a value is allowed, and how JSON holds it."""
+    """Tells which values a setting may have, and how JSON holds them. It stands in the setting's ``Annotated`` type."""
 
     @abstractmethod
     def check(self, value: Any) -> Any:
-        """The value in the form it is kept in.
+        """Return the value in the form in which it is kept.
 
         Raises:
             Refused: If it is not allowed.
         """
 
     def dump(self, value: Any) -> Any:
-        """A checked value as JSON.
+        """Return a checked value as JSON.
 
         Raises:
             Unsaved: If JSON cannot hold it.
@@ -66,7 +71,7 @@ class Check(ABC):
         return value
 
     def load(self, saved: Any) -> Any:
-        """The value that :meth:`dump` wrote, checked.
+        """Return the value that :meth:`dump` wrote, checked again.
 
         Raises:
             Refused: If it is not allowed.
@@ -74,7 +79,7 @@ class Check(ABC):
         return self.check(saved)
 
     def bound(self, type_: Any) -> Check:
-        """This check, for the type that it annotates."""
+        """Return the check to use for the type that this one annotates; :class:`Words` reads its words from it."""
         return self
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -83,16 +88,16 @@ class Check(ABC):
 
 @dataclass(frozen=True)
 class Number(Check):
-    """A number. A bool is none, and neither is NaN.
+    """A check for a number. It refuses bools and NaN.
 
     Args:
-        least: The smallest allowed.
-        above: The largest that is too small.
-        most: The largest allowed; by default the largest finite number.
-        below: The smallest that is too large.
-        kind: What it must be, for the ``TypeError``.
-        bounds: What it must be, for the ``ValueError``; by default made from ``least`` and ``below``.
-        one_error: Whether the wrong type is a ``ValueError`` with ``bounds`` as well, as in policies and strategies.
+        least: The smallest number allowed.
+        above: What the number must be greater than.
+        most: The largest number allowed; by default the largest finite one.
+        below: What the number must be less than.
+        kind: What the message of the ``TypeError`` asks for.
+        bounds: What the message of the ``ValueError`` asks for; by default made from ``least`` and ``below``.
+        one_error: Whether a value of the wrong type raises that ``ValueError`` too, as policies and strategies do.
     """
 
     least: float | None = None
@@ -122,7 +127,7 @@ class Number(Check):
         return value
 
     def _bound(self, value: Any) -> str:
-        """The bound that a number passes."""
+        """Return the bound that a number violates, in words."""
         if value != value or abs(value) > sys.float_info.max:
             return "finite"
         return f"at least {self.least}" if self.least is not None and value < self.least else f"below {self.below}"
@@ -130,7 +135,11 @@ class Number(Check):
 
 @dataclass(frozen=True)
 class Integer(Number):
-    """A whole number of type ``int``; ``bits`` is for those that a 64-bit column has to hold."""
+    """A check for an ``int``. The arguments are those of :class:`Number`, and ``bits``.
+
+    Args:
+        bits: The number must be below 2 to this power, so that a store can keep it in 64 bits.
+    """
 
     most: float | None = None
     kind: str = "an integer"
@@ -151,7 +160,7 @@ class Integer(Number):
 
 @dataclass(frozen=True)
 class Flag(Check):
-    """True or False and nothing like it."""
+    """A check for True or False. It refuses 0 and 1."""
 
     def check(self, value: Any) -> bool:
         """The flag itself."""
@@ -162,7 +171,7 @@ class Flag(Check):
 
 @dataclass(frozen=True)
 class Words(Check):
-    """One of a few words; by default those of the ``Literal`` that it annotates."""
+    """A check for one of a few words; by default those of the ``Literal`` that it annotates."""
 
     words: tuple[str, ...] = ()
 
@@ -173,16 +182,16 @@ class Words(Check):
         return value
 
     def bound(self, type_: Any) -> Check:
-        """With the words of a ``Literal``."""
+        """Return a check for the words of the ``Literal``, if this one has none of its own."""
         return self if self.words else Words(typing.get_args(type_))
 
 
 @dataclass(frozen=True)
 class Function(Check):
-    """Anything that can be called. JSON cannot hold it.
+    """A check for anything that can be called. JSON cannot hold it.
 
     Args:
-        default: What None stands for, where it stands for a function.
+        default: The function that None stands for; without one, None is refused.
     """
 
     default: Callable[..., Any] | None = None
@@ -196,17 +205,17 @@ class Function(Check):
         return value
 
     def dump(self, value: Any) -> Any:
-        """Never."""
+        """Raise: a function is never saved."""
         raise Unsaved
 
 
 @dataclass(frozen=True)
 class WordOrFunction(Words):
-    """One of a few words, or a function.
+    """A check for one of a few words, or a function.
 
     Args:
         words: The words.
-        function: What else it can be, for the error.
+        function: What else it may be, as the message of the error puts it.
     """
 
     function: str = "a function"
@@ -230,7 +239,7 @@ class WordOrFunction(Words):
 
 @dataclass(frozen=True)
 class FieldNames(Check):
-    """Names of a program's output fields, or a function of its prediction. A single name is kept as a tuple of one."""
+    """A check for names of output fields, or a function of a prediction. A single name becomes a tuple."""
 
     def check(self, value: Any) -> Any:
         """The names as a tuple, or the function."""
@@ -250,13 +259,13 @@ class FieldNames(Check):
 
 @dataclass(frozen=True)
 class OneOf(Check):
-    """An object of a family of frozen dataclasses, a strategy or a policy.
+    """A check for an object of one family of frozen dataclasses: a strategy, or a policy.
 
     Args:
-        base: Their common class; users may have written others.
-        kind: What it must be, for the error.
-        known: Those of this library, which JSON can name.
-        default: What None stands for.
+        base: The base class of the family; users may derive classes of their own from it.
+        kind: What the message of the error asks for.
+        known: The classes of this library. Objects of others are not saved.
+        default: The class whose object None stands for.
     """
 
     base: type
@@ -273,13 +282,13 @@ class OneOf(Check):
         return value
 
     def dump(self, value: Any) -> dict[str, Any]:
-        """Its name and its own settings."""
+        """The name of its class, and its own settings."""
         if type(value) not in self.known:
             raise Unsaved
         return {"name": type(value).__name__, **dataclasses.asdict(value)}
 
     def load(self, saved: Any) -> Any:
-        """The object of that name with those settings."""
+        """The object of the named class with the saved settings."""
         try:
             settings = dict(saved)
             named = {one.__name__: one for one in self.known}
@@ -290,7 +299,7 @@ class OneOf(Check):
 
 @dataclass(frozen=True)
 class Dollars(Check):
-    """An amount of money, to the billionth of a dollar."""
+    """A check for an amount of money of at least a billionth of a dollar."""
 
     def check(self, value: Any) -> Any:
         """The amount as it was given."""
@@ -302,18 +311,18 @@ class Dollars(Check):
 
     @staticmethod
     def nano(value: Any) -> int:
-        """The amount in billionths of a dollar, as it was written: 0.1 is a tenth, not the nearest binary fraction."""
+        """Return an amount in billionths of a dollar. The float 0.1 counts as a tenth, as it was written."""
         try:
             return int(Decimal(str(value)) * 10**9)
         except (InvalidOperation, OverflowError, ValueError):
             _refuse("a finite number", value)
 
     def dump(self, value: Any) -> Any:
-        """Decimals as text, so that no digit is lost."""
+        """The amount; a ``Decimal`` as text, so that no digit is lost."""
         return str(value) if isinstance(value, Decimal) else value
 
     def load(self, saved: Any) -> Any:
-        """Text as a decimal."""
+        """The amount; text becomes a ``Decimal``."""
         try:
             return self.check(Decimal(saved) if isinstance(saved, str) else saved)
         except InvalidOperation:
@@ -322,7 +331,7 @@ class Dollars(Check):
 
 @dataclass(frozen=True)
 class PeriodOfTime(Number):
-    """A span of time: a word, or seconds."""
+    """A check for a length of time: a name in :data:`PERIODS`, or a number of seconds."""
 
     above: float | None = 0
     kind: str = "a number of seconds"
@@ -341,13 +350,13 @@ class PeriodOfTime(Number):
 
     @staticmethod
     def seconds(value: str | float) -> float:
-        """How long it is."""
+        """Return a length of time in seconds."""
         return PERIODS[value] if isinstance(value, str) else float(value)
 
 
 @dataclass(frozen=True)
 class FilePath(Check):
-    """Where a file is or will be."""
+    """A check for the path of a file, which need not exist."""
 
     def check(self, value: Any) -> Any:
         """The path as it was given."""
@@ -361,11 +370,11 @@ class FilePath(Check):
 
 
 Count = Annotated[int, Integer(least=1, bits=62)]
-"""A number of things that are counted in a pool's store."""
+"""A number of things that a pool counts in its store."""
 AtLeastOne = Annotated[int, Integer(least=1)]
 """A number of things with no upper bound."""
 Size = Annotated[int, Integer(least=1, bounds="an integer of at least 1", one_error=True)]
-"""A number of things in a strategy."""
+"""A number of things, as an option of a strategy."""
 Whole = Annotated[int, Integer()]
 Seconds = Annotated[float, Number(above=0, kind="a number of seconds", bounds="a positive, finite number of seconds")]
 SamplesPerCall = Annotated[
@@ -387,7 +396,7 @@ Quantile = Annotated[
 ]
 Fraction = Annotated[float, Number(above=0, most=1, bounds="above 0 and at most 1")]
 ShareOfSamples = Annotated[float, Number(above=0, most=1, bounds="a number above 0 and at most 1", one_error=True)]
-"""The share of samples in a strategy."""
+"""A share of samples, as an option of a strategy."""
 YesNo = Annotated[bool, Flag()]
 Money = Annotated[float | Decimal, Dollars()]
 Period = Annotated[Literal["hour", "day"] | float, PeriodOfTime()]
@@ -411,7 +420,7 @@ class Field:
     optional: bool = False
 
     def checked(self, value: Any) -> Any:
-        """The value in the form it is kept in.
+        """Return the value in the form in which it is kept.
 
         Raises:
             Refused: If it is not allowed.
@@ -419,7 +428,7 @@ class Field:
         return None if value is None and self.optional else self.check.check(value)
 
     def dump(self, value: Any) -> Any:
-        """The value as JSON.
+        """Return a checked value as JSON.
 
         Raises:
             Unsaved: If JSON cannot hold it.
@@ -427,7 +436,7 @@ class Field:
         return None if value is None and self.optional else self.check.dump(value)
 
     def load(self, saved: Any) -> Any:
-        """The value back from JSON.
+        """Return the value that :meth:`dump` wrote, checked again.
 
         Raises:
             Refused: If it is not allowed.
@@ -436,11 +445,11 @@ class Field:
 
 
 def field_of(declared: Any, metadata: Iterable[Any] = ()) -> Field | None:
-    """The field that a type declares, ``Count`` or ``Count | None``; None if that is no type of a setting.
+    """Return the field that a type such as ``Count`` or ``Count | None`` declares; None if no check is in the type.
 
     Args:
         declared: The type.
-        metadata: What annotates it, where pydantic has taken both apart.
+        metadata: Its annotations, where pydantic has separated them from the type.
     """
     for found in metadata:
         if isinstance(found, Check):
@@ -455,7 +464,7 @@ def field_of(declared: Any, metadata: Iterable[Any] = ()) -> Field | None:
 
 
 def check(name: str, value: Any, declared: Any) -> Any:
-    """Check one argument of a function: ``check("calls", calls, Count)``. Returns it in the form it is kept in.
+    """Check one argument of a function and return it in the form in which it is kept: ``check("calls", calls, Count)``.
 
     Raises:
         TypeError: If it has the wrong type.
@@ -471,18 +480,18 @@ def check(name: str, value: Any, declared: Any) -> Any:
 
 @functools.cache
 def fields_of(owner: type) -> Mapping[str, Field]:
-    """The settings of a dataclass by name."""
+    """Return the fields of a dataclass that are settings, by name."""
     hints = typing.get_type_hints(owner, include_extras=True)
     fields = {field.name: field_of(hints[field.name]) for field in dataclasses.fields(owner)}
     return {name: field for name, field in fields.items() if field is not None}
 
 
 def check_fields(value: Any, owner: type) -> None:
-    """Check the settings of a dataclass, in its ``__post_init__``.
+    """Check all settings of a dataclass's object. To be called in ``__post_init__``.
 
     Args:
         value: The object.
-        owner: The class that declares the settings; a subclass of the user's may declare others.
+        owner: The class whose settings are checked. Those that a subclass adds are its own affair.
 
     Raises:
         TypeError: If one has the wrong type.

@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--seed",
         type=int,
         default=16,
-        help="draws questions and samples; the default is the one of 0 to 19 whose gains are nearest their mean",
+        help="seed of questions and samples; the default is the one of 0 to 19 whose gains come nearest the mean",
     )
     demo.add_argument(
         "--model", metavar="NAME", help="your own model, named the LiteLLM way, e.g. hosted_vllm/Qwen3-8B"
@@ -145,7 +145,7 @@ def _language_model(options: argparse.Namespace) -> Iterator[dspy.LM]:
 
 
 def _number(example: dspy.Example) -> str | None:
-    """The integer that an answer states, whatever stands around it; an answer of several numbers as it is."""
+    """Return the integer that an answer states, whatever words are around it; one with several numbers as it is."""
     text = str(example.get("answer") or "").strip().rstrip(".")
     if len(re.findall(r"\d+(?:,\d{3})*", text)) > 1:
         return text

@@ -1,7 +1,7 @@
-"""Every setting once: what wrapped programs, pools and scopes can be told, with types, bounds and meanings.
+"""The settings of wrapped programs, pools and scopes. Each is declared once, with its type, its bounds and its meaning.
 
-Checking, saving, loading, copying and changing settings all derive from the fields declared here, and so do the tests:
-a setting is added with one line in its model and one argument where users give it.
+Checking, saving, loading, copying and changing settings follow from the declarations here, and so do the tests. To add
+a setting, declare a field in its model, and add an argument where users give it.
 """
 
 from __future__ import annotations
@@ -52,19 +52,19 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 KEY = "dynscale"
-"""Where the settings stand in a saved state, beside the parameters. A plain program that loads the state ignores it."""
+"""The key of the settings in a program's saved state. A program that is not wrapped ignores it."""
 DEFAULT_MAX_FAILURES = 50
-"""Samples in a row that may fail before a pool stops itself."""
+"""Samples in a row that may fail before a pool stops itself, by default."""
 MOST_CHOICES = 8
-"""Choices asked of one request unless the user says otherwise."""
+"""Most samples to draw with one request, by default."""
 
 
 @dataclass(frozen=True)
 class Prices(_fields.Check):
-    """Prices of language models by name. None stands for no prices."""
+    """A check for prices of language models by name. None stands for no prices."""
 
     def check(self, value: Any) -> dict[str, Price]:
-        """The prices in a dict of their own."""
+        """The prices, copied into a new dict."""
         wanted = "must map model names to Price(prompt=..., completion=...)"
         if value is None:
             return {}
@@ -80,7 +80,7 @@ class Prices(_fields.Check):
         return {model: asdict(price) for model, price in value.items()}
 
     def load(self, saved: Any) -> dict[str, Price]:
-        """The prices back."""
+        """The prices that :meth:`dump` wrote."""
         try:
             return self.check({model: Price(**price) for model, price in dict(saved).items()})
         except (TypeError, ValueError) as error:
@@ -89,14 +89,14 @@ class Prices(_fields.Check):
 
 @dataclass(frozen=True)
 class OfUsers(_fields.Check):
-    """An object that implements a protocol, such as a class of the user's does; or None.
+    """A check for an object that implements a protocol, such as one of the user's own class; or for None.
 
-    JSON cannot hold it. None is not saved either: a file says nothing of such a setting, so that loading it keeps the
-    object of the program that loads it.
+    JSON cannot hold such an object. None is not saved either: a file says nothing of the setting, and a program that
+    loads the file keeps the object it has.
 
     Args:
-        protocol: The protocol, checked at run time.
-        kind: What it must be, for the error.
+        protocol: The protocol. It must be one that can be checked at run time.
+        kind: What the message of the error asks for.
     """
 
     protocol: type
@@ -113,7 +113,7 @@ class OfUsers(_fields.Check):
         raise Unsaved
 
     def load(self, saved: Any) -> Any:
-        """Raise: whatever stands in a file is none."""
+        """Raise: whatever a file has is not such an object."""
         raise Refused(f"cannot be saved, but a file has {saved!r}")
 
 
@@ -127,7 +127,9 @@ Rule = Annotated[
 
 
 class Settings(pydantic.BaseModel):
-    """Frozen settings of one kind. Models of them declare fields of the types in :mod:`dynscale_dspy._fields`.
+    """Base class of the models below: settings that are checked when they are made, and frozen.
+
+    A model declares its fields with the types in :mod:`dynscale_dspy._fields`.
 
     Raises:
         TypeError: If a setting is unknown or has the wrong type.
@@ -148,7 +150,7 @@ class Settings(pydantic.BaseModel):
     @classmethod
     @functools.cache
     def fields(cls) -> Mapping[str, Field]:
-        """How each setting is declared, by name."""
+        """The declaration of each setting, by name."""
         fields = {}
         for name, info in cls.model_fields.items():
             field = _fields.field_of(info.annotation, info.metadata)
@@ -158,11 +160,15 @@ class Settings(pydantic.BaseModel):
 
     @classmethod
     def among(cls, arguments: Mapping[str, Any]) -> Self:
-        """The settings among a function's arguments, given as ``locals()``; whatever else is there is passed over."""
+        """Return the settings that are among the arguments of a function.
+
+        Args:
+            arguments: What ``locals()`` gives at the function's begin. Names that are no settings are ignored.
+        """
         return cls(**{name: value for name, value in arguments.items() if name in cls.model_fields})
 
     def replace(self, **changes: Any) -> Self:
-        """These settings with some of them changed.
+        """Return these settings with some of them changed.
 
         Raises:
             TypeError: If a setting is unknown or has the wrong type.
@@ -171,10 +177,9 @@ class Settings(pydantic.BaseModel):
         return type(self)(**{**dict(self), **changes})
 
     def assigned(self, name: str, value: Any) -> Self:
-        """These settings with one of them changed, as an assignment does it.
+        """Return these settings with one of them changed. Its value is checked, but not whether it fits the others.
 
-        Only the value itself is checked, not how it fits the others: those that belong together can be assigned one
-        after the other.
+        So settings that depend on each other can be assigned one after the other.
 
         Raises:
             TypeError: If the value has the wrong type.
@@ -186,7 +191,7 @@ class Settings(pydantic.BaseModel):
             raise refused.of(name) from None
 
     def to_json(self) -> dict[str, Any]:
-        """The settings as JSON values. What JSON cannot hold, a function or a class of the user's, is left out."""
+        """Return the settings as JSON values, without those that JSON cannot hold: functions and users' own objects."""
         state = {}
         for name, field in self.fields().items():
             try:
@@ -197,11 +202,14 @@ class Settings(pydantic.BaseModel):
 
     @classmethod
     def from_json(cls, state: Any) -> Self:
-        """The settings that :meth:`to_json` wrote; those it left out have their defaults."""
+        """Return the settings that :meth:`to_json` wrote; those that it left out have their defaults."""
         return cls.model_construct().updated(state)
 
     def updated(self, state: Any) -> Self:
-        """These settings with those of a saved state in their place; see :meth:`read`."""
+        """Return these settings, with those in a saved state in place of their own; see :meth:`read`.
+
+        If they do not fit each other, that is logged and these settings are returned unchanged.
+        """
         try:
             return self.replace(**self.read(state))
         except (TypeError, ValueError) as error:
@@ -210,13 +218,13 @@ class Settings(pydantic.BaseModel):
 
     @classmethod
     def read(cls, state: Any) -> dict[str, Any]:
-        """The settings in a saved state by name.
+        """Return the settings in a saved state, by name.
 
-        What this version does not know or take is logged and left out: a file from elsewhere must never keep a program
-        from loading.
+        Settings that are unknown to this version or out of range are logged and left out: a program must load whatever
+        the file says.
 
         Args:
-            state: What :meth:`to_json` of this or another version wrote.
+            state: What :meth:`to_json` wrote, in this version or another.
         """
         if not isinstance(state, Mapping):
             logger.warning("saved settings %r are none of this version and left out", state)
@@ -235,7 +243,7 @@ class Settings(pydantic.BaseModel):
 
     @classmethod
     def _refusal(cls, error: pydantic.ValidationError) -> Exception:
-        """The error that users get for the first thing that pydantic found."""
+        """Return the error that users see for the first problem that pydantic found."""
         first = error.errors(include_url=False)[0]
         if first["type"] == "extra_forbidden":
             return TypeError(f"{cls.__name__}() got an unexpected keyword argument {first['loc'][0]!r}")
@@ -245,34 +253,34 @@ class Settings(pydantic.BaseModel):
 
 
 class ScalingSettings(Settings):
-    """How a :class:`~dynscale_dspy.DynScaling` draws samples and answers: its arguments but the program and the budget.
+    """The arguments of :class:`~dynscale_dspy.DynScaling` other than the program and the budget.
 
-    ``policy`` and ``seed`` are arguments too: they are settings of its private pool, see :data:`PRIVATE`.
+    Its ``policy`` and ``seed`` are not among them: they are settings of its private pool, see :data:`PRIVATE`.
     """
 
     sampling: Sampling = Integrated()
-    """What the next sample sees; None for the default."""
+    """Which sampler draws the next sample; None for the default."""
     selector: Annotated[Any, OfUsers(Selector, "a selector such as Plurality(), with read() and empty()")] = None
     """Which answer wins; None for the default for the program's types of output."""
     answer: AnswerFields | None = None
     """Names of the output fields that are the answer, or a function of the prediction; None for the default."""
     temperature: Temperature | None = None
-    """Overrides the language model's."""
+    """The temperature of samples; None for the language model's own."""
     max_samples: AtLeastOne = 64
     """Most samples one call may take."""
     max_choices: AtLeastOne = MOST_CHOICES
     """Most samples to draw with one request."""
     stop_when_decided: YesNo = False
-    """Whether samples in flight are called off once they cannot change the winner."""
+    """Whether samples in flight are cancelled once they cannot change the winner."""
     leader: YesNo = False
-    """Whether the first sample of a call with long inputs is asked for alone."""
+    """Whether the first sample of a call with long inputs is drawn alone, before the others."""
     min_confidence: Probability | None = None
     """The confidence below which ``on_low`` answers; None for never."""
     on_low: Annotated[
         Literal["abstain", "raise"] | Callable[..., Any],
         WordOrFunction(("abstain", "raise"), "a module or a function"),
     ] = "abstain"
-    """What happens to an answer below ``min_confidence``: a word, another module, or a function."""
+    """What a call returns instead of an answer below ``min_confidence``: a word, another module, or a function."""
 
     @pydantic.model_validator(mode="after")
     def _fit(self) -> Self:
@@ -281,10 +289,10 @@ class ScalingSettings(Settings):
         return self
 
     def to_json(self) -> dict[str, Any]:
-        """As for all settings, but ``min_confidence`` and ``on_low`` go together.
+        """Return the settings as JSON values; ``min_confidence`` and ``on_low`` only together.
 
-        Both are left out if ``on_low`` is a function, and if neither was set: a file that says nothing of them must not
-        switch off those of the program that loads it.
+        Both are left out if ``on_low`` is a function, or if neither was set. A program that loads such a file keeps
+        the ones it has.
         """
         state = super().to_json()
         if "on_low" not in state or (self.min_confidence is None and self.on_low == "abstain"):
@@ -294,7 +302,7 @@ class ScalingSettings(Settings):
 
 
 class ScopeSettings(Settings):
-    """The limits of a :meth:`~dynscale_dspy.BudgetPool.scope`; a pool has them too."""
+    """The arguments of :meth:`~dynscale_dspy.BudgetPool.scope`: the limits, which a pool has too."""
 
     samples: Count | None = None
     """Cap on samples."""
@@ -309,7 +317,7 @@ class ScopeSettings(Settings):
     per_call: SamplesPerCall | None = None
     """Samples a call may draw on average."""
     max_per_call: Count | None = None
-    """Samples no call may draw more of."""
+    """Most samples any call may draw."""
 
     @pydantic.model_validator(mode="after")
     def _limited(self) -> Self:
@@ -321,12 +329,18 @@ class ScopeSettings(Settings):
 
     @property
     def limits(self) -> dict[str, int | None]:
-        """The caps by unit of a ledger, money in billionths of a dollar."""
+        """The caps by unit, as a ledger takes them: money in billionths of a dollar."""
         caps = {name: getattr(self, name) for name in ("samples", "requests", "tokens")}
         return {**caps, "nanodollars": self.nanodollars}
 
     def within(self, around: PoolSettings) -> PoolSettings:
-        """The settings of a scope with these limits within a pool: what they do not say is the pool's."""
+        """Return the settings of a scope with these limits inside a pool.
+
+        The scope has the pool's other settings, except for those that only the outermost pool has.
+
+        Args:
+            around: The settings of the pool.
+        """
         others = PoolSettings.model_fields.keys() - ScopeSettings.model_fields.keys()
         kept = {name: getattr(around, name) for name in others}
         kept |= dict.fromkeys(PoolSettings.NOT_FOR_SCOPES)
@@ -341,38 +355,38 @@ class ScopeSettings(Settings):
 
 
 class PoolSettings(ScopeSettings):
-    """How a :class:`~dynscale_dspy.BudgetPool` is made: all its arguments."""
+    """The arguments of :class:`~dynscale_dspy.BudgetPool`."""
 
     min_per_call: Count = 1
-    """Samples each call draws whatever the price, as long as the caps allow."""
+    """Samples that each call draws whatever they are worth, as long as the caps allow."""
     policy: Rule = KnowledgeGradient()
-    """Whom to sample next; None for the default."""
+    """The rule that decides which call gets the next sample; None for the default."""
     on_empty: Annotated[Literal["raise", "run_once"], OneOfWords] = "raise"
-    """What a call does that finds not even one sample left."""
+    """What a call does if not even one sample is left."""
     strict: YesNo = False
     """Whether requests whose cost has no upper bound are refused."""
     prices: Annotated[Mapping[str, Price], Prices()] = {}
-    """Prices by model name, for models whose price nobody else knows."""
+    """Prices by the name of the model. They come before any public price list."""
     path: Path | None = None
     """A file to keep the budget in."""
     store: Annotated[Any, OfUsers(Store, "a store, with the methods of dynscale_dspy.budget.stores.base.Store")] = None
-    """A place of the user's own to keep the budget in."""
+    """An object of the user's own to keep the budget in."""
     period: Period | None = None
-    """The caps are for each such period."""
+    """The length of a period, after which the caps begin anew; None for caps that never do."""
     clock: Annotated[Callable[[], float], Function(default=time.time)] = time.time
-    """Where the time comes from, in seconds since the epoch."""
+    """Function that returns the time, in seconds since the epoch; None for the default."""
     warn_at: ShareSpent | None = None
-    """The share of any cap at which to call ``on_warning``."""
+    """The share of a cap that is spent when ``on_warning`` is called."""
     on_warning: Annotated[Callable[..., object], Function()] | None = None
-    """Called with a :class:`~dynscale_dspy.BudgetWarning`; by default it is logged."""
+    """Function to call with a :class:`~dynscale_dspy.BudgetWarning`; None to log it."""
     max_failures: Count | None = DEFAULT_MAX_FAILURES
     """Samples in a row that may fail before the pool stops itself; None for never."""
     max_concurrency: Count | None = None
-    """Most requests of this process under way at once."""
+    """Most requests that this process may have under way at once; None for no limit."""
     hedge: Quantile | None = None
-    """The quantile of latency after which a second request is made for a slow one."""
+    """The quantile of latency after which a slow request is made a second time; None for never."""
     seed: Whole = 0
-    """Seeds the order in which attempts are shown."""
+    """The seed of random choices, such as the order in which earlier samples are shown."""
 
     NOT_FOR_SCOPES: ClassVar[frozenset[str]] = frozenset(
         {
@@ -380,14 +394,14 @@ class PoolSettings(ScopeSettings):
             *("max_failures", "max_concurrency", "hedge"),
         }
     )
-    """Settings that only the outermost pool has; what they do there holds for its scopes as well."""
+    """Settings that only the outermost pool has. They hold for its scopes as well."""
     NOT_FOR_CLIENTS: ClassVar[frozenset[str]] = frozenset(
         {
             *("samples", "requests", "tokens", "dollars", "deadline"),
             *("path", "store", "period", "clock", "warn_at", "on_warning"),
         }
     )
-    """Settings that only the pool itself has when it is shared with other processes, not their clients."""
+    """Settings that stay with a published pool, while its clients in other processes have the others."""
 
     @pydantic.model_validator(mode="after")
     def _fit(self) -> Self:
@@ -401,18 +415,18 @@ class PoolSettings(ScopeSettings):
 
     @property
     def period_seconds(self) -> float | None:
-        """How long a period is."""
+        """The length of a period in seconds; None without periods."""
         return None if self.period is None else _fields.PeriodOfTime.seconds(self.period)
 
     def leased(self, store: Store) -> PoolSettings:
-        """What a client of this pool in another process is made with: its caps are what it leases.
+        """Return the settings of a client's pool, in another process. Its caps are what it leases, set later.
 
         Args:
-            store: Where it keeps what it spends.
+            store: Where the client's pool keeps what it spends.
         """
         kept = {name: value for name, value in self if name not in self.NOT_FOR_CLIENTS}
         return PoolSettings(**kept, samples=1, store=store)
 
 
 PRIVATE = ("per_call", "policy", "seed")
-"""The settings of a pool that belongs to one module alone, ``DynScaling(program, budget=8)``."""
+"""The settings that the pool of a single module has, ``DynScaling(program, budget=8, policy=..., seed=...)``."""

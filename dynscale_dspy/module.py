@@ -1,4 +1,4 @@
-"""DynScaling: any DSPy program, answering better for a given budget."""
+"""DynScaling: a wrapper around a DSPy program that gives better answers for a given budget."""
 
 from __future__ import annotations
 
@@ -29,20 +29,22 @@ logger = logging.getLogger(__name__)
 
 
 class DynScaling(dspy.Module):
-    """Wraps a DSPy program: each call is sampled as often as it is worth, and the vote's winner is returned.
+    """A wrapper around a DSPy program that runs it several times for a call and returns the answer that wins the vote.
 
-    The result is the winning run's own ``Prediction``; :func:`explain` tells how it came about. The wrapper is
-    transparent: parameters, demos, saved state and traces are the program's own, so optimizers and ``save``/``load``
-    work as without it. The program is never copied; its samples run side by side on the same object, so a program
-    whose ``forward`` changes ``self`` is not safe to wrap, and tools with side effects run once a sample.
+    How many samples a call gets depends on how much one more is expected to help. The result is the winning sample's
+    own ``Prediction``; :func:`explain` tells how it came about. The wrapper is transparent: parameters, demos, saved
+    state and traces are the program's own, so optimizers and ``save``/``load`` work as without it. The program is never
+    copied: its samples run side by side on the same object. So a program whose ``forward`` changes ``self`` is not safe
+    to wrap, and tools with side effects run once a sample.
 
     Args:
         module: The program.
         budget: A :class:`BudgetPool`, shared with other wrapped modules; or a number, the samples a call may take on
             average, which makes a private pool. None for the pool of the enclosing ``with BudgetPool(...):``.
         sampling: :class:`Integrated` (the default), :class:`Sequential` or :class:`Parallel`.
-        selector: Which answer wins: :class:`~dynscale_dspy.selection.plurality.Plurality` by default.
-        policy: Whom a private pool samples next; a shared pool has its own.
+        selector: The rule by which an answer wins: :class:`~dynscale_dspy.selection.plurality.Plurality` by default, or
+            any object with the methods of :class:`~dynscale_dspy.selection.base.Selector`.
+        policy: The rule by which a private pool decides which call gets the next sample; a shared pool has its own.
         answer: The output field or fields that are the answer, or a function from a prediction to a value (None for
             no answer). By default every output field but reasoning and the like.
         temperature: Overrides the language model's. By default its own is kept, and 1.0 used where it has none.
@@ -50,13 +52,13 @@ class DynScaling(dspy.Module):
         max_choices: Most samples to draw with one request, as its ``n`` choices, so that the prompt is sent and paid
             for once. Done where the program has one predictor and the route can: through LiteLLM, which is tried, not
             with DSPy's native engine. 1 for never.
-        stop_when_decided: Whether a call ends, and its samples in flight are called off, once they cannot change the
+        stop_when_decided: Whether a call ends, and its samples in flight are cancelled, once they cannot change the
             winner. Requests of tasks are closed, so that a local server stops writing; threads finish what they have
-            begun. What was asked for is paid for, confidence is about the votes there are, and which they are depends
-            on timing.
-        leader: Whether the first sample of a call with long inputs (4,096 characters or more) is asked for alone, and
-            the others once it is answered: they then find its prompt in the server's cache, where there is one.
-            Costs the time of one reply. Where samples share a request, nobody has to wait.
+            begun. Cancelled requests are paid for all the same. Confidence is about the votes that were cast, and which
+            ones were depends on timing.
+        leader: Whether the first sample of a call with long inputs (4,096 characters or more) is drawn alone, and the
+            others after it: they then find its prompt in the server's cache, where there is one. This costs the time
+            of one reply. It has no effect where samples share a request.
         min_confidence: An answer whose confidence is below this goes to ``on_low``. Confidence is about the vote, not
             about the truth; docs/confidence.md says what it was worth. One sample alone has 0.75, so a call that can
             afford only one never reaches 0.9.
@@ -68,7 +70,8 @@ class DynScaling(dspy.Module):
 
     Raises:
         TypeError: If ``module`` is not a ``dspy.Module``, or an argument has the wrong type.
-        ValueError: If an argument is out of range, or ``answer`` names a field the program does not have.
+        ValueError: If an argument is out of range, ``answer`` names a field the program does not have, or the pool's
+            policy needs more of the votes than the selector tells.
 
     Example:
         ```python
@@ -113,7 +116,10 @@ class DynScaling(dspy.Module):
 
     @property
     def scaling_settings(self) -> ScalingSettings:
-        """All settings but the program and the budget. Each but ``answer`` can be read and assigned by its own name."""
+        """All settings other than the program and the budget.
+
+        Each can be read and assigned as an attribute of its own name, except ``answer``.
+        """
         return self._settings
 
     @property
@@ -144,7 +150,7 @@ class DynScaling(dspy.Module):
         Raises:
             BudgetExhausted: If nothing is left for a first sample.
             ValueError: If no language model is configured, or temperature 0 would make all samples the same.
-            LowConfidence: If the vote is less sure than ``min_confidence`` and ``on_low="raise"``.
+            LowConfidence: If confidence is below ``min_confidence``, and ``on_low="raise"``.
             Exception: The first sample's error, unchanged, if every sample failed.
         """
         if _ambient.is_unscaled():
@@ -178,7 +184,7 @@ class DynScaling(dspy.Module):
         *,
         in_order: bool = True,
     ) -> Any:
-        """Answer a known set of calls: the exact bandit, comparing all of them for every sample.
+        """Answer a known set of calls. Every sample goes to the one call among all of them where it is worth most.
 
         The allocation depends on answers, the seed and ``num_threads``, never on timing: with DSPy's cache warm, a
         second run draws the same samples and makes no request. (Under a cap on calls, a sample that needs more of them
@@ -235,7 +241,7 @@ class DynScaling(dspy.Module):
         return results, [examples[position] for position in errors], list(errors.values())
 
     def _scaled(self) -> Scaled:
-        """What a call needs to know of this module."""
+        """This module as a call sees it."""
         pool = self.pool
         if self._budget is None:
             check_policy(pool.policy, self._selector)
@@ -255,11 +261,10 @@ class DynScaling(dspy.Module):
         self._settings, self._reader, self._selector = settings, reader, selector
         # DSPy's `named_sub_modules` looks into `__dict__`, where settings are not: the module that answers instead is
         # put there as well. It is read and assigned through `_Setting`, which comes first.
-        attributes: Any = self.__dict__
+        attributes = vars(self)
+        attributes.pop("on_low", None)
         if isinstance(settings.on_low, dspy.Module):
             attributes["on_low"] = settings.on_low
-        else:
-            attributes.pop("on_low", None)
 
     # ---- transparency: what DSPy sees is the program
 

@@ -1,4 +1,4 @@
-"""Scale the predictors inside an existing program, where they stand."""
+"""``wrap`` and ``unwrap``: scale the predictors of an existing program without replacing them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import dspy
 from dynscale_dspy import _ambient
 from dynscale_dspy._naming import named_predictors
 from dynscale_dspy.budget.pool import BudgetPool
+from dynscale_dspy.budget.source import BudgetSource
 from dynscale_dspy.config import KEY, PRIVATE, ScalingSettings
 from dynscale_dspy.execution.run import is_sample_of
 from dynscale_dspy.module import DynScaling
@@ -23,17 +24,18 @@ Program = TypeVar("Program", bound=dspy.Module)
 
 def wrap(
     program: Program,
-    budget: BudgetPool | float | None = None,
+    budget: BudgetSource | float | None = None,
     *,
     predictors: str | Iterable[str] | None = None,
     **settings: Any,
 ) -> Program:
     """Scale every predictor inside a program, or only those named. The program itself is changed, and returned.
 
-    Where :class:`DynScaling` samples a whole program and votes on its result, this votes on each predictor's output
+    :class:`DynScaling` samples a whole program and votes on its result; this votes on the output of each predictor
     before the program goes on. Predictors stay the objects they are, under their own names, with their demos and
-    state: only their class becomes a scaled one, as ``torch.nn.utils.parametrize`` does it with layers, which has the
-    :class:`DynScaling` behind it as ``scaling``. Optimizers, traces, ``save`` and ``load`` see what they saw before.
+    state. Only their class changes, to a subclass whose objects have their :class:`DynScaling` as ``scaling``
+    (``torch.nn.utils.parametrize`` does the same with layers). Optimizers, traces, ``save`` and ``load`` see what they
+    saw before.
 
     Args:
         program: The program. Predictors inside its :class:`DynScaling` modules are left to those.
@@ -68,7 +70,7 @@ def wrap(
         if isinstance(found[name], _Scaled):
             raise ValueError(f"the predictor {name!r} is scaled already: unwrap(program) first")
     if isinstance(budget, (int, float)) and not isinstance(budget, bool):
-        # One for all: what one predictor does not need goes to the others.
+        # One pool for all predictors: what one does not need goes to the others.
         own = {name: settings.pop(name) for name in _OF_PRIVATE_POOL if name in settings}
         budget = BudgetPool(per_call=budget, **own)
     scalings = {}
@@ -115,30 +117,33 @@ _OF_PRIVATE_POOL = tuple(name for name in PRIVATE if name != "per_call")
 
 
 class _Hidden:
-    """Keeps the scaling of a predictor out of sight of whatever looks for modules among its attributes."""
+    """Holds the scaling of a predictor, so that DSPy does not find it: it looks for modules among attributes."""
 
     def __init__(self, scaling: DynScaling) -> None:
         self.scaling = scaling
 
 
 class _Scaled:
-    """What a scaled predictor has besides its own class: calls go through a :class:`DynScaling` of itself."""
+    """Base class of scaled predictors, beside the predictor's own class.
+
+    Their calls go through a :class:`DynScaling`, whose samples are plain runs of the same predictor.
+    """
 
     plain: ClassVar[type[dspy.Predict]]
 
     @property
     def scaling(self) -> DynScaling:
-        """The settings, and the pool that pays."""
+        """The :class:`DynScaling` that has the settings and the pool."""
         return self.__dict__[_SCALING].scaling
 
     def forward(self, **kwargs: Any) -> Any:
-        """Answer a call, or be one of its samples."""
+        """Answer a call; or if this run is one of its samples, run plainly."""
         if self._runs_plainly():
             return super().forward(**kwargs)  # type: ignore[misc]  # of the predictor's own class
         return DynScaling.forward(self.scaling, **kwargs)
 
     async def aforward(self, **kwargs: Any) -> Any:
-        """The same from a task."""
+        """As :meth:`forward`, in a task."""
         if self._runs_plainly():
             return await super().aforward(**kwargs)  # type: ignore[misc]
         return await DynScaling.aforward(self.scaling, **kwargs)

@@ -22,6 +22,7 @@ from dynscale_dspy import (
     UCB,
     BudgetPool,
     Calibrate,
+    Cost,
     DynScaling,
     Integrated,
     KnowledgeGradient,
@@ -32,6 +33,8 @@ from dynscale_dspy import (
     wrap,
 )
 from dynscale_dspy._fields import Count, Field, Refused, Seconds, check, field_of, fields_of
+from dynscale_dspy.budget.stores.memory import MemoryStore
+from dynscale_dspy.budget.stores.sqlite import SQLiteStore
 from dynscale_dspy.config import KEY, PRIVATE, OfUsers, PoolSettings, ScalingSettings, ScopeSettings, Settings
 from dynscale_dspy.distributed.coordinator import Published
 from tests.settings import OwnStore, bad, fall_back, first_field, good, saved_part, settings_of
@@ -370,6 +373,22 @@ def test_money_is_taken_as_written(dollars: Any) -> None:
     assert ScopeSettings(dollars=dollars).nanodollars == Decimal(str(dollars)) * 10**9
 
 
+@pytest.mark.parametrize("kind", [MemoryStore, SQLiteStore])
+def test_a_pool_in_a_store_of_this_library_is_saved_with_its_program(kind: Any, tmp_path: Any) -> None:
+    store = MemoryStore() if kind is MemoryStore else SQLiteStore(tmp_path / "budget.sqlite")
+    spent = Cost(samples=2)
+    store.settle(store.reserve(spent, {}), spent)
+    scaled = DynScaling(program(), BudgetPool(samples=5, store=store))
+    scaled.save(tmp_path / "program", save_program=True)
+    loaded = dspy.load(tmp_path / "program", allow_pickle=True)
+    assert loaded.pool.store is not store
+    # A file is the same budget, memory is not saved.
+    assert loaded.pool.statistics().spent == (Cost() if kind is MemoryStore else spent)
+    assert loaded.pool.settings == scaled.pool.settings.replace(store=loaded.pool.store)
+    for copied in (copy.deepcopy(scaled.pool.settings), copy.copy(scaled.pool.settings)):
+        assert copied == scaled.pool.settings and copied.store is store
+
+
 def test_periods_in_seconds() -> None:
     assert [PoolSettings(samples=1, period=period).period_seconds for period in (None, "hour", "day", 7)] == [
         *(None, 3600.0, 86400.0, 7.0)
@@ -438,11 +457,19 @@ def test_a_program_pickled_by_version_0_1_has_its_settings() -> None:
         {"sampling": {"name": "Parallel", "mood": 1}, "answer": ["nothing"], "budget": {"per_call": 0}},
         {"budget": {"per_call": 5, "policy": {"name": "UCB", "courage": 3}, "seed": 1}},
         {"budget": {"per_call": 5}},
+        {"selector": {"name": "Plurality"}},
+        {"selector": None},
     ],
 )
 def test_a_file_from_elsewhere_changes_nothing_it_should_not(junk: Any, caplog: Any) -> None:
     scaled = DynScaling(
-        program(), 3, temperature=0.5, sampling=Sequential(length=3), min_confidence=0.9, on_low=fall_back
+        program(),
+        3,
+        temperature=0.5,
+        sampling=Sequential(length=3),
+        selector=OwnSelector(),
+        min_confidence=0.9,
+        on_low=fall_back,
     )
     before, pool = scaled.scaling_settings, scaled.pool.settings
     scaled.load_state({**program().dump_state(), KEY: junk})

@@ -1,1 +1,1 @@
-"""Measuring settings: calibration, what another budget would buy, what confidence is worth."""
+"""Tools that measure settings: calibration, estimates for other budgets, and how far confidence can be trusted."""

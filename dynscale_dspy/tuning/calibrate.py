@@ -1,4 +1,4 @@
-"""Calibrate: measures on a labelled set which way of spending a budget answers best."""
+"""Calibrate: a teleprompter that measures on labelled examples which settings answer best for a budget."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Point:
-    """One measured point of one setting's curve.
+    """The measurement of one combination of settings at one number of samples.
 
     Args:
-        policy: Whom to sample next.
-        sampling: What samples look like.
-        temperature: The language model's, None for its own.
+        policy: Decides which example gets the next sample.
+        sampling: The strategy that draws samples.
+        temperature: The temperature of samples; None for the language model's own.
         samples: Samples a call, on average.
-        cost: What they cost, in plain samples: independent ones, at the temperature of the first setting.
+        cost: Cost of a call, on average, in plain samples: independent ones, at the first temperature measured.
         score: The metric's mean over the labelled set.
         error: Its standard error.
-        scores: The metric by example.
+        scores: The metric of each example.
     """
 
     policy: Policy
@@ -48,11 +48,11 @@ class Point:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What :class:`Calibrate` saw.
+    """The measurements of :class:`Calibrate`, and its choice.
 
     Args:
-        points: Every measured point, in the order measured.
-        chosen: The one whose settings were taken.
+        points: Every measurement, in the order in which they were made.
+        chosen: The one whose settings were chosen.
     """
 
     points: tuple[Point, ...]
@@ -71,15 +71,15 @@ class Calibration:
 
 
 class Calibrate(Teleprompter):
-    """Picks strategy, policy and temperature for a budget on a labelled set. A DSPy teleprompter.
+    """A DSPy teleprompter that chooses strategy, policy and temperature for a budget, measured on labelled examples.
 
-    Every combination is tried at the same cost: one whose samples are dearer, since they read a chain and check it,
-    gets fewer of them. Cost is counted in tokens, those written plus ``price`` times those read, as the language model
-    reports them; where it reports none, in samples. Combinations share replies through DSPy's cache, where that is on;
-    the cost counted is that without it.
+    All combinations are compared at the same cost: one whose samples cost more, since they read a chain, gets fewer of
+    them. Cost is counted in tokens, those written plus ``price`` times those read, as the language model reports them;
+    where it reports none, in samples. Combinations share replies through DSPy's cache, where that is on; cost is
+    counted as if it were off.
 
-    Another combination than the first is taken only if it is better by more than the standard error of the paired
-    difference, so that noise on a small set does not choose.
+    The first combination is kept unless another one is better by more than the standard error of the paired difference,
+    so that noise on a small set does not decide.
 
     Args:
         metric: ``metric(example, prediction, trace=None)``, a number or a bool, more is better.
@@ -92,7 +92,7 @@ class Calibrate(Teleprompter):
         seed: Seeds the pools.
 
     Raises:
-        ValueError: If ``budget`` is below 2 or there is nothing to compare.
+        ValueError: If ``budget`` is below 2, or there is nothing to compare.
         TypeError: If ``metric`` is not callable.
 
     Example:
@@ -145,7 +145,8 @@ class Calibrate(Teleprompter):
         """Measure, choose, and wrap the student's program anew.
 
         Args:
-            student: A :class:`DynScaling` module, whose program and other settings are kept; or a plain program.
+            student: A :class:`DynScaling` module, whose program and other settings are kept; or a program that is not
+                wrapped.
             trainset: Labelled examples.
             teacher: Not used.
             valset: More labelled examples, measured together with the others: nothing is fitted to either.
@@ -156,7 +157,8 @@ class Calibrate(Teleprompter):
             ``calibration``. The student is unchanged.
 
         Raises:
-            ValueError: If there are fewer than two examples.
+            ValueError: If there are fewer than two examples, or a policy needs more of the votes than the student's
+                selector tells. Nothing is spent then.
         """
         examples = [*trainset, *(valset or ())]
         if len(examples) < 2:
@@ -166,7 +168,7 @@ class Calibrate(Teleprompter):
             DynScaling(scaled.module, self.budget, policy=policy, **dict(scaled.scaling_settings))
         meter = _Meter(self.price)
         points: list[Point] = []
-        last: list[Point] = []  # the dearest of each combination
+        last: list[Point] = []  # of each combination, the measurement at the budget's cost
         temperatures = [scaled.scaling_settings.temperature] if self.temperatures is None else self.temperatures
         combinations = product(temperatures, self.policies, self.sampling)
         for temperature, policy, sampling in combinations:
@@ -191,19 +193,19 @@ class Calibrate(Teleprompter):
         meter: _Meter,
         points: list[Point],
     ) -> Point:
-        """The curve of one combination, up to the budget's cost; its last point."""
+        """Measure a combination with more and more samples, until it costs the budget; return the last measurement."""
         samples = 2.0
         point = self._measure(scaled, examples, policy, sampling, temperature, samples, meter)
         points.append(point)
         while point.cost < 0.97 * self.budget:
-            # What is left of the budget at this point's cost a sample, at most twice as many at a time.
+            # As many more as the rest of the budget buys at the cost just measured; at most twice as many.
             samples = min(2 * samples, samples + (self.budget - point.cost) * samples / point.cost)
             samples = round(samples * len(examples)) / len(examples)
             if samples <= point.samples:
                 break
             point = self._measure(scaled, examples, policy, sampling, temperature, samples, meter)
             points.append(point)
-        if point.cost > 1.03 * self.budget and point.samples > 1:  # overshot, as the share of dear samples grew
+        if point.cost > 1.03 * self.budget and point.samples > 1:  # too many, since the share of dear samples grew
             samples = max(1.0, point.samples * self.budget / point.cost)
             point = self._measure(scaled, examples, policy, sampling, temperature, samples, meter)
             points.append(point)
@@ -220,7 +222,7 @@ class Calibrate(Teleprompter):
         meter: _Meter,
     ) -> Point:
         pool = BudgetPool(samples=max(len(examples), round(samples * len(examples))), policy=policy, seed=self.seed)
-        # It is the vote that is measured, not who answers where the vote is not sure.
+        # The vote is measured, not what `on_low` answers in its place.
         settings = scaled.scaling_settings.replace(
             sampling=sampling, temperature=temperature, min_confidence=None, on_low="abstain"
         )
@@ -248,16 +250,16 @@ class Calibrate(Teleprompter):
 
 
 def default_strategies(budget: float) -> list[Strategy]:
-    """What is compared if nothing is said: independent samples, and chains that begin early or late."""
+    """The strategies that are compared by default: independent samples, and chains that begin early or late."""
     late = max(2, int(budget) // 2)
     integrated: list[Strategy] = [Integrated(independent=n, share=s) for n in sorted({2, late}) for s in (0.5, 1.0)]
     return [Parallel(), *integrated]
 
 
 class _Meter:
-    """Turns samples into cost, in plain samples.
+    """Counts what samples cost, in plain samples.
 
-    A reply from the cache reports no usage, so each kind of sample is priced at the mean of those that did.
+    A reply from DSPy's cache reports no usage, so each kind of sample counts the mean of those that reported some.
     """
 
     def __init__(self, price: float) -> None:

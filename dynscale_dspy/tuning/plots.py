@@ -1,4 +1,4 @@
-"""Plots of what other budgets would buy, and of what confidence was worth. They need Matplotlib."""
+"""Plots of estimates for other budgets, and of how far confidence can be trusted. They need Matplotlib."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 
 def plot_what_if(pool: BudgetPool, ax: Axes | None = None, *, budgets: Sequence[float] | None = None) -> Axes:
-    """Plot what other budgets would buy; :func:`dynscale_dspy.tuning.what_if.what_if` gives the numbers.
+    """Plot how other budgets would change answers; :func:`dynscale_dspy.tuning.what_if.what_if` gives the numbers.
 
-    The curve is the share of calls whose answer is the one that their samples would settle on in the long run. It is
-    about the vote, not about the truth. The vertical line is at the samples that the calls drew on average.
+    The curve is the share of calls whose answer is the one that the vote would settle on with very many samples. It
+    says nothing about which answers are right. The vertical line marks how many samples the calls drew on average.
 
     Args:
         pool: A pool that has answered calls.

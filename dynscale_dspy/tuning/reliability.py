@@ -1,4 +1,4 @@
-"""What confidence was worth: reliability and risk-coverage, measured where right and wrong are known."""
+"""How far confidence can be trusted: reliability and risk-coverage, where it is known which answers are right."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Bin:
 
 
 def reliability(confidence: ArrayLike, correct: ArrayLike, *, bins: int = 10) -> tuple[Bin, ...]:
-    """Accuracy by confidence, in bins of equal width over 0 to 1; empty ones are left out.
+    """Return accuracy by confidence, in bins of equal width over 0 to 1; empty ones are left out.
 
     Args:
         confidence: Of each answer, 0 to 1.
@@ -54,7 +54,7 @@ def reliability(confidence: ArrayLike, correct: ArrayLike, *, bins: int = 10) ->
 
 
 def calibration_error(confidence: ArrayLike, correct: ArrayLike, *, bins: int = 10) -> float:
-    """Expected calibration error: the mean distance of accuracy from confidence over the bins, weighted by count.
+    """Return the expected calibration error: the mean of |accuracy - confidence| over the bins, weighted by count.
 
     Source: Naeini et al., 2015.
 
@@ -69,7 +69,7 @@ def calibration_error(confidence: ArrayLike, correct: ArrayLike, *, bins: int = 
 def risk_coverage(
     confidence: ArrayLike, correct: ArrayLike
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """The error rate of the answers that are kept, for every threshold on confidence.
+    """Return the error rate of the answers whose confidence reaches a threshold, for every threshold.
 
     Answers of equal confidence are kept or left together. Source: El-Yaniv and Wiener, 2010.
 
@@ -89,12 +89,12 @@ def risk_coverage(
 
 
 def threshold_for(risk: float, confidence: ArrayLike, correct: ArrayLike) -> float | None:
-    """The ``min_confidence`` that keeps most answers while at most this share of those kept is wrong.
+    """Return the ``min_confidence`` that keeps most answers, of which at most the given share is wrong.
 
     Measure it on labelled examples like those to come, with the budget they will have.
 
     Args:
-        risk: 0 to 1.
+        risk: The share of wrong answers to allow, 0 to 1.
         confidence: Of each answer.
         correct: Whether it is right.
 

@@ -1,4 +1,4 @@
-"""What another budget would buy, estimated from the samples that a pool has recorded."""
+"""what_if: estimates how other budgets would change answers, from the samples that a pool has recorded."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 BUDGETS = (1, 2, 3, 4, 6, 8, 12, 16)
 LENGTH = 64
-"""Samples of a call in the replay: the recorded ones, and simulated ones after them."""
+"""Samples of a call in the replay: the recorded ones, then simulated ones."""
 NEW = 0.5
 """Weight, in samples, of an answer that the call has not given yet."""
 
@@ -33,15 +33,15 @@ def what_if(
 
     An adaptive run draws few samples for a call that it is sure of, so the recorded samples alone cannot be replayed
     at a larger budget. Each call is continued with simulated samples from a Pólya urn: an answer comes again in
-    proportion to its votes, a new one with weight :data:`NEW`. The answer that leads in the end counts as right. So
-    "accuracy" here is the share of calls that give the answer of their own long run: it says what more samples would
-    do to the vote, not what is true. Conditioned samples count like others.
+    proportion to its votes, a new one with weight :data:`NEW`. The answer that leads in the end, by plurality, counts
+    as right. So "accuracy" here is the share of calls that give the answer of their own long run: it says how more
+    samples would change the vote, not what is true. Conditioned samples count like others.
 
     Args:
-        pool: One that has answered calls; the latest :data:`~dynscale_dspy.reporting.history.MOST_CALLS` are used.
+        pool: A pool that has answered calls; the latest :data:`~dynscale_dspy.reporting.history.MOST_CALLS` are used.
         budgets: Mean samples a call, 1 to 32; 1 to 16 by default.
         replicates: Random orders of the samples.
-        seed: Fixes what is drawn.
+        seed: Seeds the simulated samples and the orders.
 
     Returns:
         A replay of the policies ``"this pool's policy"`` and ``"uniform"``.

@@ -160,7 +160,7 @@ def test_a_lazy_generator_is_made_once_and_only_if_it_is_used(monkeypatch):
         return np.random.Generator(np.random.PCG64(seed))
 
     monkeypatch.setattr(samplers.np.random, "default_rng", make)
-    lazy = Lazily(7, [])
+    lazy = Lazily(7, [8])
     assert made == []
     lazy.random(), lazy.random()
-    assert made == [[7]]
+    assert made == [[7, 8]]

@@ -111,6 +111,16 @@ class MemoryStore:
     def close(self) -> None:
         """Do nothing: there is no file to let go of."""
 
+    # A copy is the same store. One that is loaded, with a program or a pool, begins empty: memory is not saved.
+    def __copy__(self) -> MemoryStore:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, object]) -> MemoryStore:
+        return self
+
+    def __reduce__(self) -> tuple[type[MemoryStore], tuple[()]]:
+        return MemoryStore, ()
+
 
 def _before_fork(store: MemoryStore) -> None:
     store._lock.acquire()

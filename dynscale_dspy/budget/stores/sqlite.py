@@ -77,6 +77,16 @@ class SQLiteStore:
         with self._lock:
             self._connect(create=True)
 
+    # A copy is the same store. One that is loaded, with a program or a pool, opens the same file.
+    def __copy__(self) -> SQLiteStore:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, object]) -> SQLiteStore:
+        return self
+
+    def __reduce__(self) -> tuple[type[SQLiteStore], tuple[Path]]:
+        return SQLiteStore, (self._path,)
+
     # ---- the budget
 
     def totals(self) -> tuple[Cost, Cost]:
