@@ -169,7 +169,6 @@ class BudgetPool(Face):
             prices=settings.prices,
         )
         """What plans, calls and samples deal with."""
-        self.lock = shared.lock
         self.flights = SingleFlight()
         """Its calls under way, by name."""
         self._store = store

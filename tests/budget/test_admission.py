@@ -279,7 +279,7 @@ def test_an_interrupt_inside_any_step_lets_go_of_the_lock_and_passes_no_cap(wher
             interrupted += 1
         finished = bomb.left > 0
         bomb.left = -1
-        assert not pool.lock.mutex.locked()
+        assert not pool.admission.lock.mutex.locked()
         everything(pool)  # it goes on
         for unit in ("samples", "tokens"):
             ledger = pool.admission.accounts.ledger

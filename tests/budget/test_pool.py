@@ -18,6 +18,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 from dynscale_dspy import UCB, BudgetExhausted, BudgetPool, Cost, KnowledgeGradient, Uniform
 from dynscale_dspy.allocation.tally import Tally
 from dynscale_dspy.budget.leases import Arm, Lease
+from dynscale_dspy.budget.stores.memory import MemoryStore
 from tests.support import open_call, open_or_wait
 
 tallies = st.lists(st.none() | st.integers(0, 3), min_size=1, max_size=6).map(Tally.of)
@@ -470,12 +471,38 @@ def test_copies_spend_from_the_same_pool_and_a_saved_one_starts_anew():
         ({"samples": 5, "warn_at": 0.5, "on_warning": 3}, TypeError, "on_warning must be callable, got 3"),
         ({"samples": 5, "clock": 3}, TypeError, "clock must be callable, got 3"),
         ({"samples": 5, "max_failures": 0}, ValueError, "max_failures must be at least 1, got 0"),
+        ({"samples": 5, "store": 3}, TypeError, "store must be a store, with the methods of .*, got 3"),
+        ({"samples": 5, "store": MemoryStore}, TypeError, "store must be a store, with the methods of"),
+        (
+            {"samples": 5, "store": MemoryStore(), "path": "budget.sqlite"},
+            ValueError,
+            "path= and store= both say where to keep the budget: give one of them",
+        ),
         ({"samples": 5, "seed": None}, TypeError, "seed must be an integer, got None"),
     ],
 )
 def test_bad_limits(arguments, error, message):
     with pytest.raises(error, match=message):
         BudgetPool(**arguments)
+
+
+def test_a_budget_is_kept_in_a_store_of_the_users():
+    class Elsewhere(MemoryStore):
+        is_durable = True
+
+    store = Elsewhere()
+    pool, other = (BudgetPool(samples=3, store=store) for _ in range(2))
+    assert pool.store is store and pool.is_durable
+    draw_one(open_call(pool, 1))
+    with other.scope(samples=5) as scope:
+        draw_one(open_call(scope, 1))
+        assert scope.is_durable and scope.store is not store
+    assert store.totals() == (Cost(samples=2, requests=2), Cost())
+    assert pool.statistics().spent == other.statistics().spent == Cost(samples=2, requests=2)
+    waiting = open_call(other, 1)
+    assert waiting is not None
+    assert open_call(pool, 1) is None
+    waiting.close()
 
 
 def test_expecting_more_calls_than_samples():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import dspy
 import pytest
@@ -51,34 +51,42 @@ def test_replies_that_take_much_longer_than_at_best_push_back_too():
 
 
 class Counted:
-    """Counts how many are inside at once."""
+    """Counts how many are inside at once. Each stays until a group of so many has come, or all are there."""
 
-    def __init__(self):
+    def __init__(self, group, in_all):
         self.lock = threading.Lock()
+        self.group, self.in_all = group, in_all
         self.inside = self.peak = self.total = 0
+        self.together = Future()
 
-    def __enter__(self):
+    def enter(self):
+        """What the one that has come is to wait for."""
         with self.lock:
             self.inside += 1
             self.total += 1
             self.peak = max(self.peak, self.inside)
+            together = self.together
+            if self.total % self.group == 0 or self.total == self.in_all:
+                self.together = Future()
+                together.set_result(None)
+            return together
 
-    def __exit__(self, *exc):
+    def leave(self):
         with self.lock:
             self.inside -= 1
 
 
 def test_threads_and_tasks_share_one_limit():
-    throttle, counted = Throttle(3, None), Counted()
+    throttle, counted = Throttle(3, None), Counted(3, 80)
     both = threading.Barrier(2)
 
     def ask():
-        with counted:
-            threading.Event().wait(0.002)
+        counted.enter().result(10)
+        counted.leave()
 
     async def aask():
-        with counted:
-            await asyncio.sleep(0.002)
+        await asyncio.wait_for(asyncio.wrap_future(counted.enter()), 10)
+        counted.leave()
 
     async def many():
         await asyncio.gather(*(throttle.arun(aask) for _ in range(40)))
@@ -228,7 +236,7 @@ def test_a_slow_task_is_made_again_and_the_other_closed():
         made.append(len(made))
         if len(made) == 1:
             try:
-                await asyncio.sleep(60)
+                await asyncio.Event().wait()
             except asyncio.CancelledError:
                 closed.append(True)
                 raise
@@ -243,21 +251,22 @@ def test_a_slow_task_is_made_again_and_the_other_closed():
 def test_a_failure_of_one_of_two_is_not_the_answer(tasks):
     throttle = Throttle(None, 0.5)
     settled(throttle)
-    made, second = [], threading.Event()
+    made, second = [], Future()
 
     def ask():
         made.append(len(made))
         if len(made) == 1:
-            second.wait(10)
+            second.result(10)
             return "good"
-        second.set()
+        second.set_result(None)
         raise ZeroDivisionError
 
     async def aask():
         made.append(len(made))
         if len(made) == 1:
-            await asyncio.sleep(0.2)
+            await asyncio.wait_for(asyncio.wrap_future(second), 10)
             return "good"
+        second.set_result(None)
         raise ZeroDivisionError
 
     assert (asyncio.run(throttle.arun(aask)) if tasks else throttle.run(ask)) == "good"

@@ -15,6 +15,7 @@ import pytest
 from dynscale_dspy import BudgetPool, Cost, DynScaling, Integrated, KnowledgeGradient, Uniform, explain, wrap
 from dynscale_dspy.testing import FakeQuestion, FakeServer
 from tests.compat.rows import Both, SyncOnly
+from tests.support import settled
 
 COIN = FakeQuestion("Heads or tails?", {"heads": 0.5, "tails": 0.5}, "heads")
 OTHER = FakeQuestion("Odd or even?", {"odd": 0.9, "even": 0.1}, "odd")
@@ -136,15 +137,6 @@ def test_a_second_run_makes_no_request_and_decides_alike(
 async def until(fake: FakeServer, condition: Callable[[Any], bool]) -> None:
     # In a thread of its own: DSPy's language models need the loop's few default threads.
     await asyncio.wrap_future(_waiters.submit(fake.wait_until, condition, 20))
-
-
-async def settled(pool: BudgetPool) -> None:
-    """Threads that outlive their call settle within a moment of the last reply."""
-    for _ in range(200):
-        if pool.statistics().reserved == Cost():
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError(f"still reserved: {pool.statistics().reserved}")
 
 
 async def _timed_out(fake: FakeServer, call: Callable[[], Any], started: Callable[[], Any]) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from dynscale_dspy import BudgetPool, Cost, Uniform, explain
 from dynscale_dspy.testing import FakeQuestion, FakeServer
-from tests.support import one_each
+from tests.support import one_each, settled
 
 ENGINES = ["auto", "litellm"]
 OPEN = FakeQuestion("Heads or tails?", {"heads": 0.5, "tails": 0.5}, "heads")
@@ -133,15 +133,6 @@ def test_stragglers_submitted_again_are_charged_once(server: Any, asked: Any) ->
 async def until(fake: FakeServer, condition: Callable[[Any], bool]) -> None:
     # In a thread of its own: DSPy's language models need the loop's few default threads.
     await asyncio.wrap_future(_waiters.submit(fake.wait_until, condition, 20))
-
-
-async def settled(pool: BudgetPool) -> None:
-    """Waits for threads that outlived their call to settle: within a second of the last reply."""
-    for _ in range(100):
-        if pool.statistics().reserved == Cost():
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError(f"still reserved: {pool.statistics().reserved}")
 
 
 _waiters = ThreadPoolExecutor(4, thread_name_prefix="waiting-for-server")
