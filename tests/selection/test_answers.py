@@ -2,16 +2,13 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from typing import Literal
 
-import dspy
 import numpy as np
 import pydantic
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynscale_dspy.execution.answer_reader import AnswerReader
 from dynscale_dspy.selection.answers import canonical
 
 
@@ -120,79 +117,3 @@ def test_integers_agree_with_their_texts(number):
 @given(st.text(alphabet="abcxyz+-#/%$^", min_size=1, max_size=6), st.text(alphabet="abcxyz+-#/%$^", min_size=1))
 def test_punctuation_tells_answers_apart(one, other):
     assert (canonical(one) == canonical(other)) == (one == other)
-
-
-# ---- which part of a prediction is the answer
-
-
-def read(module, fields, answer=None):
-    return AnswerReader(module, answer).read(module, dspy.Prediction(**fields))
-
-
-def test_reasoning_is_not_an_answer():
-    module = dspy.ChainOfThought("question -> answer")
-    assert read(module, {"reasoning": "long", "answer": "4"}) == "4"
-    # Native reasoning comes after the answer, log-probabilities after everything.
-    assert read(module, {"answer": "4", "reasoning": "long", "logprobs": object()}) == "4"
-
-
-def test_several_answer_fields_vote_together():
-    module = dspy.Predict("text -> label: Literal['a', 'b'], score: float")
-    assert read(module, {"label": "a", "score": 0.5}) == {"label": "a", "score": 0.5}
-
-
-def test_an_agent_answers_with_its_own_signature():
-    def search(query: str) -> str:
-        """Search."""
-        return query
-
-    module = dspy.ReAct("question -> answer", tools=[search])
-    assert read(module, {"trajectory": {"thought_0": "..."}, "reasoning": "r", "answer": "4"}) == "4"
-
-
-def test_a_custom_program_answers_with_what_it_returns():
-    class Program(dspy.Module):
-        def forward(self, question):
-            return dspy.Prediction(reasoning="r", city="Paris")
-
-    assert read(Program(), {"reasoning": "r", "city": "Paris"}) == "Paris"
-
-
-def test_the_user_may_name_the_answer():
-    module = dspy.Predict("text -> label: Literal['a', 'b'], note: str")
-    assert read(module, {"label": "a", "note": "whatever"}, answer="label") == "a"
-    assert read(module, {"label": "a", "note": "n"}, answer=["label", "note"]) == {"label": "a", "note": "n"}
-    assert read(module, {"label": "a", "note": "x y"}, answer=lambda p: len(p.note)) == 3
-
-
-def test_a_failing_answer_function_costs_the_vote_not_the_call(caplog):
-    module = dspy.Predict("text -> label")
-    assert read(module, {"label": "a"}, answer=lambda p: 1 / 0) is None
-    assert "casts no vote" in caplog.text
-
-
-def test_a_field_that_does_not_exist_is_refused_before_anything_runs():
-    with pytest.raises(ValueError, match=r"answer names 'anwser', which the program does not produce.*'answer'"):
-        AnswerReader(dspy.ChainOfThought("question -> answer"), "anwser")
-
-
-def test_a_field_missing_from_an_unknown_programs_result_is_an_error_not_an_empty_vote():
-    class Program(dspy.Module):
-        pass
-
-    with pytest.raises(ValueError, match=r"answer names 'city', but the program returned the fields \['town'\]"):
-        read(Program(), {"town": "Paris"}, answer="city")
-
-
-def test_a_signature_of_reasoning_alone_needs_a_hint():
-    with pytest.raises(ValueError, match="say which one with answer="):
-        AnswerReader(dspy.Predict("question -> reasoning"))
-
-
-@pytest.mark.parametrize("bad", [5, [], [1], {"a"} - {"a"}])
-def test_an_answer_that_names_nothing_is_refused(bad):
-    with pytest.raises(TypeError, match="answer must be an output field's name"):
-        AnswerReader(dspy.Predict("question -> answer"), bad)
-
-
-_ = Literal  # used by the signatures above, which DSPy resolves by name

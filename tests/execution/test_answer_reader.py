@@ -1,0 +1,107 @@
+"""Which part of a prediction is the answer."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import dspy
+import pytest
+
+from dynscale_dspy.execution.answer_reader import AnswerReader
+
+
+def read(module, fields, answer=None):
+    return AnswerReader(module, answer).read(module, dspy.Prediction(**fields))
+
+
+def test_reasoning_is_not_an_answer():
+    module = dspy.ChainOfThought("question -> answer")
+    assert read(module, {"reasoning": "long", "answer": "4"}) == "4"
+    # Native reasoning comes after the answer, log-probabilities after everything.
+    assert read(module, {"answer": "4", "reasoning": "long", "logprobs": object()}) == "4"
+
+
+def test_several_answer_fields_vote_together():
+    module = dspy.Predict("text -> label: Literal['a', 'b'], score: float")
+    assert read(module, {"label": "a", "score": 0.5}) == {"label": "a", "score": 0.5}
+
+
+def test_an_agent_answers_with_its_own_signature():
+    def search(query: str) -> str:
+        """Search."""
+        return query
+
+    module = dspy.ReAct("question -> answer", tools=[search])
+    assert read(module, {"trajectory": {"thought_0": "..."}, "reasoning": "r", "answer": "4"}) == "4"
+
+
+def test_a_custom_program_answers_with_what_it_returns():
+    class Program(dspy.Module):
+        def forward(self, question):
+            return dspy.Prediction(reasoning="r", city="Paris")
+
+    assert read(Program(), {"reasoning": "r", "city": "Paris"}) == "Paris"
+
+
+def test_the_user_may_name_the_answer():
+    module = dspy.Predict("text -> label: Literal['a', 'b'], note: str")
+    assert read(module, {"label": "a", "note": "whatever"}, answer="label") == "a"
+    assert read(module, {"label": "a", "note": "n"}, answer=["label", "note"]) == {"label": "a", "note": "n"}
+    assert read(module, {"label": "a", "note": "x y"}, answer=lambda p: len(p.note)) == 3
+
+
+def test_a_failing_answer_function_costs_the_vote_not_the_call(caplog):
+    module = dspy.Predict("text -> label")
+    assert read(module, {"label": "a"}, answer=lambda p: 1 / 0) is None
+    assert "casts no vote" in caplog.text
+
+
+def test_a_field_that_does_not_exist_is_refused_before_anything_runs():
+    with pytest.raises(ValueError, match=r"answer names 'anwser', which the program does not produce.*'answer'"):
+        AnswerReader(dspy.ChainOfThought("question -> answer"), "anwser")
+
+
+def test_a_field_missing_from_an_unknown_programs_result_is_an_error_not_an_empty_vote():
+    class Program(dspy.Module):
+        pass
+
+    with pytest.raises(ValueError, match=r"answer names 'city', but the program returned the fields \['town'\]"):
+        read(Program(), {"town": "Paris"}, answer="city")
+
+
+def test_a_signature_of_reasoning_alone_needs_a_hint():
+    with pytest.raises(ValueError, match="say which one with answer="):
+        AnswerReader(dspy.Predict("question -> reasoning"))
+
+
+@pytest.mark.parametrize("bad", [5, [], [1], {"a"} - {"a"}])
+def test_an_answer_that_names_nothing_is_refused(bad):
+    with pytest.raises(TypeError, match="answer must be an output field's name"):
+        AnswerReader(dspy.Predict("question -> answer"), bad)
+
+
+@pytest.mark.parametrize(
+    ("answer", "types"),
+    [
+        (None, {"label": Literal["a", "b"], "score": float}),
+        ("score", {"score": float}),
+        (["score", "label"], {"score": float, "label": Literal["a", "b"]}),
+        (lambda prediction: prediction.score, {}),
+    ],
+    ids=["all", "one", "two", "function"],
+)
+def test_types_are_those_of_the_answers_fields(answer, types):
+    module = dspy.ChainOfThought("text -> label: Literal['a', 'b'], score: float")
+    assert AnswerReader(module, answer).output_types == types
+
+
+def test_types_of_a_program_without_a_signature_are_not_known():
+    assert AnswerReader(dspy.Module(), "city").output_types == {}
+
+
+@pytest.mark.parametrize("fields", [{}, {"answer": None}])
+def test_a_sample_that_lacks_the_answer_gives_none(fields):
+    assert read(dspy.Predict("question -> answer"), fields) is None
+
+
+_ = Literal  # used by the signatures above, which DSPy resolves by name
