@@ -111,12 +111,13 @@ class Meter(BaseCallback):
         """Why each choice of the latest request ended."""
         return finish_reasons(self.history[-1]) if self.history else []
 
-    def pay(self, lm: Any, inputs: dict[str, Any]) -> PaidRequest:
+    def pay(self, lm: Any, inputs: dict[str, Any], *, in_task: bool = False) -> PaidRequest:
         """Charge a request to the innermost sample of every pool around.
 
         Args:
             lm: The language model.
             inputs: What it is to be called with.
+            in_task: Whether a task makes the request, whatever thread this is.
 
         Raises:
             CallRefused: If it cannot be paid; nothing is charged then.
@@ -129,7 +130,7 @@ class Meter(BaseCallback):
             lease, payer = meter.lease, meter.payer
             if lease is not None and payer is not None and id(payer.root) not in charged:
                 try:
-                    part = _charge(lease, payer, lm, inputs, shared=bool(shares) and meter is self)
+                    part = _charge(lease, payer, lm, inputs, shared=bool(shares) and meter is self, in_task=in_task)
                 except Exception as error:
                     PaidRequest(lm, list(charged.values()), shares).give_back()
                     raise CallRefused(error) from None
@@ -292,7 +293,9 @@ class _Charged:
     bound: Bound
 
 
-def _charge(lease: Lease, payer: Admission, lm: Any, inputs: dict[str, Any], *, shared: bool) -> _Charged:
+def _charge(
+    lease: Lease, payer: Admission, lm: Any, inputs: dict[str, Any], *, shared: bool, in_task: bool
+) -> _Charged:
     """Charge a request that is about to be made.
 
     Raises:
@@ -310,7 +313,9 @@ def _charge(lease: Lease, payer: Admission, lm: Any, inputs: dict[str, Any], *, 
     )
     if bound.lacking:
         payer.unbounded(str(getattr(lm, "model", "")), bound.lacking, bound.overshoot)
-    charge = lease.charge(bound.cost, bounded=not bound.lacking, cached=lambda: answered_by_cache(lm, inputs))
+    charge = lease.charge(
+        bound.cost, bounded=not bound.lacking, cached=lambda: not in_task and answered_by_cache(lm, inputs)
+    )
     if charge is None:
         raise payer.cut_off()
     return _Charged(lease, payer, charge, bound)

@@ -46,7 +46,7 @@ class PayingLM:
         """
         meter = self._meter
         inputs = {"prompt": prompt, "messages": messages, "kwargs": kwargs}
-        paid = await unblocked(True, partial(meter.pay, self._lm, inputs), undo=meter.finish)
+        paid = await unblocked(True, partial(meter.pay, self._lm, inputs, in_task=True), undo=meter.finish)
         try:
             with meter.offering(paid), calling(self._lm, messages):
                 return await self._lm.acall(prompt, messages=messages, **kwargs)

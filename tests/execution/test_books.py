@@ -11,8 +11,9 @@ import pytest
 
 from dynscale_dspy import BudgetExhausted, BudgetPool, Cost, DynScaling, Parallel, Uniform
 from dynscale_dspy.budget.stores.memory import MemoryStore
+from dynscale_dspy.execution import meter
 from dynscale_dspy.execution.books import unblocked, unwaited
-from tests.support import ScriptedModel, cycle
+from tests.support import ScriptedModel, cycle, started
 
 # ---- the threads
 
@@ -231,6 +232,17 @@ def test_a_request_that_is_not_made_costs_nothing():
 
     run(main, pool, store, Refusing("scripted/model", max_tokens=50, cache=False))
     assert pool.statistics().spent.requests == pool.statistics().spent.tokens == 0
+
+
+async def test_dspys_cache_of_synchronous_calls_answers_no_task(monkeypatch):
+    pool, store = durable(samples=1)
+    started(pool).settle()  # of an earlier run, say
+    monkeypatch.setattr(store, "paid", lambda call: frozenset({0}))
+    monkeypatch.setattr(meter, "answered_by_cache", lambda lm, inputs: True)
+    model = ScriptedModel(cycle("A"))
+    with dspy.context(lm=model.lm()), pytest.raises(BudgetExhausted, match="could not pay"):
+        await DynScaling(dspy.Predict("question -> answer"), pool).acall(question="q")
+    assert model.requests == []
 
 
 class Slow(ScriptedModel):
