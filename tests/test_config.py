@@ -37,7 +37,7 @@ from dynscale_dspy.budget.stores.memory import MemoryStore
 from dynscale_dspy.budget.stores.sqlite import SQLiteStore
 from dynscale_dspy.config import KEY, PRIVATE, OfUsers, PoolSettings, ScalingSettings, ScopeSettings, Settings
 from dynscale_dspy.distributed.coordinator import Published
-from tests.settings import OwnStore, bad, fall_back, first_field, good, saved_part, settings_of
+from tests.settings import OwnSelector, OwnStore, bad, fall_back, first_field, good, saved_part, settings_of
 from tests.support import ScriptedModel
 
 MODELS = (ScalingSettings, ScopeSettings, PoolSettings)

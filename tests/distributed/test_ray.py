@@ -8,7 +8,6 @@ import os
 import pickle
 import signal
 import threading
-import time
 
 import dspy
 import pytest
@@ -17,6 +16,7 @@ import ray
 from dynscale_dspy import BudgetExhausted, BudgetPool, DynScaling
 from dynscale_dspy.distributed import LeasedPool, run
 from dynscale_dspy.testing import questions
+from tests.support import until
 
 pytestmark = pytest.mark.xdist_group("ray")
 
@@ -41,13 +41,6 @@ def published(cluster):
     yield publish
     for client in clients:
         client.end()
-
-
-def until(condition):
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        threading.Event().wait(0.05)
 
 
 async def ask_all(qa, texts, at_a_time=16):
@@ -129,7 +122,7 @@ def test_a_client_is_a_pool(published, server):
         client.resume()
         assert client.statistics().state == "open"
         qa(question=bank[0].text)
-    until(lambda: client.statistics().reserved.samples == 0)  # idle, it gives back what it has in hand
+    until(lambda: client.statistics().reserved.samples == 0, 60)  # idle, it gives back what it has in hand
     assert client.statistics().spent.samples == server.statistics().samples <= 100
     with pytest.raises(ValueError, match="is itself a client"):
         client.publish("again")
@@ -156,10 +149,10 @@ def test_rows_are_answered_once_though_a_worker_and_the_coordinator_are_killed(p
     killed = threading.Event()
 
     def chaos():
-        until(lambda: server.statistics().samples > 60)
+        until(lambda: server.statistics().samples > 60, 60)
         pids = {int(path.name) for path in (tmp_path / "pids").iterdir()}
         os.kill(min(pids), signal.SIGKILL)
-        until(lambda: server.statistics().samples > 120)
+        until(lambda: server.statistics().samples > 120, 60)
         ray.kill(client._actor, no_restart=False)
         killed.set()
 
@@ -175,7 +168,7 @@ def test_rows_are_answered_once_though_a_worker_and_the_coordinator_are_killed(p
     failed = [row for row in answered if row["dynscale_error"]]
     assert failed == []
     client.reconcile()
-    until(lambda: client.statistics().reserved.samples == 0)
+    until(lambda: client.statistics().reserved.samples == 0, 60)
     spent, made = client.statistics().spent, server.statistics()
     # What the dead worker had under way counts, whether or not it had been asked for: 16 calls of a few samples each.
     assert made.requests <= spent.samples <= 360
@@ -213,7 +206,7 @@ def test_a_budget_in_a_file_outlives_its_cluster(published, server, tmp_path):
             qa(question=question.text)
         ray.kill(client._actor, no_restart=True)
         client.close()
-    until(lambda: _gone("lasting"))
+    until(lambda: _gone("lasting"), 60)
     again = published(BudgetPool(samples=60, path=tmp_path / "budget.sqlite"), "lasting")
     again.sweep()
     now = again.statistics()

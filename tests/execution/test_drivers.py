@@ -194,7 +194,7 @@ async def test_a_cancelled_call_stops_its_samples_and_gives_back_its_budget():
         if len(started) == 4:
             all_started.set()
         try:
-            await asyncio.sleep(60)
+            await asyncio.Event().wait()
         finally:
             stopped.append(job)
             job.lease.settle()
