@@ -152,6 +152,7 @@ class Arm:
         self._drawn = Cost()
         self._charged = Cost()
         self._open = False
+        self._price = 0.0
 
     # ---- what a sample takes
 
@@ -219,7 +220,9 @@ class Arm:
         return self._waiting.pop(0)
 
     @step
-    def request(self, evidence: Evidence, samplers: Sequence[str], *, pending: int = 0) -> int:
+    def request(
+        self, evidence: Evidence, samplers: Sequence[str], *, pending: int = 0, at_same_price: bool = False
+    ) -> int:
         """Online: ask for more samples.
 
         As many are granted together as are each worth the price, supposing those before them to agree with the leader:
@@ -229,11 +232,12 @@ class Arm:
             evidence: The call's votes so far.
             samplers: What would draw each of them, as many as the call can use now.
             pending: Samples in flight, or reserved and not drawn yet.
+            at_same_price: Whether these are bought together with those just granted, which have raised the price.
 
         Returns:
             The number granted, the first of those proposed, now waiting as leases; 0 means stop.
         """
-        return self.grant(evidence, samplers, pending=pending)
+        return self.grant(evidence, samplers, pending=pending, at_same_price=at_same_price)
 
     @step
     def pull(self, sampler: str = "", requests: int | None = None) -> bool:
@@ -281,7 +285,7 @@ class Arm:
         self._open = True
         self._program.open_calls += 1
 
-    def grant(self, evidence: Evidence, samplers: Sequence[str], *, pending: int) -> int:
+    def grant(self, evidence: Evidence, samplers: Sequence[str], *, pending: int, at_same_price: bool = False) -> int:
         """Reserve the first of these samples that are worth the price; inside the lock. Returns how many."""
         payer = self.payer
         if payer.is_halted:
@@ -292,6 +296,8 @@ class Arm:
             # Until one has finished only first samples are let in: many more at once could each spend what another
             # needs to finish, and none would.
             return 0
+        if not at_same_price:
+            self._price = price.value
         credit = min(pacing.credit(self), payer.spare)
         granted = bought = 0
         for sampler in samplers:
@@ -299,7 +305,7 @@ class Arm:
             ahead = pending + granted
             relative = self.relative_cost(sampler) if payer.policy.is_gain else 1.0
             worth = payer.policy.index(evidence, pending=ahead, total=payer.drawn + ahead) / relative
-            if not free and (bought >= credit or worth <= price.value):
+            if not free and (bought >= credit or worth <= self._price):
                 break
             if not self.reserve([sampler]):
                 break
