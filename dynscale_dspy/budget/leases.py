@@ -153,6 +153,7 @@ class Arm:
         self._charged = Cost()
         self._open = False
         self._price = 0.0
+        self._due = 0
 
     # ---- what a sample takes
 
@@ -285,6 +286,15 @@ class Arm:
         self._open = True
         self._program.open_calls += 1
 
+    def reserve_first(self, samplers: Sequence[str], count: int) -> int:
+        """Reserve so many guaranteed samples, or the first that fit; inside the lock. Returns how many.
+
+        If they are more than the samplers, the others are due with those proposed next at the same price.
+        """
+        reserved = self.reserve(samplers[:count])
+        self._due = count - reserved if reserved == len(samplers) else 0
+        return reserved
+
     def grant(self, evidence: Evidence, samplers: Sequence[str], *, pending: int, at_same_price: bool = False) -> int:
         """Reserve the first of these samples that are worth the price; inside the lock. Returns how many."""
         payer = self.payer
@@ -292,15 +302,17 @@ class Arm:
             return 0
         pacing = payer.pacing
         price = pacing.price_for(self, at_least=payer.min_per_call)
+        granted = bought = 0
+        if at_same_price:
+            granted = self.reserve_first(samplers, self._due)
+        else:
+            self._price = price.value
         if self._counts_requests and self._named and not self.is_measured:
             # Until one has finished only first samples are let in: many more at once could each spend what another
             # needs to finish, and none would.
-            return 0
-        if not at_same_price:
-            self._price = price.value
+            return granted
         credit = min(pacing.credit(self), payer.spare)
-        granted = bought = 0
-        for sampler in samplers:
+        for sampler in samplers[granted:]:
             free = self._made in self.paid
             ahead = pending + granted
             relative = self.relative_cost(sampler) if payer.policy.is_gain else 1.0

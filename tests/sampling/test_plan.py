@@ -217,6 +217,18 @@ def test_many_samples_are_bought_at_one_price_whatever_is_proposed_at_a_time():
     assert max(drawn(by_steps)) > 2 * TOGETHER
 
 
+@pytest.mark.parametrize("at_least", [1, TOGETHER, TOGETHER + 1, 3 * TOGETHER + 5, 200])
+def test_a_call_draws_its_minimum_at_once_whatever_is_proposed_at_a_time(at_least):
+    pool = BudgetPool(samples=10_000, min_per_call=at_least)
+    steps = call_steps(pool, make_plan(max_samples=100))
+    step = next(steps)
+    assert len(step.jobs) >= min(at_least, 100)
+    if at_least > TOGETHER:  # more than samples without a vote are worth
+        assert len(step.jobs) == min(at_least, 100)
+    steps.close()
+    assert pool.statistics().reserved == Cost()
+
+
 def test_a_strategy_that_wants_no_first_sample_is_told():
     class Never(Parallel):
         def propose(self, view, learned, rng):
