@@ -274,8 +274,7 @@ class Admission:
         if arm.is_nested and outer is not None:
             outer.pass_on()
         pacing = self.pacing
-        guaranteed = samplers[: pacing.first(arm, at_least=self.min_per_call)]
-        first = arm.reserve(guaranteed)
+        first = arm.reserve_first(samplers, pacing.first(arm, at_least=self.min_per_call))
         if not first:
             waits = self.shared.supply.is_short(first=True) or (outer is None and self._would_fit(arm))
             queue.without_first += waits

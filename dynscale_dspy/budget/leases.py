@@ -152,6 +152,8 @@ class Arm:
         self._drawn = Cost()
         self._charged = Cost()
         self._open = False
+        self._price = 0.0
+        self._due = 0
 
     # ---- what a sample takes
 
@@ -226,7 +228,9 @@ class Arm:
         return leases
 
     @step
-    def request(self, evidence: Evidence, samplers: Sequence[str], *, pending: int = 0) -> int:
+    def request(
+        self, evidence: Evidence, samplers: Sequence[str], *, pending: int = 0, at_same_price: bool = False
+    ) -> int:
         """Online: ask for more samples.
 
         As many are granted together as are each worth the price, supposing those before them to agree with the leader:
@@ -236,11 +240,12 @@ class Arm:
             evidence: The call's votes so far.
             samplers: What would draw each of them, as many as the call can use now.
             pending: Samples in flight, or reserved and not drawn yet.
+            at_same_price: Whether these are bought together with those just granted, which have raised the price.
 
         Returns:
             The number granted, the first of those proposed, now waiting as leases; 0 means stop.
         """
-        return self.grant(evidence, samplers, pending=pending)
+        return self.grant(evidence, samplers, pending=pending, at_same_price=at_same_price)
 
     @step
     def pull(self, sampler: str = "", requests: int | None = None) -> bool:
@@ -292,25 +297,38 @@ class Arm:
         self._open = True
         self._program.open_calls += 1
 
-    def grant(self, evidence: Evidence, samplers: Sequence[str], *, pending: int) -> int:
+    def reserve_first(self, samplers: Sequence[str], count: int) -> int:
+        """Reserve so many guaranteed samples, or the first that fit; inside the lock. Returns how many.
+
+        If they are more than the samplers, the others are due with those proposed next at the same price.
+        """
+        reserved = self.reserve(samplers[:count])
+        self._due = count - reserved if reserved == len(samplers) else 0
+        return reserved
+
+    def grant(self, evidence: Evidence, samplers: Sequence[str], *, pending: int, at_same_price: bool = False) -> int:
         """Reserve the first of these samples that are worth the price; inside the lock. Returns how many."""
         payer = self.payer
         if payer.is_halted:
             return 0
         pacing = payer.pacing
         price = pacing.price_for(self, at_least=payer.min_per_call)
+        granted = bought = 0
+        if at_same_price:
+            granted = self.reserve_first(samplers, self._due)
+        else:
+            self._price = price.value
         if self._counts_requests and self._named and not self.is_measured:
             # Until one has finished only first samples are let in: many more at once could each spend what another
             # needs to finish, and none would.
-            return 0
+            return granted
         credit = min(pacing.credit(self), payer.spare)
-        granted = bought = 0
-        for sampler in samplers:
+        for sampler in samplers[granted:]:
             free = self._made in self.paid
             ahead = pending + granted
             relative = self.relative_cost(sampler) if payer.policy.is_gain else 1.0
             worth = payer.policy.index(evidence, pending=ahead, total=payer.drawn + ahead) / relative
-            if not free and (bought >= credit or worth <= price.value):
+            if not free and (bought >= credit or worth <= self._price):
                 break
             if not self.reserve([sampler]):
                 break

@@ -81,10 +81,11 @@ class CallDesk:
             match step:
                 case Open(samplers):
                     return self._open(samplers)
-                case Reserve(evidence, samplers, pending):
+                case Reserve(evidence, samplers, pending, at_same_price):
                     arm = self._arm
                     assert arm is not None
-                    return self._granted(arm.request(evidence, samplers, pending=pending))
+                    count = arm.request(evidence, samplers, pending=pending, at_same_price=at_same_price)
+                    return self._granted(count)
                 case Insist(sampler):
                     return self._insist(sampler)
                 case Close():

@@ -346,7 +346,7 @@ def _more(plan: Plan, samplers: list[Sampler], granted: Granted) -> Generator[St
         if not further:
             break
         pending = plan.pending + len(leases)
-        granted = yield Reserve(plan.selection.evidence(), _names(further), pending)
+        granted = yield Reserve(plan.selection.evidence(), _names(further), pending, at_same_price=True)
         samplers = samplers + further
         leases += granted.leases
     return plan.jobs(samplers, leases)

@@ -143,11 +143,13 @@ class Reserve:
         evidence: The call's votes so far.
         samplers: The names of the samplers that would draw them.
         pending: Samples in flight, or reserved and not drawn yet.
+        at_same_price: Whether these are bought together with those just granted, which have raised the price.
     """
 
     evidence: Evidence
     samplers: tuple[str, ...]
     pending: int = 0
+    at_same_price: bool = False
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynscale_dspy import UCB, BudgetExhausted, BudgetPool, Cost, Integrated, KnowledgeGradient, Parallel, Uniform
-from dynscale_dspy.sampling.plan import Plan
+from dynscale_dspy.allocation.tally import Tally
+from dynscale_dspy.sampling.plan import TOGETHER, Plan
 from dynscale_dspy.sampling.sample import Draw, Sample
 from dynscale_dspy.sampling.samplers import ALONE, Sampler
 from dynscale_dspy.sampling.steps import Job
@@ -186,6 +187,46 @@ def test_a_call_is_over_when_its_strategy_wants_no_more():
         assert play(pool, plan, answers.__getitem__).key == "A"
         assert len(plan.samples) == drawn
         assert pool.statistics().reserved == Cost() and pool.statistics().open_calls == 0
+
+
+def test_many_samples_are_bought_at_one_price_whatever_is_proposed_at_a_time():
+    answers = "AABABBABAA" * 7
+
+    def drawn(play_call):
+        pool = BudgetPool(samples=180, policy=UCB()).expect(30)
+        return [play_call(pool, key) for key in range(4)]
+
+    def by_steps(pool, key):
+        plan = make_plan(key)
+        play(pool, plan, answers.__getitem__)
+        return len(plan.samples)
+
+    def at_once(pool, key):
+        arm, taken = open_call(pool, 64), 0
+        while arm.waiting:
+            for _ in range(arm.waiting):
+                lease = arm.take()
+                assert lease.start() and lease.charge()
+                lease.settle()
+                taken += 1
+            arm.request(Tally.of(answers[:taken]), ["independent"] * (64 - taken))
+        arm.close()
+        return taken
+
+    assert drawn(by_steps) == drawn(at_once)
+    assert max(drawn(by_steps)) > 2 * TOGETHER
+
+
+@pytest.mark.parametrize("at_least", [1, TOGETHER, TOGETHER + 1, 3 * TOGETHER + 5, 200])
+def test_a_call_draws_its_minimum_at_once_whatever_is_proposed_at_a_time(at_least):
+    pool = BudgetPool(samples=10_000, min_per_call=at_least)
+    steps = call_steps(pool, make_plan(max_samples=100))
+    step = next(steps)
+    assert len(step.jobs) >= min(at_least, 100)
+    if at_least > TOGETHER:  # more than samples without a vote are worth
+        assert len(step.jobs) == min(at_least, 100)
+    steps.close()
+    assert pool.statistics().reserved == Cost()
 
 
 def test_a_strategy_that_wants_no_first_sample_is_told():

@@ -20,7 +20,7 @@ class Guarded:
 
 GUARD = ForkGuard(
     before=lambda guarded: (guarded.lock.acquire(), guarded.told.append("before")),
-    after=lambda guarded: (guarded.told.append("after"), guarded.lock.release()),
+    after=lambda guarded, in_child: (guarded.told.append("after"), guarded.lock.release()),
 )
 
 
