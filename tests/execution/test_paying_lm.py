@@ -49,9 +49,9 @@ async def test_a_request_that_cannot_be_paid_is_not_made():
     with pytest.raises(CallRefused):
         await ask(meter, lm)
     assert len(model.requests) == 1
-    assert meter.lease is not None and meter.lease.settle() == Cost(
-        samples=1, requests=1, prompt_tokens=7, completion_tokens=3
-    )
+    assert meter.lease is not None
+    cost = meter.lease.settle()
+    assert (cost.samples, cost.requests) == (1, 1)
 
 
 def test_everything_else_is_the_language_models():

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from dynscale_dspy import UCB, BudgetExhausted, BudgetPool, Cost, Integrated, KnowledgeGradient, Parallel, Uniform
 from dynscale_dspy.allocation.tally import Tally
-from dynscale_dspy.sampling.plan import TOGETHER, Plan
+from dynscale_dspy.sampling.plan import FIRST, Plan
 from dynscale_dspy.sampling.sample import Draw, Sample
 from dynscale_dspy.sampling.samplers import ALONE, Sampler
 from dynscale_dspy.sampling.steps import Job
@@ -214,16 +214,16 @@ def test_many_samples_are_bought_at_one_price_whatever_is_proposed_at_a_time():
         return taken
 
     assert drawn(by_steps) == drawn(at_once)
-    assert max(drawn(by_steps)) > 2 * TOGETHER
+    assert max(drawn(by_steps)) > 2 * FIRST
 
 
-@pytest.mark.parametrize("at_least", [1, TOGETHER, TOGETHER + 1, 3 * TOGETHER + 5, 200])
+@pytest.mark.parametrize("at_least", [1, FIRST, FIRST + 1, 3 * FIRST + 5, 200])
 def test_a_call_draws_its_minimum_at_once_whatever_is_proposed_at_a_time(at_least):
     pool = BudgetPool(samples=10_000, min_per_call=at_least)
     steps = call_steps(pool, make_plan(max_samples=100))
     step = next(steps)
     assert len(step.jobs) >= min(at_least, 100)
-    if at_least > TOGETHER:  # more than samples without a vote are worth
+    if at_least > FIRST:  # more than samples without a vote are worth
         assert len(step.jobs) == min(at_least, 100)
     steps.close()
     assert pool.statistics().reserved == Cost()
