@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import json
+import logging
 import pickle
 import re
 import time
@@ -472,13 +473,15 @@ def test_a_file_from_elsewhere_changes_nothing_it_should_not(junk: Any, caplog: 
         on_low=fall_back,
     )
     before, pool = scaled.scaling_settings, scaled.pool.settings
-    scaled.load_state({**program().dump_state(), KEY: junk})
+    with caplog.at_level(logging.WARNING, "dynscale_dspy"):
+        scaled.load_state({**program().dump_state(), KEY: junk})
     assert scaled.scaling_settings == before and scaled.pool.settings == pool
     assert caplog.text or junk == {"budget": {"per_call": 5}}
 
 
 def test_what_is_known_of_a_file_is_taken(caplog: Any) -> None:
-    loaded = ScalingSettings(leader=True).updated({"mood": "good", "max_samples": 9, "temperature": "hot"})
+    with caplog.at_level(logging.WARNING, "dynscale_dspy"):
+        loaded = ScalingSettings(leader=True).updated({"mood": "good", "max_samples": 9, "temperature": "hot"})
     assert loaded == ScalingSettings(leader=True, max_samples=9)
     assert "mood='good' is unknown" in caplog.text and "temperature must be a number, got 'hot'" in caplog.text
 

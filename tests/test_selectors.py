@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import logging
 import re
 from dataclasses import dataclass, field, replace
 from itertools import groupby
@@ -346,7 +347,8 @@ def test_assigning_one_that_the_pools_policy_cannot_use_is_refused() -> None:
 def test_a_saved_policy_that_needs_more_than_it_offers_is_left_out(caplog: Any) -> None:
     saved = DynScaling(dspy.Predict("question -> answer"), 6, policy=EarlyStopping(), max_samples=9)
     program = DynScaling(dspy.Predict("question -> answer"), 3, selector=Longest())
-    program.load_state(saved.dump_state())
+    with caplog.at_level(logging.WARNING, "dynscale_dspy"):
+        program.load_state(saved.dump_state())
     assert program.pool.settings.per_call == 3 and program.pool.policy == KnowledgeGradient()
     assert program.max_samples == 9
     assert re.search("the saved budget is left as it is: " + REFUSED, caplog.text)
