@@ -5,13 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 from dynscale_dspy.allocation.costs import NANO
 from dynscale_dspy.budget.accounts import Ledger
-
-if TYPE_CHECKING:
-    from dynscale_dspy.budget.pool import BudgetPool
 
 logger = logging.getLogger(__name__)
 
@@ -21,13 +18,13 @@ class BudgetWarning:
     """A pool has spent the share of a cap at which it was to say so.
 
     Args:
-        pool: The pool.
+        pool: The :class:`BudgetPool`.
         unit: ``"samples"``, ``"requests"``, ``"tokens"`` or ``"dollars"``.
         spent: What is spent of it.
         limit: The cap.
     """
 
-    pool: BudgetPool
+    pool: Any
     unit: str
     spent: float
     limit: float
@@ -45,9 +42,7 @@ class CapAlerts:
         tell: Called with each warning; by default it is logged.
     """
 
-    def __init__(
-        self, pool: BudgetPool, share: float | None, tell: Callable[[BudgetWarning], object] | None = None
-    ) -> None:
+    def __init__(self, pool: Any, share: float | None, tell: Callable[[BudgetWarning], object] | None = None) -> None:
         self.share = share
         self.tell = tell
         self._pool = pool

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from decimal import Decimal
+from importlib.metadata import entry_points
 from os import PathLike
 from typing import Any, Literal, TypeVar
 
@@ -269,7 +269,7 @@ class BudgetPool(Face):
                 warning, a part reserved for a module.
             ImportError: If Ray is not installed.
         """
-        return _distributed("publish")(self, name)
+        return _publishing("publish")(self, name)
 
     @staticmethod
     def connect(name: str) -> Any:
@@ -279,7 +279,7 @@ class BudgetPool(Face):
             LookupError: If there is none.
             ImportError: If Ray is not installed.
         """
-        return _distributed("connect")(name)
+        return _publishing("connect")(name)
 
     def pause(self) -> None:
         """Let no further sample begin until :meth:`resume`. Calls wait; samples under way finish.
@@ -431,6 +431,11 @@ def _store_of(settings: PoolSettings) -> Store:
     return MemoryStore() if settings.path is None else SQLiteStore(settings.path)
 
 
-def _distributed(name: str) -> Callable[..., Any]:
-    """A function of what spreads budgets over processes. Found by name: the pool knows nothing of it, nor of Ray."""
-    return getattr(importlib.import_module("dynscale_dspy.distributed.client"), name)
+def _publishing(name: str) -> Callable[..., Any]:
+    """A function of what spreads budgets over processes, which the package declares as an entry point.
+
+    So the pool knows nothing of it, nor of Ray.
+    """
+    for found in entry_points(group="dynscale_dspy.publishing", name=name):
+        return found.load()
+    raise ImportError("this installation of dynscale-dspy declares nothing that publishes pools: install it anew")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -12,9 +12,6 @@ from dynscale_dspy._fields import OneOfWords, Size, YesNo, check_fields
 from dynscale_dspy.allocation.evidence import Evidence
 from dynscale_dspy.allocation.gains import CONDITIONED, INDEPENDENT
 from dynscale_dspy.selection.base import Group, Selection, keys_of
-
-if TYPE_CHECKING:
-    from dynscale_dspy.sampling.sample import Sample
 
 Predictors = Annotated[Literal["all", "last"], OneOfWords]
 Rendering = Annotated[Literal["field", "prefill"], OneOfWords]
@@ -25,7 +22,8 @@ class CallView(NamedTuple):
 
     Attributes:
         next_index: The next sample's position among the call's samples.
-        samples: Finished samples that cast a vote, in the order of their index.
+        samples: Finished samples that cast a vote, each a :class:`~dynscale_dspy.sampling.sample.Sample`, in the order of
+            their index.
         selection: All votes so far.
         varies: Whether the call may ever draw a second sample.
         unit: What runs out first, ``"tokens"`` or ``"nanodollars"``; None if that is samples or requests.
@@ -34,7 +32,7 @@ class CallView(NamedTuple):
     """
 
     next_index: int
-    samples: Sequence[Sample]
+    samples: Sequence[Any]
     selection: Selection
     varies: bool = True
     unit: str | None = None
