@@ -22,8 +22,7 @@ class CallView(NamedTuple):
 
     Attributes:
         next_index: The next sample's position among the call's samples.
-        samples: Finished samples that cast a vote, each a :class:`~dynscale_dspy.sampling.sample.Sample`, in the order of
-            their index.
+        samples: Finished samples that cast a vote, each a :class:`~dynscale_dspy.sampling.sample.Sample`, by index.
         selection: All votes so far.
         varies: Whether the call may ever draw a second sample.
         unit: What runs out first, ``"tokens"`` or ``"nanodollars"``; None if that is samples or requests.
