@@ -94,21 +94,37 @@ def listen_around(program: dspy.Module, arguments: Mapping[str, Any]) -> None:
         _thread.has_other_work = True  # it calls wrapped programs
     listen_to(dspy.settings.lm)
     listen_to(contextvars.Context().run(lambda: dspy.settings.lm))
-    for lm in _language_models(arguments.values()):
-        listen_to(lm)
-    for _, module in program.named_sub_modules():
-        for lm in _language_models(vars(module).values()):
-            listen_to(lm)
+    for part in _parts([program, arguments]):
+        if isinstance(part, dspy.BaseLM):
+            listen_to(part)
 
 
-def _language_models(values: Iterable[Any]) -> Iterator[Any]:
-    for value in values:
-        if isinstance(value, dspy.BaseLM):
-            yield value
-        elif isinstance(value, (list, tuple)):
-            yield from (item for item in value if isinstance(item, dspy.BaseLM))
-        elif isinstance(value, dict):
-            yield from (item for item in value.values() if isinstance(item, dspy.BaseLM))
+def _parts(whole: object) -> Iterator[Any]:
+    """The modules and language models in something, as deep as modules, lists, tuples and dicts go.
+
+    DSPy's own walk goes through the histories of modules as well, which grow with every call.
+    """
+    waiting, seen = [whole], {id(whole)}
+    while waiting:
+        part = waiting.pop()
+        inner: Iterable[Any] = ()
+        if isinstance(part, dspy.Module):
+            yield part
+            inner = (value for name, value in vars(part).items() if name not in _NO_PARTS)
+        elif isinstance(part, dspy.BaseLM):
+            yield part
+        elif isinstance(part, (list, tuple)):
+            inner = part
+        elif isinstance(part, dict):
+            inner = part.values()
+        for value in inner:
+            if isinstance(value, _MAY_HOLD) and id(value) not in seen:
+                seen.add(id(value))
+                waiting.append(value)
+
+
+_NO_PARTS = frozenset({"history", "callbacks", "demos", "traces", "train", "signature", "config"})
+_MAY_HOLD = (dspy.Module, dspy.BaseLM, list, tuple, dict)
 
 
 # ---- whose request it is
@@ -141,4 +157,4 @@ def _meter_here() -> Meter | None:
 
 
 def _is_within(module: object, owner: object) -> bool:
-    return isinstance(owner, dspy.Module) and any(inner is module for _, inner in owner.named_sub_modules())
+    return isinstance(owner, dspy.Module) and any(part is module for part in _parts(owner))
