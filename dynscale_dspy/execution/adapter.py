@@ -229,7 +229,9 @@ class _Asking:
         if text is not None and prefill and StartedMessage.possible(inner, lm):
             self.started = StartedMessage(inner, lm, text)
         self._inner = inner
-        self._left = getattr(lm, "num_retries", 0) if lm_errors.RETRIES_ARE_SEEN else 0
+        # One of the user's own class may keep something in itself, which a copy would lose: it retries by itself.
+        plain = type(lm) is dspy.LM
+        self._left = lm.num_retries if plain and lm_errors.RETRIES_ARE_SEEN else 0
         self._failed = 0
         self.lm: Any = _like(lm, {"num_retries": 0}) if self._left else lm
 

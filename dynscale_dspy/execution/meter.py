@@ -27,6 +27,7 @@ from dynscale_dspy.execution.request_costs import (
     request_bound,
     request_cost,
     split,
+    unseen_routes,
 )
 
 SETTING = "dynscale_meter"
@@ -344,8 +345,11 @@ def _charge(
         prices=payer.prices,
         retries=getattr(lm, "num_retries", 0) if payer.strict else 0,
     )
+    model, routes = str(getattr(lm, "model", "")), unseen_routes(lm, inputs)
     if bound.lacking:
-        payer.unbounded(str(getattr(lm, "model", "")), bound.lacking, bound.overshoot)
+        payer.unbounded(model, bound.lacking, bound.overshoot)
+    if routes and any(payer.caps(unit) for unit in ("requests", "tokens", "nanodollars")):
+        payer.unbounded(model, routes, "what those cost")
     charge = lease.charge(
         bound.cost, bounded=not bound.lacking, cached=lambda: not in_task and answered_by_cache(lm, inputs)
     )
