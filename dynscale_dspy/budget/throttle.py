@@ -130,6 +130,16 @@ class Throttle:
             async with self._aslot(self._enter()):
                 return await (self._ahedged(ask) if self.hedge is not None else ask())
 
+    @contextlib.contextmanager
+    def passed(self) -> Iterator[None]:
+        """In the block a request is under way that was asked for past :meth:`run`. None is made a second time."""
+        with self._inside() as first:
+            if not first:
+                yield
+                return
+            with self._slot(self._enter()):
+                yield
+
     # ---- admission
 
     @contextlib.contextmanager

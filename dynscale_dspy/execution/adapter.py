@@ -13,9 +13,11 @@ import dspy
 from dynscale_dspy.budget.throttle import Throttle
 from dynscale_dspy.execution import lm_errors
 from dynscale_dspy.execution.exchange import Exchange
+from dynscale_dspy.execution.listener import listen_to
 from dynscale_dspy.execution.meter import Meter
 from dynscale_dspy.execution.paying_lm import PayingLM
 from dynscale_dspy.execution.prefill import StartedMessage
+from dynscale_dspy.execution.sample_lm import original
 from dynscale_dspy.execution.shared_request import ReadApart, SharingLM, Slot
 from dynscale_dspy.sampling import chain
 from dynscale_dspy.sampling.sample import Draw
@@ -54,8 +56,6 @@ class SampleAdapter:
         settings: How the module wants its samples drawn.
         meter: The sample's meter.
         slot: Its place in a request that several samples share, if it has one.
-        listener: The meter again if the language model is to tell it of requests, which it does where DSPy's settings
-            do not hold it.
     """
 
     def __init__(
@@ -65,7 +65,6 @@ class SampleAdapter:
         settings: SampleSettings | None = None,
         meter: Meter | None = None,
         slot: Slot | None = None,
-        listener: Meter | None = None,
     ) -> None:
         # `dspy.Refine` inside a sample makes a subclass of this and an instance without arguments, which calls the
         # adapter around it: this sample's own.
@@ -74,7 +73,6 @@ class SampleAdapter:
         self._settings: SampleSettings = settings  # type: ignore[assignment]
         self._meter: Meter = meter  # type: ignore[assignment]
         self._slot = slot
-        self._listener = listener
 
     def __getattr__(self, name: str) -> Any:
         # DSPy's agents call the adapter's formatting methods directly.
@@ -130,13 +128,15 @@ class SampleAdapter:
         return payer.throttle
 
     def _asked(self, lm: Any) -> Any:
-        """The language model to ask: the sampler's, if it names one."""
+        """The language model to ask: the sampler's, if it names one. It tells of its requests from now on."""
         sampler = self._draw.sampler if self._draw is not None else None
-        return lm if sampler is None or sampler.lm is None else sampler.lm
+        asked = original(lm if sampler is None or sampler.lm is None else sampler.lm)
+        listen_to(asked)
+        return asked
 
     def _asking(self, lm: Any) -> _Asking:
         text = chain.text_for((dspy.settings.caller_modules or [None])[-1], self._draw.chain)
-        asking = _Asking(self.inner, lm, text, prefill=self._draw.prefill, listener=self._listener)
+        asking = _Asking(self.inner, lm, text, prefill=self._draw.prefill)
         if self._meter is not None and self._meter.may_block:
             asking.lm = PayingLM(asking.lm, self._meter)
         if self._slot is not None:
@@ -149,6 +149,27 @@ class SampleAdapter:
         Everything is copied, never changed: DSPy records the caller's own dicts in traces and demos.
         """
         lm_kwargs, signature, demos, inputs = given
+        kwargs = self.request_settings(lm, lm_kwargs)
+        text = asking.chain
+        if asking.started is not None:
+            return asking.started.kwargs(kwargs), signature, demos, inputs
+        if text is None:
+            return kwargs, signature, demos, inputs
+        name = chain.FIELD
+        while name in signature.fields:
+            name += "_"
+        signature = signature.append(name, dspy.InputField(desc=chain.describe(text)), type_=str)
+        # Demos without the new field would be shown as incomplete examples.
+        demos = [{**dict(demo), name: "N/A"} for demo in demos]
+        return kwargs, signature, demos, {**inputs, name: text}
+
+    def request_settings(self, lm: Any, lm_kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The settings of a request with this sample's rollout, seed and temperature.
+
+        Args:
+            lm: The language model.
+            lm_kwargs: What it is to be asked with.
+        """
         merged = {**getattr(lm, "kwargs", {}), **lm_kwargs}
         kwargs = dict(lm_kwargs)
         sampler, index = self._draw.sampler, self._draw.index
@@ -164,18 +185,7 @@ class SampleAdapter:
             kwargs["temperature"] = self._settings.temperature
         elif merged.get("temperature") is None and self._settings.vary:
             kwargs["temperature"] = 1.0
-        text = asking.chain
-        if asking.started is not None:
-            return asking.started.kwargs(kwargs), signature, demos, inputs
-        if text is None:
-            return kwargs, signature, demos, inputs
-        name = chain.FIELD
-        while name in signature.fields:
-            name += "_"
-        signature = signature.append(name, dspy.InputField(desc=chain.describe(text)), type_=str)
-        # Demos without the new field would be shown as incomplete examples.
-        demos = [{**dict(demo), name: "N/A"} for demo in demos]
-        return kwargs, signature, demos, {**inputs, name: text}
+        return kwargs
 
 
 class _Attempt(NamedTuple):
@@ -213,18 +223,17 @@ class _Asking:
     loop, inside the language model, would hide them.
     """
 
-    def __init__(self, inner: Any, lm: Any, text: str | None, *, prefill: bool, listener: Meter | None) -> None:
+    def __init__(self, inner: Any, lm: Any, text: str | None, *, prefill: bool) -> None:
         self.chain = text
         self.started: StartedMessage | None = None
         if text is not None and prefill and StartedMessage.possible(inner, lm):
             self.started = StartedMessage(inner, lm, text)
         self._inner = inner
-        self._left = getattr(lm, "num_retries", 0) if lm_errors.RETRIES_ARE_SEEN else 0
+        # One of the user's own class may keep something in itself, which a copy would lose: it retries by itself.
+        plain = type(lm) is dspy.LM
+        self._left = lm.num_retries if plain and lm_errors.RETRIES_ARE_SEEN else 0
         self._failed = 0
-        changes: dict[str, Any] = {"num_retries": 0} if self._left else {}
-        if listener is not None:
-            changes["callbacks"] = [*lm.callbacks, listener]
-        self.lm: Any = _like(lm, changes) if changes else lm
+        self.lm: Any = _like(lm, {"num_retries": 0}) if self._left else lm
 
     @property
     def adapter(self) -> Any:

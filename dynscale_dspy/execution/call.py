@@ -24,6 +24,7 @@ from dynscale_dspy.execution.fallback import Fallback
 from dynscale_dspy.execution.flights import once
 from dynscale_dspy.execution.inputs import inputs_key, is_lasting, is_long, lasting_name, own_inputs
 from dynscale_dspy.execution.introspection import check_ready, choices_per_request, has_aforward, lm_of
+from dynscale_dspy.execution.listener import listen_around
 from dynscale_dspy.execution.lm_errors import is_permanent
 from dynscale_dspy.execution.meter import current_meter
 from dynscale_dspy.execution.notices import explanation_of, with_notices
@@ -83,6 +84,7 @@ class Call:
         admission = pool.admission
         vary = settings.max_samples > 1 and admission.varies
         predictors = [predictor for _, predictor in named_predictors(program)]
+        listen_around(program, kwargs)
         check_ready(predictors, program, kwargs, temperature=settings.temperature, vary=vary)
         self.requests_guess = max(1, len(predictors))
         """The language-model requests a sample makes, as far as the program tells."""

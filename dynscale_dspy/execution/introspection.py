@@ -8,6 +8,7 @@ from typing import Any
 import dspy
 
 from dynscale_dspy._naming import is_wrapper
+from dynscale_dspy.execution.sample_lm import original
 from dynscale_dspy.execution.shared_request import can_share
 
 
@@ -23,7 +24,7 @@ def signature_of(module: dspy.Module) -> Any:
 def lm_of(predictor: dspy.Predict, program: dspy.Module, kwargs: Mapping[str, Any]) -> Any:
     """The language model that a predictor will ask in a call of its program with these arguments."""
     handed_on = predictor is program or type(program) is dspy.ChainOfThought
-    return (kwargs.get("lm") if handed_on else None) or predictor.lm or dspy.settings.lm
+    return original((kwargs.get("lm") if handed_on else None) or predictor.lm or dspy.settings.lm)
 
 
 def has_aforward(module: dspy.Module) -> bool:

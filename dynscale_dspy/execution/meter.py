@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 import dspy
-from dspy.utils.callback import ACTIVE_CALL_ID, BaseCallback
+from dspy.utils.callback import ACTIVE_CALL_ID
 from dspy.utils.usage_tracker import UsageTracker
 
 from dynscale_dspy.allocation.costs import Cost
@@ -27,7 +27,15 @@ from dynscale_dspy.execution.request_costs import (
     request_bound,
     request_cost,
     split,
+    unseen_routes,
 )
+
+SETTING = "dynscale_meter"
+"""Where DSPy's settings hold the meter of a sample: its program may set whatever it likes beside it."""
+LATEST = 256
+"""Entries of a history among which a request's own is looked for; so many requests can end at once."""
+
+_under_way: dict[Meter, None] = {}
 
 
 class CallRefused(BaseException):
@@ -45,20 +53,25 @@ class CallRefused(BaseException):
         self.error = error
 
 
-class Meter(BaseCallback):
+class Meter:
     """Charges every request of one sample just before it is made, and settles it when it is over.
 
-    A DSPy callback sees each request whatever made it: a predictor, an adapter's fallback, a tool loop, or the program
-    itself. The meters of enclosing samples are told too, and each pool is charged once, by the innermost sample on it.
+    ``listener.py`` tells it of each request whatever made it: a predictor, an adapter's fallback, a tool loop, a thread
+    of the program's own, or the program itself. The meters of enclosing samples are told too, and each pool is charged
+    once, by the innermost sample on it.
 
     Args:
         lease: What pays for the sample; None for a run outside the budget.
         payer: The pool it is of.
         outer: The meter of the enclosing sample, if there is one.
+        owner: Whose samples these are.
     """
 
-    def __init__(self, lease: Lease | None, payer: Admission | None, outer: Meter | None) -> None:
+    def __init__(self, lease: Lease | None, payer: Admission | None, outer: Meter | None, owner: object = None) -> None:
         self.lease = lease
+        self.owner = owner
+        self.lent = 0
+        """Requests it was told of by threads that do not say whose they are."""
         self.payer = payer if lease is not None else None
         self.outer = outer
         self.miscounted = False
@@ -69,6 +82,19 @@ class Meter(BaseCallback):
         self._shares: list[_Share] = []
         self._ended: deque[Callable[[], None]] = deque()
         self._settling = threading.Lock()
+
+    @staticmethod
+    def under_way() -> list[Meter]:
+        """The meters of all samples that are running, in the order in which they began."""
+        return list(_under_way)
+
+    def open(self) -> None:
+        """The sample begins."""
+        _under_way[self] = None
+
+    def close(self) -> None:
+        """It is over."""
+        _under_way.pop(self, None)
 
     @property
     def may_block(self) -> bool:
@@ -175,8 +201,10 @@ class Meter(BaseCallback):
             return
         if exception is None and outputs is None:
             exception = asyncio.CancelledError()  # before DSPy 3.3 callbacks are not told of an interruption
-        if not request.tracked and entry is not None and entry.get("usage"):
-            reports = [entry["usage"]]  # the program has a tracker of its own around the request
+        if not request.tracked:  # another tracker was around the request, or none, as in threads without a context
+            entry = entry or _entry_of(request.paid.lm, outputs)
+            usage = entry.get("usage") if entry is not None else None
+            reports = [usage] if usage else ([{}] if entry is None and exception is None else None)
         settle = partial(self._settle, request, reports, entry, outputs, exception)
         if request.ahead:
             self._ended.append(settle)  # in the thread that calls finish()
@@ -229,8 +257,14 @@ class Meter(BaseCallback):
 
 def current_meter() -> Meter | None:
     """The meter of the sample this code runs in, if any."""
-    callbacks = dspy.settings.get("callbacks") or []
-    return next((callback for callback in reversed(callbacks) if isinstance(callback, Meter)), None)
+    return dspy.settings.get(SETTING)
+
+
+def _entry_of(lm: Any, outputs: Any) -> Mapping[str, Any] | None:
+    """The entry that a request left in its language model's own history, among the latest."""
+    history = getattr(lm, "history", None) if outputs is not None else None
+    latest = list(history[-LATEST:]) if isinstance(history, list) else []
+    return next((entry for entry in reversed(latest) if entry.get("outputs") is outputs), None)
 
 
 def finish_reasons(entry: Mapping[str, Any]) -> list[str | None]:
@@ -311,8 +345,11 @@ def _charge(
         prices=payer.prices,
         retries=getattr(lm, "num_retries", 0) if payer.strict else 0,
     )
+    model, routes = str(getattr(lm, "model", "")), unseen_routes(lm, inputs)
     if bound.lacking:
-        payer.unbounded(str(getattr(lm, "model", "")), bound.lacking, bound.overshoot)
+        payer.unbounded(model, bound.lacking, bound.overshoot)
+    if routes and any(payer.caps(unit) for unit in ("requests", "tokens", "nanodollars")):
+        payer.unbounded(model, routes, "what those cost")
     charge = lease.charge(
         bound.cost, bounded=not bound.lacking, cached=lambda: not in_task and answered_by_cache(lm, inputs)
     )

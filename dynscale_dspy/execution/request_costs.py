@@ -100,6 +100,22 @@ def request_bound(
     )
 
 
+def unseen_routes(lm: Any, inputs: Mapping[str, Any]) -> str:
+    """What makes one request of a language model several that nobody tells us of, in words; empty if nothing does.
+
+    Args:
+        lm: The language model.
+        inputs: The arguments of the call.
+    """
+    kwargs = {**getattr(lm, "kwargs", {}), **(inputs.get("kwargs") or {})}
+    found = [name for name in _UNSEEN_ROUTES if kwargs.get(name)]
+    return f"{' and '.join(found)} make requests that are not seen" if found else ""
+
+
+_UNSEEN_ROUTES = ("fallbacks", "context_window_fallback_dict", "model_list", "max_retries")
+"""Settings with which LiteLLM asks other models, or the same one again, inside one request of DSPy's."""
+
+
 def request_cost(
     lm: Any,
     inputs: Mapping[str, Any],

@@ -14,8 +14,10 @@ from dynscale_dspy.budget.leases import Lease
 from dynscale_dspy.execution.adapter import SampleAdapter
 from dynscale_dspy.execution.answer_reader import AnswerReader
 from dynscale_dspy.execution.introspection import asks_one_model, innermost, needs_each_run
+from dynscale_dspy.execution.listener import LISTENER, listen_to
 from dynscale_dspy.execution.lm_errors import is_permanent
-from dynscale_dspy.execution.meter import CallRefused, Meter, current_meter, finish_reasons
+from dynscale_dspy.execution.meter import SETTING, CallRefused, Meter, current_meter, finish_reasons
+from dynscale_dspy.execution.sample_lm import SampleLM, original
 from dynscale_dspy.execution.shared_request import Slot
 from dynscale_dspy.reporting import tracing
 from dynscale_dspy.sampling.sample import Draw, Sample
@@ -77,7 +79,7 @@ class SampleRun(AbstractContextManager):
         self._lease = lease
         self._settings = settings
         self._slot = slot
-        self._meter = Meter(lease, settings.payer, current_meter())
+        self._meter = Meter(lease, settings.payer, current_meter(), settings.owner)
         self._recorder = _Recorder(self._meter.history, settings.owner)
         self._trace: list[Any] = []
         self._error: BaseException | None = None
@@ -85,36 +87,45 @@ class SampleRun(AbstractContextManager):
 
     def __enter__(self) -> SampleRun:
         settings = dspy.settings
-        callbacks = [c for c in settings.get("callbacks") or [] if not isinstance(c, (Meter, tracing.SpanMark))]
+        callbacks = [
+            c for c in settings.get("callbacks") or [] if c is not LISTENER and not isinstance(c, tracing.SpanMark)
+        ]
         adapter = settings.adapter or dspy.ChatAdapter()
+        lm = original(settings.lm if self.draw.sampler.lm is None else self.draw.sampler.lm)
+        known = original(self._settings.lm) if self.draw.sampler.lm is None else lm
         # With a callback in its settings DSPy binds the arguments of every module and adapter call to tell it of them,
-        # which takes longer than all else around a sample. Where only one language model can be asked, that is enough.
-        lm = self.draw.sampler.lm
-        known = self._settings.lm if lm is None else lm
-        listener = self._meter if asks_one_model(self._settings.module, known, adapter) else None
+        # which takes longer than all else around a sample. Only a program that may make a language model of its own
+        # needs it there: all others tell of requests themselves.
+        alone = asks_one_model(self._settings.module, known, adapter)
         if self._slot is not None:
-            self._slot.together = listener is not None and not callbacks and not needs_each_run(self._settings.module)
+            self._slot.together = alone and not callbacks and not needs_each_run(self._settings.module)
+        listen_to(lm)
+        listen_to(known)
         if tracing.is_on():
             callbacks = [
                 tracing.SpanMark(ended=self._vote_attributes),
                 *callbacks,
                 tracing.SpanMark(started=self._draw_attributes),
             ]
+        own = SampleAdapter(adapter, self.draw, self._settings, self._meter, self._slot)
         self._context = dspy.context(
-            adapter=SampleAdapter(adapter, self.draw, self._settings, self._meter, self._slot, listener),
-            callbacks=callbacks if listener is not None else [*callbacks, self._meter],
+            adapter=own,
+            callbacks=callbacks if alone else [*callbacks, LISTENER],
             caller_modules=[*(settings.caller_modules or []), self._recorder],
             trace=self._trace,
             usage_tracker=self._meter.tracker,
             # Chunks of several samples would interleave; a stream gets the final prediction.
             send_stream=None,
-            **({} if lm is None else {"lm": lm}),
+            lm=lm if alone or lm is None else SampleLM(lm, own.request_settings, self._settings.payer.throttle),
+            **{SETTING: self._meter},
         )
+        self._meter.open()
         self._context.__enter__()
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> bool:
         self._context.__exit__(None, None, None)
+        self._meter.close()
         if self._slot is not None and error is None:
             self._slot.share(getattr(innermost(self._settings.module), "signature", None), self._trace)
         self._error = error
@@ -138,6 +149,7 @@ class SampleRun(AbstractContextManager):
         Where the pool is kept in a file this may block.
         """
         error = self._error
+        self._meter.close()
         self._meter.settle_ended()
         usage = {model: list(entries) for model, entries in self._meter.tracker.usage_data.items()}
         failure = error if isinstance(error, Exception) else None

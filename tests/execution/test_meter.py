@@ -7,7 +7,7 @@ import pytest
 
 from dynscale_dspy import BudgetPool, Cost, Uniform
 from dynscale_dspy.errors import BudgetExhausted
-from dynscale_dspy.execution.meter import CallRefused, Meter, current_meter, finish_reasons
+from dynscale_dspy.execution.meter import SETTING, CallRefused, Meter, current_meter, finish_reasons
 from dynscale_dspy.sampling.sample import Draw
 from tests.support import ScriptedModel, cycle, open_call, sample_run, sample_settings, started
 
@@ -96,8 +96,10 @@ def test_copies_go_on_charging_the_same_sample():
 def test_the_innermost_meter_is_the_current_one():
     assert current_meter() is None
     first, second = Meter(None, None, None), Meter(None, None, None)
-    with dspy.context(callbacks=[first, second]):
-        assert current_meter() is second
+    with dspy.context(**{SETTING: first}):
+        with dspy.context(**{SETTING: second}), dspy.context(callbacks=[]):
+            assert current_meter() is second
+        assert current_meter() is first
 
 
 def test_finish_reasons_of_either_engine():

@@ -8,7 +8,8 @@ import dspy
 import pytest
 
 from dynscale_dspy import BudgetPool, Uniform
-from dynscale_dspy.execution.meter import CallRefused, Meter
+from dynscale_dspy.execution.listener import LISTENER
+from dynscale_dspy.execution.meter import SETTING, CallRefused, Meter
 from dynscale_dspy.execution.paying_lm import PayingLM
 from tests.support import ScriptedModel, needs_lm_errors, started
 
@@ -22,7 +23,7 @@ def metered(pool: BudgetPool) -> tuple[Meter, ScriptedModel, PayingLM]:
 
 
 async def ask(meter: Meter, lm: PayingLM):
-    with dspy.context(callbacks=[meter]):
+    with dspy.context(callbacks=[LISTENER], **{SETTING: meter}):
         return await lm.acall(messages=[{"role": "user", "content": "?"}])
 
 

@@ -1,0 +1,92 @@
+"""The language model in DSPy's settings of a sample: the user's own, asked with what makes the sample distinct."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from dynscale_dspy.execution.shared_request import calling
+
+if TYPE_CHECKING:
+    from dynscale_dspy.budget.throttle import Throttle
+
+
+class SampleLM:
+    """Stands where a program finds its language model, and asks that one. Everything else, state included, is its.
+
+    A program may call its language model itself, or set an adapter of its own, which then is around this one's: what
+    such requests lack of the sample's rollout, temperature and seed is added here, and they pass the pool's throttle.
+    The sample's own adapter asks the language model itself.
+
+    Args:
+        lm: The language model.
+        overlay: The settings of a request, given those that it was asked with, as the sample wants them.
+        throttle: What requests pass on their way out; None for nothing.
+    """
+
+    def __init__(
+        self, lm: Any, overlay: Callable[[Any, dict[str, Any]], dict[str, Any]], throttle: Throttle | None
+    ) -> None:
+        vars(self).update(_lm=lm, _overlay=overlay, _throttle=throttle)
+
+    @property
+    def __class__(self) -> type:  # type: ignore[override]  # DSPy takes instances of its own class only
+        return type(vars(self)["_lm"])
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(vars(self)["_lm"], name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(vars(self)["_lm"], name, value)
+
+    def __delattr__(self, name: str) -> None:
+        delattr(vars(self)["_lm"], name)
+
+    def __eq__(self, other: object) -> bool:
+        return vars(self)["_lm"] == original(other)
+
+    def __hash__(self) -> int:
+        return hash(vars(self)["_lm"])
+
+    def __repr__(self) -> str:
+        return repr(vars(self)["_lm"])
+
+    def __copy__(self) -> Any:
+        return copy.copy(vars(self)["_lm"])
+
+    def __deepcopy__(self, memo: dict) -> Any:
+        return copy.deepcopy(vars(self)["_lm"], memo)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return original, (vars(self)["_lm"],)
+
+    def __call__(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
+        """Ask from a thread."""
+        own = vars(self)
+        lm, kwargs = own["_lm"], own["_overlay"](own["_lm"], kwargs) if prompt_only(prompt, kwargs) else kwargs
+        with calling(lm, messages):
+            if own["_throttle"] is None:
+                return lm(prompt, messages=messages, **kwargs)
+            return own["_throttle"].run(lambda: lm(prompt, messages=messages, **kwargs))
+
+    async def acall(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
+        """Ask from a task."""
+        own = vars(self)
+        lm, kwargs = own["_lm"], own["_overlay"](own["_lm"], kwargs) if prompt_only(prompt, kwargs) else kwargs
+        with calling(lm, messages):
+            if own["_throttle"] is None:
+                return await lm.acall(prompt, messages=messages, **kwargs)
+            return await own["_throttle"].arun(lambda: lm.acall(prompt, messages=messages, **kwargs))
+
+
+def original(lm: Any) -> Any:
+    """The language model that is asked: what is behind a :class:`SampleLM`, anything else itself."""
+    while type(lm) is SampleLM:
+        lm = vars(lm)["_lm"]
+    return lm
+
+
+def prompt_only(prompt: Any, kwargs: dict[str, Any]) -> bool:
+    """Return True unless DSPy's explicit request is asked, which carries its settings itself."""
+    return "request" not in kwargs and (prompt is None or isinstance(prompt, (str, list)))
