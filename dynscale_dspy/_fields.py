@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import math
 import os
+import re
 import sys
 import typing
 from abc import ABC, abstractmethod
@@ -354,6 +355,10 @@ class PeriodOfTime(Number):
         return PERIODS[value] if isinstance(value, str) else float(value)
 
 
+_NO_FILE = re.compile(r":memory:|file:|[A-Za-z][A-Za-z0-9+.-]+:/", re.IGNORECASE)
+"""How the names of databases in memory and URIs begin, which look like a path and are none."""
+
+
 @dataclass(frozen=True)
 class FilePath(Check):
     """A check for the path of a file, which need not exist."""
@@ -362,6 +367,11 @@ class FilePath(Check):
         """The path as it was given."""
         if not isinstance(value, (str, os.PathLike)):
             _refuse("a file's path, text or a pathlib.Path", value, TypeError)
+        text = os.fspath(value)
+        if not isinstance(text, str) or not text.strip():
+            _refuse("the path of a file", value)
+        if _NO_FILE.match(text):
+            _refuse("the path of a file that processes can share, and not a name that SQLite reads otherwise", value)
         return value
 
     def dump(self, value: Any) -> Any:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import os
+import signal
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -80,6 +83,32 @@ async def settled(pool: BudgetPool, timeout: float = 10) -> None:
         await asyncio.wait([asyncio.wrap_future(change)], timeout=deadline - time.monotonic())
         if time.monotonic() > deadline:
             raise TimeoutError(f"still reserved: {pool.statistics().reserved}")
+
+
+def forked(act: Callable[[], object], timeout: float = 30) -> int:
+    """What a forked child says by its exit status: 99 if it raises, -9 if it does not end in time."""
+    pid = os.fork()
+    if pid == 0:
+        status = 99
+        try:
+            status = int(act())  # type: ignore[call-overload]
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+    ended = (0, 0)
+
+    def look() -> bool:
+        nonlocal ended
+        ended = os.waitpid(pid, os.WNOHANG)
+        return ended[0] == pid
+
+    try:
+        until(look, timeout)
+    except TimeoutError:
+        os.kill(pid, signal.SIGKILL)
+        ended = os.waitpid(pid, 0)
+    return os.waitstatus_to_exitcode(ended[1])
 
 
 def started(pool: BudgetPool) -> Lease:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any
 
 from dynscale_dspy.allocation.costs import METERED, UNITS, Cost, CostRecord
@@ -84,58 +84,79 @@ class Ledger:
         spent, reserved = self.store.totals()
         return getattr(spent, unit) + getattr(reserved, unit)
 
+    @property
+    def chain(self) -> Iterator[Ledger]:
+        """This ledger and all above it, the uppermost last."""
+        ledger: Ledger | None = self
+        while ledger is not None:
+            yield ledger
+            ledger = ledger.parent
+
+    # Scopes may be nested a thousand deep: loops, where recursion would end at Python's limit.
+
     def capped(self, unit: str) -> bool:
         """Whether this ledger or one above it caps a unit."""
-        return self.limits[unit] is not None or (self.parent is not None and self.parent.capped(unit))
+        return any(ledger.limits[unit] is not None for ledger in self.chain)
 
     def remaining(self, unit: str) -> float:
         """What may still be reserved of a unit, here and in every ledger above; infinite without a cap."""
-        above = self.parent.remaining(unit) if self.parent is not None else float("inf")
-        limit = self.limits[unit]
-        if limit is None:
-            return above
-        spent, reserved = self.store.totals()
-        return min(above, max(limit - getattr(spent, unit) - getattr(reserved, unit), 0))
+        left = float("inf")
+        for ledger in self.chain:
+            limit = ledger.limits[unit]
+            if limit is not None:
+                left = min(left, max(limit - ledger.booked(unit), 0))
+        return left
 
     def unspent(self, unit: str) -> float:
         """What would remain of a unit if everything in flight turned out to cost nothing."""
-        above = self.parent.unspent(unit) if self.parent is not None else float("inf")
-        limit = self.limits[unit]
-        return above if limit is None else min(above, max(limit - getattr(self.spent, unit), 0))
+        left = float("inf")
+        for ledger in self.chain:
+            limit = ledger.limits[unit]
+            if limit is not None:
+                left = min(left, max(limit - getattr(ledger.spent, unit), 0))
+        return left
 
     def used_share(self, unit: str) -> float:
         """The largest share of a cap on a unit that is spent, here or above; 0 without a cap."""
-        above = self.parent.used_share(unit) if self.parent is not None else 0.0
-        limit = self.limits[unit]
-        return above if limit is None else max(above, getattr(self.spent, unit) / limit)
+        share = 0.0
+        for ledger in self.chain:
+            limit = ledger.limits[unit]
+            if limit is not None:
+                share = max(share, getattr(ledger.spent, unit) / limit)
+        return share
 
     def reserve(self, amount: Cost) -> Reservation | None:
         """Set an amount aside, or return None and change nothing if it would pass a cap here or above."""
-        handle = self.store.reserve(amount, self.limits)
-        if handle is None:
-            return None
-        outer = None
-        if self.parent is not None:
-            outer = self.parent.reserve(amount)
-            if outer is None:
-                self.store.settle(handle, Cost())
-                return None
-        return Reservation(amount, handle, outer)
+        handles: list[tuple[Ledger, Hashable]] = []
+        refused = True
+        try:
+            for ledger in self.chain:
+                handle = ledger.store.reserve(amount, ledger.limits)
+                if handle is None:
+                    return None
+                handles.append((ledger, handle))
+            refused = False
+        finally:
+            if refused:  # or the store of one above has failed
+                for below, held in handles:
+                    below.store.settle(held, Cost())
+        reservation: Reservation | None = None
+        for _, handle in reversed(handles):
+            reservation = Reservation(amount, handle, reservation)
+        return reservation
 
     def amend(self, reservation: Reservation, amount: Cost) -> bool:
         """Hold another amount under an open reservation; False, and nothing changes, if it would pass a cap."""
-        self._require_open(reservation)
-        before = reservation.amount
-        if not self.store.amend(reservation.handle, amount, self.limits):
-            return False
-        if (
-            self.parent is not None
-            and reservation.outer is not None
-            and not self.parent.amend(reservation.outer, amount)
-        ):
-            self.store.amend(reservation.handle, before, {})
-            return False
-        reservation.amount = amount
+        amended: list[tuple[Ledger, Reservation]] = []
+        for ledger, held in self._held(reservation):
+            self._require_open(held)
+            if not ledger.store.amend(held.handle, amount, ledger.limits):
+                for below, changed in amended:
+                    below.store.amend(changed.handle, changed.amount, {})
+                return False
+            amended.append((ledger, held))
+        for _, held in amended:
+            held.amount = amount
         return True
 
     def extend(self, reservation: Reservation, more: Cost) -> bool:
@@ -168,14 +189,26 @@ class Ledger:
             if getattr(used, unit) > getattr(reservation.amount, unit) and not free:
                 raise ValueError(f"cannot settle {used}: only {reservation.amount} was reserved")
         # Stores settle a handle once, whatever they are told afterwards: if one of them raises this can be done again.
-        self.store.settle(reservation.handle, used, sample)
-        if self.parent is not None and reservation.outer is not None and reservation.outer.open:
-            self.parent.settle(reservation.outer, used, beyond=True, sample=sample)
-        reservation.open = False
+        settled = []
+        for ledger, held in self._held(reservation):
+            if held.open:
+                ledger.store.settle(held.handle, used, sample)
+                settled.append(held)
+        for held in reversed(settled):
+            held.open = False
 
     def refund(self, reservation: Reservation) -> None:
         """Close a reservation of which nothing was used."""
         self.settle(reservation, Cost())
+
+    def _held(self, reservation: Reservation) -> Iterator[tuple[Ledger, Reservation]]:
+        """Each ledger from here up, and what is held in it."""
+        held: Reservation | None = reservation
+        for ledger in self.chain:
+            if held is None:
+                return
+            yield ledger, held
+            held = held.outer
 
     @staticmethod
     def _require_open(reservation: Reservation) -> None:

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from dynscale_dspy.budget.stores.forks import in_child
+
 T = TypeVar("T")
 
 KEEPERS = 8
@@ -16,6 +18,15 @@ KEEPERS = 8
 
 _lock = threading.Lock()
 _threads: ThreadPoolExecutor | None = None
+
+
+def _begin_anew() -> None:
+    """Of a fork the child has none of the threads."""
+    global _lock, _threads
+    _lock, _threads = threading.Lock(), None
+
+
+in_child(_begin_anew)
 
 
 async def unblocked(may_block: bool, act: Callable[[], T], *, undo: Callable[[T], object] | None = None) -> T:

@@ -13,9 +13,11 @@ from functools import partial
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
+from dynscale_dspy.budget.stores.forks import in_child
 from dynscale_dspy.execution.books import unblocked, unwaited
 from dynscale_dspy.execution.desk import Desk
 from dynscale_dspy.execution.shared_request import SharedRequest, Slot
+from dynscale_dspy.execution.threads import Threads
 from dynscale_dspy.sampling.sample import SPARED, Sample
 from dynscale_dspy.sampling.steps import Change, Job, Look, Notice, ReserveFor, Round, Step, Wait, grouped
 
@@ -38,6 +40,16 @@ helpers would only multiply the concurrency that was asked for. A caller never d
 _lock = threading.Lock()
 _helpers: ThreadPoolExecutor | None = None
 _in_flight = 0
+_blocking = Threads(HELPERS, name="dynscale-blocking")
+
+
+def _begin_anew() -> None:
+    """Of a fork the child has none of the threads, and nothing of what they had in hand."""
+    global _lock, _helpers, _in_flight
+    _lock, _helpers, _in_flight = threading.Lock(), None, 0
+
+
+in_child(_begin_anew)
 
 
 def drive(steps: Generator[Step, Any, T], run: Run, desk: Desk) -> T:
@@ -152,12 +164,12 @@ def drive_known(
 
 
 async def in_thread(run: Callable[[], T]) -> T:
-    """Run blocking code from a task, in a helper thread of our own.
+    """Run blocking code from a task, in a thread of our own.
 
     Not ``asyncio.to_thread``: DSPy's asynchronous language models hop through that small executor, and would starve.
+    Nor a helper: the code may run a loop that awaits another such call, which must find a thread however many wait.
     """
-    loop = asyncio.get_running_loop()
-    return await loop.run_in_executor(_executor(), contextvars.copy_context().run, run)
+    return await asyncio.wrap_future(_blocking.submit(contextvars.copy_context().run, run))
 
 
 def _run_together(step: Round, run: Run) -> list[Sample]:
@@ -297,7 +309,7 @@ def _join_in(helping: bool) -> bool:
 def _drop_out() -> None:
     global _in_flight
     with _lock:
-        _in_flight -= 1
+        _in_flight = max(_in_flight - 1, 0)  # a fork made in a sample may have set it to nothing
 
 
 def _executor() -> ThreadPoolExecutor:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,6 +9,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 
 from dynscale_dspy.allocation.costs import UNITS, Cost
 from dynscale_dspy.budget.accounts import Ledger, Reservation
+from dynscale_dspy.budget.stores.memory import MemoryStore
 
 amounts = st.builds(
     Cost,
@@ -163,3 +166,48 @@ def test_what_a_parent_refuses_leaves_no_trace_below():
     assert second.reserved == Cost()
     assert not first.extend(held, Cost(samples=1))
     assert first.reserved == day.reserved == Cost(samples=1)
+
+
+@given(
+    st.lists(st.none() | st.integers(1, 4), min_size=1, max_size=4),
+    st.lists(st.sampled_from(("reserve", "extend", "settle", "refund")), max_size=20),
+)
+def test_a_chain_of_ledgers_is_as_tight_as_its_tightest(limits, operations):
+    """What any ledger says is what the caps of the whole chain say, and all are charged, or none."""
+    chain, held = [Ledger(requests=limits[0])], []
+    for limit in limits[1:]:
+        chain.append(Ledger(requests=limit, parent=chain[-1]))
+    leaf, spent = chain[-1], 0
+    for operation in operations:
+        caps = [limit for limit in limits if limit is not None]
+        taken = spent + sum(reservation.amount.requests for reservation in held)
+        room = min(caps, default=math.inf) - taken
+        assert leaf.remaining("requests") == max(room, 0)
+        assert leaf.unspent("requests") == max(min(caps, default=math.inf) - spent, 0)
+        assert leaf.used_share("requests") == max((spent / cap for cap in caps), default=0.0)
+        assert leaf.capped("requests") == bool(caps) and not leaf.capped("tokens")
+        if operation == "reserve":
+            made = leaf.reserve(Cost(requests=1))
+            assert (made is not None) == (room >= 1)
+            held += [made] if made is not None else []
+        elif held and operation == "extend":
+            assert leaf.extend(held[0], Cost(requests=1)) == (room >= 1)
+        elif held:
+            closed = held.pop()
+            used = closed.amount if operation == "settle" else Cost()
+            leaf.settle(closed, used)
+            spent += used.requests
+        assert {(ledger.spent.requests, ledger.reserved.requests) for ledger in chain} == {
+            (spent, sum(reservation.amount.requests for reservation in held))
+        }
+
+
+def test_where_the_store_of_one_above_fails_nothing_is_held_below():
+    class Broken(MemoryStore):
+        def reserve(self, amount, limits):
+            raise OSError("no room")
+
+    below = Ledger(samples=5, parent=Ledger(samples=5, store=Broken()))
+    with pytest.raises(OSError, match="no room"):
+        below.reserve(Cost(samples=1))
+    assert below.reserved == Cost()

@@ -9,6 +9,7 @@ import random
 import tempfile
 import threading
 from concurrent.futures import Future
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -478,6 +479,19 @@ def test_copies_spend_from_the_same_pool_and_a_saved_one_starts_anew():
             ValueError,
             "path= and store= both say where to keep the budget: give one of them",
         ),
+        *(
+            (
+                {"samples": 5, "path": path},
+                ValueError,
+                "path must be the path of a file that processes can share, .*got",
+            )
+            for path in (
+                *(":memory:", ":MEMORY:", Path(":memory:"), "file::memory:", "file:b?mode=memory&cache=shared"),
+                *("file:///tmp/b.sqlite", "sqlite:///b.sqlite", Path("sqlite:///b"), "https://host/b.sqlite"),
+            )
+        ),
+        ({"samples": 5, "path": ""}, ValueError, "path must be the path of a file, got ''"),
+        ({"samples": 5, "path": 3}, TypeError, "path must be a file's path, text or a pathlib.Path, got 3"),
         ({"samples": 5, "seed": None}, TypeError, "seed must be an integer, got None"),
     ],
 )
@@ -760,3 +774,19 @@ def test_two_pools_of_an_optimizers_copies_are_one_and_dollars_survive_exactly()
     assert loaded.statistics().limits == pool.statistics().limits
     assert loaded.admission.accounts.ledger.limits["nanodollars"] == 100_000_000
     assert (loaded.strict, loaded.min_per_call, loaded.settings.period_seconds) == (True, 2, 3600)
+
+
+@pytest.mark.parametrize("depth", [1, 30, 1500])
+def test_scopes_nest_to_any_depth(depth):
+    pool = BudgetPool(samples=9, per_call=1, tokens=1000).expect(5)
+    with contextlib.ExitStack() as stack:
+        for _ in range(depth):
+            innermost = stack.enter_context(pool.scope(samples=5))
+        assert innermost.available("samples") == 5 and pool.active() is innermost
+        arm = open_call(innermost)
+        assert pool.statistics().open_calls == 1 and pool.statistics().reserved.samples == 1
+        draw_one(arm)
+        arm.close()
+        assert innermost.available("samples") == 4 and innermost.statistics().spent.samples == 1
+    assert pool.statistics().spent.samples == 1
+    assert pool.statistics().reserved == Cost() and pool.statistics().open_calls == 0

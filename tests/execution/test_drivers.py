@@ -3,10 +3,12 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
+import dspy
 import pytest
 
-from dynscale_dspy import BudgetPool, Cost, Uniform
+from dynscale_dspy import BudgetPool, Cost, DynScaling, Uniform
 from dynscale_dspy.execution import drivers
 from dynscale_dspy.execution.desk import BatchDesk, CallDesk
 from dynscale_dspy.execution.drivers import adrive, drive, drive_known
@@ -307,3 +309,38 @@ async def test_tasks_of_a_group_get_their_places_in_one_request():
     await adrive(shared_round(0, 0), run, desk())
     assert [slot.position for slot in slots] == [0, 1]
     assert slots[0].request is slots[1].request
+
+
+class Nested(dspy.Module):
+    """A program without ``aforward`` that runs a loop for the one in it."""
+
+    def __init__(self, inner=None, *, in_thread_of_its_own=False):
+        super().__init__()
+        self.inner = inner
+        self.in_thread_of_its_own = in_thread_of_its_own
+
+    def forward(self, question):
+        if self.inner is None:
+            return dspy.Prediction(answer="42")
+        if not self.in_thread_of_its_own:
+            return asyncio.run(self.inner.acall(question=question))
+        with ThreadPoolExecutor(1) as executor:  # knows nothing of the caller's context
+            return executor.submit(lambda: asyncio.run(self.inner.acall(question=question))).result()
+
+
+@pytest.mark.parametrize("in_thread_of_its_own", [False, True])
+def test_programs_that_run_loops_for_those_in_them_stop_at_no_concurrency(in_thread_of_its_own):
+    qa = DynScaling(Nested(), 2)
+    for _ in range(2):
+        qa = DynScaling(Nested(qa, in_thread_of_its_own=in_thread_of_its_own), 1)
+    calls = 3 * drivers.HELPERS
+
+    async def everyone():
+        return await asyncio.gather(*(qa.acall(question=f"{i}") for i in range(calls)))
+
+    answers = []
+    # Where they stop, no thread of theirs ever ends: the test is to fail all the same.
+    runner = threading.Thread(target=lambda: answers.extend(asyncio.run(everyone())), daemon=True)
+    runner.start()
+    runner.join(60)
+    assert [answer.answer for answer in answers] == ["42"] * calls

@@ -1,4 +1,4 @@
-"""How objects with a lock go through a fork."""
+"""How objects with a lock, and whatever belongs to threads, go through a fork."""
 
 from __future__ import annotations
 
@@ -9,6 +9,12 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+
+
+def in_child(act: Callable[[], object]) -> None:
+    """Have something done in each child that this process forks, before anything else runs there."""
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=act)
 
 
 class ForkGuard(Generic[T]):
@@ -27,7 +33,7 @@ class ForkGuard(Generic[T]):
         self._before_each = before
         self._after_each = after
         self._objects: weakref.WeakSet[T] = weakref.WeakSet()
-        self._forking = threading.Lock()
+        self._forking = threading.RLock()
         self._taken: list[T] = []
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(
@@ -38,10 +44,12 @@ class ForkGuard(Generic[T]):
 
     def add(self, each: T) -> None:
         """Guard an object for as long as it exists."""
-        self._objects.add(each)
+        with self._forking:  # a set that grows cannot be gone through
+            self._objects.add(each)
 
     def _before(self) -> None:
         self._forking.acquire()
+        self._taken = []
         for each in list(self._objects):
             self._before_each(each)
             self._taken.append(each)

@@ -14,6 +14,8 @@ from dataclasses import astuple, fields
 from pathlib import Path
 from typing import Any
 
+from dynscale_dspy import _fields
+from dynscale_dspy._fields import check
 from dynscale_dspy.allocation.costs import Cost
 from dynscale_dspy.budget.stores.base import Limits, fits
 from dynscale_dspy.budget.stores.forks import ForkGuard
@@ -62,12 +64,14 @@ class SQLiteStore:
         path: The file; made if there is none.
 
     Raises:
+        ValueError: If ``path`` is ``":memory:"`` or a URI: what SQLite makes of those is not a file on disk.
         StorageError: If there is a file that is not a budget of this version, or is damaged.
     """
 
     is_durable = True
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
+        check("path", path, _fields.Path)
         self._path = Path(os.path.abspath(path))  # a process may change its folder
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
