@@ -153,6 +153,15 @@ class Admission:
                 return True
         return False
 
+    def seconds_left(self) -> float:
+        """Seconds to the nearest deadline, here or in a pool around; infinite without one."""
+        deadline = min((node.deadline for node in self.chain if node.deadline is not None), default=math.inf)
+        return deadline if deadline == math.inf else max(deadline - self.shared.clock(), 0.0)
+
+    def patience(self) -> float:
+        """Seconds for which a sample may still wait for anything: none once this is stopped or late."""
+        return 0.0 if self.is_stopped else self.seconds_left()
+
     @property
     def is_halted(self) -> bool:
         """Whether no sample may begin: stopped, paused, past the deadline, or out of supply."""
@@ -451,6 +460,10 @@ class Admission:
         """The error of a sample whose next request was not let through."""
         if self.is_late:
             return BudgetExhausted("the deadline of the pool passed in the middle of a sample")
+        if self.is_stopped:
+            return BudgetExhausted(self._why_halted())
+        if self.seconds_left() < math.inf:
+            return BudgetExhausted("the deadline of the pool comes before a sample could go on")
         return BudgetExhausted("the pool could not pay the next language-model call in the middle of a sample")
 
     def distrust(self, reason: str) -> None:

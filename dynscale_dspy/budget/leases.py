@@ -163,6 +163,11 @@ class Arm:
         return self.outer is not None and self.outer.payer.root is self.payer.root
 
     @property
+    def is_open(self) -> bool:
+        """Whether the call goes on."""
+        return self._open
+
+    @property
     def is_measured(self) -> bool:
         """Whether a sample of this program has finished, so that it is known what one takes."""
         return self.learned.need is not None
@@ -488,6 +493,10 @@ class Lease:
         if charge is None:
             self._refused = True
         return charge
+
+    def cut_off(self) -> None:
+        """The sample ends early for want of time: what it took is not what one takes."""
+        self._refused = True
 
     def answered(self, charge: Charge, used: Cost) -> None:
         """A request is over, well or badly, and came to so much. Nothing is done about one of a settled sample."""

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import itertools
 import math
 import threading
 import time
+import weakref
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable, Hashable
+from queue import Empty, SimpleQueue
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
@@ -26,6 +28,11 @@ REMEMBERED = 256
 """Latencies that a quantile is taken from."""
 ENOUGH = 20
 """Latencies before a quantile is worth anything."""
+LONGEST_PATIENCE = 120.0
+"""Seconds for which a server's ``Retry-After`` is followed, at most: rates are per minute, and who asks for hours is
+tried again before."""
+LOOK_AGAIN = 1.0
+"""Seconds between two looks of whoever waits, whatever happens: what was lost in between is then found."""
 
 _admitted: contextvars.ContextVar[frozenset[int]] = contextvars.ContextVar("dynscale_admitted", default=frozenset())
 
@@ -88,12 +95,42 @@ class Limit:
         return slowed
 
 
+class NoTurn(Exception):
+    """Whoever waited for its turn has no more time for it: the pool was stopped, or its deadline has passed."""
+
+
+def _forever() -> float:
+    return math.inf
+
+
+class _Turn:
+    """One request that waits to be let in, or is under way.
+
+    It is held by whoever makes the request and by nobody else: one that is lost, since whoever had it was cut off in an
+    instant at which nothing could be given back, neither waits nor counts any more.
+
+    Args:
+        model: What is asked.
+        number: Its place among all.
+        wake: Called when it has come, from any thread.
+    """
+
+    __slots__ = ("__weakref__", "is_over", "model", "number", "wake")
+
+    def __init__(self, model: Hashable, number: int, wake: Callable[[], object]) -> None:
+        self.model = model
+        self.number = number
+        self.wake = wake
+        self.is_over = False
+
+
 class Throttle:
     """Lets a pool's requests through, first come first served. Nothing is locked while one is under way.
 
     Args:
         most: Most requests under way; None for any number.
-        hedge: The quantile of latency after which a second request is made for a slow one; None for never.
+        hedge: The quantile of latency after which a second request is made for a slow one; None for never. It waits for
+            its turn as any other does, and counts as one.
         clock: Seconds, for latencies.
     """
 
@@ -102,33 +139,60 @@ class Throttle:
         self._limit = Limit(most) if most is not None else None
         self._clock = clock
         self._lock = threading.Lock()
-        self._under_way = 0
-        self._queue: deque[Future[None]] = deque()
-        self._closed_until = -math.inf
-        self._timer: threading.Timer | None = None
+        self._numbers = itertools.count()
+        self._under_way: weakref.WeakSet[_Turn] = weakref.WeakSet()
+        self._queues: dict[Hashable, deque[weakref.ref[_Turn]]] = {}
+        self._closed_until: dict[Hashable, float] = {}
         self._latencies: deque[float] = deque(maxlen=REMEMBERED)
-        self._executor: ThreadPoolExecutor | None = None
 
     @property
     def allowed(self) -> int | None:
         """Requests that may be under way now."""
         return self._limit.allowed if self._limit is not None else None
 
-    def run(self, ask: Callable[[], T]) -> T:
-        """Make a request from this thread, when it may be made."""
-        with self._inside() as first:
-            if not first:
-                return ask()
-            with self._slot(self._enter()):
-                return self._hedged(ask) if self.hedge is not None else ask()
+    @property
+    def under_way(self) -> int:
+        """Requests that are under way."""
+        return len(self._under_way)
 
-    async def arun(self, ask: Callable[[], Awaitable[T]]) -> T:
+    def run(self, ask: Callable[[], T], *, model: Hashable = None, patience: Callable[[], float] = _forever) -> T:
+        """Make a request from this thread, when it may be made.
+
+        Args:
+            ask: Makes it.
+            model: What it asks: a server that wants to be left alone is one model's.
+            patience: Seconds that are left to wait; asked again and again.
+
+        Raises:
+            NoTurn: If no time is left, for its turn or for the answer to a request that another thread makes.
+        """
+        around = _admitted.get()
+        if id(self) in around:  # an adapter around another asks once
+            return ask()
+        token = _admitted.set(around | {id(self)})
+        try:
+            slow = self._slow_after()
+            if slow is None or _in_loop():
+                return self._in_turn(ask, model, patience)
+            return self._hedged(ask, slow, model, patience)
+        finally:
+            _reset(token)
+
+    async def arun(
+        self, ask: Callable[[], Awaitable[T]], *, model: Hashable = None, patience: Callable[[], float] = _forever
+    ) -> T:
         """The same from a task."""
-        with self._inside() as first:
-            if not first:
-                return await ask()
-            async with self._aslot(self._enter()):
-                return await (self._ahedged(ask) if self.hedge is not None else ask())
+        around = _admitted.get()
+        if id(self) in around:
+            return await ask()
+        token = _admitted.set(around | {id(self)})
+        try:
+            slow = self._slow_after()
+            if slow is None:
+                return await self._ain_turn(ask, model, patience)
+            return await self._ahedged(ask, slow, model, patience)
+        finally:
+            _reset(token)
 
     @contextlib.contextmanager
     def passed(self) -> Iterator[None]:
@@ -142,150 +206,197 @@ class Throttle:
 
     # ---- admission
 
-    @contextlib.contextmanager
-    def _inside(self) -> Iterator[bool]:
-        """Whether this is the outermost request of the pool here: an adapter around another asks once."""
-        around = _admitted.get()
-        token = _admitted.set(around | {id(self)})
+    def _in_turn(self, ask: Callable[[], T], model: Hashable, patience: Callable[[], float]) -> T:
+        come = threading.Lock()
+        come.acquire()
+        turn = _Turn(model, next(self._numbers), come.release)
         try:
-            yield id(self) not in around
-        finally:
-            _admitted.reset(token)
-
-    def _enter(self) -> Future[None]:
-        """Done when the request may be made."""
-        turn: Future[None] = Future()
-        with self._lock:
-            self._queue.append(turn)
-        self._admit()
-        return turn
-
-    @contextlib.contextmanager
-    def _slot(self, turn: Future[None]) -> Iterator[None]:
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            try:
-                turn.result()
-            except BaseException:
-                self._withdraw(turn)
-                raise
-        else:
-            # A synchronous call inside a running loop: those under way may need this very loop to end.
-            if not turn.done():
+            if _in_loop():
+                # A synchronous call inside a running loop: those under way may need this very loop to end.
                 with self._lock:
-                    if not turn.done():
-                        self._queue.remove(turn)
-                        self._under_way += 1
-        with self._observed():
-            yield
-
-    @contextlib.asynccontextmanager
-    async def _aslot(self, turn: Future[None]) -> AsyncIterator[None]:
-        try:
-            if not turn.done():
-                await asyncio.wrap_future(turn)
-        except BaseException:
-            self._withdraw(turn)
-            raise
-        with self._observed():
-            yield
-
-    def _withdraw(self, turn: Future[None]) -> None:
-        """Whoever waited was interrupted, perhaps just after its turn had come."""
-        with self._lock:
-            if turn in self._queue:
-                self._queue.remove(turn)
+                    self._under_way.add(turn)
             else:
-                self._under_way -= 1
+                self._join(turn)
+                while (pause := self._pause(turn, patience)) > 0:
+                    come.acquire(timeout=pause)
+            return self._observed(ask, turn)
+        finally:
+            self._leave(turn)
+
+    async def _ain_turn(self, ask: Callable[[], Awaitable[T]], model: Hashable, patience: Callable[[], float]) -> T:
+        loop = asyncio.get_running_loop()
+        come: asyncio.Future[None] = loop.create_future()
+
+        def has_come() -> None:
+            if not come.done():
+                come.set_result(None)
+
+        turn = _Turn(model, next(self._numbers), lambda: loop.call_soon_threadsafe(has_come))
+        try:
+            self._join(turn)
+            while (pause := self._pause(turn, patience)) > 0:
+                await asyncio.wait([come], timeout=pause)
+            begun = self._clock()
+            try:
+                result = await ask()
+            except BaseException as error:
+                self._tell(turn, begun, error)
+                raise
+            self._tell(turn, begun, None)
+            return result
+        finally:
+            self._leave(turn)
+
+    def _observed(self, ask: Callable[[], T], turn: _Turn) -> T:
+        begun = self._clock()
+        try:
+            result = ask()
+        except BaseException as error:
+            self._tell(turn, begun, error)
+            raise
+        self._tell(turn, begun, None)
+        return result
+
+    def _join(self, turn: _Turn) -> None:
+        """Take the last place in the queue, and go in at once where there is room."""
+        with self._lock:
+            self._queues.setdefault(turn.model, deque()).append(weakref.ref(turn))
         self._admit()
 
-    @contextlib.contextmanager
-    def _observed(self) -> Iterator[None]:
-        begun = self._clock()
-        error: BaseException | None = None
-        try:
-            yield
-        except BaseException as raised:
-            error = raised
-            raise
-        finally:
-            self._leave(begun, error)
+    def _pause(self, turn: _Turn, patience: Callable[[], float]) -> float:
+        """Seconds to wait before looking again; 0 once the turn has come.
 
-    def _leave(self, begun: float, error: BaseException | None) -> None:
+        Raises:
+            NoTurn: If no time is left.
+        """
+        if turn in self._under_way:
+            return 0.0
+        self._admit()  # a place may have been lost without a word
+        if turn in self._under_way:
+            return 0.0
+        left = patience()
+        if left <= 0:
+            raise NoTurn
+        closed = self._closed_until.get(turn.model, -math.inf) - self._clock()
+        return min(left, LOOK_AGAIN, closed) if closed > 0 else min(left, LOOK_AGAIN)
+
+    def _leave(self, turn: _Turn) -> None:
+        """A request is over, or is not to be made any more; leaving twice does nothing."""
+        with self._lock:
+            turn.is_over = True
+            self._under_way.discard(turn)
+        self._admit()
+
+    def _tell(self, turn: _Turn, begun: float, error: BaseException | None) -> None:
+        """How a request ended."""
         now = self._clock()
         with self._lock:
-            self._under_way -= 1
             if error is None:
                 self._latencies.append(now - begun)
-            if self._limit is not None and (error is None or _pushed_back(error)):
-                self._limit.ended(begun=begun, now=now, pushed_back=error is not None)
-                asked = getattr(error, "retry_after", None)
-                if isinstance(asked, (int, float)) and 0 < asked < math.inf:
-                    self._closed_until = max(self._closed_until, now + asked)
-        self._admit()
+            if self._limit is None or (error is not None and not _pushed_back(error)):
+                return
+            self._limit.ended(begun=begun, now=now, pushed_back=error is not None)
+            asked = getattr(error, "retry_after", None)
+            if isinstance(asked, (int, float)) and 0 < asked < math.inf:
+                until = now + min(asked, LONGEST_PATIENCE)
+                self._closed_until[turn.model] = max(self._closed_until.get(turn.model, until), until)
 
     def _admit(self) -> None:
-        """Let in whoever is next. Futures are resolved outside the lock."""
+        """Let in whoever is next. They are woken outside the lock."""
         admitted = []
         with self._lock:
-            closed = self._closed_until - self._clock()
-            if closed > 0:
-                if self._queue and self._timer is None:
-                    self._timer = threading.Timer(closed, self._reopen)
-                    self._timer.daemon = True
-                    self._timer.start()
-                return
-            while self._queue and (self._limit is None or self._under_way < self._limit.allowed):
-                self._under_way += 1
-                admitted.append(self._queue.popleft())
+            while self._limit is None or len(self._under_way) < self._limit.allowed:
+                turn = self._next()
+                if turn is None:
+                    break
+                self._under_way.add(turn)
+                admitted.append(turn)
         for turn in admitted:
-            turn.set_result(None)
+            # One that was interrupted meanwhile, with its loop closed say, cannot be woken; it gives its place back.
+            with contextlib.suppress(RuntimeError):
+                turn.wake()
 
-    def _reopen(self) -> None:
-        with self._lock:
-            self._timer = None
-        self._admit()
+    def _next(self) -> _Turn | None:
+        """Take the turn that has waited longest, of models that are not left alone, out of its queue; inside the lock."""
+        now, first = self._clock(), None
+        for model, queue in list(self._queues.items()):
+            turn = None
+            while queue and ((turn := queue[0]()) is None or turn.is_over):
+                queue.popleft()
+            if not queue:
+                del self._queues[model]
+                continue
+            if self._closed_until.get(model, -math.inf) > now:
+                continue
+            self._closed_until.pop(model, None)
+            if turn is not None and (first is None or turn.number < first.number):
+                first = turn
+        if first is not None:
+            self._queues[first.model].popleft()
+        return first
 
     # ---- hedging
 
-    def _patience(self) -> float | None:
-        """Seconds after which a request is slow; None while that is not known."""
+    def _slow_after(self) -> float | None:
+        """Seconds after which a request is slow; None while that is not known, or nobody asks."""
+        if self.hedge is None:
+            return None
         with self._lock:
             known = sorted(self._latencies)
-        if self.hedge is None or len(known) < ENOUGH:
+        if len(known) < ENOUGH:
             return None
         return known[min(len(known) - 1, int(self.hedge * len(known)))]
 
-    def _hedged(self, ask: Callable[[], T]) -> T:
-        patience = self._patience()
-        if patience is None:
-            return ask()
-        requests = [self._in_thread(ask)]
-        if not wait(requests, timeout=patience).done:
-            requests.append(self._in_thread(ask))
-        while True:
-            done, others = wait(requests, return_when=FIRST_COMPLETED)
-            good = next((request for request in done if request.exception() is None), None)
-            if good is not None or not others:
-                return (good or next(iter(done))).result()
-            requests = list(others)
+    def _hedged(self, ask: Callable[[], T], slow: float, model: Hashable, patience: Callable[[], float]) -> T:
+        """Threads make the requests: the slower one keeps its place until it ends, though nobody waits for it."""
+        over = threading.Event()
+        ended: SimpleQueue[_Outcome[T]] = SimpleQueue()
 
-    def _in_thread(self, ask: Callable[[], T]) -> Future[T]:
-        with self._lock:
-            if self._executor is None:
-                self._executor = ThreadPoolExecutor(max_workers=1024, thread_name_prefix="dynscale-hedge")
-        return self._executor.submit(contextvars.copy_context().run, ask)
+        def left() -> float:
+            return 0.0 if over.is_set() else patience()
 
-    async def _ahedged(self, ask: Callable[[], Awaitable[T]]) -> T:
-        patience = self._patience()
-        if patience is None:
-            return await ask()
-        requests: set[asyncio.Future[T]] = {asyncio.ensure_future(ask())}
+        def begin() -> None:
+            context = contextvars.copy_context()
+            asking = threading.Thread(
+                target=lambda: ended.put(_Outcome.of(lambda: context.run(self._in_turn, ask, model, left))),
+                name="dynscale-hedge",
+                daemon=True,
+            )
+            asking.start()
+
+        begin()
+        running, slow_at = 1, self._clock() + slow
+        failed: _Outcome[T] | None = None
+        try:
+            while True:
+                wait = min(LOOK_AGAIN, patience())
+                if wait <= 0:
+                    raise NoTurn
+                try:
+                    outcome = ended.get(timeout=min(wait, max(slow_at - self._clock(), 0.0)))
+                except Empty:
+                    if self._clock() >= slow_at:
+                        begin()
+                        running, slow_at = running + 1, math.inf
+                    continue
+                running -= 1
+                failed = failed or outcome
+                if outcome.error is None or not running:
+                    return (outcome if outcome.error is None else failed).get()
+        finally:
+            over.set()
+
+    async def _ahedged(
+        self, ask: Callable[[], Awaitable[T]], slow: float, model: Hashable, patience: Callable[[], float]
+    ) -> T:
+        def begin() -> asyncio.Task[T]:
+            return asyncio.ensure_future(self._ain_turn(ask, model, patience))
+
+        requests = {begin()}
         everyone = set(requests)
         try:
-            if not (await asyncio.wait(requests, timeout=patience))[0]:
-                requests.add(asyncio.ensure_future(ask()))
+            if not (await asyncio.wait(requests, timeout=slow))[0]:
+                requests.add(begin())
                 everyone |= requests
             while True:
                 done, others = await asyncio.wait(requests, return_when=asyncio.FIRST_COMPLETED)
@@ -297,7 +408,43 @@ class Throttle:
             late = [request for request in everyone if not request.done()]
             for request in late:
                 request.cancel()  # closes its connection, so that a local server stops writing
-            await asyncio.gather(*late, return_exceptions=True)
+            if late:
+                await asyncio.gather(*late, return_exceptions=True)
+
+
+class _Outcome(Generic[T]):
+    """What came of a request that another thread has made."""
+
+    def __init__(self, error: BaseException | None, values: list[T]) -> None:
+        self.error = error
+        self._values = values
+
+    @classmethod
+    def of(cls, ask: Callable[[], T]) -> _Outcome[T]:
+        """Make the request."""
+        try:
+            return cls(None, [ask()])
+        except BaseException as error:
+            return cls(error, [])
+
+    def get(self) -> T:
+        """The answer; the error is raised."""
+        if self.error is not None:
+            raise self.error
+        return self._values[0]
+
+
+def _in_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+def _reset(token: contextvars.Token[frozenset[int]]) -> None:
+    with contextlib.suppress(ValueError):  # of a task that was thrown away, and ends in the context of whoever did that
+        _admitted.reset(token)
 
 
 def _pushed_back(error: BaseException) -> bool:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Hashable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import dspy
 
-from dynscale_dspy.budget.throttle import Throttle
+from dynscale_dspy.budget.throttle import LONGEST_PATIENCE, NoTurn, Throttle
 from dynscale_dspy.execution import lm_errors
 from dynscale_dspy.execution.exchange import Exchange
 from dynscale_dspy.execution.listener import listen_to
-from dynscale_dspy.execution.meter import Meter
+from dynscale_dspy.execution.meter import CallRefused, Meter
 from dynscale_dspy.execution.paying_lm import PayingLM
 from dynscale_dspy.execution.prefill import StartedMessage
 from dynscale_dspy.execution.sample_lm import original
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 LONGEST_PAUSE = 60.0
 """Seconds between two tries, at most, unless the server asks for more; as in DSPy."""
+LOOK_AGAIN = 0.25
+"""Seconds between two looks, during a pause, at whether the call is still wanted."""
 
 Arguments = tuple[dict, Any, list, dict]
 """What DSPy calls an adapter with, after the language model: its settings, the signature, demos and inputs."""
@@ -82,20 +85,26 @@ class SampleAdapter:
         """Format, ask and parse as the user's adapter does, with this sample's settings."""
         exchange = Exchange(self._steps(self._asked(lm), (lm_kwargs, signature, demos, inputs)))
         while (attempt := exchange.asked) is not None:
-            if attempt.pause:
-                time.sleep(attempt.pause)
+            for nap in self._naps(attempt.pause):
+                time.sleep(nap)
             with exchange:
-                exchange.outputs = attempt.make()
+                try:
+                    exchange.outputs = attempt.make()
+                except NoTurn:
+                    raise self._cut_off() from None
         return exchange.result
 
     async def acall(self, lm: Any, lm_kwargs: dict, signature: Any, demos: list, inputs: dict) -> list[dict]:
         """The same from a task."""
         exchange = Exchange(self._steps(self._asked(lm), (lm_kwargs, signature, demos, inputs)))
         while (attempt := exchange.asked) is not None:
-            if attempt.pause:
-                await asyncio.sleep(attempt.pause)
+            for nap in self._naps(attempt.pause):
+                await asyncio.sleep(nap)
             with exchange:
-                exchange.outputs = await attempt.amake()
+                try:
+                    exchange.outputs = await attempt.amake()
+                except NoTurn:
+                    raise self._cut_off() from None
         return exchange.result
 
     def _steps(self, lm: Any, given: Arguments) -> Generator[_Attempt, list[dict], list[dict]]:
@@ -103,7 +112,9 @@ class SampleAdapter:
         asking = self._asking(lm)
         pause: float | None = 0.0
         while True:
-            attempt = _Attempt(asking.adapter, asking.lm, self._overlay(lm, given, asking), self._throttle, pause)
+            arguments = self._overlay(lm, given, asking)
+            throttle = self._throttle
+            attempt = _Attempt(asking.adapter, asking.lm, arguments, throttle, _server(lm), self._patience, pause)
             try:
                 values = yield attempt
             except (Exception, ReadApart) as error:
@@ -118,6 +129,33 @@ class SampleAdapter:
         if self._slot is not None and self._slot.read_apart():
             return 0.0
         return asking.again(error) if isinstance(error, Exception) else None
+
+    def _naps(self, pause: float) -> Iterator[float]:
+        """A pause in parts, which ends with an error as soon as it is clear that there is nothing to wait for."""
+        while pause > 0:
+            if self._patience() < pause:
+                raise self._cut_off()
+            nap = min(pause, LOOK_AGAIN)
+            yield nap
+            pause -= nap
+
+    def _patience(self) -> float:
+        """Seconds for which this sample may wait: none once a call it is part of is over, its pool stopped or late."""
+        meter, least = self._meter, math.inf
+        while meter is not None:
+            if meter.lease is not None and not meter.lease.arm.is_open:
+                return 0.0
+            if meter.payer is not None:
+                least = min(least, meter.payer.patience())
+            meter = meter.outer
+        return least
+
+    def _cut_off(self) -> CallRefused:
+        """What ends a sample that has no more time."""
+        if self._meter.lease is not None:
+            self._meter.lease.cut_off()
+        assert self._meter.payer is not None
+        return CallRefused(self._meter.payer.cut_off())
 
     @property
     def _throttle(self) -> Throttle | None:
@@ -195,19 +233,25 @@ class _Attempt(NamedTuple):
     lm: Any
     arguments: Arguments
     throttle: Throttle | None
+    server: Hashable
+    patience: Callable[[], float]
     pause: float
 
     def make(self) -> list[dict]:
         """Call the adapter in this thread."""
         if self.throttle is None:
             return self.adapter(self.lm, *self.arguments)
-        return self.throttle.run(lambda: self.adapter(self.lm, *self._copied()))
+        return self.throttle.run(
+            lambda: self.adapter(self.lm, *self._copied()), model=self.server, patience=self.patience
+        )
 
     async def amake(self) -> list[dict]:
         """Call it in this task."""
         if self.throttle is None:
             return await self.adapter.acall(self.lm, *self.arguments)
-        return await self.throttle.arun(lambda: self.adapter.acall(self.lm, *self._copied()))
+        return await self.throttle.arun(
+            lambda: self.adapter.acall(self.lm, *self._copied()), model=self.server, patience=self.patience
+        )
 
     def _copied(self) -> Arguments:
         # Adapters write into the settings they are given; a hedged request is made from the same ones.
@@ -253,7 +297,13 @@ class _Asking:
         self._left -= 1
         self._failed += 1
         asked = lm_errors.retry_after(error)
-        return asked if asked is not None else min(2.0 ** (self._failed - 1), LONGEST_PAUSE)
+        return min(asked, LONGEST_PATIENCE) if asked is not None else min(2.0 ** (self._failed - 1), LONGEST_PAUSE)
+
+
+def _server(lm: Any) -> Hashable:
+    """What a server's wish to be left alone holds for: a model at an address."""
+    settings = getattr(lm, "kwargs", None) or {}
+    return str(getattr(lm, "model", id(lm))), str(settings.get("api_base") or settings.get("base_url") or "")
 
 
 def _like(lm: Any, changes: Mapping[str, Any]) -> Any:

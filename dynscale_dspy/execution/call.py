@@ -224,7 +224,7 @@ class Call:
         """Conclude a sample whose task was cancelled; None if the call was, and not the sample alone."""
         run.conclude()
         pool = self.scaled.pool
-        if pool.stopped:  # by stop(cancel=True): an empty vote, and the call answers with what it has
+        if pool.stopped or pool.admission.is_late:  # an empty vote, and the call answers with what it has
             return Sample(run.draw, problem="failed", error=pool.admission.exhausted(), cost=run.cost)
         if self.plan.decided:
             return Sample(run.draw, problem=SPARED, cost=run.cost)

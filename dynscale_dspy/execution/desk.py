@@ -35,6 +35,14 @@ class Desk(Protocol):
         """Whether that may take long, since the pool is kept in a file that others may hold."""
         ...
 
+    def seconds_left(self) -> float:
+        """Seconds to the pool's deadline, after which samples are not waited for; infinite without one."""
+        ...
+
+    def cut_off(self) -> Exception:
+        """The error of a sample that was not waited for."""
+        ...
+
     def carry_out(self, step: PoolStep) -> Any:
         """What is to be sent back to the plan."""
         ...
@@ -72,6 +80,14 @@ class CallDesk:
     def may_block(self) -> bool:
         """Whether the pool is kept in a file."""
         return self._pool.is_durable
+
+    def seconds_left(self) -> float:
+        """Seconds to the pool's deadline; infinite without one."""
+        return self._admission.seconds_left()
+
+    def cut_off(self) -> Exception:
+        """The error of a sample that was not waited for."""
+        return self._admission.cut_off()
 
     def carry_out(self, step: PoolStep) -> Any:
         """What is to be sent back to the plan."""
@@ -180,6 +196,14 @@ class BatchDesk:
     def may_block(self) -> bool:
         """Whether the pool is kept in a file."""
         return self._pool.is_durable
+
+    def seconds_left(self) -> float:
+        """Seconds to the pool's deadline; infinite without one."""
+        return self._admission.seconds_left()
+
+    def cut_off(self) -> Exception:
+        """The error of a sample that was not waited for."""
+        return self._admission.cut_off()
 
     def carry_out(self, step: PoolStep) -> Any:
         """What is to be sent back to the plan."""

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
+import itertools
+import math
 import threading
+import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Generator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from functools import partial
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 from dynscale_dspy.budget.stores.forks import in_child
@@ -30,6 +34,10 @@ ARun = Callable[[Job, "Slot | None"], Awaitable[Sample]]
 
 LONGEST_WAIT = 600.0
 """Seconds a call waits for the same call in flight before it goes alone."""
+LOOK_AGAIN = 1.0
+"""Seconds between two looks of whoever waits: at the clock, and at what was lost without a word."""
+GRACE = 0.5
+"""Seconds after a deadline in which what it ends may end: tasks that are cut off, and the same call in flight."""
 HELPERS = 16
 """Samples in flight, over the whole process, up to which helper threads join in.
 
@@ -38,7 +46,7 @@ helpers would only multiply the concurrency that was asked for. A caller never d
 """
 
 _lock = threading.Lock()
-_helpers: ThreadPoolExecutor | None = None
+_helpers: _Helpers | None = None
 _in_flight = 0
 _blocking = Threads(HELPERS, name="dynscale-blocking")
 
@@ -72,9 +80,9 @@ def drive(steps: Generator[Step, Any, T], run: Run, desk: Desk) -> T:
                 return stop.value
             match step:
                 case Round():
-                    reply = _run_together(step, run)
+                    reply = _run_together(step, run, desk)
                 case Wait():
-                    reply = _wait(step)
+                    reply = _wait(step, desk)
                 case Notice(send=send):
                     reply = send()
                 case _:
@@ -95,9 +103,9 @@ async def adrive(steps: Generator[Step, Any, T], run: ARun, desk: Desk) -> T:
                 return stop.value
             match step:
                 case Round():
-                    reply = await _gather(step, run)
+                    reply = await _gather(step, run, desk)
                 case Wait():
-                    reply = await _await(step)
+                    reply = await _await(step, desk)
                 case Notice(asend=asend):
                     reply = await asend()
                 case _ if desk.may_block:
@@ -141,7 +149,7 @@ def drive_known(
             except StopIteration:
                 return
             if isinstance(jobs, Wait):
-                reply = _wait(jobs)
+                reply = _wait(jobs, desk)
                 continue
             if not isinstance(jobs, list):
                 reply = desk.carry_out(jobs)
@@ -153,13 +161,16 @@ def drive_known(
                     issued.append(future)
                 else:
                     future.add_done_callback(finished.put)
-            future = issued.popleft() if in_order else finished.get()
-            reply = list(zip(groups.pop(future), future.result(), strict=True))
+            future = _next_issued(issued, desk) if in_order else _next_finished(finished, groups, desk)
+            group = groups.pop(future)
+            samples = future.result() if future.done() else _cut_off(group, desk)
+            reply = list(zip(group, samples, strict=True))
             for job, sample in reply:
                 done(job, sample)
     finally:
         steps.close()
-        executor.shutdown(wait=True, cancel_futures=True)
+        # After a deadline nobody waits: threads cannot be cut off, and settle what they have begun when it ends.
+        executor.shutdown(wait=desk.seconds_left() > 0, cancel_futures=True)
         desk.close()
 
 
@@ -172,84 +183,140 @@ async def in_thread(run: Callable[[], T]) -> T:
     return await asyncio.wrap_future(_blocking.submit(contextvars.copy_context().run, run))
 
 
-def _run_together(step: Round, run: Run) -> list[Sample]:
-    """Run jobs side by side. The calling thread works too, so that full or nested thread pools cannot deadlock."""
+def _run_together(step: Round, run: Run, desk: Desk) -> list[Sample]:
+    """Run jobs side by side. The calling thread works too, so that full or nested thread pools cannot deadlock.
+
+    Where there is a deadline another thread works in its place, of which nobody expects anything afterwards: no thread
+    can be cut off in the middle of a request, but the caller need not wait for it.
+    """
     groups = grouped(step.jobs)
     results: list[Any] = [None] * len(groups)
     # Each in its own copy of the caller's context: DSPy's settings and tracing parents travel with it.
     todo = deque((position, contextvars.copy_context(), group) for position, group in enumerate(groups))
-    changed = threading.Condition()
-    left = len(groups)
+    telling = threading.Lock()
+    finished: SimpleQueue[int] = SimpleQueue()
+    given_up = False
 
-    def work() -> None:
-        nonlocal left
-        helping = threading.current_thread() is not caller
+    def work(*, helping: bool = True) -> None:
         while todo and _join_in(helping):
             try:
-                position, context, group = todo.popleft()
-            except IndexError:  # another thread was faster
-                _drop_out()
-                return
-            try:
-                results[position] = context.run(_run_group, group, run)
-                with changed:
-                    step.tell(results[position])
-            except BaseException as error:
-                results[position] = error
-                if not helping:
-                    todo.clear()  # an interruption: nothing more is to start
-                    raise
+                try:
+                    position, context, group = todo.popleft()
+                except IndexError:  # another thread was faster
+                    return
+                try:
+                    results[position] = samples = context.run(_run_group, group, run)
+                    with telling:
+                        if not given_up:
+                            step.tell(samples)
+                except BaseException as error:
+                    results[position] = error
+                    if not helping:
+                        todo.clear()  # an interruption: nothing more is to start
+                        raise
+                finally:
+                    finished.put(position)
             finally:
                 _drop_out()
-                with changed:
-                    left -= 1
-                    changed.notify_all()
 
-    caller = threading.current_thread()
     for _ in range(len(groups) - 1):
         try:
             _executor().submit(work)
         except RuntimeError:  # the interpreter is shutting down: the caller does it all
             break
-    work()
-    with changed:
-        while left:
-            changed.wait(1.0)
-    for result in results:
+    if desk.seconds_left() == math.inf:
+        work(helping=False)
+    else:
+        threading.Thread(target=_quietly, args=(partial(work, helping=False),), name="dynscale", daemon=True).start()
+    left = len(groups)
+    while left and not given_up:
+        try:
+            finished.get(timeout=min(LOOK_AGAIN, desk.seconds_left()))
+            left -= 1
+        except Empty:
+            if desk.seconds_left() <= 0:
+                todo.clear()
+                with telling:
+                    given_up = True
+    samples: list[Sample] = []
+    for group, result in zip(groups, list(results), strict=True):
         if isinstance(result, BaseException):
             raise result
-    return [sample for samples in results for sample in samples]
+        samples += _cut_off(group, desk) if result is None else result
+    return samples
 
 
-async def _gather(step: Round, run: ARun) -> list[Sample]:
+def _quietly(work: Callable[[], None]) -> None:
+    """Work in a thread of its own; an error is among the results already."""
+    with contextlib.suppress(BaseException):
+        work()
+
+
+async def _gather(step: Round, run: ARun, desk: Desk) -> list[Sample]:
     groups = grouped(step.jobs)
     tasks = [asyncio.ensure_future(_arun_group(group, run)) for group in groups]
     waiting = set(tasks)
     # Waking for each costs a look at all of them: only where one may make the others needless.
     wake = asyncio.FIRST_COMPLETED if step.may_end_early else asyncio.FIRST_EXCEPTION
+    late = False
     try:
-        while waiting:
-            done, waiting = await asyncio.wait(waiting, return_when=wake)
+        while waiting and not step.over and not late:
+            left = desk.seconds_left()
+            done, waiting = await asyncio.wait(waiting, timeout=None if left == math.inf else left, return_when=wake)
             for task in done:
                 step.tell(task.result())
-            if step.over:
-                break
+            late = desk.seconds_left() <= 0
         for task in waiting:
             task.cancel()  # closes its connection, so that a local server stops writing
         if waiting:
-            await asyncio.gather(*waiting, return_exceptions=True)
+            await asyncio.wait(waiting, timeout=GRACE if late else None)
         return [
             sample
             for task, group in zip(tasks, groups, strict=True)
-            for sample in (task.result() if not task.cancelled() else _spared(group))
+            for sample in (
+                _outcome(task, group, desk) if late else _spared(group) if task.cancelled() else task.result()
+            )
         ]
-    finally:
+    except GeneratorExit:  # thrown away with its loop, and the tasks with it
+        raise
+    except BaseException:
         # On an error or a cancellation the other samples must not run on unseen.
         unfinished = [task for task in tasks if not task.done()]
         for task in unfinished:
             task.cancel()
         if unfinished:
             await asyncio.gather(*unfinished, return_exceptions=True)
+        raise
+
+
+def _outcome(task: asyncio.Task[list[Sample]], jobs: Sequence[Job], desk: Desk) -> list[Sample]:
+    """What a task has brought that was cut off if it had not ended; one that still goes on is not waited for."""
+    return _cut_off(jobs, desk) if not task.done() or task.cancelled() else task.result()
+
+
+def _cut_off(jobs: Sequence[Job], desk: Desk) -> list[Sample]:
+    """The samples of jobs that nobody waits for any more, since the deadline has passed."""
+    return [Sample(job.draw, problem="failed", error=desk.cut_off()) for job in jobs]
+
+
+def _next_issued(issued: deque[Future[list[Sample]]], desk: Desk) -> Future[list[Sample]]:
+    """The oldest one, which has ended unless the deadline has passed."""
+    future = issued.popleft()
+    while not future.done() and (left := desk.seconds_left()) > 0:
+        wait([future], timeout=min(left, LOOK_AGAIN))
+    return future
+
+
+def _next_finished(
+    finished: SimpleQueue[Future[list[Sample]]], under_way: Iterable[Future[list[Sample]]], desk: Desk
+) -> Future[list[Sample]]:
+    """The next to end; after the deadline any one."""
+    while True:
+        try:
+            return finished.get(timeout=min(LOOK_AGAIN, desk.seconds_left()))
+        except Empty:
+            if desk.seconds_left() <= 0:
+                return next(iter(under_way))
 
 
 def _spared(jobs: Sequence[Job]) -> list[Sample]:
@@ -273,7 +340,7 @@ def _slots(jobs: Sequence[Job]) -> list[tuple[Job, Slot | None]]:
     return [(job, Slot(request, position)) for position, job in enumerate(jobs)]
 
 
-def _wait(step: Wait) -> bool | None:
+def _wait(step: Wait, desk: Desk) -> bool | None:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -281,19 +348,33 @@ def _wait(step: Wait) -> bool | None:
     else:
         # A synchronous call inside a running loop: what it would wait for may need this very loop to go on.
         return step.future.done() or None
-    try:
-        step.future.exception(timeout=LONGEST_WAIT)
-    except FutureTimeoutError:
-        return False
-    return True
+    for pause in _pauses(desk):
+        try:
+            step.future.exception(timeout=pause)
+        except FutureTimeoutError:
+            continue
+        return True
+    return step.future.done()
 
 
-async def _await(step: Wait) -> bool:
+async def _await(step: Wait, desk: Desk) -> bool:
     waited_for = asyncio.wrap_future(step.future)
     # The plan looks at the outcome; asyncio need not report an error there as forgotten.
     waited_for.add_done_callback(lambda future: future.cancelled() or future.exception())
-    await asyncio.wait([waited_for], timeout=LONGEST_WAIT)
+    for pause in _pauses(desk):
+        if (await asyncio.wait([waited_for], timeout=pause))[0]:
+            break
     return step.future.done()
+
+
+def _pauses(desk: Desk) -> Iterator[float]:
+    """A long wait in parts. It ends a little after the deadline, so that the same call in flight can end first."""
+    end = time.monotonic() + LONGEST_WAIT
+    graced = False
+    while (left := end - time.monotonic()) > 0 and not graced:
+        before_deadline = desk.seconds_left()
+        graced = before_deadline <= 0
+        yield GRACE if graced else min(left, LOOK_AGAIN, before_deadline)
 
 
 def _join_in(helping: bool) -> bool:
@@ -312,9 +393,33 @@ def _drop_out() -> None:
         _in_flight = max(_in_flight - 1, 0)  # a fork made in a sample may have set it to nothing
 
 
-def _executor() -> ThreadPoolExecutor:
+class _Helpers:
+    """Threads that join in. An interrupt in the middle of :meth:`submit` costs a helper at most.
+
+    In a ``ThreadPoolExecutor`` it may leave a condition's lock taken, for which every later caller waits.
+    """
+
+    def __init__(self) -> None:
+        self._todo: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._numbers = itertools.count()
+        self._made = 0
+
+    def submit(self, work: Callable[[], None]) -> None:
+        """Have one of them work as soon as it can."""
+        self._todo.put(work)
+        if self._made < HELPERS and self._todo.qsize() > 0:
+            number = self._made = next(self._numbers) + 1
+            if number <= HELPERS:
+                threading.Thread(target=self._serve, name=f"dynscale_{number}", daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            _quietly(self._todo.get())
+
+
+def _executor() -> _Helpers:
     global _helpers
     with _lock:
         if _helpers is None:
-            _helpers = ThreadPoolExecutor(max_workers=HELPERS, thread_name_prefix="dynscale")
+            _helpers = _Helpers()
         return _helpers

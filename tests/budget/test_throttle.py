@@ -188,18 +188,28 @@ def test_a_pool_gives_way_to_a_server_that_is_full(server):
     assert pool.statistics().concurrency < 32
 
 
-def test_an_interrupted_thread_gives_its_place_back(monkeypatch):
+def test_an_interrupted_thread_gives_its_place_back():
     throttle = Throttle(1, None)
-    turn = throttle._enter()  # the only place is taken
 
-    def interrupted(self, timeout=None):
+    def interrupted():
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patched:
-        patched.setattr("concurrent.futures.Future.result", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            throttle.run(lambda: "never")
-    throttle._withdraw(turn)
+    with pytest.raises(KeyboardInterrupt):
+        throttle.run(interrupted)
+    assert throttle.under_way == 0
+    holding, release = threading.Event(), threading.Event()
+
+    def hold():
+        holding.set()
+        release.wait(10)
+
+    thread = threading.Thread(target=lambda: throttle.run(hold))
+    thread.start()
+    assert holding.wait(10)
+    with pytest.raises(KeyboardInterrupt):  # while it waits for its turn
+        throttle.run(lambda: "never", patience=interrupted)
+    release.set()
+    thread.join(10)
     assert throttle.run(lambda: "free") == "free"
 
 

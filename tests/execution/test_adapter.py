@@ -148,7 +148,9 @@ async def test_a_request_is_made_again_as_often_as_dspy_would_after_its_pauses(p
         assert (await adapter.acall(*call) if ask else adapter(*call)) == [{"answer": "A"}]
         assert len(inner.calls) == 4
         assert all(lm.num_retries == 0 for lm, *_ in inner.calls)  # the retries are ours
-    assert pauses == [1.0, 7.5, 4.0] * 2
+        assert sum(pauses) == 1.0 + 7.5 + 4.0  # in naps, so that they can be cut short
+        assert max(pauses) <= adapters.LOOK_AGAIN
+        pauses.clear()
 
 
 @needs_lm_errors
