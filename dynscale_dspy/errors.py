@@ -10,7 +10,11 @@ class BudgetExhausted(RuntimeError):
 
 
 class StorageError(RuntimeError):
-    """A file is not a budget that this version can keep, or it is damaged. It was left as it is."""
+    """The place where a budget is kept cannot be used.
+
+    A file that is not a budget of this version, or is damaged, was left as it is. A store that cannot be read or
+    written now (locked, disk full, deleted) has not changed; what samples cost is settled once it works again.
+    """
 
 
 class UnboundedCost(BudgetExhausted):

@@ -1,4 +1,4 @@
-"""The ledger: what is reserved, what is spent, and what may still be. It never lets a cap be passed."""
+"""The ledger: what is reserved, what is spent, and what may still be. It lets nothing in that would pass a cap."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any
 
 from dynscale_dspy.allocation.costs import METERED, UNITS, Cost, CostRecord
+from dynscale_dspy.budget.stores.backlog import Backlog
 from dynscale_dspy.budget.stores.base import Store
 from dynscale_dspy.budget.stores.memory import MemoryStore
 
@@ -25,8 +26,9 @@ class Reservation:
 
 
 class Ledger:
-    """Reserves before, settles after: spent + reserved stays within every cap at every moment.
+    """Reserves before, settles after: nothing is reserved that would take spent + reserved past a cap.
 
+    What was used is booked whatever was reserved for it. If that passes a cap, the next reservation sees it.
     Ledgers form a chain: what is charged to one is charged to all above it, or to none of them.
 
     Not thread safe on its own: the pool that owns it holds one lock around each operation.
@@ -67,7 +69,11 @@ class Ledger:
             "nanodollars": nanodollars,
         }
         self.parent = parent
-        self.store: Store = store or MemoryStore()
+        # Memory does not fail; what any other store cannot settle is kept until it can.
+        kept: Store = store or MemoryStore()
+        self.store: MemoryStore | Backlog = (
+            kept if type(kept) is MemoryStore or isinstance(kept, Backlog) else Backlog(kept)
+        )
 
     @property
     def spent(self) -> Cost:
@@ -126,7 +132,11 @@ class Ledger:
         return share
 
     def reserve(self, amount: Cost) -> Reservation | None:
-        """Set an amount aside, or return None and change nothing if it would pass a cap here or above."""
+        """Set an amount aside, or return None and change nothing if it would pass a cap here or above.
+
+        Raises:
+            StorageError: If a store fails; nothing has changed then.
+        """
         handles: list[tuple[Ledger, Hashable]] = []
         refused = True
         try:
@@ -146,15 +156,40 @@ class Ledger:
         return reservation
 
     def amend(self, reservation: Reservation, amount: Cost) -> bool:
-        """Hold another amount under an open reservation; False, and nothing changes, if it would pass a cap."""
+        """Hold another amount under an open reservation; False, and nothing changes, if it would pass a cap.
+
+        Raises:
+            StorageError: If a store fails; nothing has changed then.
+        """
+        return self._amend(reservation, amount, within=True)
+
+    def hold_at_least(self, reservation: Reservation, used: Cost) -> None:
+        """Hold what has been used already, though it may pass a cap: so the next reservation sees it.
+
+        Raises:
+            StorageError: If a store fails; nothing has changed then.
+        """
+        self._amend(reservation, reservation.amount.at_least(used), within=False)
+
+    def exceeds(self, reservation: Reservation, used: Cost) -> bool:
+        """Whether more was used than is held, of a unit that is capped here or above."""
+        held = reservation.amount
+        return any(getattr(used, unit) > getattr(held, unit) and self.capped(unit) for unit in UNITS)
+
+    def _amend(self, reservation: Reservation, amount: Cost, *, within: bool) -> bool:
         amended: list[tuple[Ledger, Reservation]] = []
-        for ledger, held in self._held(reservation):
-            self._require_open(held)
-            if not ledger.store.amend(held.handle, amount, ledger.limits):
-                for below, changed in amended:
-                    below.store.amend(changed.handle, changed.amount, {})
-                return False
-            amended.append((ledger, held))
+        refused = True
+        try:
+            for ledger, held in self._held(reservation):
+                self._require_open(held)
+                if not ledger.store.amend(held.handle, amount, ledger.limits if within else {}):
+                    return False
+                amended.append((ledger, held))
+            refused = False
+        finally:
+            if refused:  # or the store of one above has failed
+                for below, held in amended:
+                    below.store.put_back(held.handle, held.amount)
         for _, held in amended:
             held.amount = amount
         return True
@@ -168,28 +203,21 @@ class Ledger:
         reservation: Reservation,
         used: Cost,
         *,
-        beyond: bool = False,
         sample: tuple[bytes, int] | None = None,
     ) -> None:
-        """Close a reservation: what was used is spent, the rest is free again.
+        """Close a reservation: what was used is spent, more than it holds too; what was not is free again.
 
         Args:
             reservation: An open one.
             used: What it came to.
-            beyond: Whether tokens and dollars may be more than was reserved, because no bound was known.
             sample: Which sample of which call this pays for, for stores that remember it.
 
         Raises:
-            ValueError: If it was closed before, or if more was used than it holds.
+            ValueError: If it was closed before.
         """
         self._require_open(reservation)
-        for unit in UNITS:
-            # Tokens and dollars that nobody caps are recorded, not reserved.
-            free = unit in METERED and (beyond or not self.capped(unit))
-            if getattr(used, unit) > getattr(reservation.amount, unit) and not free:
-                raise ValueError(f"cannot settle {used}: only {reservation.amount} was reserved")
-        # Stores settle a handle once, whatever they are told afterwards: if one of them raises this can be done again.
-        settled = []
+        # Stores settle a handle once, whatever they are told afterwards: after an interrupt this can be done again.
+        settled: list[Reservation] = []
         for ledger, held in self._held(reservation):
             if held.open:
                 ledger.store.settle(held.handle, used, sample)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import weakref
@@ -25,11 +26,14 @@ from dynscale_dspy.budget.prices import Price
 from dynscale_dspy.budget.supply import Supply
 from dynscale_dspy.budget.throttle import Throttle
 from dynscale_dspy.budget.waiting import WaitQueue
-from dynscale_dspy.errors import BudgetExhausted, UnboundedCost
+from dynscale_dspy.errors import BudgetExhausted, StorageError, UnboundedCost
 from dynscale_dspy.reporting import text
 from dynscale_dspy.reporting.statistics import PoolStatistics, limits_in_dollars
 
 logger = logging.getLogger(__name__)
+
+BOOKED_AS_REPORTED = ("more usage than the request allowed", "a price above the listed one")
+"""What a provider reports is charged all the same where it is only more than was to be expected."""
 
 
 @dataclass
@@ -80,7 +84,9 @@ class Shared:
 
     def _begin_period(self) -> None:
         if self.periods is not None:
-            self.periods.look()
+            # A store that fails keeps no step from settling: the period is begun at a later one.
+            with contextlib.suppress(StorageError):
+                self.periods.look()
 
 
 class Admission:
@@ -289,10 +295,14 @@ class Admission:
             queue.without_first += waits
             return queue.join() if waits else None
         self.shared.promised = max(self.shared.promised - 1, 0)
-        self._count_opened(arm)
-        if not arm.is_nested:
-            pacing.opened(arm, paid=len(arm.paid))
-        arm.grant(self.policy.tally(), samplers[first:], pending=first)
+        try:
+            self._count_opened(arm)
+            if not arm.is_nested:
+                pacing.opened(arm, paid=len(arm.paid))
+            arm.grant(self.policy.tally(), samplers[first:], pending=first)
+        except BaseException:
+            self._undo_opening(arm)
+            raise
         return arm
 
     def open_known(
@@ -342,14 +352,19 @@ class Admission:
             )
         enough = left + paid >= count * self.policy.first
         first = max(self.policy.first if enough else 1, self.min_per_call if not paid else 1)
-        for round_ in range(first):
+        try:
+            for round_ in range(first):
+                for arm in arms:
+                    if arm.waiting == round_:
+                        arm.reserve([""], metered=False)
             for arm in arms:
-                if arm.waiting == round_:
-                    arm.reserve([""], metered=False)
-        for arm in arms:
-            if pacing.paced:
-                pacing.opened(arm, paid=len(arm.paid))
-            self._count_opened(arm)
+                if pacing.paced:
+                    pacing.opened(arm, paid=len(arm.paid))
+                self._count_opened(arm)
+        except BaseException:
+            for arm in arms:
+                self._undo_opening(arm)
+            raise
         return arms, limit + paid, requests_left + paid * each
 
     @step
@@ -469,7 +484,8 @@ class Admission:
     def distrust(self, reason: str) -> None:
         """A provider's report of usage was not believed."""
         if self._count_distrusted(reason):
-            logger.warning("a language model reported %s; such requests are charged at their upper bound", reason)
+            charged = "as reported" if reason in BOOKED_AS_REPORTED else "at their upper bound"
+            logger.warning("a language model reported %s; such requests are charged %s", reason, charged)
 
     def unbounded(self, model: str, lacking: str, overshoot: str) -> None:
         """A request is about to be made whose cost has no upper bound.
@@ -537,6 +553,16 @@ class Admission:
                 self.lock.defer(lambda node=node, warning=warning: node.alerts.send(warning))
         self.shared.queue.wake()
 
+    def used_beyond(self) -> None:
+        """More was used than was set aside; see :class:`~dynscale_dspy.budget.leases.Payer`."""
+        for node in self.chain:
+            ledger, alerts = node.accounts.ledger, node.alerts
+            said = alerts.passed(None, ledger.spent, ledger.limits)
+            for module, spent, limits in node.accounts.quotas():
+                said += alerts.passed(id(module), spent, limits)
+            for each in said:
+                self.lock.defer(lambda alerts=alerts, each=each: alerts.say(each))
+
     def call_closed(self, arm: Arm, *, samples: int, charged: Cost | None) -> None:
         """A call is over; see :class:`~dynscale_dspy.budget.leases.Payer`."""
         for node in self.chain:
@@ -586,6 +612,12 @@ class Admission:
         arm.opened()
         for node in self.chain:
             node.counts.open_calls += 1
+
+    def _undo_opening(self, arm: Arm) -> None:
+        """A call could not be opened: nothing of it stays."""
+        if arm.undo_opening():
+            for node in self.chain:
+                node.counts.open_calls -= 1
 
     @step
     def _count_distrusted(self, reason: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from typing import Literal, Protocol
@@ -13,6 +14,9 @@ from dynscale_dspy.allocation.pacing import Pacing
 from dynscale_dspy.allocation.policies import Policy
 from dynscale_dspy.budget.accounts import Accounts, Ledger, Reservation
 from dynscale_dspy.budget.locking import StepLock, step
+from dynscale_dspy.errors import StorageError
+
+logger = logging.getLogger(__name__)
 
 ONE_REQUEST = Cost(requests=1)
 
@@ -94,6 +98,10 @@ class Payer(Protocol):
             failure: The error of the program, if it had one.
             cut_off: Whether one of its requests could not be paid.
         """
+        ...
+
+    def used_beyond(self) -> None:
+        """More was used than was set aside for it: caps may be passed. Inside the lock."""
         ...
 
     def call_closed(self, arm: Arm, *, samples: int, charged: Cost | None) -> None:
@@ -268,7 +276,11 @@ class Arm:
         if self.payer.is_halted:
             return None
         if self._waiting:
-            if not self._fund(sampler):
+            try:
+                if not self._fund(sampler):
+                    return None
+            except StorageError as error:
+                logger.warning("no further sample now: %s", error)
                 return None
         elif not self.reserve([sampler], requests=requests):
             return None
@@ -286,10 +298,7 @@ class Arm:
     def _close(self) -> None:
         if not self._open:  # another thread was faster
             return
-        for lease in list(self._unstarted):
-            lease.void()
-            self._unstarted.discard(lease)
-        self._waiting.clear()
+        self.give_up()
         self._open = False
         self._program.open_calls -= 1
         charged = None if self.is_nested else self._charged
@@ -301,6 +310,20 @@ class Arm:
         """The call is open; inside the lock."""
         self._open = True
         self._program.open_calls += 1
+
+    def give_up(self) -> None:
+        """Free what is reserved and not started; inside the lock."""
+        for lease in list(self._unstarted):
+            lease.void()
+            self._unstarted.discard(lease)
+        self._waiting.clear()
+
+    def undo_opening(self) -> bool:
+        """The call could not be opened: free what is reserved; inside the lock. Returns whether it was counted."""
+        self.give_up()
+        was_open, self._open = self._open, False
+        self._program.open_calls -= was_open
+        return was_open
 
     def reserve_first(self, samplers: Sequence[str], count: int) -> int:
         """Reserve so many guaranteed samples, or the first that fit; inside the lock. Returns how many.
@@ -346,16 +369,27 @@ class Arm:
     def reserve(self, samplers: Sequence[str], *, requests: int | None = None, metered: bool = True) -> int:
         """Reserve the first of these samples that fit; inside the lock. Returns how many.
 
+        Where the store fails none fits: the call answers with what it has.
+
         Args:
             samplers: What draws each; an empty name where that is told later, by :meth:`obtain`.
             requests: Requests of each; by default as many as one is known to make.
             metered: Whether tokens and dollars are set aside now.
+
+        Raises:
+            StorageError: If the store fails at the first sample of a call that is being opened.
         """
         reserved = 0
         for sampler in samplers:
             redo = self._made in self.paid
             amount = Cost() if redo else self._amount(sampler, requests, metered=metered)
-            reservation = self.ledger.reserve(amount)
+            try:
+                reservation = self.ledger.reserve(amount)
+            except StorageError as error:
+                if not self._open and not reserved:
+                    raise  # nothing was had yet
+                logger.warning("no further sample now: %s", error)
+                break
             if reservation is None:
                 break
             lease = Lease(self, reservation, self._made, sampler=sampler, redo=redo)
@@ -473,21 +507,18 @@ class Lease:
         self.arm._started(self)
         return True
 
-    def charge(
-        self, bound: Cost = ONE_REQUEST, *, bounded: bool = True, cached: Callable[[], bool] | None = None
-    ) -> Charge | None:
+    def charge(self, bound: Cost = ONE_REQUEST, *, cached: Callable[[], bool] | None = None) -> Charge | None:
         """Charge one request that is about to be made; None if it cannot be paid, and then it must not be made.
 
         Args:
-            bound: The most it can cost.
-            bounded: Whether that is so; otherwise it may come to more.
+            bound: The most it can cost, as far as anybody knows: it may come to more.
             cached: Tells whether DSPy's cache has the answer; asked only if the request of a sample that an earlier run
                 has paid for could not be paid again.
         """
         if self.payer.is_late:
             self._refused = True
             return None
-        charge = self._charge_within(bound, bounded) or self._charge_more(bound, bounded)
+        charge = self._charge_within(bound) or self._charge_more(bound)
         if charge is None and self.redo and cached is not None and cached():
             charge = self._charge_nothing(bound)
         if charge is None:
@@ -508,9 +539,14 @@ class Lease:
                 self._replayed += used
                 return
             self._used += used
-            beyond = self._beyond
+            beyond = self.arm.ledger.exceeds(self._reservation, self._owed)
+            if beyond:
+                self._peak = self._peak.at_least(self._owed)
         if beyond:
-            self._hold_used()
+            try:
+                self._hold_used()
+            except StorageError as error:  # it is booked when the sample ends
+                logger.warning("what a request has used beyond its bound is not held yet: %s", error)
 
     @step
     def settle(self, failure: BaseException | None = None, *, permanent: bool = False) -> Cost:
@@ -535,11 +571,14 @@ class Lease:
         one = Cost(samples=1 if whole else 0)
         charged = Cost() if self.is_free else used + one
         sample = (arm.key, self.index) if whole and arm.key is not None else None
+        beyond = self._beyond or arm.ledger.exceeds(self._reservation, charged)
         try:
-            arm.ledger.settle(self._reservation, charged, beyond=self._beyond, sample=sample)
-        except BaseException:  # of a store, or an interrupt: it can be settled again
+            arm.ledger.settle(self._reservation, charged, sample=sample)
+        except BaseException:  # an interrupt: it can be settled again
             self._state = before
             raise
+        if beyond:
+            payer.used_beyond()
         arm._unstarted.discard(self)
         cost = used + self._replayed + one
         if not self._refused:
@@ -582,45 +621,51 @@ class Lease:
         if not paid_ahead:
             self.arm.ledger.refund(self._reservation)
             return
-        self.arm.ledger.settle(self._reservation, used, beyond=self._beyond)
+        beyond = self._beyond or self.arm.ledger.exceeds(self._reservation, used)
+        self.arm.ledger.settle(self._reservation, used)
+        if beyond:
+            self.payer.used_beyond()
         self.arm._settled(used, used)
 
     # ---- inside its own lock, or the pool's and its own
 
-    def _charge_within(self, bound: Cost, bounded: bool) -> Charge | None:
+    def _charge_within(self, bound: Cost) -> Charge | None:
         """Charge a request to what is set aside; None if that is not enough."""
         with self._own:
             need = self._need(bound)
             if self._state == "settled" or self._missing(self._with_sample(need)) is not None:
                 return None
-            return self._booked(bound, need, bounded)
+            return self._booked(bound, need)
 
     @step
-    def _charge_more(self, bound: Cost, bounded: bool) -> Charge | None:
+    def _charge_more(self, bound: Cost) -> Charge | None:
         """Set more aside for a request and charge it; None if a cap forbids that."""
         with self._own:
             need = self._need(bound)
             if self._state == "settled" or not self.hold(self._with_sample(need)):
                 return None
-            return self._booked(bound, need, bounded)
+            return self._booked(bound, need)
 
     def _charge_nothing(self, bound: Cost) -> Charge | None:
         """Charge nothing for a request that DSPy's cache will answer."""
         with self._own:
             if self._state == "settled":
                 return None
-            return self._booked(Cost(), self._need(bound), True)
+            return self._booked(Cost(), self._need(bound))
 
     @step
     def _hold_used(self) -> None:
-        """Hold what was used beyond any bound. If it does not fit, it is spent all the same when the sample ends."""
+        """Hold what was used beyond what is set aside, past a cap too, so that the next reservation sees it."""
         with self._own:
-            if self._state != "settled":
-                self.hold(self._used)
+            if self._state == "settled":
+                return
+            more = self._missing(self._owed)
+            if more is not None and not self.arm.ledger.extend(self._reservation, more):
+                self._beyond = True
+                self.arm.ledger.hold_at_least(self._reservation, self._reservation.amount + more)
 
-    def _booked(self, bound: Cost, need: Cost, bounded: bool) -> Charge:
+    def _booked(self, bound: Cost, need: Cost) -> Charge:
         charge = Charge(bound)
-        self._beyond = self._beyond or not bounded
         self._unanswered.add(charge)
         self._peak = self._peak.at_least(need)
         return charge

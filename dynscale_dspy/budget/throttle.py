@@ -11,7 +11,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable, Iterator
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
@@ -317,7 +317,7 @@ class Throttle:
                 turn.wake()
 
     def _next(self) -> _Turn | None:
-        """Take the turn that has waited longest, of models that are not left alone, out of its queue; inside the lock."""
+        """Take out the turn that has waited longest, of models that are not left alone; inside the lock."""
         now, first = self._clock(), None
         for model, queue in list(self._queues.items()):
             turn = None

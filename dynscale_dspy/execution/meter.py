@@ -24,6 +24,7 @@ from dynscale_dspy.execution.request_costs import (
     Bound,
     answered_by_cache,
     choice_bound,
+    price_of,
     request_bound,
     request_cost,
     split,
@@ -234,7 +235,9 @@ class Meter:
                 error=exception,
                 prices=payer.prices,
             )
-            used, *others = split(used, 1 + len(shares))
+            lm, inputs = request.paid.lm, request.inputs
+            price = price_of(lm, inputs, payer.prices) if shares else None
+            used, *others = split(used, [bound.cost, *(share.bound for share in shares)], price)
             part.lease.answered(part.charge, used)
             for share, own in zip(shares, others, strict=True):
                 share.lease.answered(share.charge, own)
@@ -350,9 +353,7 @@ def _charge(
         payer.unbounded(model, bound.lacking, bound.overshoot)
     if routes and any(payer.caps(unit) for unit in ("requests", "tokens", "nanodollars")):
         payer.unbounded(model, routes, "what those cost")
-    charge = lease.charge(
-        bound.cost, bounded=not bound.lacking, cached=lambda: not in_task and answered_by_cache(lm, inputs)
-    )
+    charge = lease.charge(bound.cost, cached=lambda: not in_task and answered_by_cache(lm, inputs))
     if charge is None:
         raise payer.cut_off()
     return _Charged(lease, payer, charge, bound)

@@ -24,6 +24,9 @@ MISCOUNTED = "the usage of one choice for several"
 """Why a report was not believed: llama.cpp's server, among others, reports what one of the choices used."""
 LARGEST = 10_000_000
 """Tokens that no request can have: no context window is as large."""
+DEAREST = 10_000
+"""Dollars that no request can cost."""
+ABSURD = "an absurd usage"
 
 _OPENAI = ("gpt-", "chatgpt-", "o1", "o3", "o4")
 
@@ -129,7 +132,10 @@ def request_cost(
     error: BaseException | None,
     prices: Mapping[str, Price],
 ) -> tuple[Cost, str]:
-    """What a request came to, and why its report was not believed if it was not; then it is charged at the bound.
+    """What a request came to, and what was odd about its report.
+
+    What a provider says was used is what it came to, if it is more than the bound too. Only where that cannot be, or is
+    missing, the request is charged at its bound. No report makes this raise.
 
     Args:
         lm: The language model.
@@ -143,13 +149,32 @@ def request_cost(
         error: The error, if it failed.
         prices: The pool's.
     """
-    most = bound
+    try:
+        return _request_cost(lm, inputs, bound, lacking, metered, reports, entry, outputs, error, prices)
+    except Exception:  # a report of a kind that nobody has thought of
+        return bound, ABSURD
+
+
+def _request_cost(
+    lm: Any,
+    inputs: Mapping[str, Any],
+    most: Cost,
+    lacking: str,
+    metered: bool,
+    reports: Sequence[Mapping[str, Any]] | None,
+    entry: Mapping[str, Any] | None,
+    outputs: Any,
+    error: BaseException | None,
+    prices: Mapping[str, Price],
+) -> tuple[Cost, str]:
     if error is not None:
         if was_never_sent(error):
             return Cost(), ""
         used = _sum(reports or ())
         if used is not None and used.tokens:
-            return _priced(lm, inputs, used + Cost(requests=most.requests), None, prices, most.nanodollars > 0), ""
+            reported = _reported_cost(entry, reports or ())
+            cost = used + Cost(requests=most.requests)
+            return _priced(lm, inputs, cost, reported, prices, most.nanodollars > 0), ""
         if was_refused(error):
             return Cost(requests=most.requests), ""
         return most, ""  # the server may have generated all of it
@@ -161,26 +186,28 @@ def request_cost(
     distrust = ""
     choices = len(outputs) if isinstance(outputs, (list, tuple)) else 1
     if used is None or not used.tokens:
-        distrust = "no usage" if used is not None else "an absurd usage"
+        distrust = "no usage" if used is not None else ABSURD
     elif texts and not used.completion_tokens:
         distrust = "no tokens for a text it wrote"
     elif calls == 1 and choices > 1 and used.completion_tokens * BYTES_PER_TOKEN < sum(map(_bytes, texts)):
         distrust = MISCOUNTED
-    elif metered and not lacking and _beyond(used, most):
-        distrust = "more usage than the request allowed"
+    reported = _reported_cost(entry, reports)
     if distrust:
         if metered and not lacking:
-            return Cost(**{**vars_of(most), "requests": calls}), distrust
+            charged = Cost(**{**vars_of(most), "requests": calls})
+            return _at_least(charged, lm, prices, reported), distrust
         # Without a bound the best guess: what there is to see, counted like a prompt.
         seen = Cost(prompt_tokens=most.prompt_tokens, completion_tokens=sum(map(_bytes, texts)) // 3)
         if distrust == MISCOUNTED:
             assert used is not None
             seen = replace(used, completion_tokens=max(used.completion_tokens * choices, seen.completion_tokens))
-        return _priced(lm, inputs, seen + Cost(requests=calls), None, prices, most.nanodollars > 0), distrust
+        return _priced(lm, inputs, seen + Cost(requests=calls), reported, prices, most.nanodollars > 0), distrust
     assert used is not None
-    cost = _priced(lm, inputs, used + Cost(requests=calls), entry, prices, most.nanodollars > 0)
+    cost = _priced(lm, inputs, used + Cost(requests=calls), reported, prices, most.nanodollars > 0)
+    if metered and not lacking and _beyond(used, most):
+        return cost, "more usage than the request allowed"
     if metered and not lacking and cost.nanodollars > most.nanodollars > 0:
-        return Cost(**{**vars_of(cost), "nanodollars": most.nanodollars}), "a price above the listed one"
+        return cost, "a price above the listed one"
     return cost, ""
 
 
@@ -192,23 +219,61 @@ def choice_bound(lm: Any, inputs: Mapping[str, Any], *, dollars: bool, prices: M
     return Cost(completion_tokens=completion, nanodollars=price.nanodollars(0, completion) if price is not None else 0)
 
 
-def split(cost: Cost, choices: int) -> list[Cost]:
+def price_of(lm: Any, inputs: Mapping[str, Any], prices: Mapping[str, Price]) -> Price | None:
+    """The most a token of a request costs, or None if nobody knows."""
+    kwargs = {**getattr(lm, "kwargs", {}), **(inputs.get("kwargs") or {})}
+    return worst_price(str(getattr(lm, "model", "")), kwargs, prices)
+
+
+def split(cost: Cost, bounds: Sequence[Cost], price: Price | None = None) -> list[Cost]:
     """What each choice of a request cost: all of them what was written, evenly, and the first what was read.
 
+    The shares sum to the whole in every unit. None passes its bound unless the whole passes all of them together.
+
+    Args:
+        cost: What the request cost.
+        bounds: What was set aside for each choice; the first one's is for the prompt too.
+        price: What a token costs, if that is known: money is shared as it tells what was read from what was written.
+
     Example:
-        >>> first, second = split(Cost(requests=1, prompt_tokens=100, completion_tokens=21), 2)
+        >>> whole = Cost(requests=1, prompt_tokens=100, completion_tokens=21)
+        >>> first, second = split(whole, [Cost(prompt_tokens=200, completion_tokens=50), Cost(completion_tokens=50)])
         >>> first.prompt_tokens, first.completion_tokens, second.prompt_tokens, second.completion_tokens
         (100, 11, 0, 10)
     """
-    if choices == 1:
+    if len(bounds) == 1:
         return [cost]
-    each, more = divmod(cost.completion_tokens, choices)
-    written = [each + (i < more) for i in range(choices)]
+    written = _shared(cost.completion_tokens, [1] * len(bounds), [bound.completion_tokens for bound in bounds])
+    read = [cost.prompt_tokens, *[0] * (len(bounds) - 1)]
+    if price is not None:
+        weights = [price.nanodollars(*tokens) for tokens in zip(read, written, strict=True)]
+    else:
+        weights = list(map(sum, zip(read, written, strict=True)))
+    paid = _shared(cost.nanodollars, weights, [bound.nanodollars for bound in bounds])
     others = [
-        Cost(completion_tokens=tokens, nanodollars=cost.nanodollars * tokens // max(cost.tokens, 1))
-        for tokens in written[1:]
+        Cost(completion_tokens=tokens, nanodollars=money) for tokens, money in zip(written[1:], paid[1:], strict=True)
     ]
     return [cost - sum(others, Cost()), *others]
+
+
+def _shared(whole: int, weights: Sequence[int], most: Sequence[int]) -> list[int]:
+    """Integers in proportion to the weights that sum to the whole; none above its most, if all of them allow that."""
+    if not any(weights):
+        weights = [1] * len(weights)
+    total, heaped, shares, handed = sum(weights), 0, [], 0
+    for weight in weights:
+        heaped += weight
+        upto = -(-whole * heaped // total)
+        shares.append(upto - handed)
+        handed = upto
+    if whole <= sum(most):
+        shares = [min(share, bound) for share, bound in zip(shares, most, strict=True)]
+        left = whole - sum(shares)
+        for place, bound in enumerate(most):
+            more = min(bound - shares[place], left)
+            shares[place] += more
+            left -= more
+    return shares
 
 
 def vars_of(value: Any) -> dict[str, Any]:
@@ -248,22 +313,56 @@ def _priced(
     lm: Any,
     inputs: Mapping[str, Any],
     cost: Cost,
-    entry: Mapping[str, Any] | None,
+    reported: int | None,
     prices: Mapping[str, Price],
     dollars: bool,
 ) -> Cost:
     model = str(getattr(lm, "model", ""))
-    reported = entry.get("cost") if entry else None
     if model in prices:
         nanodollars = prices[model].nanodollars(cost.prompt_tokens, cost.completion_tokens, cost.cached_tokens)
-    elif isinstance(reported, (int, float)) and 0 <= reported < math.inf:
-        nanodollars = math.ceil(reported * NANO - 1e-6)
+    elif reported is not None:
+        nanodollars = reported
     else:
         kwargs = {**getattr(lm, "kwargs", {}), **(inputs.get("kwargs") or {})}
         # Where dollars are capped the bound was priced, and nothing is free because DSPy could not price it.
         price = worst_price(model, kwargs, {}) if dollars or "input_cost_per_token" in kwargs else None
         nanodollars = price.nanodollars(cost.prompt_tokens, cost.completion_tokens) if price else 0
     return cost + Cost(nanodollars=nanodollars)
+
+
+def _at_least(cost: Cost, lm: Any, prices: Mapping[str, Price], reported: int | None) -> Cost:
+    """A cost, and at least the money that the provider reports; unless the pool has a price of its own."""
+    if reported is None or str(getattr(lm, "model", "")) in prices:
+        return cost
+    return cost.at_least(Cost(nanodollars=reported))
+
+
+def _reported_cost(entry: Mapping[str, Any] | None, reports: Sequence[Mapping[str, Any]]) -> int | None:
+    """Nanodollars that the request cost: as the provider says, else as DSPy does; None if neither says it.
+
+    LiteLLM hands the provider's figure on in the usage; DSPy's native engine keeps it in what it does not read itself.
+    """
+    response = entry.get("response") if entry else None
+    responses = response if isinstance(response, (list, tuple)) else [response]
+    raw = [_field(_field(each, "provider_data"), "usage") or _field(each, "usage") for each in responses]
+    for usages in (raw, reports):
+        said = [_nanodollars(_field(usage, "cost")) for usage in usages]
+        if said and None not in said:
+            return sum(each for each in said if each is not None)
+    return _nanodollars(entry.get("cost")) if entry else None
+
+
+def _field(value: Any, name: str) -> Any:
+    return value.get(name) if isinstance(value, Mapping) else getattr(value, name, None)
+
+
+def _nanodollars(dollars: Any) -> int | None:
+    """Dollars as a provider reports them, in billionths, rounded up; None if they are no such thing."""
+    if isinstance(dollars, Mapping):
+        dollars = dollars.get("total_cost")
+    if isinstance(dollars, bool) or not isinstance(dollars, (int, float)) or not 0 <= dollars <= DEAREST:
+        return None
+    return math.ceil(dollars * NANO - 1e-6)
 
 
 def _max_tokens(kwargs: Mapping[str, Any]) -> int | None:

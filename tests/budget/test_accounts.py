@@ -30,7 +30,10 @@ caps = st.fixed_dictionaries(
 
 
 class LedgerMachine(RuleBasedStateMachine):
-    """A chain of ledgers: whatever is reserved, extended, settled or refunded, no cap is passed and nothing leaks."""
+    """A chain of ledgers: whatever is reserved, extended, settled or refunded, nothing leaks.
+
+    No cap is passed but by what was used beyond its reservation, and that is booked to the last of it.
+    """
 
     open_reservations = Bundle("open_reservations")
 
@@ -41,6 +44,9 @@ class LedgerMachine(RuleBasedStateMachine):
             self.chain.append(Ledger(**limit, parent=self.chain[-1] if self.chain else None))
         self.held: dict[Reservation, tuple[int, Cost]] = {}
         self.used = [Cost() for _ in limits]
+        self.most = [
+            {unit: limit for unit, limit in ledger.limits.items() if limit is not None} for ledger in self.chain
+        ]
 
     def fits(self, depth, amount):
         return all(
@@ -98,19 +104,37 @@ class LedgerMachine(RuleBasedStateMachine):
         depth, _ = self.held.pop(reservation)
         self.chain[depth].refund(reservation)
 
-    @rule(reservation=open_reservations)
-    def using_more_than_reserved_is_refused(self, reservation):
+    def exceed(self, depth):
+        """What is booked now may be more than a cap allows; nothing else may take it further."""
+        for level in range(depth + 1):
+            for unit, most in self.most[level].items():
+                self.most[level][unit] = max(most, self.chain[level].booked(unit))
+
+    @rule(reservation=open_reservations, used=amounts)
+    def what_was_used_is_held_whatever_the_caps(self, reservation, used):
         if reservation in self.held:
             depth, held = self.held[reservation]
-            with pytest.raises(ValueError, match="was reserved"):
-                self.chain[depth].settle(reservation, held + Cost(samples=1))
+            before = held.at_least(used)
+            self.chain[depth].hold_at_least(reservation, used)
+            self.held[reservation] = (depth, before)
+            self.exceed(depth)
+
+    @rule(reservation=consumes(open_reservations), used=amounts)
+    def whatever_was_used_is_booked(self, reservation, used):
+        if reservation in self.held:
+            depth, held = self.held.pop(reservation)
+            passed = any(getattr(used, unit) > getattr(held, unit) and self.chain[depth].capped(unit) for unit in UNITS)
+            assert self.chain[depth].exceeds(reservation, used) == passed
+            self.chain[depth].settle(reservation, used)
+            for level in range(depth + 1):
+                self.used[level] += used
+            self.exceed(depth)
 
     @invariant()
     def never_over(self):
-        for ledger in getattr(self, "chain", ()):
-            for unit, limit in ledger.limits.items():
-                if limit is not None:
-                    assert getattr(ledger.spent, unit) + getattr(ledger.reserved, unit) <= limit
+        for level, ledger in enumerate(getattr(self, "chain", ())):
+            for unit, most in self.most[level].items():
+                assert ledger.booked(unit) <= most
 
     @invariant()
     def exact(self):
@@ -147,11 +171,11 @@ def test_a_ledger_without_caps_takes_everything():
     assert ledger.remaining("samples") == float("inf")
 
 
-def test_more_than_reserved_may_be_spent_where_no_bound_was_known_and_then_nothing_more():
+def test_more_than_reserved_may_be_spent_and_then_nothing_more():
     day = Ledger(tokens=100)
     request = Ledger(tokens=50, parent=day)
     reservation = request.reserve(Cost(samples=1, prompt_tokens=10))
-    request.settle(reservation, Cost(samples=1, prompt_tokens=10, completion_tokens=200), beyond=True)
+    request.settle(reservation, Cost(samples=1, prompt_tokens=10, completion_tokens=200))
     assert day.spent.tokens == request.spent.tokens == 210
     assert request.remaining("tokens") == day.remaining("tokens") == 0
     assert day.reserve(Cost(prompt_tokens=1)) is None

@@ -65,7 +65,7 @@ def test_a_request_that_does_not_fit_is_refused_and_its_sample_teaches_nothing_o
 def test_beyond_a_bound_that_nobody_knew_is_paid_for_and_said_so_in_the_books():
     pool = BudgetPool(samples=3, tokens=100)
     lease = started(pool)
-    charge = lease.charge(Cost(requests=1, prompt_tokens=10), bounded=False)
+    charge = lease.charge(Cost(requests=1, prompt_tokens=10))
     assert charge is not None
     lease.answered(charge, Cost(requests=1, completion_tokens=150))
     lease.settle()

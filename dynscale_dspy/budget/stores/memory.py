@@ -68,6 +68,10 @@ class MemoryStore:
             self._reserved = reserved
             return True
 
+    def put_back(self, handle: Hashable, amount: Cost) -> None:
+        """Have a handle hold an earlier amount again, whatever the limits."""
+        self.amend(handle, amount, {})
+
     def settle(self, handle: Hashable, used: Cost, sample: tuple[bytes, int] | None = None) -> None:
         """Release a handle and spend what was used. The sample is not remembered: no later run can resume this one."""
         with self._lock:

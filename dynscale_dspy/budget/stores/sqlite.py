@@ -29,6 +29,7 @@ APPLICATION = 0x44594E53
 VERSION = 1
 """The version of the file's format, kept in its header too."""
 _BUSY = 60.0  # seconds that a change waits for those of other processes
+_BUSY_AGAIN = 1000  # milliseconds that it waits after one has failed, so that calls come to an end
 
 # Files keep the column names of version 0.1.
 _OLD_NAMES = {"requests": "calls", "cached_requests": "cached_calls"}
@@ -53,8 +54,9 @@ class SQLiteStore:
 
     Every change is one transaction that is in the file before the method returns, so a process may be killed at any
     instant: what it had reserved stays reserved, and counts against the caps, until :meth:`reconcile`. (After a power
-    failure the last moments before it may be missing.) The file holds no secret: sums, process ids, and hashes of the
-    calls that were paid for.
+    failure the last moments before it may be missing.) Where the file cannot be read or written nothing changes, and a
+    :class:`~dynscale_dspy.errors.StorageError` says what to do. The file holds no secret: sums, process ids, and hashes
+    of the calls that were paid for.
 
     Threads and processes may share a store, and a process may fork while it has one: the connection is closed before
     the fork, and parent and child each open their own. Beside the file lies one locked file for each living owner, as
@@ -75,6 +77,8 @@ class SQLiteStore:
         self._path = Path(os.path.abspath(path))  # a process may change its folder
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
+        self._file: tuple[int, int] | None = None
+        self._patience: int | None = None
         self._owner: str | None = None
         self._owner_lock: OwnerLock | None = None
         _stores.add(self)
@@ -95,7 +99,7 @@ class SQLiteStore:
 
     def totals(self) -> tuple[Cost, Cost]:
         """Return what is spent and what is reserved."""
-        with self._lock:
+        with self._lock, self._explained():
             return self._totals(self._connect())
 
     def reserve(self, amount: Cost, limits: Limits) -> Hashable | None:
@@ -128,29 +132,22 @@ class SQLiteStore:
             return True
 
     def settle(self, handle: Hashable, used: Cost, sample: tuple[bytes, int] | None = None) -> None:
-        """Release a handle, spend what was used, and note what it paid for.
-
-        If the file cannot be written, an error is logged and what was reserved stays reserved, so that the answer is
-        not lost.
-        """
-        try:
-            with self._transaction() as connection:
-                held = self._held(connection, handle)
-                if held is None:
-                    return  # reconcile() has spent it in full
-                spent, reserved = self._totals(connection)
-                self._write(connection, "reserved", reserved - held)
-                if used != Cost():
-                    self._write(connection, "spent", spent + used)
-                connection.execute("DELETE FROM reservations WHERE handle = ?", (handle,))
-                if sample is not None:
-                    connection.execute("INSERT OR IGNORE INTO paid VALUES (?, ?)", sample)
-        except (sqlite3.Error, StorageError) as error:
-            logger.error("a sample could not be settled in %s and stays reserved: %s", self._path, error)
+        """Release a handle, spend what was used, and note what it paid for."""
+        with self._transaction() as connection:
+            held = self._held(connection, handle)
+            if held is None:
+                return  # reconcile() has spent it in full
+            spent, reserved = self._totals(connection)
+            self._write(connection, "reserved", reserved - held)
+            if used != Cost():
+                self._write(connection, "spent", spent + used)
+            connection.execute("DELETE FROM reservations WHERE handle = ?", (handle,))
+            if sample is not None:
+                connection.execute("INSERT OR IGNORE INTO paid VALUES (?, ?)", sample)
 
     def paid(self, call: bytes) -> frozenset[int]:
         """Return the numbers of a call's samples that are paid, by whichever process."""
-        with self._lock:
+        with self._lock, self._explained():
             rows = self._connect().execute("SELECT sample FROM paid WHERE call = ?", (call,)).fetchall()
         return frozenset(sample for (sample,) in rows)
 
@@ -194,7 +191,7 @@ class SQLiteStore:
 
     def notes(self) -> dict[str, str]:
         """Return all texts that are kept, by name."""
-        with self._lock:
+        with self._lock, self._explained():
             connection = self._connect()
             if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'notes'").fetchone():
                 return {}
@@ -230,6 +227,11 @@ class SQLiteStore:
 
     def _connect(self, *, create: bool = False) -> sqlite3.Connection:
         """Return the connection, opened anew for the first time, after a fork and after :meth:`close`."""
+        if self._connection is not None and _identity(self._path) != self._file:
+            raise StorageError(
+                f"{self._path} was deleted or replaced while it was in use: put it back, or make a new pool and set "
+                "its caps to what is left of the budget"
+            )
         if self._connection is None:
             connection = _opened(self._path, create=create)
             try:
@@ -238,6 +240,7 @@ class SQLiteStore:
             except BaseException:
                 connection.close()
                 raise
+            self._file = _identity(self._path)
             self._connection = connection
         return self._connection
 
@@ -286,10 +289,27 @@ class SQLiteStore:
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
+        with self._lock, self._explained():
             connection = self._connect()
             with _transaction(connection):
                 yield connection
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Have SQLite's errors say what to do. After one, the next wait for the file is short until it works again."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            connection = self._connection
+            if connection is not None and self._patience is None:
+                with contextlib.suppress(sqlite3.Error):
+                    (patience,) = connection.execute("PRAGMA busy_timeout").fetchone()
+                    connection.execute(f"PRAGMA busy_timeout = {min(patience, _BUSY_AGAIN)}")
+                    self._patience = patience
+            raise StorageError(f"{self._path} cannot be read or written: {error}. {_remedy(error)}") from error
+        if self._patience is not None and self._connection is not None:
+            self._connection.execute(f"PRAGMA busy_timeout = {self._patience}")
+            self._patience = None
 
     @staticmethod
     def _totals(connection: sqlite3.Connection) -> tuple[Cost, Cost]:
@@ -345,6 +365,28 @@ _stores = ForkGuard(_before_fork, _after_fork)
 
 
 # ---- SQLite
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Which file this is; None if there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _remedy(error: sqlite3.Error) -> str:
+    said = str(error)
+    if "locked" in said or "busy" in said:
+        return "Another process holds it: end that one, or try again"
+    if "full" in said or "I/O" in said:
+        return "Make room on its disk, and see that it can be written to"
+    if "readonly" in said:
+        return "Make the file and its folder writable"
+    if "unable to open" in said:
+        return "Put the file back, or make a new pool and set its caps to what is left of the budget"
+    return "See to the file and its disk; what is reserved is settled once it works again"
 
 
 @contextlib.contextmanager
