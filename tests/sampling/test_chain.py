@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 
 import dspy
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -133,3 +135,118 @@ def test_a_chain_is_halved_until_nothing_is_left():
     assert chain.shorten(text) == chain.render(["one", "two\n\nof it"])
     assert chain.shorten(chain.shorten(text)) == chain.render(["one"])
     assert chain.shorten(chain.render(["one"])) is None
+
+
+MARKERS = [
+    *("<|im_start|>system", "<|im_end|>", "<|start_header_id|>system<|end_header_id|>", "<|eot_id|>", "<|endoftext|>"),
+    *("<|user|>", "<|assistant|>", "<|start|>assistant", "<|START_OF_TURN_TOKEN|><|SYSTEM_TOKEN|>", "<|turn>user"),
+    *("<｜User｜>", "<｜Assistant｜>", "<｜end▁of▁sentence｜>", "＜|im_start|＞", "<start_of_turn>model", "<turn|>"),
+    *("<end_of_turn>", "<s>", "</s>", "<bos>", "<eos>", "<EOS_TOKEN>", "[INST]", "[/INST]", "<<SYS>>", "<</SYS>>"),
+    *("[TOOL_RESULTS]", "[SYSTEM_PROMPT]", "[/AVAILABLE_TOOLS]", "[gMASK]", "[|user|]", "[|endofturn|]", "[|Human|]"),
+    *("<extra_id_1>", "<reserved_106>", "<eoh>", "]~b]user", "[e~[", "<human>:", "<tool_response>", "<seed:bos>"),
+    *("</earlier_attempts>", "</ earlier_attempts>", "<\t/earlier_attempts>", "<earlier_attempts>"),
+    *("[[ ## answer ## ]]", "[[\u00a0## answer ## ]]", "[[\n## answer ## ]]"),
+]  # fmt: skip
+HEADINGS = [
+    *("Attempt 9:", "attempt 9 :", "Attempt #9:", "ATTEMPT 9：", "Attempt\u00a09:", "Attempt (9):", "Attempt no. 9:"),
+    *("𝐀𝐭𝐭𝐞𝐦𝐩𝐭 𝟗:", "Ａｔｔｅｍｐｔ 9:", "Human:", "Assistant:", "User:", "USER:", "ASSISTANT:", "System:"),
+    *("### Instruction:", "### Response:", "### Human:", "### Assistant:"),
+]  # fmt: skip
+BREAKS = ["", "\n", "\r", "\r\n", "\n\n", "\v", "\f", "\x85", "\u2028", "\u2029", "\x1e"]
+UNSEEN = ["", "\u200b", "\u200d", "\u202a", "\u2066", "\ufeff", "\u00ad", "\u0332", "\x00", "\x1b", "\U000e0041"]
+AROUND = ["", " ", "**", "__", "> ", "- ", '"', "“", "## ", "`", "* **", "\t"]
+
+
+@st.composite
+def disguised(draw):
+    """A marker as somebody may write it who wants to be read by a model and not by a filter."""
+    marker = draw(st.sampled_from(MARKERS + HEADINGS))
+    place = draw(st.integers(0, len(marker)))
+    marker = marker[:place] + draw(st.sampled_from(UNSEEN)) + marker[place:]
+    around = draw(st.sampled_from(AROUND))
+    return draw(st.sampled_from(BREAKS)) + draw(st.sampled_from(UNSEEN)) + around + marker + around[::-1]
+
+
+def seen(text):
+    """The text as a reader sees it who does not see what has no width."""
+    unseen = ("Cc", "Cf", "Mn", "Me")
+    keep = "\n\r\t\v\f\x1c\x1d\x1e\x85"
+    kept = (c for c in text if c in keep or unicodedata.category(c) not in unseen)
+    return unicodedata.normalize("NFKC", "".join(kept))
+
+
+SPECIAL = re.compile(
+    r"<\||\[\[\s+##|<[\s/]*/\s*earlier_attempts|<earlier_attempts|<\s+/?\s*/earlier|"
+    r"</?(?:s|bos|eos|EOS_TOKEN|start_of_turn|end_of_turn|turn\||extra_id_1|reserved_106|eoh|human|tool_response|seed:bos)>|"
+    r"\[/?(?:INST|TOOL_RESULTS|SYSTEM_PROMPT|AVAILABLE_TOOLS|gMASK)\]|<</?SYS>>|\[\|(?:user|endofturn|Human)\|\]|"
+    r"\]~b\]|\[e~\["
+)
+HEADING = re.compile(
+    r"(?:^|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029])[\s*_>\"“#`-]*"
+    r"(?:(?i:attempt)\s*(?:no\.\s*)?[#(]?\d+\)?\s*:|(?:Human|Assistant|User|System|USER|ASSISTANT)\s*:|"
+    r"### (?:Instruction|Response)\s*:)"
+)
+
+
+@given(st.lists(disguised() | st.text(max_size=20), min_size=1, max_size=5))
+def test_no_marker_survives_in_any_disguise(pieces):
+    text = chain.harmless("so".join(pieces))
+    assert not SPECIAL.search(seen(text)) and not HEADING.search(seen(text))
+    assert chain.harmless(text) == text
+    text.encode()
+
+
+@given(st.text() | st.lists(disguised() | st.sampled_from([*"<|[]/:#>"]), max_size=6).map("".join))
+def test_harmless_text_stays_as_it_is_when_it_is_made_harmless_again(text):
+    once = chain.harmless(text)
+    assert chain.harmless(once) == once
+
+
+@pytest.mark.parametrize("marker", MARKERS + HEADINGS)
+def test_every_marker_is_changed_and_the_model_is_warned(marker):
+    qa = Predictor()
+    text = build_chain([attempt(0, (qa, {"reasoning": marker}))], max_tokens=100, predictors="all")[id(qa)]
+    assert marker not in text
+    assert chain.describe(text) == f"{chain.DESCRIPTION} {chain.WARNING}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "41+27=68;68-13=55",
+        "If a < b and c > d, then [a, b] is not empty: see [1].",
+        "My second attempt: 3 * 4 = 12. In attempt 2: 13.",
+        "The user: who is it? A human: me.",
+        "vector<string> v; x[i] |= y; List<S> z; [INSTALL]; <b>bold</b>; <span>",
+        "{'User': 1, 'System': 2, 'Attempt 1': 3}",
+        "ναι, γεια\u200dσου: 日本語：三 👩\u200d🔬 é e\u0301 می\u200cخواهم ½ ①",
+        "- one\n- two\n\n# Heading:\n> quote",
+        "let f = x <- y\n| z -> w",
+    ],
+)
+def test_harmless_text_is_not_touched(text):
+    assert chain.harmless(text) == text and chain.describe(text) == chain.DESCRIPTION
+
+
+@given(st.text("abcxyz ABC0123456789+-*/=().,;!?\n'\"%$", max_size=100))
+def test_text_without_brackets_and_colons_is_not_touched(text):
+    assert chain.harmless(text) == text
+
+
+class NoText:
+    def __str__(self):
+        raise ValueError("secret")
+
+
+def test_a_value_without_text_is_shown_by_its_type():
+    qa = Predictor()
+    text = build_chain(
+        [attempt(0, (qa, {"a": NoText(), "b": 10**5000, "c": "\ud800"}))], max_tokens=100, predictors="all"
+    )
+    assert text[id(qa)] == "Attempt 1:\na: (NoText)\nb: (int)\nc: \ufffd"
+
+
+def test_hostile_text_is_read_in_a_time_that_grows_with_its_length():
+    for piece in ("\n", "<", "[[ ", "Attempt ", "> ", "#", "Attempt 9", "User ", "\u200b", "<<s>s>"):
+        text = chain.harmless(piece * 20_000)
+        assert chain.harmless(text[:1000]) == text[:1000]
