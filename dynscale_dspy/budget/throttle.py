@@ -195,18 +195,31 @@ class Throttle:
             _reset(token)
 
     @contextlib.contextmanager
-    def passed(self) -> Iterator[None]:
-        """In the block a request is under way that was asked for past :meth:`run`. None is made a second time."""
-        with self._inside() as first:
-            if not first:
+    def passed(self, *, model: Hashable = None, patience: Callable[[], float] = _forever) -> Iterator[None]:
+        """In the block a request is under way that was asked for past :meth:`run`. None is made a second time.
+
+        Raises:
+            NoTurn: If no time is left to wait for its turn.
+        """
+        around = _admitted.get()
+        if id(self) in around:
+            yield
+            return
+        token = _admitted.set(around | {id(self)})
+        try:
+            with self._turn(model, patience):
                 yield
-                return
-            with self._slot(self._enter()):
-                yield
+        finally:
+            _reset(token)
 
     # ---- admission
 
     def _in_turn(self, ask: Callable[[], T], model: Hashable, patience: Callable[[], float]) -> T:
+        with self._turn(model, patience):
+            return ask()
+
+    @contextlib.contextmanager
+    def _turn(self, model: Hashable, patience: Callable[[], float]) -> Iterator[None]:
         come = threading.Lock()
         come.acquire()
         turn = _Turn(model, next(self._numbers), come.release)
@@ -219,7 +232,13 @@ class Throttle:
                 self._join(turn)
                 while (pause := self._pause(turn, patience)) > 0:
                     come.acquire(timeout=pause)
-            return self._observed(ask, turn)
+            begun = self._clock()
+            try:
+                yield
+            except BaseException as error:
+                self._tell(turn, begun, error)
+                raise
+            self._tell(turn, begun, None)
         finally:
             self._leave(turn)
 
@@ -246,16 +265,6 @@ class Throttle:
             return result
         finally:
             self._leave(turn)
-
-    def _observed(self, ask: Callable[[], T], turn: _Turn) -> T:
-        begun = self._clock()
-        try:
-            result = ask()
-        except BaseException as error:
-            self._tell(turn, begun, error)
-            raise
-        self._tell(turn, begun, None)
-        return result
 
     def _join(self, turn: _Turn) -> None:
         """Take the last place in the queue, and go in at once where there is room."""

@@ -15,10 +15,10 @@ from dynscale_dspy.budget.throttle import LONGEST_PATIENCE, NoTurn, Throttle
 from dynscale_dspy.execution import lm_errors
 from dynscale_dspy.execution.exchange import Exchange
 from dynscale_dspy.execution.listener import listen_to
-from dynscale_dspy.execution.meter import CallRefused, Meter
+from dynscale_dspy.execution.meter import Meter
 from dynscale_dspy.execution.paying_lm import PayingLM
 from dynscale_dspy.execution.prefill import StartedMessage
-from dynscale_dspy.execution.sample_lm import original
+from dynscale_dspy.execution.sample_lm import original, server_of
 from dynscale_dspy.execution.shared_request import ReadApart, SharingLM, Slot
 from dynscale_dspy.sampling import chain
 from dynscale_dspy.sampling.sample import Draw
@@ -91,7 +91,7 @@ class SampleAdapter:
                 try:
                     exchange.outputs = attempt.make()
                 except NoTurn:
-                    raise self._cut_off() from None
+                    raise self._meter.cut_off() from None
         return exchange.result
 
     async def acall(self, lm: Any, lm_kwargs: dict, signature: Any, demos: list, inputs: dict) -> list[dict]:
@@ -104,7 +104,7 @@ class SampleAdapter:
                 try:
                     exchange.outputs = await attempt.amake()
                 except NoTurn:
-                    raise self._cut_off() from None
+                    raise self._meter.cut_off() from None
         return exchange.result
 
     def _steps(self, lm: Any, given: Arguments) -> Generator[_Attempt, list[dict], list[dict]]:
@@ -114,7 +114,7 @@ class SampleAdapter:
         while True:
             arguments = self._overlay(lm, given, asking)
             throttle = self._throttle
-            attempt = _Attempt(asking.adapter, asking.lm, arguments, throttle, _server(lm), self._patience, pause)
+            attempt = _Attempt(asking.adapter, asking.lm, arguments, throttle, server_of(lm), self._patience, pause)
             try:
                 values = yield attempt
             except (Exception, ReadApart) as error:
@@ -134,28 +134,13 @@ class SampleAdapter:
         """A pause in parts, which ends with an error as soon as it is clear that there is nothing to wait for."""
         while pause > 0:
             if self._patience() < pause:
-                raise self._cut_off()
+                raise self._meter.cut_off()
             nap = min(pause, LOOK_AGAIN)
             yield nap
             pause -= nap
 
     def _patience(self) -> float:
-        """Seconds for which this sample may wait: none once a call it is part of is over, its pool stopped or late."""
-        meter, least = self._meter, math.inf
-        while meter is not None:
-            if meter.lease is not None and not meter.lease.arm.is_open:
-                return 0.0
-            if meter.payer is not None:
-                least = min(least, meter.payer.patience())
-            meter = meter.outer
-        return least
-
-    def _cut_off(self) -> CallRefused:
-        """What ends a sample that has no more time."""
-        if self._meter.lease is not None:
-            self._meter.lease.cut_off()
-        assert self._meter.payer is not None
-        return CallRefused(self._meter.payer.cut_off())
+        return self._meter.patience() if self._meter is not None else math.inf
 
     @property
     def _throttle(self) -> Throttle | None:
@@ -298,12 +283,6 @@ class _Asking:
         self._failed += 1
         asked = lm_errors.retry_after(error)
         return min(asked, LONGEST_PATIENCE) if asked is not None else min(2.0 ** (self._failed - 1), LONGEST_PAUSE)
-
-
-def _server(lm: Any) -> Hashable:
-    """What a server's wish to be left alone holds for: a model at an address."""
-    settings = getattr(lm, "kwargs", None) or {}
-    return str(getattr(lm, "model", id(lm))), str(settings.get("api_base") or settings.get("base_url") or "")
 
 
 def _like(lm: Any, changes: Mapping[str, Any]) -> Any:

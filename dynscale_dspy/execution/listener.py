@@ -17,8 +17,9 @@ from typing import Any
 import dspy
 from dspy.utils.callback import BaseCallback
 
+from dynscale_dspy.budget.throttle import NoTurn
 from dynscale_dspy.execution.meter import Meter, current_meter
-from dynscale_dspy.execution.sample_lm import original
+from dynscale_dspy.execution.sample_lm import original, server_of
 
 
 class Listener(BaseCallback):
@@ -40,10 +41,14 @@ class Listener(BaseCallback):
             return
         if meter is not current_meter():
             meter.lent += 1
-        throttle = meter.payer.throttle if meter.payer is not None else None
+        payer = meter.payer
+        throttle = payer.throttle if payer is not None else None
         with contextlib.ExitStack() as stack:
-            if throttle is not None:
-                stack.enter_context(throttle.passed())
+            if payer is not None and throttle is not None:
+                try:
+                    stack.enter_context(throttle.passed(model=server_of(instance), patience=meter.patience))
+                except NoTurn:
+                    raise meter.cut_off() from None
             meter.on_lm_start(call_id, instance, inputs)
             self._open[call_id] = meter, stack.pop_all() if throttle is not None else None
 

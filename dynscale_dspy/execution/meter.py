@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -101,6 +102,24 @@ class Meter:
     def may_block(self) -> bool:
         """Whether a pool that pays is kept in a file, so that charging a request may take long."""
         return any(meter.payer is not None and meter.payer.is_durable for meter in self._chain())
+
+    def cut_off(self) -> CallRefused:
+        """What ends the sample where no time is left for its next request."""
+        if self.lease is not None:
+            self.lease.cut_off()
+        payers = [meter.payer for meter in self._chain() if meter.payer is not None]
+        late = next((payer for payer in payers if payer.patience() <= 0), payers[0])
+        return CallRefused(late.cut_off())
+
+    def patience(self) -> float:
+        """Seconds for which the sample may wait: none once a call it is part of is over, its pool stopped or late."""
+        least = math.inf
+        for meter in self._chain():
+            if meter.lease is not None and not meter.lease.arm.is_open:
+                return 0.0
+            if meter.payer is not None:
+                least = min(least, meter.payer.patience())
+        return least
 
     @contextmanager
     def shared(self, lm: Any, messages: Any, kwargs: Mapping[str, Any], leases: Sequence[Lease]) -> Iterator[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any
 
 from dynscale_dspy.execution.shared_request import calling
@@ -90,3 +90,9 @@ def original(lm: Any) -> Any:
 def prompt_only(prompt: Any, kwargs: dict[str, Any]) -> bool:
     """Return True unless DSPy's explicit request is asked, which carries its settings itself."""
     return "request" not in kwargs and (prompt is None or isinstance(prompt, (str, list)))
+
+
+def server_of(lm: Any) -> Hashable:
+    """What a server's wish to be left alone holds for: a model at an address."""
+    settings = getattr(lm, "kwargs", None) or {}
+    return str(getattr(lm, "model", id(lm))), str(settings.get("api_base") or settings.get("base_url") or "")

@@ -10,6 +10,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 from dynscale_dspy.allocation.costs import UNITS, Cost
 from dynscale_dspy.budget.accounts import Ledger, Reservation
 from dynscale_dspy.budget.stores.memory import MemoryStore
+from dynscale_dspy.errors import StorageError
 
 amounts = st.builds(
     Cost,
@@ -232,6 +233,6 @@ def test_where_the_store_of_one_above_fails_nothing_is_held_below():
             raise OSError("no room")
 
     below = Ledger(samples=5, parent=Ledger(samples=5, store=Broken()))
-    with pytest.raises(OSError, match="no room"):
+    with pytest.raises(StorageError, match="no room"):
         below.reserve(Cost(samples=1))
     assert below.reserved == Cost()
