@@ -107,11 +107,13 @@ class SampleRun(AbstractContextManager):
                 *callbacks,
                 tracing.SpanMark(started=self._draw_attributes),
             ]
+        program = self._settings.module
         own = SampleAdapter(adapter, self.draw, self._settings, self._meter, self._slot)
         self._context = dspy.context(
             adapter=own,
             callbacks=callbacks if alone else [*callbacks, LISTENER],
-            caller_modules=[*(settings.caller_modules or []), self._recorder],
+            # A predictor that is scaled in place is called twice, by its caller and here: its history has entries once.
+            caller_modules=[*(m for m in settings.caller_modules or [] if m is not program), self._recorder],
             trace=self._trace,
             usage_tracker=self._meter.tracker,
             # Chunks of several samples would interleave; a stream gets the final prediction.

@@ -17,9 +17,10 @@ from dspy.utils.callback import BaseCallback
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynscale_dspy import BudgetPool, DynScaling, Uniform
+from dynscale_dspy import BudgetPool, DynScaling, Sequential, Uniform, explain
 from dynscale_dspy.execution.listener import LISTENER, listen_to
-from tests.support import ScriptedModel, cycle, needs_lm_errors
+from dynscale_dspy.execution.meter import CallRefused, Meter
+from tests.support import ScriptedModel, cycle, needs_lm_errors, started
 
 pytestmark = needs_lm_errors
 
@@ -234,6 +235,54 @@ def test_a_language_model_of_the_program_stays_what_it_is():
         DynScaling(Looking(), budget=1)(question="q")
     assert seen == [(True, True, lm.model, dict)] and vars(lm)["note"] == "kept"
     assert lm.callbacks == [LISTENER]
+
+
+def test_a_language_model_that_keeps_something_in_itself_keeps_it():
+    class Counting(dspy.LM):
+        made = 0
+
+        def forward(self, prompt=None, messages=None, **kwargs):
+            self.made += 1
+            return super().forward(prompt=prompt, messages=messages, **kwargs)
+
+    model = ScriptedModel(cycle("A"))
+    lm = Counting("scripted/model", engine=model, cache=False, temperature=1.0)
+    with dspy.context(lm=lm):
+        DynScaling(dspy.Predict("question -> answer"), budget=3, sampling=Sequential())(question="q")
+    assert lm.made == len(model.requests) >= 2
+
+
+@pytest.mark.parametrize("route", [{"fallbacks": [{"model": "openai/other"}]}, {"max_retries": 2}])
+def test_routes_that_are_not_seen_are_refused_by_a_strict_pool(route):
+    for cap, strict, refused in (("requests", True, True), ("requests", False, False), ("samples", True, False)):
+        model, pool = ScriptedModel(cycle("A")), BudgetPool(**{cap: 10}, strict=strict)
+        lm = model.lm()
+        lm.kwargs.update(route)
+        meter = Meter(started(pool), pool.admission, None)
+        if refused:
+            with pytest.raises(CallRefused, match="make requests that are not seen"):
+                meter.pay(lm, {"prompt": "q", "kwargs": {}})
+        else:
+            meter.pay(lm, {"prompt": "q", "kwargs": {}}).give_back()
+
+
+@pytest.mark.parametrize("adapter", [None, dspy.JSONAdapter(), dspy.ChatAdapter()])
+def test_samples_are_distinct_under_an_adapter_set_in_forward(adapter, tmp_path):
+    model = ScriptedModel(cycle({"answer": "A"}))
+
+    class Setting(dspy.Module):
+        def __init__(self):
+            super().__init__()
+            self.predict = dspy.Predict("question -> answer")
+
+        def forward(self, question):
+            with dspy.context(**({} if adapter is None else {"adapter": adapter})):
+                return self.predict(question=question)
+
+    with dspy.context(lm=model.lm(cache=True, temperature=1.0)):
+        qa = DynScaling(Setting(), budget=BudgetPool(per_call=5, policy=Uniform()), sampling=Sequential())
+        drawn = len(explain(qa(question=f"{tmp_path}")).samples)
+    assert drawn == len(model.requests) == 5
 
 
 def test_there_is_one_listener_whatever_is_copied_and_none_is_saved():

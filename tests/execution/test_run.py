@@ -3,7 +3,7 @@ from __future__ import annotations
 import dspy
 import pytest
 
-from dynscale_dspy import BudgetPool
+from dynscale_dspy import BudgetPool, DynScaling, wrap
 from dynscale_dspy.execution.meter import current_meter
 from dynscale_dspy.execution.run import is_sample_of
 from dynscale_dspy.sampling.sample import Draw
@@ -82,3 +82,13 @@ def test_a_module_called_by_a_sample_knows_whose_it_is():
         program()
     program()
     assert seen == [(True, False), (False, False)]
+
+
+def test_histories_have_each_request_once():
+    histories = []
+    for make in (lambda program: program, lambda program: DynScaling(program, budget=1), lambda p: wrap(p, budget=1)):
+        with dspy.context(lm=ScriptedModel(cycle({"reasoning": "r", "answer": "A"})).lm()):
+            predict, thought = make(dspy.Predict("question -> answer")), make(dspy.ChainOfThought("question -> answer"))
+            predict(question="q"), thought(question="q")
+        histories.append((len(predict.history), len(thought.history)))
+    assert histories == [(1, 1)] * 3
