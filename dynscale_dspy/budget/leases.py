@@ -13,8 +13,11 @@ from dynscale_dspy.allocation.pacing import Pacing
 from dynscale_dspy.allocation.policies import Policy
 from dynscale_dspy.budget.accounts import Accounts, Ledger, Reservation
 from dynscale_dspy.budget.locking import StepLock, step
+from dynscale_dspy.budget.stores.forks import LockGuard
 
 ONE_REQUEST = Cost(requests=1)
+
+_locks = LockGuard()
 
 
 class Program:
@@ -30,6 +33,7 @@ class Program:
     def __init__(self) -> None:
         self.learned = Learned()
         self.open_calls = 0
+        _locks.add(self.learned.gains)
 
 
 class Payer(Protocol):
@@ -289,6 +293,11 @@ class Arm:
         self._program.open_calls -= 1
         charged = None if self.is_nested else self._charged
         self.payer.call_closed(self, samples=self._drawn.samples, charged=charged)
+
+    def disown(self) -> None:
+        """In the child of a fork: the call is the parent's, which closes it and settles its samples."""
+        self._open = False
+        self.ledger = Ledger()
 
     # ---- inside the lock
 
