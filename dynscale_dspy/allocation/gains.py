@@ -94,12 +94,13 @@ class GainEstimator:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self.lock = threading.Lock()
+        """Held for each look and each change; nothing else is done meanwhile."""
         self._records: dict[str, _Record] = {}
 
     def vote(self, state: int, *, sampler: str, dissents: bool) -> None:
         """A sample has voted, for the leading answer of this state or for another."""
-        with self._lock:
+        with self.lock:
             record = self._record(sampler)
             record.votes[state] += 1
             record.dissents[state] += dissents
@@ -112,14 +113,14 @@ class GainEstimator:
             sampler: Their sampler.
             side: 1 if it voted as the dissenter, -1 as the leader of that time, 0 for neither.
         """
-        with self._lock:
+        with self.lock:
             record = self._record(sampler)
             record.opinions[state] += 1
             record.sided[state] += side
 
     def cost(self, cost: Cost, *, sampler: str) -> None:
         """A sample has cost so much."""
-        with self._lock:
+        with self.lock:
             self._record(sampler).cost.add(cost)
 
     def gain(self, evidence: Evidence, *, sampler: str, belief: float = 0.0) -> float:
@@ -134,7 +135,7 @@ class GainEstimator:
             belief: How many standard deviations above its mean the opinions are taken to be.
         """
         state = state_of(evidence)
-        with self._lock:
+        with self.lock:
             record = self._record(sampler)
             opinions, sides = record.opinions, record.sided
             dissent, sided = record.prior[state]
@@ -170,7 +171,7 @@ class GainEstimator:
         gain = self.gain(evidence, sampler=challenger, belief=beliefs[0])
         dearer = 1.0
         if unit is not None:
-            with self._lock:
+            with self.lock:
                 ours, theirs = self._record(challenger).cost.mean(unit), self._record(incumbent).cost.mean(unit)
             dearer = ours / theirs if theirs and ours else 1.0
         return gain > 0 and gain / dearer >= self.gain(evidence, sampler=incumbent, belief=beliefs[1])

@@ -65,6 +65,7 @@ class Shared:
         programs: What is kept of each program.
         unbounded: The models, and what bounds were lacking, that were warned of.
         moved_to: The name under which the whole budget was published; empty if it was not.
+        open_arms: The calls that are open.
     """
 
     def __init__(
@@ -81,6 +82,23 @@ class Shared:
         self.programs: weakref.WeakKeyDictionary[Any, Program] = weakref.WeakKeyDictionary()
         self.unbounded: set[tuple[str, str]] = set()
         self.moved_to = ""
+        self.open_arms: weakref.WeakSet[Arm] = weakref.WeakSet()
+
+    def begin_anew(self, throttle: Throttle | None) -> None:
+        """In the child of a fork nobody waits or holds a lock, and no call is open: those are the parent's.
+
+        Args:
+            throttle: What requests pass from now on; None for nothing.
+        """
+        self.throttle = throttle
+        self.lock.begin_anew()
+        self.queue.begin_anew()
+        self.promised = 0
+        for arm in self.open_arms:
+            arm.disown()
+        self.open_arms = weakref.WeakSet()
+        for program in self.programs.values():
+            program.open_calls = 0
 
     def _begin_period(self) -> None:
         if self.periods is not None:
@@ -461,6 +479,10 @@ class Admission:
         self._pacing = self._paced()
         self.shared.queue.wake()
 
+    def begin_anew(self) -> None:
+        """In the child of a fork no call is open; see :meth:`Shared.begin_anew` for what all scopes have in common."""
+        self.counts.open_calls = 0
+
     # ---- what is said
 
     @step
@@ -569,6 +591,7 @@ class Admission:
             node.counts.open_calls -= 1
             node.counts.closed_calls += 1
             node.counts.samples_per_call[samples] += 1
+        self.shared.open_arms.discard(arm)
         self.shared.queue.wake()
         if charged is None:
             return
@@ -610,6 +633,7 @@ class Admission:
 
     def _count_opened(self, arm: Arm) -> None:
         arm.opened()
+        self.shared.open_arms.add(arm)
         for node in self.chain:
             node.counts.open_calls += 1
 

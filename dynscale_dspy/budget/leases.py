@@ -14,11 +14,14 @@ from dynscale_dspy.allocation.pacing import Pacing
 from dynscale_dspy.allocation.policies import Policy
 from dynscale_dspy.budget.accounts import Accounts, Ledger, Reservation
 from dynscale_dspy.budget.locking import StepLock, step
+from dynscale_dspy.budget.stores.forks import LockGuard
 from dynscale_dspy.errors import StorageError
 
 logger = logging.getLogger(__name__)
 
 ONE_REQUEST = Cost(requests=1)
+
+_locks = LockGuard()
 
 
 class Program:
@@ -34,6 +37,7 @@ class Program:
     def __init__(self) -> None:
         self.learned = Learned()
         self.open_calls = 0
+        _locks.add(self.learned.gains)
 
 
 class Payer(Protocol):
@@ -303,6 +307,11 @@ class Arm:
         self._program.open_calls -= 1
         charged = None if self.is_nested else self._charged
         self.payer.call_closed(self, samples=self._drawn.samples, charged=charged)
+
+    def disown(self) -> None:
+        """In the child of a fork: the call is the parent's, which closes it and settles its samples."""
+        self._open = False
+        self.ledger = Ledger()
 
     # ---- inside the lock
 

@@ -28,6 +28,11 @@ class StepLock:
         self.after = after
         self._deferred: deque[Callable[[], object]] = deque()
 
+    def begin_anew(self) -> None:
+        """In the child of a fork: no thread holds it, and what others have deferred is done in the parent."""
+        self.mutex = threading.Lock()
+        self._deferred = deque()
+
     def defer(self, action: Callable[[], object]) -> None:
         """Have something done after the step."""
         self._deferred.append(action)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import time
+import uuid
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from decimal import Decimal
@@ -24,6 +26,7 @@ from dynscale_dspy.budget.face import Face
 from dynscale_dspy.budget.prices import Price
 from dynscale_dspy.budget.single_flight import SingleFlight
 from dynscale_dspy.budget.stores.base import Store
+from dynscale_dspy.budget.stores.forks import ForkGuard, LockGuard, in_child
 from dynscale_dspy.budget.stores.memory import MemoryStore
 from dynscale_dspy.budget.stores.sqlite import SQLiteStore
 from dynscale_dspy.budget.supply import OwnCaps, Supply
@@ -145,14 +148,13 @@ class BudgetPool(Face):
         if around is not None:
             shared = around.admission.shared
         else:
-            limited = settings.max_concurrency is not None or settings.hedge is not None
-            throttle = Throttle(settings.max_concurrency, settings.hedge) if limited else None
             shared = Shared(
                 supply=supply or OwnCaps(),
                 is_durable=store.is_durable and supply is None,
-                throttle=throttle,
+                throttle=_throttle_of(settings),
                 clock=clock,
             )
+            _locks.add(shared.lock)
         outer = around.admission if around is not None else None
         self.admission = Admission(
             policy=settings.policy,
@@ -173,6 +175,7 @@ class BudgetPool(Face):
         """Its calls under way, by name."""
         self._store = store
         self._recorder = Recorder()
+        _recorders.add(self._recorder)
         self._chain: tuple[BudgetPool, ...] = (self, *(around._chain if around is not None else ()))
         self._scopes = UnderWay[BudgetPool]()
         self._tasks: UnderWay[tuple[BudgetPool, Callable[[], object]]] = (
@@ -181,6 +184,15 @@ class BudgetPool(Face):
         if settings.period_seconds is not None:
             shared.periods = Periods(settings.period_seconds, clock, self.admission.roll)
             self.admission.begin_period()
+        self._is_private_to_process = (
+            around is None
+            and supply is None
+            and isinstance(store, MemoryStore)
+            and any(limit is not None for limit in settings.limits.values())
+        )
+        """Whether another process that gets hold of this pool has its caps anew."""
+        self._is_from_elsewhere = self._was_pickled = False
+        _known.add(self)
 
     # ---- what users call
 
@@ -368,13 +380,23 @@ class BudgetPool(Face):
 
     # One loaded from disk is a new pool with the same limits, or the same one if it lives in a file.
     def __reduce__(self) -> tuple[Any, ...]:
-        return BudgetPool.made, (self.settings,)
+        if self._is_private_to_process and not self._was_pickled:
+            self._was_pickled = True
+            warnings.warn(f"a BudgetPool in memory is pickled: {_ANEW}", UserWarning, stacklevel=2)
+        return _loaded, (self.settings, _process)
 
     # ---- what calls need besides the admission
 
     def active(self) -> BudgetPool:
         """The innermost scope of this pool that this code runs in, or the pool itself."""
         return next((pool for pool in reversed(_ambient.entered()) if self in pool._chain), self)
+
+    def arrive(self) -> None:
+        """A call is about to spend from this pool: if it is in memory and came from another process, warn once."""
+        outermost = self._chain[-1]
+        if outermost._is_from_elsewhere:
+            outermost._is_from_elsewhere = False
+            warnings.warn(f"a BudgetPool in memory is used in another process: {_ANEW}", UserWarning, stacklevel=2)
 
     @property
     def store(self) -> Store:
@@ -424,6 +446,24 @@ def _rebuild(samples: int | None, settings: dict[str, Any]) -> BudgetPool:
     return BudgetPool.made(PoolSettings(samples=samples, requests=requests, **others))
 
 
+_ANEW = (
+    "its caps are per process, each has them anew, and together they may spend so many times as much. Give BudgetPool "
+    "a path= to share them on one machine, or publish() it on Ray"
+)
+
+
+def _loaded(settings: PoolSettings, process: str) -> BudgetPool:
+    """Make a pool that was pickled.
+
+    Args:
+        settings: Its settings.
+        process: The process that pickled it.
+    """
+    pool = BudgetPool.made(settings)
+    pool._is_from_elsewhere = pool._is_private_to_process and process != _process
+    return pool
+
+
 def _store_of(settings: PoolSettings) -> Store:
     """Where a pool keeps its sums."""
     if settings.store is not None:
@@ -439,3 +479,46 @@ def _publishing(name: str) -> Callable[..., Any]:
     for found in entry_points(group="dynscale_dspy.publishing", name=name):
         return found.load()
     raise ImportError("this installation of dynscale-dspy declares nothing that publishes pools: install it anew")
+
+
+def _throttle_of(settings: PoolSettings) -> Throttle | None:
+    """What the requests of a pool pass on their way out; None for nothing."""
+    limited = settings.max_concurrency is not None or settings.hedge is not None
+    return Throttle(settings.max_concurrency, settings.hedge) if limited else None
+
+
+# ---- forks
+
+# Nothing of what is under way in the parent is under way in the child, where no thread brings it to an end. Whoever
+# forks takes the lock first, so that what both go on with is not in the middle of a step.
+_recorders = LockGuard()
+_locks = LockGuard("mutex")  # taken before all others, as in every step
+
+_process = uuid.uuid4().hex
+"""Tells this process from all others."""
+
+
+def _begin_process() -> None:
+    global _process
+    _process = uuid.uuid4().hex
+
+
+in_child(_begin_process)
+
+
+def _before_fork(pool: BudgetPool) -> None:
+    """Nothing but the lock is prepared."""
+
+
+def _after_fork(pool: BudgetPool, in_child: bool) -> None:
+    if not in_child:
+        return
+    if not pool.is_scope:
+        pool.admission.shared.begin_anew(_throttle_of(pool.settings))
+        pool._tasks.keep(())
+    pool.admission.begin_anew()
+    pool._scopes.keep(_ambient.entered())
+    pool._is_from_elsewhere, pool._was_pickled = pool._is_private_to_process, False
+
+
+_known = ForkGuard(_before_fork, _after_fork)

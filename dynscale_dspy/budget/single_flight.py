@@ -7,11 +7,14 @@ from collections.abc import Hashable
 from concurrent.futures import Future
 from typing import Any
 
+from dynscale_dspy.budget.stores.forks import ForkGuard
+
 
 class SingleFlight:
     """The calls under way by name. The same call made again while it runs gets the first one's future.
 
-    DSPy submits stragglers a second time: without this they would be paid twice. Safe from any thread.
+    DSPy submits stragglers a second time: without this they would be paid twice. Safe from any thread. In the child of
+    a fork no call is under way: those of the parent are answered there.
 
     Example:
         >>> flights = SingleFlight()
@@ -23,6 +26,7 @@ class SingleFlight:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._flights: dict[Hashable, Future[Any]] = {}
+        _known.add(self)
 
     def join(self, key: Hashable) -> tuple[Future[Any], bool]:
         """The outcome of the call of this name, and whether the asker has to bring it about and then :meth:`leave`."""
@@ -37,3 +41,15 @@ class SingleFlight:
         """Forget a call: the next of this name is a new one. The caller then resolves the future."""
         with self._lock:
             self._flights.pop(key, None)
+
+
+def _before_fork(flights: SingleFlight) -> None:
+    """Nothing is prepared: the child keeps nothing of them."""
+
+
+def _after_fork(flights: SingleFlight, in_child: bool) -> None:
+    if in_child:
+        flights._lock, flights._flights = threading.Lock(), {}
+
+
+_known = ForkGuard(_before_fork, _after_fork)

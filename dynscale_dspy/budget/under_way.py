@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -37,6 +37,11 @@ class UnderWay(Generic[T]):
         finally:
             with self._lock:
                 self._things.pop(place, None)
+
+    def keep(self, some: Collection[T]) -> None:
+        """In the child of a fork: only these are under way there, and no thread holds the lock."""
+        self._lock = threading.Lock()
+        self._things = {place: thing for place, thing in self._things.items() if thing in some}
 
     def now(self) -> list[T]:
         """What is listed at this moment, the latest last."""

@@ -51,6 +51,10 @@ class WaitQueue:
         for future in waiting:
             self.lock.defer(_resolving(future))
 
+    def begin_anew(self) -> None:
+        """In the child of a fork nobody waits, and there is no timer."""
+        self._waiting, self._polling, self.without_first = [], False, 0
+
     @step
     def _look_again(self) -> None:
         self._polling = False

@@ -6,6 +6,10 @@ import threading
 import weakref
 from typing import Any
 
+from dynscale_dspy.budget.stores.forks import LockGuard
+
+_locks = LockGuard()
+
 
 class Capability:
     """One thing that some language models can do. It is expected of each until it was found unable.
@@ -24,12 +28,14 @@ class Capability:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self.lock = threading.Lock()
+        """Held for each look and each change; nothing else is done meanwhile."""
         self._findings: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
+        _locks.add(self)
 
     def is_expected(self, lm: Any) -> bool:
         """Return True unless the language model was last found unable."""
-        with self._lock:
+        with self.lock:
             return self._findings.get(lm, True)
 
     def found(self, lm: Any, able: bool) -> bool:
@@ -38,7 +44,7 @@ class Capability:
         Returns:
             Whether it differs from what was expected before.
         """
-        with self._lock:
+        with self.lock:
             expected, self._findings[lm] = self._findings.get(lm, True), able
         return expected != able
 

@@ -73,6 +73,7 @@ class CallDesk:
         self._requests = requests
         self._key = key
         self._arm: Arm | None = None
+        pool.arrive()
         self._lock = threading.Lock()
         self._closed = False
 
@@ -180,6 +181,7 @@ class BatchDesk:
     ) -> None:
         self._pool = pool
         self._admission = pool.admission
+        pool.arrive()
         self._arms, limit, requests_left = pool.admission.open_known(
             count, program=program, requests=requests, keys=keys
         )

@@ -103,7 +103,8 @@ class Recorder:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self.lock = threading.Lock()
+        """Held for each look and each change; nothing else is done meanwhile."""
         self._calls: deque[CallRecord] = deque(maxlen=MOST_CALLS)
         self._moments: list[Moment] = []
         self._latest: Moment | None = None
@@ -113,7 +114,7 @@ class Recorder:
 
     def add(self, call: CallRecord, moment: Moment) -> None:
         """Record an answered call."""
-        with self._lock:
+        with self.lock:
             self._calls.append(call)
             name = call.program
             if name not in self._programs and len(self._programs) >= MOST_PROGRAMS:
@@ -129,11 +130,11 @@ class Recorder:
         Args:
             moment: Makes the point of the curves; called only if the point is kept.
         """
-        with self._lock:
+        with self.lock:
             due = self._is_due()
         if due:
             made = moment()
-            with self._lock:
+            with self.lock:
                 self._latest = made
                 self._keep(made)
 
@@ -149,7 +150,7 @@ class Recorder:
 
     def history(self) -> History:
         """A copy of what is recorded so far."""
-        with self._lock:
+        with self.lock:
             moments = list(self._moments)
             if self._latest is not None and moments[-1] is not self._latest:
                 moments.append(self._latest)

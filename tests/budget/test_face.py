@@ -40,7 +40,7 @@ def test_both_that_users_hold_have_this_face():
     assert set(GIVEN) <= set(PoolSettings.model_fields)
     public = {name for name in dir(BudgetPool) if not name.startswith("_")}
     # What calls and the library's parts ask of a pool is asked of the client's local one.
-    inner = {"is_durable", "is_scope", "made", "cancellable", "note", "record", "store"}
+    inner = {"arrive", "is_durable", "is_scope", "made", "cancellable", "note", "record", "store"}
     assert public - inner - {"connect"} <= set(dir(LeasedPool))
 
 

@@ -1,26 +1,33 @@
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import copy
 import logging
 import os
 import pickle
 import random
+import re
+import subprocess
+import sys
 import tempfile
 import threading
+import warnings
 from concurrent.futures import Future
 from pathlib import Path
 
+import dspy
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 
-from dynscale_dspy import UCB, BudgetExhausted, BudgetPool, Cost, KnowledgeGradient, Uniform
+from dynscale_dspy import UCB, BudgetExhausted, BudgetPool, Cost, DynScaling, KnowledgeGradient, Uniform
 from dynscale_dspy.allocation.tally import Tally
 from dynscale_dspy.budget.leases import Arm, Lease
 from dynscale_dspy.budget.stores.memory import MemoryStore
-from tests.support import open_call, open_or_wait
+from dynscale_dspy.budget.stores.sqlite import SQLiteStore
+from tests.support import forked, open_call, open_or_wait
 
 tallies = st.lists(st.none() | st.integers(0, 3), min_size=1, max_size=6).map(Tally.of)
 
@@ -790,3 +797,179 @@ def test_scopes_nest_to_any_depth(depth):
         assert innermost.available("samples") == 4 and innermost.statistics().spent.samples == 1
     assert pool.statistics().spent.samples == 1
     assert pool.statistics().reserved == Cost() and pool.statistics().open_calls == 0
+
+
+# ---- other processes
+
+forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks here")
+ANOTHER = "a BudgetPool in memory is used in another process: .* per process, .*path= .* publish\\(\\) it on Ray"
+
+
+def ask(pool, question="q"):
+    """A call of a program that needs no language model."""
+    return DynScaling(Constant(), pool, max_samples=1)(question=question)
+
+
+class Constant(dspy.Module):
+    def forward(self, question):
+        return dspy.Prediction(answer="42")
+
+
+@forks
+@pytest.mark.parametrize("durable", [False, True])
+def test_what_is_under_way_in_the_parent_is_not_in_a_forked_child(durable, tmp_path):
+    """Nobody waits, no call is open, no lock is held, and the same question is a new one; the parent goes on."""
+    path = tmp_path / "budget.sqlite" if durable else None
+    pool = BudgetPool(samples=9, per_call=3, max_concurrency=1, path=path)
+    with pool.scope(samples=5) as scope:
+        arm = open_call(scope)
+        assert arm is not None
+        lease = arm.take()
+        assert lease.start()
+        future, mine = scope.flights.join("same")
+        waiting = pool.admission.change()
+        throttle = pool.admission.throttle
+        assert mine and throttle is not None
+        held, ended = threading.Event(), threading.Event()
+        request = threading.Thread(target=throttle.run, args=(lambda: (held.set(), ended.wait(30)),))
+        request.start()
+        assert held.wait(10)
+
+        def child():
+            now = scope.statistics()
+            assert scope.flights.join("same")[1] and not pool.admission.change().done()
+            assert (now.open_calls, pool.statistics().open_calls) == (0, 0)
+            assert now.reserved == Cost()
+            assert pool.statistics().reserved.samples == (1 if durable else 0)  # the file's
+            assert pool.admission.throttle.run(lambda: "through") == "through"
+            lease.settle()  # the parent's, as its call is: nothing is settled or closed here
+            arm.close()
+            assert pool.statistics().reserved.samples == (1 if durable else 0)
+            assert pool.statistics().spent == Cost()
+            assert scope.statistics().open_calls == pool.statistics().open_calls == 0
+            assert ask(pool).answer == "42"
+            assert pool.statistics().closed_calls == 1 and pool.parts()[0].name == "scope"
+            return True
+
+        assert forked(child) == 1
+        assert not future.done() and not scope.flights.join("same")[1]
+        assert scope.statistics().open_calls == 1 and scope.statistics().reserved.samples > 0
+        ended.set()
+        request.join(10)
+        lease.settle()
+        arm.close()
+        assert waiting.result(10) is None
+    assert pool.statistics().open_calls == 0 and pool.statistics().reserved == Cost()
+    assert pool.statistics().spent.samples == (2 if durable else 1)
+
+
+@forks
+@pytest.mark.parametrize("durable", [False, True])
+def test_a_child_forked_at_any_moment_answers(durable, tmp_path):
+    """Calls of the parent begin and end in threads all the while."""
+    pool = BudgetPool(
+        per_call=2, samples=10**6, max_concurrency=2, path=tmp_path / "budget.sqlite" if durable else None
+    )
+    ended = threading.Event()
+
+    def work(number):
+        with pool:
+            i = 0
+            while not ended.is_set():
+                with pool.scope(samples=5):
+                    ask(pool, f"{number} {i % 3}")
+                i += 1
+
+    threads = [threading.Thread(target=work, args=(number // 2,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        for i in range(12):
+
+            def child(i=i):
+                assert not pool.statistics().open_calls and not pool.parts()
+                for number in range(2):
+                    assert ask(pool, f"{number} {i % 3}").answer == "42"
+                    assert asyncio.run(DynScaling(Constant(), pool, max_samples=1).acall(question="q")).answer == "42"
+                return not pool.statistics().open_calls
+
+            assert forked(child) == 1
+    finally:
+        ended.set()
+        for thread in threads:
+            thread.join(30)
+    assert pool.statistics().open_calls == 0 and pool.statistics().reserved == Cost()
+
+
+@forks
+def test_a_pool_in_memory_says_once_in_a_forked_child_that_its_caps_are_per_process():
+    pool = BudgetPool(samples=9, per_call=1)
+
+    def said(pool):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            for question in "abc":
+                with pool.scope(requests=5):
+                    ask(pool, question)
+        return len([one for one in caught if re.match(ANOTHER, str(one.message)) and one.category is UserWarning])
+
+    assert said(pool) == 0
+    assert forked(lambda: said(pool)) == 1
+    assert forked(lambda: forked(lambda: said(pool)) * 10 + said(pool)) == 11
+    assert said(pool) == 0
+
+
+@forks
+@pytest.mark.parametrize("where", ["path", "store", "uncapped"])
+def test_a_pool_that_processes_share_or_that_has_no_cap_says_nothing(where, tmp_path):
+    options = {
+        "path": {"samples": 9, "path": tmp_path / "budget.sqlite"},
+        "store": {"samples": 9, "store": SQLiteStore(tmp_path / "budget.sqlite")},
+        "uncapped": {"per_call": 2},
+    }
+    pool = BudgetPool(**options[where])
+
+    def child():
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            ask(pool)
+            if where != "store":
+                pickle.dumps(pool)
+        return True
+
+    assert forked(child) == 1
+
+
+@forks
+def test_a_warning_that_is_an_error_costs_nothing():
+    pool = BudgetPool(samples=9)
+
+    def child():
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            with pytest.raises(UserWarning, match=ANOTHER):
+                ask(pool)
+            assert pool.statistics().reserved == Cost() and not pool.statistics().open_calls
+            return ask(pool).answer == "42"
+
+    assert forked(child) == 1
+
+
+def test_a_pickled_pool_in_memory_says_so_here_and_where_it_is_loaded():
+    pool = BudgetPool(samples=9)
+    with pytest.warns(UserWarning, match="a BudgetPool in memory is pickled: .* per process") as caught:
+        sent = [pickle.dumps(pool) for _ in range(3)]
+    assert len(caught) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ask(pickle.loads(sent[0]))  # in the same process: a pool made anew, and it was said already
+    code = "import sys, pickle; from tests.budget.test_pool import ask; pool = pickle.load(sys.stdin.buffer)\n"
+    run = subprocess.run(
+        [sys.executable, "-c", code + "print('loaded', file=sys.stderr); ask(pool, 'a'); ask(pool, 'b')"],
+        input=sent[0],
+        capture_output=True,
+        timeout=60,
+        check=True,
+    )
+    before, after = run.stderr.decode().split("loaded", 1)
+    assert not re.search(ANOTHER, before) and len(re.findall(ANOTHER, after)) == 1

@@ -41,3 +41,11 @@ def test_scopes_are_parts_while_they_are_open():
     with pool.scope(samples=5), pool.scope(samples=3):
         assert [part.limits["samples"] for part in pool.parts()] == [5]  # the second is within the first
     assert pool.parts() == []
+
+
+def test_in_the_child_of_a_fork_only_some_are_under_way():
+    things = UnderWay()
+    with things.during("ours"), things.during("theirs"):
+        things.keep(("ours", "another"))
+        assert things.now() == ["ours"]
+    assert things.now() == []

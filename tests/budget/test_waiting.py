@@ -43,3 +43,13 @@ def test_a_queue_of_a_shared_budget_looks_again_by_itself():
     owner = Owner(polls=True)
     assert owner.join().result(timeout=10) is None
     assert owner.join().result(timeout=10) is None  # and again for who comes later
+
+
+def test_in_the_child_of_a_fork_nobody_waits_and_a_timer_begins_anew():
+    owner = Owner(polls=True)
+    before = owner.join(first=True)
+    owner.lock.begin_anew()
+    owner.queue.begin_anew()
+    assert (len(owner.queue), owner.queue.without_first) == (0, 0)
+    assert owner.join().result(timeout=10) is None
+    assert not before.done()

@@ -17,6 +17,44 @@ def in_child(act: Callable[[], object]) -> None:
         os.register_at_fork(after_in_child=act)
 
 
+PATIENCE = 1.0
+"""Seconds that a fork waits for a lock: whoever holds it may wait for something itself, the forking thread even."""
+
+
+class LockGuard:
+    """Keeps locks from being copied while they are held: they are taken before each fork, and are new in the child.
+
+    A lock that is not free in time is new in the child all the same; what it guards may then be in the middle of a
+    change.
+
+    Args:
+        attribute: The attribute of each object that is its lock.
+    """
+
+    def __init__(self, attribute: str = "lock") -> None:
+        self._attribute = attribute
+        self._held: list[threading.Lock] = []
+        self._guard = ForkGuard[object](self._take, self._renew)
+
+    def add(self, each: object) -> None:
+        """Guard an object's lock for as long as it exists."""
+        self._guard.add(each)
+
+    def _take(self, each: object) -> None:
+        lock = getattr(each, self._attribute)
+        if lock.acquire(timeout=PATIENCE):
+            self._held.append(lock)
+
+    def _renew(self, each: object, in_child: bool) -> None:
+        lock = getattr(each, self._attribute)
+        if in_child:
+            self._held.clear()
+            setattr(each, self._attribute, threading.Lock())
+        elif lock in self._held:
+            self._held.remove(lock)
+            lock.release()
+
+
 class ForkGuard(Generic[T]):
     """Acts on a set of objects before and after each fork of this process.
 

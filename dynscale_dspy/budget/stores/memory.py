@@ -12,7 +12,9 @@ from dynscale_dspy.budget.stores.forks import ForkGuard
 
 
 class MemoryStore:
-    """A store in the memory of this process. After a fork, parent and child each go on with a copy.
+    """A store in the memory of this process.
+
+    After a fork, parent and child each go on with a copy of what is spent. What is reserved is the parent's alone.
 
     Example:
         >>> store = MemoryStore()
@@ -131,7 +133,10 @@ def _before_fork(store: MemoryStore) -> None:
 
 
 def _after_fork(store: MemoryStore, in_child: bool) -> None:
-    store._lock.release()
+    if in_child:
+        store._lock, store._held, store._reserved = threading.Lock(), {}, Cost()
+    else:
+        store._lock.release()
 
 
 _stores = ForkGuard(_before_fork, _after_fork)
