@@ -36,13 +36,21 @@ logger = logging.getLogger(__name__)
 class Counts:
     """What has happened in a pool."""
 
-    open_calls: int = 0
+    open: set[int] = field(default_factory=set)
+    """Names of its calls that are being answered. Not the calls: one that is lost closes when nobody has it."""
+    open_elsewhere: int = 0
+    """Those of other processes that spend the same budget, as far as they have told."""
     closed_calls: int = 0
     unscaled_runs: int = 0
     drawn: int = 0
     samples_per_call: Counter[int] = field(default_factory=Counter)
     distrusted: Counter[str] = field(default_factory=Counter)
     """Usage reports that were not believed, by reason."""
+
+    @property
+    def open_calls(self) -> int:
+        """How many calls are being answered."""
+        return len(self.open) + self.open_elsewhere
 
 
 class Shared:
@@ -259,6 +267,7 @@ class Admission:
         program: object | None = None,
         requests: int = 1,
         key: bytes | None = None,
+        hold: Callable[[Arm], object] | None = None,
     ) -> Arm | Future[None] | None:
         """Open a call with its first samples reserved; a future to wait for before trying again; None if it cannot be.
 
@@ -273,6 +282,7 @@ class Admission:
             program: Whose samples these are; the pool learns what one takes.
             requests: A guess of the requests one makes, until one has finished.
             key: A name of the call that outlives the process, for a pool kept in a file.
+            hold: Told of the arm before anything is reserved: whatever happens in between, it can be closed.
         """
         queue = self.shared.queue
         if self.is_halted:
@@ -280,9 +290,19 @@ class Admission:
         arm = Arm(self, outer, program=program, requests=requests, key=key)
         if outer is None and self.is_metered and not arm.is_measured and arm.has_pilots:
             return queue.join()  # a first sample of this program is to finish before others begin: then needs are known
+        if hold is not None:
+            hold(arm)
+        try:
+            return self._open(arm, samplers)
+        except BaseException:
+            arm.shut()  # of a policy or a store, or an interrupt
+            raise
+
+    def _open(self, arm: Arm, samplers: Sequence[str]) -> Arm | Future[None] | None:
+        """Reserve the first samples of a call, and count it; inside the lock."""
+        queue, outer, pacing = self.shared.queue, arm.outer, self.pacing
         if arm.is_nested and outer is not None:
             outer.pass_on()
-        pacing = self.pacing
         first = arm.reserve_first(samplers, pacing.first(arm, at_least=self.min_per_call))
         if not first:
             waits = self.shared.supply.is_short(first=True) or (outer is None and self._would_fit(arm))
@@ -342,14 +362,19 @@ class Admission:
             )
         enough = left + paid >= count * self.policy.first
         first = max(self.policy.first if enough else 1, self.min_per_call if not paid else 1)
-        for round_ in range(first):
+        try:
+            for round_ in range(first):
+                for arm in arms:
+                    if arm.waiting == round_:
+                        arm.reserve([""], metered=False)
             for arm in arms:
-                if arm.waiting == round_:
-                    arm.reserve([""], metered=False)
-        for arm in arms:
-            if pacing.paced:
-                pacing.opened(arm, paid=len(arm.paid))
-            self._count_opened(arm)
+                if pacing.paced:
+                    pacing.opened(arm, paid=len(arm.paid))
+                self._count_opened(arm)
+        except BaseException:
+            for arm in arms:
+                arm.shut()
+            raise
         return arms, limit + paid, requests_left + paid * each
 
     @step
@@ -462,8 +487,6 @@ class Admission:
             return BudgetExhausted("the deadline of the pool passed in the middle of a sample")
         if self.is_stopped:
             return BudgetExhausted(self._why_halted())
-        if self.seconds_left() < math.inf:
-            return BudgetExhausted("the deadline of the pool comes before a sample could go on")
         return BudgetExhausted("the pool could not pay the next language-model call in the middle of a sample")
 
     def distrust(self, reason: str) -> None:
@@ -540,7 +563,7 @@ class Admission:
     def call_closed(self, arm: Arm, *, samples: int, charged: Cost | None) -> None:
         """A call is over; see :class:`~dynscale_dspy.budget.leases.Payer`."""
         for node in self.chain:
-            node.counts.open_calls -= 1
+            node.counts.open.discard(id(arm))
             node.counts.closed_calls += 1
             node.counts.samples_per_call[samples] += 1
         self.shared.queue.wake()
@@ -583,9 +606,9 @@ class Admission:
         return arm.first_fits()
 
     def _count_opened(self, arm: Arm) -> None:
-        arm.opened()
         for node in self.chain:
-            node.counts.open_calls += 1
+            node.counts.open.add(id(arm))
+        arm.opened()
 
     @step
     def _count_distrusted(self, reason: str) -> bool:

@@ -22,14 +22,14 @@ class Program:
 
     Attributes:
         learned: What its samples need, cost and change.
-        open_calls: Its calls that are being answered.
+        open_calls: Names of its calls that are being answered.
     """
 
     __slots__ = ("learned", "open_calls")
 
     def __init__(self) -> None:
         self.learned = Learned()
-        self.open_calls = 0
+        self.open_calls: set[int] = set()
 
 
 class Payer(Protocol):
@@ -131,6 +131,8 @@ class Arm:
         key: bytes | None = None,
         known: bool = False,
     ) -> None:
+        self._open = False
+        self._unstarted: set[Lease] = set()
         self.payer = payer
         self.lock = payer.lock
         self.outer = outer
@@ -147,11 +149,9 @@ class Arm:
         self.paid = payer.paid(key)
         self._made = 0
         self._waiting: list[Lease] = []
-        self._unstarted: set[Lease] = set()
         self._records: dict[str, CostRecord] = {}
         self._drawn = Cost()
         self._charged = Cost()
-        self._open = False
         self._price = 0.0
         self._due = 0
 
@@ -175,7 +175,7 @@ class Arm:
     @property
     def has_pilots(self) -> bool:
         """Whether calls of this program are open, so that what its samples take will soon be known."""
-        return self._program.open_calls > 0
+        return len(self._program.open_calls) > 0
 
     def requests_each(self, sampler: str = "") -> int:
         """Requests to set aside for one sample: the most one has made, or the guess before any has finished."""
@@ -279,28 +279,36 @@ class Arm:
 
         Closing twice does nothing.
         """
-        if self._open:
+        if self._open or self._unstarted:
             self._close()
 
     @step
     def _close(self) -> None:
-        if not self._open:  # another thread was faster
-            return
+        self.shut()
+
+    def __del__(self) -> None:
+        if self._open or self._unstarted:
+            self.lock.lost(self.close)  # with the task or thread whose call it was
+
+    # ---- inside the lock
+
+    def shut(self) -> None:
+        """Close the call; inside the lock."""
         for lease in list(self._unstarted):
             lease.void()
             self._unstarted.discard(lease)
         self._waiting.clear()
+        if not self._open:  # it was never opened, or another thread was faster
+            return
         self._open = False
-        self._program.open_calls -= 1
+        self._program.open_calls.discard(id(self))
         charged = None if self.is_nested else self._charged
         self.payer.call_closed(self, samples=self._drawn.samples, charged=charged)
 
-    # ---- inside the lock
-
     def opened(self) -> None:
         """The call is open; inside the lock."""
+        self._program.open_calls.add(id(self))
         self._open = True
-        self._program.open_calls += 1
 
     def reserve_first(self, samplers: Sequence[str], count: int) -> int:
         """Reserve so many guaranteed samples, or the first that fit; inside the lock. Returns how many.
@@ -359,9 +367,9 @@ class Arm:
             if reservation is None:
                 break
             lease = Lease(self, reservation, self._made, sampler=sampler, redo=redo)
-            self._made += 1
-            self._waiting.append(lease)
             self._unstarted.add(lease)
+            self._waiting.append(lease)
+            self._made += 1
             reserved += 1
         return reserved
 
@@ -441,6 +449,7 @@ class Lease:
     def __init__(
         self, arm: Arm, reservation: Reservation, index: int = 0, *, sampler: str = "", redo: bool = False
     ) -> None:
+        self._state: Literal["reserved", "started", "passed on", "settled"] = "reserved"
         self.arm = arm
         self.payer = arm.payer
         self.lock = arm.lock
@@ -453,7 +462,6 @@ class Lease:
         # Requests of one sample are charged and answered under a lock of its own: only those that need more than is
         # set aside take the pool's, which may be held while a file is written.
         self._own = threading.Lock()
-        self._state: Literal["reserved", "started", "passed on", "settled"] = "reserved"
         self._used = Cost()
         self._replayed = Cost()
         self._unanswered: set[Charge] = set()
@@ -461,6 +469,10 @@ class Lease:
         self._beyond = False
         self._refused = False
         self._nested = Cost()
+
+    def __del__(self) -> None:
+        if self._state in ("started", "passed on"):
+            self.lock.lost(self.settle)  # with the task or thread that drew the sample
 
     @step
     def start(self) -> bool:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import dspy
 
 from dynscale_dspy.budget.throttle import LONGEST_PATIENCE, NoTurn, Throttle
+from dynscale_dspy.errors import BudgetExhausted
 from dynscale_dspy.execution import lm_errors
 from dynscale_dspy.execution.exchange import Exchange
 from dynscale_dspy.execution.meter import CallRefused, Meter
@@ -156,8 +157,14 @@ class SampleAdapter:
         """What ends a sample that has no more time."""
         if self._meter.lease is not None:
             self._meter.lease.cut_off()
-        assert self._meter.payer is not None
-        return CallRefused(self._meter.payer.cut_off())
+        payer = self._meter.payer
+        if payer is not None and (payer.is_late or payer.is_stopped):
+            return CallRefused(payer.cut_off())
+        return CallRefused(
+            BudgetExhausted(
+                "the deadline of the pool, or the end of the call, comes before the next request may be made"
+            )
+        )
 
     @property
     def _throttle(self) -> Throttle | None:

@@ -145,10 +145,14 @@ class Call:
             job: The sample.
             slot: Its place in a request that several samples share, if it has one.
         """
-        sample = self._without_a_run(job, slot)
+        run = SampleRun(job.draw, job.lease, self._settings, slot)
+        try:
+            sample = self._without_a_run(job, slot)
+        except BaseException:
+            run.conclude()  # it may have begun
+            raise
         if sample is not None:
             return sample
-        run = SampleRun(job.draw, job.lease, self._settings, slot)
         try:
             if not run.take():
                 with run:
@@ -171,9 +175,11 @@ class Call:
         sample = await unblocked(may_block, partial(self._without_a_run, job, slot), undo=undo)
         if sample is not None:
             return sample
+        settle = job.lease.settle if job.lease is not None else run.conclude
+        held = self.scaled.pool.admission.lock.held_in(asyncio.get_running_loop(), settle)
         try:
             if not run.take():
-                with self._cancellable(), run:
+                with held, self._cancellable(), run:
                     run.prediction = await self.scaled.program.acall(*own_inputs(self.args), **own_inputs(self.kwargs))
         except asyncio.CancelledError:
             sample = await unblocked(may_block, partial(self._called_off, run))

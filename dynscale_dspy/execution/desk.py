@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from dynscale_dspy.budget.leases import Arm, Lease
@@ -41,6 +43,10 @@ class Desk(Protocol):
 
     def cut_off(self) -> Exception:
         """The error of a sample that was not waited for."""
+        ...
+
+    def held_in(self, loop: asyncio.AbstractEventLoop) -> AbstractContextManager[object]:
+        """In the block a task of this loop has the call: if it is closed, this is closed too."""
         ...
 
     def carry_out(self, step: PoolStep) -> Any:
@@ -89,6 +95,10 @@ class CallDesk:
         """The error of a sample that was not waited for."""
         return self._admission.cut_off()
 
+    def held_in(self, loop: asyncio.AbstractEventLoop) -> AbstractContextManager[object]:
+        """In the block a task of this loop has the call: if it is closed, this is closed too."""
+        return self._admission.lock.held_in(loop, self.close)
+
     def carry_out(self, step: PoolStep) -> Any:
         """What is to be sent back to the plan."""
         with self._lock:
@@ -125,12 +135,14 @@ class CallDesk:
 
     def _open(self, samplers: Sequence[str]) -> Granted | Future[None] | None:
         opened = self._admission.open(
-            samplers, outer=self._outer, program=self._program, requests=self._requests, key=self._key
+            samplers, outer=self._outer, program=self._program, requests=self._requests, key=self._key, hold=self._hold
         )
         if not isinstance(opened, Arm):
             return opened
-        self._arm = opened
         return self._granted(opened.waiting)
+
+    def _hold(self, arm: Arm) -> None:
+        self._arm = arm
 
     def _insist(self, sampler: str) -> Granted:
         arm = self._arm
@@ -204,6 +216,10 @@ class BatchDesk:
     def cut_off(self) -> Exception:
         """The error of a sample that was not waited for."""
         return self._admission.cut_off()
+
+    def held_in(self, loop: asyncio.AbstractEventLoop) -> AbstractContextManager[object]:
+        """In the block a task of this loop has the call: if it is closed, this is closed too."""
+        return self._admission.lock.held_in(loop, self.close)
 
     def carry_out(self, step: PoolStep) -> Any:
         """What is to be sent back to the plan."""

@@ -77,12 +77,19 @@ def drive(steps: Generator[Step, Any, T], run: Run, desk: Desk) -> T:
                 case _:
                     reply = desk.carry_out(step)
     finally:
-        steps.close()
-        desk.close()
+        try:
+            steps.close()
+        finally:
+            desk.close()
 
 
 async def adrive(steps: Generator[Step, Any, T], run: ARun, desk: Desk) -> T:
     """Run a plan from this task; see :func:`drive`."""
+    with desk.held_in(asyncio.get_running_loop()):
+        return await _adrive(steps, run, desk)
+
+
+async def _adrive(steps: Generator[Step, Any, T], run: ARun, desk: Desk) -> T:
     reply: Any = None
     try:
         while True:
@@ -102,9 +109,11 @@ async def adrive(steps: Generator[Step, Any, T], run: ARun, desk: Desk) -> T:
                 case _:
                     reply = desk.carry_out(step)
     finally:
-        steps.close()
-        # Not waited for: this task may be on its way out because it was cancelled.
-        unwaited(desk.may_block, desk.close)
+        try:
+            steps.close()
+        finally:
+            # Not waited for: this task may be on its way out because it was cancelled.
+            unwaited(desk.may_block, desk.close)
 
 
 def drive_known(
