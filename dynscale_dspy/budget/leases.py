@@ -286,10 +286,6 @@ class Arm:
     def _close(self) -> None:
         self.shut()
 
-    def __del__(self) -> None:
-        if self._open or self._unstarted:
-            self.lock.lost(self.close)  # with the task or thread whose call it was
-
     # ---- inside the lock
 
     def shut(self) -> None:
@@ -363,11 +359,17 @@ class Arm:
         for sampler in samplers:
             redo = self._made in self.paid
             amount = Cost() if redo else self._amount(sampler, requests, metered=metered)
-            reservation = self.ledger.reserve(amount)
-            if reservation is None:
-                break
-            lease = Lease(self, reservation, self._made, sampler=sampler, redo=redo)
-            self._unstarted.add(lease)
+            reservation = lease = None
+            try:
+                reservation = self.ledger.reserve(amount)
+                if reservation is None:
+                    break
+                lease = Lease(self, reservation, self._made, sampler=sampler, redo=redo)
+                self._unstarted.add(lease)
+            except BaseException:  # an interrupt: what no lease stands for would never be given back
+                if reservation is not None and lease not in self._unstarted:
+                    self.ledger.refund(reservation)
+                raise
             self._waiting.append(lease)
             self._made += 1
             reserved += 1
@@ -469,10 +471,6 @@ class Lease:
         self._beyond = False
         self._refused = False
         self._nested = Cost()
-
-    def __del__(self) -> None:
-        if self._state in ("started", "passed on"):
-            self.lock.lost(self.settle)  # with the task or thread that drew the sample
 
     @step
     def start(self) -> bool:

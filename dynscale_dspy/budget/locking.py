@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
+import logging
 import threading
+import weakref
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
+
+logger = logging.getLogger(__name__)
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -29,50 +32,63 @@ class StepLock:
         self.before = before
         self.after = after
         self._deferred: deque[Callable[[], object]] = deque()
-        self._lost: deque[Callable[[], object]] = deque()
-        self._by_loop: dict[asyncio.AbstractEventLoop, dict[object, Callable[[], object]]] = {}
+        self._held: dict[weakref.ref[Any], tuple[Callable[[], object], asyncio.AbstractEventLoop | None]] = {}
+        self._lost: deque[weakref.ref[Any]] = deque()
+        self._loops: dict[asyncio.AbstractEventLoop, None] = {}
 
     def defer(self, action: Callable[[], object]) -> None:
         """Have something done after the step."""
         self._deferred.append(action)
 
-    def lost(self, give_back: Callable[[], object]) -> None:
-        """Have something that nobody holds any more given back, before the next step. It may be a step of its own.
+    def hold(
+        self, holder: object, give_back: Callable[[], object], loop: asyncio.AbstractEventLoop | None = None
+    ) -> None:
+        """Have something given back, before the next step, once its holder is gone without having done so.
 
-        Called while rubbish is collected, at any instant and in any thread: it takes no lock.
+        An interrupt or a cancellation can keep any code from running, but not an object from being thrown away. What
+        notes that is no Python code, so that it cannot be interrupted, and takes no lock.
+
+        Args:
+            holder: What is dropped when the call is over, whatever ends it.
+            give_back: Does it; does not hold the holder, and doing it twice does nothing.
+            loop: That of the holder's task. If it is closed the holder is gone too: connections that outlive a loop may
+                keep its tasks.
         """
-        self._lost.append(give_back)
+        if loop is not None:
+            self._loops[loop] = None
+        self._held[weakref.ref(holder, self._lost.append)] = give_back, loop
 
-    @contextlib.contextmanager
-    def held_in(self, loop: asyncio.AbstractEventLoop | None, give_back: Callable[[], object]) -> Iterator[None]:
-        """In the block a task of this loop holds something. If the loop is closed first, the next step gives it back.
+    @property
+    def may_have_lost(self) -> bool:
+        """Whether anything may have to be given back."""
+        return bool(self._lost or self._loops)
 
-        Connections that outlive a loop may keep its tasks for ever, so that nothing is cleaned up in them.
-        """
-        if loop is None:
-            yield
-            return
-        place = object()
-        self._by_loop.setdefault(loop, {})[place] = give_back
-        try:
-            yield
-        finally:
-            held = self._by_loop.get(loop, {})
-            held.pop(place, None)
-            if not held:
-                self._by_loop.pop(loop, None)
+    def release(self, holder: object) -> None:
+        """The holder has given back what it held."""
+        self._held.pop(weakref.ref(holder), None)
 
     def find_lost(self) -> None:
         """Give back what was lost."""
-        for loop in list(self._by_loop):
+        for loop in list(self._loops):
             if loop.is_closed():
-                self._lost.extend(self._by_loop.pop(loop, {}).values())
+                self._lost.extend(ref for ref, (_, of) in list(self._held.items()) if of is loop)
+                self._loops.pop(loop, None)
         while self._lost:
             try:
-                give_back = self._lost.popleft()
+                ref = self._lost.popleft()
             except IndexError:  # another thread was faster
                 return
-            give_back()
+            held = self._held.get(ref)
+            if held is None:
+                continue
+            try:
+                held[0]()
+            except Exception as error:  # a step of somebody else must not end with it
+                logger.warning("what an interrupted call held could not be given back: %s", type(error).__name__)
+            except BaseException:
+                self._lost.append(ref)
+                raise
+            self._held.pop(ref, None)
 
     def run_deferred(self) -> None:
         """Do what was deferred, all of it, whatever one of the actions raises; then raise the first error."""
@@ -105,7 +121,8 @@ def step(method: F) -> F:
     @functools.wraps(method)
     def wrapper(self: HasLock, *args: Any, **kwargs: Any) -> Any:
         lock = self.lock
-        lock.find_lost()
+        if lock.may_have_lost:
+            lock.find_lost()
         try:
             with lock.mutex:
                 try:
@@ -117,3 +134,11 @@ def step(method: F) -> F:
             lock.run_deferred()
 
     return wrapper  # type: ignore[return-value]
+
+
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    """The event loop that runs in this thread, if one does."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None

@@ -161,9 +161,7 @@ class SampleAdapter:
         if payer is not None and (payer.is_late or payer.is_stopped):
             return CallRefused(payer.cut_off())
         return CallRefused(
-            BudgetExhausted(
-                "the deadline of the pool, or the end of the call, comes before the next request may be made"
-            )
+            BudgetExhausted("the pool's deadline, or the end of the call, comes before the next request may be made")
         )
 
     @property

@@ -13,6 +13,7 @@ from typing import Any
 import dspy
 
 from dynscale_dspy._naming import name_of, named_predictors
+from dynscale_dspy.budget.locking import running_loop
 from dynscale_dspy.budget.pool import BudgetPool
 from dynscale_dspy.config import ScalingSettings
 from dynscale_dspy.errors import BudgetExhausted
@@ -145,13 +146,14 @@ class Call:
             job: The sample.
             slot: Its place in a request that several samples share, if it has one.
         """
-        run = SampleRun(job.draw, job.lease, self._settings, slot)
+        run = self._run_of(job, slot)
         try:
             sample = self._without_a_run(job, slot)
         except BaseException:
             run.conclude()  # it may have begun
             raise
         if sample is not None:
+            self._spare(run, job)
             return sample
         try:
             if not run.take():
@@ -166,7 +168,7 @@ class Call:
         if not has_aforward(self.scaled.program):
             return await in_thread(lambda: self.run(job, slot))
         may_block = self.scaled.pool.is_durable
-        run = SampleRun(job.draw, job.lease, self._settings, slot)
+        run = self._run_of(job, slot)
 
         def undo(sample: Sample | None) -> None:
             if sample is None:
@@ -174,12 +176,11 @@ class Call:
 
         sample = await unblocked(may_block, partial(self._without_a_run, job, slot), undo=undo)
         if sample is not None:
+            self._spare(run, job)
             return sample
-        settle = job.lease.settle if job.lease is not None else run.conclude
-        held = self.scaled.pool.admission.lock.held_in(asyncio.get_running_loop(), settle)
         try:
             if not run.take():
-                with held, self._cancellable(), run:
+                with self._cancellable(), run:
                     run.prediction = await self.scaled.program.acall(*own_inputs(self.args), **own_inputs(self.kwargs))
         except asyncio.CancelledError:
             sample = await unblocked(may_block, partial(self._called_off, run))
@@ -191,6 +192,18 @@ class Call:
             raise
         await unblocked(may_block, run.conclude)
         return run.sample
+
+    def _run_of(self, job: Job, slot: Slot | None) -> SampleRun:
+        """The run of a job. What is set aside for it is settled when it is over, however it ends."""
+        run = SampleRun(job.draw, job.lease, self._settings, slot)
+        if job.lease is not None:
+            job.lease.lock.hold(run, job.lease.settle, running_loop())
+        return run
+
+    def _spare(self, run: SampleRun, job: Job) -> None:
+        """The run has not begun and will not: its lease is the call's again."""
+        if job.lease is not None:
+            job.lease.lock.release(run)
 
     def _without_a_run(self, job: Job, slot: Slot | None) -> Sample | None:
         """The sample if it is not to be run: it is not needed, cannot succeed, or must not begin. Else it has begun."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
-from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from dynscale_dspy.budget.leases import Arm, Lease
+from dynscale_dspy.budget.locking import running_loop
 from dynscale_dspy.budget.pool import BudgetPool
 from dynscale_dspy.sampling.batch_plan import KnownSet
 from dynscale_dspy.sampling.steps import (
@@ -45,10 +44,6 @@ class Desk(Protocol):
         """The error of a sample that was not waited for."""
         ...
 
-    def held_in(self, loop: asyncio.AbstractEventLoop) -> AbstractContextManager[object]:
-        """In the block a task of this loop has the call: if it is closed, this is closed too."""
-        ...
-
     def carry_out(self, step: PoolStep) -> Any:
         """What is to be sent back to the plan."""
         ...
@@ -79,6 +74,7 @@ class CallDesk:
         self._requests = requests
         self._key = key
         self._arm: Arm | None = None
+        self._loop = running_loop()
         self._lock = threading.Lock()
         self._closed = False
 
@@ -94,10 +90,6 @@ class CallDesk:
     def cut_off(self) -> Exception:
         """The error of a sample that was not waited for."""
         return self._admission.cut_off()
-
-    def held_in(self, loop: asyncio.AbstractEventLoop) -> AbstractContextManager[object]:
-        """In the block a task of this loop has the call: if it is closed, this is closed too."""
-        return self._admission.lock.held_in(loop, self.close)
 
     def carry_out(self, step: PoolStep) -> Any:
         """What is to be sent back to the plan."""
@@ -142,6 +134,7 @@ class CallDesk:
         return self._granted(opened.waiting)
 
     def _hold(self, arm: Arm) -> None:
+        self._admission.lock.hold(self, arm.close, self._loop)
         self._arm = arm
 
     def _insist(self, sampler: str) -> Granted:
@@ -168,6 +161,7 @@ class CallDesk:
     def _close_arm(self) -> None:
         if self._arm is not None:
             self._arm.close()
+            self._admission.lock.release(self)
 
 
 class BatchDesk:
@@ -216,10 +210,6 @@ class BatchDesk:
     def cut_off(self) -> Exception:
         """The error of a sample that was not waited for."""
         return self._admission.cut_off()
-
-    def held_in(self, loop: asyncio.AbstractEventLoop) -> AbstractContextManager[object]:
-        """In the block a task of this loop has the call: if it is closed, this is closed too."""
-        return self._admission.lock.held_in(loop, self.close)
 
     def carry_out(self, step: PoolStep) -> Any:
         """What is to be sent back to the plan."""

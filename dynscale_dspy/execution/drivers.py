@@ -85,11 +85,6 @@ def drive(steps: Generator[Step, Any, T], run: Run, desk: Desk) -> T:
 
 async def adrive(steps: Generator[Step, Any, T], run: ARun, desk: Desk) -> T:
     """Run a plan from this task; see :func:`drive`."""
-    with desk.held_in(asyncio.get_running_loop()):
-        return await _adrive(steps, run, desk)
-
-
-async def _adrive(steps: Generator[Step, Any, T], run: ARun, desk: Desk) -> T:
     reply: Any = None
     try:
         while True:

@@ -529,12 +529,12 @@ def test_scopes_charge_every_pool_around_and_end_at_the_tightest():
     with pool.scope(samples=6) as stage:
         with pool.scope(samples=2) as step:
             assert pool.active() is stage.active() is step.active() is step
-            calls = [open_call(step, 1) for _ in range(2)]
+            draw_one(open_call(step, 1))
+            draw_one(open_call(step, 1))
             assert open_call(step, 1) is None
         assert pool.active() is stage
-        calls += [open_call(stage, 1) for _ in range(4)]
-        for call in calls:  # they stay open for as long as somebody has them
-            draw_one(call)
+        for _ in range(4):
+            draw_one(open_call(stage, 1))
         assert open_call(stage, 1) is None
         assert stage.available("samples") == 0 and pool.available("samples") == 4
     assert pool.active() is pool
