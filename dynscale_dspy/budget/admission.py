@@ -40,13 +40,21 @@ BOOKED_AS_REPORTED = ("more usage than the request allowed", "a price above the 
 class Counts:
     """What has happened in a pool."""
 
-    open_calls: int = 0
+    open: set[int] = field(default_factory=set)
+    """Names of its calls that are being answered. Not the calls: one that is lost closes when nobody has it."""
+    open_elsewhere: int = 0
+    """Those of other processes that spend the same budget, as far as they have told."""
     closed_calls: int = 0
     unscaled_runs: int = 0
     drawn: int = 0
     samples_per_call: Counter[int] = field(default_factory=Counter)
     distrusted: Counter[str] = field(default_factory=Counter)
     """Usage reports that were not believed, by reason."""
+
+    @property
+    def open_calls(self) -> int:
+        """How many calls are being answered."""
+        return len(self.open) + self.open_elsewhere
 
 
 class Shared:
@@ -98,7 +106,7 @@ class Shared:
             arm.disown()
         self.open_arms = weakref.WeakSet()
         for program in self.programs.values():
-            program.open_calls = 0
+            program.open_calls.clear()
 
     def _begin_period(self) -> None:
         if self.periods is not None:
@@ -283,6 +291,7 @@ class Admission:
         program: object | None = None,
         requests: int = 1,
         key: bytes | None = None,
+        hold: Callable[[Arm], object] | None = None,
     ) -> Arm | Future[None] | None:
         """Open a call with its first samples reserved; a future to wait for before trying again; None if it cannot be.
 
@@ -297,6 +306,7 @@ class Admission:
             program: Whose samples these are; the pool learns what one takes.
             requests: A guess of the requests one makes, until one has finished.
             key: A name of the call that outlives the process, for a pool kept in a file.
+            hold: Told of the arm before anything is reserved: whatever happens in between, it can be closed.
         """
         queue = self.shared.queue
         if self.is_halted:
@@ -304,23 +314,29 @@ class Admission:
         arm = Arm(self, outer, program=program, requests=requests, key=key)
         if outer is None and self.is_metered and not arm.is_measured and arm.has_pilots:
             return queue.join()  # a first sample of this program is to finish before others begin: then needs are known
+        if hold is not None:
+            hold(arm)
+        try:
+            return self._open(arm, samplers)
+        except BaseException:
+            self._undo_opening(arm)  # of a policy or a store, or an interrupt
+            raise
+
+    def _open(self, arm: Arm, samplers: Sequence[str]) -> Arm | Future[None] | None:
+        """Reserve the first samples of a call, and count it; inside the lock."""
+        queue, outer, pacing = self.shared.queue, arm.outer, self.pacing
         if arm.is_nested and outer is not None:
             outer.pass_on()
-        pacing = self.pacing
         first = arm.reserve_first(samplers, pacing.first(arm, at_least=self.min_per_call))
         if not first:
             waits = self.shared.supply.is_short(first=True) or (outer is None and self._would_fit(arm))
             queue.without_first += waits
             return queue.join() if waits else None
         self.shared.promised = max(self.shared.promised - 1, 0)
-        try:
-            self._count_opened(arm)
-            if not arm.is_nested:
-                pacing.opened(arm, paid=len(arm.paid))
-            arm.grant(self.policy.tally(), samplers[first:], pending=first)
-        except BaseException:
-            self._undo_opening(arm)
-            raise
+        self._count_opened(arm)
+        if not arm.is_nested:
+            pacing.opened(arm, paid=len(arm.paid))
+        arm.grant(self.policy.tally(), samplers[first:], pending=first)
         return arm
 
     def open_known(
@@ -481,7 +497,7 @@ class Admission:
 
     def begin_anew(self) -> None:
         """In the child of a fork no call is open; see :meth:`Shared.begin_anew` for what all scopes have in common."""
-        self.counts.open_calls = 0
+        self.counts.open.clear()
 
     # ---- what is said
 
@@ -499,8 +515,6 @@ class Admission:
             return BudgetExhausted("the deadline of the pool passed in the middle of a sample")
         if self.is_stopped:
             return BudgetExhausted(self._why_halted())
-        if self.seconds_left() < math.inf:
-            return BudgetExhausted("the deadline of the pool comes before a sample could go on")
         return BudgetExhausted("the pool could not pay the next language-model call in the middle of a sample")
 
     def distrust(self, reason: str) -> None:
@@ -588,7 +602,7 @@ class Admission:
     def call_closed(self, arm: Arm, *, samples: int, charged: Cost | None) -> None:
         """A call is over; see :class:`~dynscale_dspy.budget.leases.Payer`."""
         for node in self.chain:
-            node.counts.open_calls -= 1
+            node.counts.open.discard(id(arm))
             node.counts.closed_calls += 1
             node.counts.samples_per_call[samples] += 1
         self.shared.open_arms.discard(arm)
@@ -635,13 +649,14 @@ class Admission:
         arm.opened()
         self.shared.open_arms.add(arm)
         for node in self.chain:
-            node.counts.open_calls += 1
+            node.counts.open.add(id(arm))
 
     def _undo_opening(self, arm: Arm) -> None:
         """A call could not be opened: nothing of it stays."""
-        if arm.undo_opening():
-            for node in self.chain:
-                node.counts.open_calls -= 1
+        arm.undo_opening()
+        self.shared.open_arms.discard(arm)
+        for node in self.chain:
+            node.counts.open.discard(id(arm))
 
     @step
     def _count_distrusted(self, reason: str) -> bool:

@@ -29,14 +29,14 @@ class Program:
 
     Attributes:
         learned: What its samples need, cost and change.
-        open_calls: Its calls that are being answered.
+        open_calls: Names of its calls that are being answered.
     """
 
     __slots__ = ("learned", "open_calls")
 
     def __init__(self) -> None:
         self.learned = Learned()
-        self.open_calls = 0
+        self.open_calls: set[int] = set()
         _locks.add(self.learned.gains)
 
 
@@ -143,6 +143,8 @@ class Arm:
         key: bytes | None = None,
         known: bool = False,
     ) -> None:
+        self._open = False
+        self._unstarted: set[Lease] = set()
         self.payer = payer
         self.lock = payer.lock
         self.outer = outer
@@ -159,11 +161,9 @@ class Arm:
         self.paid = payer.paid(key)
         self._made = 0
         self._waiting: list[Lease] = []
-        self._unstarted: set[Lease] = set()
         self._records: dict[str, CostRecord] = {}
         self._drawn = Cost()
         self._charged = Cost()
-        self._open = False
         self._price = 0.0
         self._due = 0
 
@@ -187,7 +187,7 @@ class Arm:
     @property
     def has_pilots(self) -> bool:
         """Whether calls of this program are open, so that what its samples take will soon be known."""
-        return self._program.open_calls > 0
+        return len(self._program.open_calls) > 0
 
     def requests_each(self, sampler: str = "") -> int:
         """Requests to set aside for one sample: the most one has made, or the guess before any has finished."""
@@ -295,16 +295,16 @@ class Arm:
 
         Closing twice does nothing.
         """
-        if self._open:
+        if self._open or self._unstarted:
             self._close()
 
     @step
     def _close(self) -> None:
-        if not self._open:  # another thread was faster
-            return
         self.give_up()
+        if not self._open:  # it was never opened, or another thread was faster
+            return
         self._open = False
-        self._program.open_calls -= 1
+        self._program.open_calls.discard(id(self))
         charged = None if self.is_nested else self._charged
         self.payer.call_closed(self, samples=self._drawn.samples, charged=charged)
 
@@ -317,8 +317,8 @@ class Arm:
 
     def opened(self) -> None:
         """The call is open; inside the lock."""
+        self._program.open_calls.add(id(self))
         self._open = True
-        self._program.open_calls += 1
 
     def give_up(self) -> None:
         """Free what is reserved and not started; inside the lock."""
@@ -327,12 +327,11 @@ class Arm:
             self._unstarted.discard(lease)
         self._waiting.clear()
 
-    def undo_opening(self) -> bool:
-        """The call could not be opened: free what is reserved; inside the lock. Returns whether it was counted."""
+    def undo_opening(self) -> None:
+        """The call could not be opened: nothing of it stays; inside the lock."""
         self.give_up()
-        was_open, self._open = self._open, False
-        self._program.open_calls -= was_open
-        return was_open
+        self._open = False
+        self._program.open_calls.discard(id(self))
 
     def reserve_first(self, samplers: Sequence[str], count: int) -> int:
         """Reserve so many guaranteed samples, or the first that fit; inside the lock. Returns how many.
@@ -392,19 +391,24 @@ class Arm:
         for sampler in samplers:
             redo = self._made in self.paid
             amount = Cost() if redo else self._amount(sampler, requests, metered=metered)
+            reservation = lease = None
             try:
                 reservation = self.ledger.reserve(amount)
+                if reservation is None:
+                    break
+                lease = Lease(self, reservation, self._made, sampler=sampler, redo=redo)
+                self._unstarted.add(lease)
             except StorageError as error:
                 if not self._open and not reserved:
                     raise  # nothing was had yet
                 logger.warning("no further sample now: %s", error)
                 break
-            if reservation is None:
-                break
-            lease = Lease(self, reservation, self._made, sampler=sampler, redo=redo)
-            self._made += 1
+            except BaseException:  # an interrupt: what no lease stands for would never be given back
+                if reservation is not None and lease not in self._unstarted:
+                    self.ledger.refund(reservation)
+                raise
             self._waiting.append(lease)
-            self._unstarted.add(lease)
+            self._made += 1
             reserved += 1
         return reserved
 
@@ -484,6 +488,7 @@ class Lease:
     def __init__(
         self, arm: Arm, reservation: Reservation, index: int = 0, *, sampler: str = "", redo: bool = False
     ) -> None:
+        self._state: Literal["reserved", "started", "passed on", "settled"] = "reserved"
         self.arm = arm
         self.payer = arm.payer
         self.lock = arm.lock
@@ -496,7 +501,6 @@ class Lease:
         # Requests of one sample are charged and answered under a lock of its own: only those that need more than is
         # set aside take the pool's, which may be held while a file is written.
         self._own = threading.Lock()
-        self._state: Literal["reserved", "started", "passed on", "settled"] = "reserved"
         self._used = Cost()
         self._replayed = Cost()
         self._unanswered: set[Charge] = set()

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
+import logging
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
+
+logger = logging.getLogger(__name__)
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -27,6 +32,9 @@ class StepLock:
         self.before = before
         self.after = after
         self._deferred: deque[Callable[[], object]] = deque()
+        self._held: dict[weakref.ref[Any], tuple[Callable[[], object], asyncio.AbstractEventLoop | None]] = {}
+        self._lost: deque[weakref.ref[Any]] = deque()
+        self._loops: dict[asyncio.AbstractEventLoop, None] = {}
 
     def begin_anew(self) -> None:
         """In the child of a fork: no thread holds it, and what others have deferred is done in the parent."""
@@ -36,6 +44,56 @@ class StepLock:
     def defer(self, action: Callable[[], object]) -> None:
         """Have something done after the step."""
         self._deferred.append(action)
+
+    def hold(
+        self, holder: object, give_back: Callable[[], object], loop: asyncio.AbstractEventLoop | None = None
+    ) -> None:
+        """Have something given back, before the next step, once its holder is gone without having done so.
+
+        An interrupt or a cancellation can keep any code from running, but not an object from being thrown away. What
+        notes that is no Python code, so that it cannot be interrupted, and takes no lock.
+
+        Args:
+            holder: What is dropped when the call is over, whatever ends it.
+            give_back: Does it; does not hold the holder, and doing it twice does nothing.
+            loop: That of the holder's task. If it is closed the holder is gone too: connections that outlive a loop may
+                keep its tasks.
+        """
+        if loop is not None:
+            self._loops[loop] = None
+        self._held[weakref.ref(holder, self._lost.append)] = give_back, loop
+
+    @property
+    def may_have_lost(self) -> bool:
+        """Whether anything may have to be given back."""
+        return bool(self._lost or self._loops)
+
+    def release(self, holder: object) -> None:
+        """The holder has given back what it held."""
+        self._held.pop(weakref.ref(holder), None)
+
+    def find_lost(self) -> None:
+        """Give back what was lost."""
+        for loop in list(self._loops):
+            if loop.is_closed():
+                self._lost.extend(ref for ref, (_, of) in list(self._held.items()) if of is loop)
+                self._loops.pop(loop, None)
+        while self._lost:
+            try:
+                ref = self._lost.popleft()
+            except IndexError:  # another thread was faster
+                return
+            held = self._held.get(ref)
+            if held is None:
+                continue
+            try:
+                held[0]()
+            except Exception as error:  # a step of somebody else must not end with it
+                logger.warning("what an interrupted call held could not be given back: %s", type(error).__name__)
+            except BaseException:
+                self._lost.append(ref)
+                raise
+            self._held.pop(ref, None)
 
     def run_deferred(self) -> None:
         """Do what was deferred, all of it, whatever one of the actions raises; then raise the first error."""
@@ -68,6 +126,8 @@ def step(method: F) -> F:
     @functools.wraps(method)
     def wrapper(self: HasLock, *args: Any, **kwargs: Any) -> Any:
         lock = self.lock
+        if lock.may_have_lost:
+            lock.find_lost()
         try:
             with lock.mutex:
                 try:
@@ -79,3 +139,11 @@ def step(method: F) -> F:
             lock.run_deferred()
 
     return wrapper  # type: ignore[return-value]
+
+
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    """The event loop that runs in this thread, if one does."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None

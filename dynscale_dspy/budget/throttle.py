@@ -113,15 +113,28 @@ class _Turn:
         model: What is asked.
         number: Its place among all.
         wake: Called when it has come, from any thread.
+        loop: That of the task that makes it, if one does.
     """
 
-    __slots__ = ("__weakref__", "is_over", "model", "number", "wake")
+    __slots__ = ("__weakref__", "is_over", "loop", "model", "number", "wake")
 
-    def __init__(self, model: Hashable, number: int, wake: Callable[[], object]) -> None:
+    def __init__(
+        self,
+        model: Hashable,
+        number: int,
+        wake: Callable[[], object],
+        loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
         self.model = model
         self.number = number
         self.wake = wake
+        self.loop = loop
         self.is_over = False
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether it will not be made: its loop was closed, and connections that outlive it may keep its task."""
+        return self.is_over or (self.loop is not None and self.loop.is_closed())
 
 
 class Throttle:
@@ -250,7 +263,7 @@ class Throttle:
             if not come.done():
                 come.set_result(None)
 
-        turn = _Turn(model, next(self._numbers), lambda: loop.call_soon_threadsafe(has_come))
+        turn = _Turn(model, next(self._numbers), lambda: loop.call_soon_threadsafe(has_come), loop)
         try:
             self._join(turn)
             while (pause := self._pause(turn, patience)) > 0:
@@ -280,7 +293,10 @@ class Throttle:
         """
         if turn in self._under_way:
             return 0.0
-        self._admit()  # a place may have been lost without a word
+        with self._lock:  # a place may have been lost without a word
+            for lost in [other for other in self._under_way if other.is_lost]:
+                self._under_way.discard(lost)
+        self._admit()
         if turn in self._under_way:
             return 0.0
         left = patience()
@@ -330,7 +346,7 @@ class Throttle:
         now, first = self._clock(), None
         for model, queue in list(self._queues.items()):
             turn = None
-            while queue and ((turn := queue[0]()) is None or turn.is_over):
+            while queue and ((turn := queue[0]()) is None or turn.is_lost):
                 queue.popleft()
             if not queue:
                 del self._queues[model]

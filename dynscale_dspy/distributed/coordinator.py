@@ -134,7 +134,7 @@ class Coordinator:
     def statistics(self) -> PoolStatistics:
         """The whole pool, as far as its holders have told. What is leased and not reported counts as reserved."""
         pool, book = self._pool, self._book
-        self._counts.open_calls = book.open_calls
+        self._counts.open_elsewhere = book.open_calls
         now = pool.statistics()
         price = None
         if book.price is not None:

@@ -13,6 +13,7 @@ from typing import Any
 import dspy
 
 from dynscale_dspy._naming import name_of, named_predictors
+from dynscale_dspy.budget.locking import running_loop
 from dynscale_dspy.budget.pool import BudgetPool
 from dynscale_dspy.config import ScalingSettings
 from dynscale_dspy.errors import BudgetExhausted
@@ -147,10 +148,15 @@ class Call:
             job: The sample.
             slot: Its place in a request that several samples share, if it has one.
         """
-        sample = self._without_a_run(job, slot)
+        run = self._run_of(job, slot)
+        try:
+            sample = self._without_a_run(job, slot)
+        except BaseException:
+            run.conclude()  # it may have begun
+            raise
         if sample is not None:
+            self._spare(run, job)
             return sample
-        run = SampleRun(job.draw, job.lease, self._settings, slot)
         try:
             if not run.take():
                 with run:
@@ -164,7 +170,7 @@ class Call:
         if not has_aforward(self.scaled.program):
             return await in_thread(lambda: self.run(job, slot))
         may_block = self.scaled.pool.is_durable
-        run = SampleRun(job.draw, job.lease, self._settings, slot)
+        run = self._run_of(job, slot)
 
         def undo(sample: Sample | None) -> None:
             if sample is None:
@@ -172,6 +178,7 @@ class Call:
 
         sample = await unblocked(may_block, partial(self._without_a_run, job, slot), undo=undo)
         if sample is not None:
+            self._spare(run, job)
             return sample
         try:
             if not run.take():
@@ -187,6 +194,18 @@ class Call:
             raise
         await unblocked(may_block, run.conclude)
         return run.sample
+
+    def _run_of(self, job: Job, slot: Slot | None) -> SampleRun:
+        """The run of a job. What is set aside for it is settled when it is over, however it ends."""
+        run = SampleRun(job.draw, job.lease, self._settings, slot)
+        if job.lease is not None:
+            job.lease.lock.hold(run, job.lease.settle, running_loop())
+        return run
+
+    def _spare(self, run: SampleRun, job: Job) -> None:
+        """The run has not begun and will not: its lease is the call's again."""
+        if job.lease is not None:
+            job.lease.lock.release(run)
 
     def _without_a_run(self, job: Job, slot: Slot | None) -> Sample | None:
         """The sample if it is not to be run: it is not needed, cannot succeed, or must not begin. Else it has begun."""

@@ -8,6 +8,7 @@ from concurrent.futures import Future
 from typing import Any, Protocol
 
 from dynscale_dspy.budget.leases import Arm, Lease
+from dynscale_dspy.budget.locking import running_loop
 from dynscale_dspy.budget.pool import BudgetPool
 from dynscale_dspy.sampling.batch_plan import KnownSet
 from dynscale_dspy.sampling.steps import (
@@ -74,6 +75,7 @@ class CallDesk:
         self._key = key
         self._arm: Arm | None = None
         pool.arrive()
+        self._loop = running_loop()
         self._lock = threading.Lock()
         self._closed = False
 
@@ -126,12 +128,15 @@ class CallDesk:
 
     def _open(self, samplers: Sequence[str]) -> Granted | Future[None] | None:
         opened = self._admission.open(
-            samplers, outer=self._outer, program=self._program, requests=self._requests, key=self._key
+            samplers, outer=self._outer, program=self._program, requests=self._requests, key=self._key, hold=self._hold
         )
         if not isinstance(opened, Arm):
             return opened
-        self._arm = opened
         return self._granted(opened.waiting)
+
+    def _hold(self, arm: Arm) -> None:
+        self._admission.lock.hold(self, arm.close, self._loop)
+        self._arm = arm
 
     def _insist(self, sampler: str) -> Granted:
         arm = self._arm
@@ -157,6 +162,7 @@ class CallDesk:
     def _close_arm(self) -> None:
         if self._arm is not None:
             self._arm.close()
+            self._admission.lock.release(self)
 
 
 class BatchDesk:

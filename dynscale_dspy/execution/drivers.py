@@ -88,8 +88,10 @@ def drive(steps: Generator[Step, Any, T], run: Run, desk: Desk) -> T:
                 case _:
                     reply = desk.carry_out(step)
     finally:
-        steps.close()
-        desk.close()
+        try:
+            steps.close()
+        finally:
+            desk.close()
 
 
 async def adrive(steps: Generator[Step, Any, T], run: ARun, desk: Desk) -> T:
@@ -113,9 +115,11 @@ async def adrive(steps: Generator[Step, Any, T], run: ARun, desk: Desk) -> T:
                 case _:
                     reply = desk.carry_out(step)
     finally:
-        steps.close()
-        # Not waited for: this task may be on its way out because it was cancelled.
-        unwaited(desk.may_block, desk.close)
+        try:
+            steps.close()
+        finally:
+            # Not waited for: this task may be on its way out because it was cancelled.
+            unwaited(desk.may_block, desk.close)
 
 
 def drive_known(

@@ -20,6 +20,7 @@ from dspy.utils.usage_tracker import UsageTracker
 from dynscale_dspy.allocation.costs import Cost
 from dynscale_dspy.budget.admission import Admission
 from dynscale_dspy.budget.leases import Charge, Lease
+from dynscale_dspy.errors import BudgetExhausted
 from dynscale_dspy.execution.request_costs import (
     MISCOUNTED,
     Bound,
@@ -107,9 +108,12 @@ class Meter:
         """What ends the sample where no time is left for its next request."""
         if self.lease is not None:
             self.lease.cut_off()
-        payers = [meter.payer for meter in self._chain() if meter.payer is not None]
-        late = next((payer for payer in payers if payer.patience() <= 0), payers[0])
-        return CallRefused(late.cut_off())
+        for meter in self._chain():
+            if meter.payer is not None and (meter.payer.is_late or meter.payer.is_stopped):
+                return CallRefused(meter.payer.cut_off())
+        return CallRefused(
+            BudgetExhausted("the pool's deadline, or the end of the call, comes before the next request may be made")
+        )
 
     def patience(self) -> float:
         """Seconds for which the sample may wait: none once a call it is part of is over, its pool stopped or late."""

@@ -157,6 +157,7 @@ class SampleRun(AbstractContextManager):
         failure = error if isinstance(error, Exception) else None
         if self._lease is not None:
             self.cost = self._lease.settle(failure, permanent=is_permanent(failure))
+            self._lease.lock.release(self)
         if isinstance(error, CallRefused):
             error = error.error
         elif error is not None and not isinstance(error, Exception):

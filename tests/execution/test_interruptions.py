@@ -1,0 +1,83 @@
+"""A call that is interrupted at any line leaves nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import sys
+import threading
+
+import dspy
+import pytest
+
+import dynscale_dspy
+from dynscale_dspy import BudgetPool, Cost, DynScaling
+
+HOME = dynscale_dspy.__path__[0]
+CLEANING_UP = ("with ", "finally:", "except ")
+
+
+class Constant(dspy.Module):
+    def forward(self, question):
+        return dspy.Prediction(answer="42")
+
+    async def aforward(self, question):
+        await asyncio.sleep(0)
+        return self.forward(question)
+
+
+class Interrupting:
+    """Raises at the so-manieth function of the package that is entered, once: where Python delivers a Ctrl-C."""
+
+    def __init__(self, place, error):
+        self.place, self.error, self.seen, self.raised = place, error, 0, False
+
+    def __call__(self, frame, event, argument):
+        if event == "call" and frame.f_code.co_filename.startswith(HOME) and not self.raised:
+            self.seen += 1
+            if self.seen > self.place:
+                self.raised = True
+                raise self.error
+
+    def during(self, act):
+        before = sys.gettrace()
+        sys.settrace(self)
+        try:
+            act()
+        except BaseException as error:
+            if error is not self.error:
+                raise
+            self.error = None
+        finally:
+            sys.settrace(before)
+
+
+def is_clean(pool):
+    gc.collect()
+    for _ in range(200):  # helpers end what they have begun
+        now = pool.statistics()
+        if now.reserved == Cost() and now.open_calls == 0:
+            return True
+        threading.Event().wait(0.01)
+    return False
+
+
+@pytest.mark.parametrize("tasks", [False, True], ids=["thread", "task"])
+def test_an_interrupt_as_any_function_is_entered_leaves_nothing_behind(tasks):
+    pool = BudgetPool(samples=10**6, max_concurrency=2)
+    qa = DynScaling(Constant(), pool, max_samples=2)
+    qa(question="warm")
+    place = 0
+    while True:
+        question, interrupting = f"question {place}", Interrupting(place, KeyboardInterrupt())
+
+        def act(question=question):
+            asyncio.run(qa.acall(question=question)) if tasks else qa(question=question)
+
+        interrupting.during(act)
+        assert is_clean(pool), f"interrupted at call {place}: {pool!r}, {pool.statistics().reserved}"
+        if not interrupting.raised:
+            break
+        place += 1 if place < 40 else 3
+    assert place > 100
+    assert qa(question="after").answer == "42"
