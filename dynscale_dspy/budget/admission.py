@@ -23,7 +23,7 @@ from dynscale_dspy.budget.breaker import CircuitBreaker
 from dynscale_dspy.budget.leases import Arm, Lease, Program
 from dynscale_dspy.budget.locking import StepLock, step
 from dynscale_dspy.budget.prices import Price
-from dynscale_dspy.budget.supply import Supply
+from dynscale_dspy.budget.supply import OwnCaps, Supply
 from dynscale_dspy.budget.throttle import Throttle
 from dynscale_dspy.budget.waiting import WaitQueue
 from dynscale_dspy.errors import BudgetExhausted, StorageError, UnboundedCost
@@ -592,6 +592,8 @@ class Admission:
     def used_beyond(self) -> None:
         """More was used than was set aside; see :class:`~dynscale_dspy.budget.leases.Payer`."""
         for node in self.chain:
+            if node is self.root and not isinstance(self.shared.supply, OwnCaps):
+                continue  # its caps are a lease, which grows: they are no cap of the user's
             ledger, alerts = node.accounts.ledger, node.alerts
             said = alerts.passed(None, ledger.spent, ledger.limits)
             for module, spent, limits in node.accounts.quotas():

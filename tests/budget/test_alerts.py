@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from typing import Any
 
 import pytest
 
 from dynscale_dspy import Cost
 from dynscale_dspy.budget.accounts import Ledger
-from dynscale_dspy.budget.alerts import CapAlerts
+from dynscale_dspy.budget.alerts import CapAlerts, CapPassed
 
 POOL: Any = object()
 
@@ -60,3 +61,28 @@ def test_what_interrupts_passes_through():
     (warning,) = alerts.due(ledger)
     with pytest.raises(KeyboardInterrupt):
         alerts.send(warning)
+
+
+# ---- caps that are passed
+
+
+def test_a_cap_that_is_passed_is_said_first_and_whenever_the_excess_has_doubled():
+    alerts, limits = CapAlerts(POOL, None), {"samples": None, "tokens": 100, "nanodollars": 10**9}
+    said = [alerts.passed(None, Cost(prompt_tokens=tokens), limits) for tokens in (100, 101, 101, 102, 103, 104, 900)]
+    assert [len(each) for each in said] == [0, 1, 0, 1, 0, 1, 1]
+    assert said[-1][0].startswith("a cap of 100 tokens is passed by 800: ")
+    assert alerts.passed("a share", Cost(prompt_tokens=101), limits)
+    (money,) = alerts.passed(None, Cost(nanodollars=1_250_000_000), limits)
+    assert money.startswith("a cap of 1 dollars is passed by 0.25: language models report more than could be set aside")
+    alerts.reset()
+    assert alerts.passed(None, Cost(prompt_tokens=101), limits)
+
+
+def test_it_is_logged_and_warned_of_and_a_filter_that_raises_loses_nothing(caplog):
+    with caplog.at_level(logging.WARNING, "dynscale_dspy"):
+        with pytest.warns(CapPassed, match="a cap is passed"):
+            CapAlerts.say("a cap is passed")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            CapAlerts.say("a cap is passed")
+    assert caplog.messages == ["a cap is passed", "a cap is passed"]

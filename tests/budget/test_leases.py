@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import warnings
 
 import pytest
 from hypothesis import given
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from dynscale_dspy import BudgetPool, Cost, Uniform
 from dynscale_dspy.allocation.tally import Tally
+from dynscale_dspy.budget.alerts import CapPassed
 from dynscale_dspy.budget.leases import Arm, Lease
 from dynscale_dspy.budget.stores.memory import MemoryStore
 from tests.support import open_call
@@ -71,6 +73,74 @@ def test_beyond_a_bound_that_nobody_knew_is_paid_for_and_said_so_in_the_books():
     lease.settle()
     assert pool.statistics().spent.tokens == 150
     assert pool.available("tokens") == 0
+
+
+def test_what_is_used_beyond_any_bound_is_seen_by_the_next_reservation_at_once():
+    pool = BudgetPool(samples=9, tokens=100)
+    with pool.scope(samples=9) as scope:
+        lease = started(scope)
+        charge = lease.charge(Cost(requests=1, prompt_tokens=10))
+        assert charge is not None
+        lease.answered(charge, Cost(requests=1, completion_tokens=150))
+        assert pool.statistics().reserved.tokens == scope.statistics().reserved.tokens == 150
+        assert lease.charge(Cost(requests=1, prompt_tokens=1)) is None
+        assert pool.available("tokens") == 0
+        with pytest.warns(CapPassed, match="a cap of 100 tokens is passed by 50"):
+            lease.settle()
+
+
+def test_a_cap_that_is_passed_is_said_outside_the_lock():
+    pool, seen = BudgetPool(dollars=0.01), []
+    lease = started(pool)
+    charge = lease.charge(Cost(requests=1))
+    assert charge is not None
+    lease.answered(charge, Cost(requests=1, nanodollars=30_000_000))
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = lambda message, *_, **__: seen.append((str(message), pool.statistics().spent.dollars))
+        lease.settle()
+    ((said, spent),) = seen
+    assert said.startswith("a cap of 0.01 dollars is passed by 0.02")
+    assert spent == 0.03
+
+
+USED = st.builds(
+    Cost,
+    requests=st.integers(0, 9),
+    prompt_tokens=st.integers(0, 10**7),
+    completion_tokens=st.integers(0, 10**7),
+    nanodollars=st.integers(0, 10**13),
+)
+
+
+@given(
+    st.lists(st.tuples(USED, USED), max_size=4),
+    st.fixed_dictionaries({}, optional={"tokens": st.integers(1, 10**6), "dollars": st.floats(0.001, 10)}),
+    st.sampled_from(["settle", "close"]),
+)
+def test_whatever_a_provider_says_was_used_is_booked(requests, caps, end):
+    pool, owed = BudgetPool(samples=5, **caps), Cost()
+    arm = opened(pool)
+    lease = arm.take()
+    if end == "settle":
+        assert lease.start()
+    for bound, used in requests:
+        charge = lease.charge(bound)
+        if charge is not None:
+            lease.answered(charge, used)
+            owed += used
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CapPassed)
+        if end == "settle":
+            lease.settle()
+            owed += Cost(samples=1)
+        arm.close()
+    state = pool.statistics()
+    assert (state.spent, state.reserved, state.open_calls) == (owed, Cost(), 0)
+    for unit in caps:
+        assert pool.available(unit) >= 0
+        passed = getattr(owed, unit) > state.limits[unit]
+        assert not passed or open_call(pool, 1) is None
 
 
 @pytest.mark.parametrize("end", ["settle", "close"])
