@@ -18,6 +18,10 @@ Answer = str | Sequence[str] | Callable[[dspy.Prediction], Any]
 """How a user names the answer: one output field, several, or a function of the prediction."""
 
 
+class MissingField(ValueError):
+    """The program returned no field of the name by which the user names the answer."""
+
+
 class AnswerReader:
     """Reads the answer out of a program's predictions.
 
@@ -60,14 +64,16 @@ class AnswerReader:
         """The answer as the program gave it: one value, or a dict of several fields; None if there is none.
 
         Raises:
-            ValueError: If a field named by the user is not in the prediction.
+            MissingField: If a field named by the user is not in the prediction, and may never be.
         """
         if callable(self.answer):
             try:
                 return self.answer(prediction)
             except Exception as error:
                 # It may well choke on a malformed sample; that sample was paid for, and only loses its vote.
-                logger.warning("the answer function failed on a sample, which casts no vote: %r", error)
+                # Its type only: the message quotes what the model said.
+                name = type(error).__name__
+                logger.warning("the answer function failed on a sample, which casts no vote: %s", name)
                 return None
         if not isinstance(prediction, dspy.Prediction):
             return prediction
@@ -78,7 +84,7 @@ class AnswerReader:
             missing = [name for name in names if name not in prediction.keys()]  # noqa: SIM118
             # A program known to have the field has given a malformed sample; one that is not may never give it.
             if missing and not self._known_to_exist:
-                raise ValueError(
+                raise MissingField(
                     f"answer names {missing[0]!r}, but the program returned the fields {list(prediction.keys())}"
                 )
         values = {name: prediction.get(name) for name in names}

@@ -82,6 +82,6 @@ def _notice(stream: Any, message: StatusMessage) -> Notice:
             sync_send_to_stream(stream, message)
         except Exception as error:
             # Only the thread that DSPy started for the stream can write to it. A call must not fail for a status.
-            logger.debug("no status message from this thread: %r", error)
+            logger.debug("no status message from this thread: %s", type(error).__name__)
 
     return Notice(send, asend)

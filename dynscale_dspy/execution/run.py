@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from dynscale_dspy.allocation.costs import Cost
 from dynscale_dspy.budget.admission import Admission
 from dynscale_dspy.budget.leases import Lease
 from dynscale_dspy.execution.adapter import SampleAdapter
-from dynscale_dspy.execution.answer_reader import AnswerReader
+from dynscale_dspy.execution.answer_reader import AnswerReader, MissingField
 from dynscale_dspy.execution.introspection import asks_one_model, innermost, needs_each_run
 from dynscale_dspy.execution.listener import LISTENER, listen_to
 from dynscale_dspy.execution.lm_errors import is_permanent
@@ -22,6 +23,8 @@ from dynscale_dspy.execution.shared_request import Slot
 from dynscale_dspy.reporting import tracing
 from dynscale_dspy.sampling.sample import Draw, Sample
 from dynscale_dspy.selection.base import Selector, Vote
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -164,7 +167,11 @@ class SampleRun(AbstractContextManager):
             return
         if self._slot is not None and error is not None and self._slot.failed:
             self._slot.request.failed(error)
-        answer, vote, problem = self._read(self.prediction, error)
+        permanent = is_permanent(error)
+        try:
+            answer, vote, problem = self._read(self.prediction, error)
+        except MissingField as missing:
+            answer, vote, problem, error, permanent = None, None, "failed", missing, True  # the next one would lack it
         self.sample = Sample(
             draw=self.draw,
             prediction=self.prediction,
@@ -172,23 +179,33 @@ class SampleRun(AbstractContextManager):
             vote=vote,
             problem=problem,
             error=error,
-            permanent=is_permanent(error),
+            permanent=permanent,
             trace=tuple(self._trace),
             usage=usage,
             cost=self.cost,
         )
 
-    def _read(self, prediction: Any, error: BaseException | None) -> tuple[Any, Vote | None, str]:
+    def _read(self, prediction: Any, failure: BaseException | None) -> tuple[Any, Vote | None, str]:
         """The answer, its vote and why it casts none; read once, since the user's own function may do the reading."""
-        if error is not None:
+        if failure is not None:
             return None, None, "failed"
         if self._reading is None:
-            answer = self._settings.reader.read(self._settings.module, prediction)
-            if self._finish_reason() == "length":
-                self._reading = answer, None, "truncated"
-            else:
-                vote = self._settings.selector.read(answer)
-                self._reading = answer, vote, "" if vote is not None else "no answer"
+            answer = None
+            try:
+                answer = self._settings.reader.read(self._settings.module, prediction)
+                if self._finish_reason() == "length":
+                    self._reading = answer, None, "truncated"
+                else:
+                    vote = self._settings.selector.read(answer)
+                    hash(None if vote is None else vote.key)  # by which selections look it up
+                    self._reading = answer, vote, "" if vote is not None else "no answer"
+            except MissingField:
+                raise
+            except Exception as error:
+                # What was returned is odd, or a selector chokes on it: the sample is paid for, and loses its vote only.
+                # The type only: the message may quote what the model said.
+                logger.warning("a sample's answer cannot be read, and casts no vote: %s", type(error).__name__)
+                self._reading = answer, None, "unreadable"
         return self._reading
 
     def _finish_reason(self) -> str | None:
@@ -202,7 +219,10 @@ class SampleRun(AbstractContextManager):
         return {"sample": draw.index, "round": draw.round, "conditioned": draw.conditioned, "shown": draw.shown}
 
     def _vote_attributes(self, prediction: Any, error: BaseException | None) -> dict[str, Any]:
-        answer, vote, problem = self._read(prediction, error)
+        try:
+            answer, vote, problem = self._read(prediction, error)
+        except MissingField:
+            return {"vote": "", "problem": "failed"}
         return {"vote": "" if vote is None else answer, "problem": problem}
 
 

@@ -49,7 +49,8 @@ class SampleReport:
         answer: Its answer.
         key: What its answer is known by: samples with equal keys said the same, as the selector compares them. None if
             it casts no vote.
-        problem: Why it casts no vote (``"failed"``, ``"truncated"``, ``"no answer"``); empty if it does.
+        problem: Why it casts no vote (``"failed"``, ``"truncated"``, ``"no answer"``, ``"unreadable"``); empty if it
+            does.
         error: The exception, if it failed.
         cost: What it cost.
         usage: Tokens by language model as DSPy's usage tracker reports them; empty if DSPy's cache answered.

@@ -112,10 +112,9 @@ def _sample(sample: SampleReport) -> str:
     answer = text.short(sample.answer) if sample.key is not None else f"no vote: {sample.problem}"
     inside = []
     if sample.error is not None:
-        inside.append(f"<pre>{escape(_clip(f'{type(sample.error).__name__}: {sample.error}'))}</pre>")
-    fields: Any = sample.prediction.items() if hasattr(sample.prediction, "items") else ()
-    for name, value in fields:
-        inside.append(f'<div class="label">{escape(str(name))}</div><pre>{escape(_clip(str(value)))}</pre>')
+        inside.append(f"<pre>{escape(_clip(f'{type(sample.error).__name__}: {text.said(sample.error)}'))}</pre>")
+    for name, value in _items(sample.prediction):
+        inside.append(f'<div class="label">{escape(text.said(name))}</div><pre>{escape(_clip(text.said(value)))}</pre>')
     for chain in sample.chain:
         inside.append(f"<details><summary>what it was shown</summary><pre>{escape(_clip(chain))}</pre></details>")
     summary = f'#{sample.index} {escape(answer)} <span class="quiet">{escape("; ".join(text.of_sample(sample)))}</span>'
@@ -123,7 +122,15 @@ def _sample(sample: SampleReport) -> str:
 
 
 def _page(parts: Iterable[str]) -> str:
-    return f'<div class="dynscale"><style>{_STYLE}</style>{"".join(parts)}</div>'
+    return text.harmless(f'<div class="dynscale"><style>{_STYLE}</style>{"".join(parts)}</div>')
+
+
+def _items(prediction: Any) -> list[tuple[Any, Any]]:
+    """The fields of a prediction, as far as it tells."""
+    try:
+        return [(name, value) for name, value in prediction.items()] if hasattr(prediction, "items") else []
+    except Exception:
+        return []
 
 
 def _head(title: str, quiet: str) -> str:

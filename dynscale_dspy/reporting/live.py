@@ -102,7 +102,8 @@ def table(report: PoolReport) -> Any:
     from rich.table import Table
 
     now = report.statistics
-    out = Table(title=report.title + ("" if now.state == "open" else f" ({now.state})"), title_justify="left")
+    title = text.harmless(report.title + ("" if now.state == "open" else f" ({now.state})"))
+    out = Table(title=title, title_justify="left")
     for name in ("", "spent", "in flight", "left"):
         out.add_column(name, justify="right" if name else "left")
     for use in text.uses(now.spent, now.reserved, now.limits):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,7 +22,31 @@ MOST_ANSWERS = 12
 """Most answers of a prediction that are shown."""
 MOST_PROGRAMS = 10
 """Most programs, and most parts, of a pool that are shown."""
+_ACTING = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # controls, the beginnings of terminal escapes among them; not tab and line feed
+    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # the direction of writing
+    "\u2028\u2029\ufff9-\ufffb\U000e0000-\U000e007f"  # separators, annotations and tags, none of which can be seen
+    "\ud800-\udfff]"  # halves of characters, which nothing can print
+)
 _BLOCKS = "▁▂▃▄▅▆▇█"
+
+
+def harmless(words: str) -> str:
+    r"""Text that acts on nobody who prints it: control characters and the like become U+FFFD.
+
+    Example:
+        >>> harmless("\x1b[2Jgone")
+        '�[2Jgone'
+    """
+    return _ACTING.sub("\ufffd", words)
+
+
+def said(value: Any) -> str:
+    """The text of any value, harmless; its type where its own class fails to give one."""
+    try:
+        return harmless(str.__str__(str(value)))
+    except Exception:
+        return harmless(f"({type(value).__name__} without text)")
 
 
 class Use(NamedTuple):
@@ -85,7 +110,8 @@ def one_line(now: PoolStatistics, title: str = "BudgetPool") -> str:
     if now.seconds_left is not None:
         told.append(f"{now.seconds_left:.3g} s left")
     state = f"; {halt(now)}" if now.state != "open" else ""
-    return f"{title}({', '.join(told)} spent; {now.closed_calls} calls answered, {now.open_calls} open{state})"
+    words = f"{title}({', '.join(told)} spent; {now.closed_calls} calls answered, {now.open_calls} open{state})"
+    return harmless(words)
 
 
 def pool(report: PoolReport) -> str:
@@ -106,8 +132,8 @@ def pool(report: PoolReport) -> str:
             lines.append(f"  price over time:   {sparkline(prices)} at most {max(prices):.3g}")
     for title, rows in (("by program", programs(history)), ("within it", parts(report.parts))):
         if rows:
-            lines += [f"  {title}:", *(f"    {name}: {told}" for name, _, told in rows)]
-    return "\n".join(lines)
+            lines += [f"  {title}:", *(f"    {short(name, 200)}: {told}" for name, _, told in rows)]
+    return harmless("\n".join(lines))
 
 
 def histogram(counts: Mapping[int, int]) -> list[tuple[int, str, int]]:
@@ -175,16 +201,25 @@ def explanation(made: Explanation) -> str:
     lines += map(_sample, made.samples[:MOST_LINES])
     if len(made.samples) > MOST_LINES:
         lines.append(f"  and {count(len(made.samples) - MOST_LINES, 'more sample')}")
-    return "\n".join(lines)
+    return harmless("\n".join(lines))
 
 
 def _sample(sample: SampleReport) -> str:
     told = short(sample.answer, 40) if sample.key is not None else f"no vote: {sample.problem}"
     if sample.error is not None:
         told += f" with {type(sample.error).__name__}"
-    thought = getattr(sample.prediction, "reasoning", None) if sample.prediction is not None else None
+    thought = thought_of(sample.prediction)
     thinking = f"  | {short(thought, 60)}" if thought else ""
     return f"  #{sample.index} {told}  ({'; '.join(of_sample(sample))}){thinking}"
+
+
+def thought_of(prediction: Any) -> str:
+    """The reasoning of a prediction; empty if it has none."""
+    try:
+        thought = getattr(prediction, "reasoning", None)
+    except Exception:
+        return ""
+    return "" if thought is None else said(thought)
 
 
 def of_sample(sample: SampleReport) -> Iterator[str]:
@@ -221,7 +256,7 @@ def count(number: int, noun: str) -> str:
 
 def short(value: Any, most: int = 80) -> str:
     """A value on one line, cut off after so many characters."""
-    line = " ".join(str(value).split())
+    line = " ".join(said(value).split())
     return line if len(line) <= most else line[: most - 1] + "…"
 
 

@@ -11,6 +11,8 @@ from typing import Any
 
 from dspy.utils.callback import BaseCallback
 
+from dynscale_dspy.reporting import text
+
 _LONGEST_TEXT = 200
 
 
@@ -37,11 +39,18 @@ def _open_span() -> Any:
 
 
 def _plain(value: Any) -> Any:
-    if value is None or isinstance(value, (bool, int, float)):
-        return "" if value is None else value
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return str(value)[:_LONGEST_TEXT]
+    try:
+        if value is None or isinstance(value, bool):
+            return "" if value is None else value
+        if isinstance(value, int) and int.bit_length(value) < 64:  # no tracer takes a longer one
+            return int.__int__(value)
+        if isinstance(value, float):
+            return float.__float__(value)
+        if isinstance(value, (list, tuple)):
+            return [_plain(item) for item in value]
+    except Exception:  # of the value's class, or since it contains itself
+        pass
+    return text.said(value)[:_LONGEST_TEXT]
 
 
 class SpanMark(BaseCallback):

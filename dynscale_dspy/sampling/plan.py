@@ -201,13 +201,20 @@ class Plan:
     def tell(self, sample: Sample) -> None:
         """A drawn sample is finished."""
         sampler = sample.draw.sampler
+        before = self.selection
+        if sample.problem != SPARED:
+            try:
+                self.selection = self._with(before, sample)
+            except Exception:
+                if sample.vote is None:
+                    raise
+                # The selector cannot take what it read. The sample is paid for, and loses its vote only.
+                sample = replace(sample, vote=None, problem="unreadable")
+                self.selection = self._with(before, sample)
+        self.samples.append(sample)
         record = self._learned.of(sampler.name)
         record.samples += 1
         record.blanks += sample.vote is None
-        before = self.selection
-        self.samples.append(sample)
-        if sample.problem != SPARED:
-            self.selection = self._with(before, sample)
         if self.strategy.learned:
             kind = CONDITIONED if sample.draw.conditioned else INDEPENDENT
             self._learned.gains.cost(sample.cost, sampler=kind)
@@ -249,7 +256,10 @@ class Plan:
         """Whether the winner stays the same whatever the samples say that are in flight."""
         selection = self.selection
         for sample in finished:
-            selection = self._with(selection, sample)
+            try:
+                selection = self._with(selection, sample)
+            except Exception:
+                return self.decided  # it will lose its vote when it is told
         self.decided = self.decided or selection.is_settled(self.pending - len(finished))
         return self.decided
 

@@ -49,8 +49,8 @@ class Sample:
         prediction: What the program returned, or None if it failed.
         answer: The answer as the program gave it, or None.
         vote: What it says, as the selector read it where the sample ran; None if it casts no vote.
-        problem: Why it casts no vote: ``"failed"``, ``"truncated"``, ``"no answer"``, ``"not needed"``;
-            empty if it votes.
+        problem: Why it casts no vote: ``"failed"``, ``"truncated"``, ``"no answer"``, ``"unreadable"``,
+            ``"not needed"``; empty if it votes.
         error: The exception, if it failed.
         permanent: Whether another sample of the call would fail alike.
         trace: DSPy's trace of the run: ``(predictor, inputs, prediction)`` in order.

@@ -56,6 +56,12 @@ def test_a_failing_answer_function_costs_the_vote_not_the_call(caplog):
     assert "casts no vote" in caplog.text
 
 
+def test_the_words_of_the_answer_functions_error_are_not_logged(caplog):
+    module = dspy.Predict("text -> label")
+    assert read(module, {"label": "secret"}, answer=lambda p: {}[p.label]) is None
+    assert "KeyError" in caplog.text and "secret" not in caplog.text
+
+
 def test_a_field_that_does_not_exist_is_refused_before_anything_runs():
     with pytest.raises(ValueError, match=r"answer names 'anwser', which the program does not produce.*'answer'"):
         AnswerReader(dspy.ChainOfThought("question -> answer"), "anwser")

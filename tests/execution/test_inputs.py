@@ -17,6 +17,7 @@ from dynscale_dspy.execution.inputs import (
     lasting_name,
     own_inputs,
 )
+from tests import hostile
 
 plain = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5) | st.binary(max_size=5),
@@ -77,3 +78,29 @@ def test_each_sample_writes_into_a_history_of_its_own():
 
 def test_long_inputs():
     assert is_long(("x" * LONG,)) and not is_long(("x",))
+
+
+@given(hostile.makers)
+def test_any_inputs_have_a_key_and_never_raise(make):
+    value = make()
+    key = inputs_key(((value,), {"value": value}))
+    assert hash(key) == hash(key) and key == key and repr(key)
+    is_long(((value,), {"value": value}))
+    own_inputs({"value": value})
+    if is_lasting(key):
+        assert lasting_name(key)
+
+
+def test_equal_objects_of_unknown_classes_are_not_the_same_input_and_keep_their_place():
+    assert len({inputs_key(object()) for _ in range(100)}) == 100
+
+
+def test_names_of_several_types_are_told_apart():
+    assert inputs_key({1: "a"}) != inputs_key({"1": "a"})
+
+
+@pytest.mark.parametrize("name", hostile.HUGE)
+def test_inputs_that_never_end_are_known_by_identity(name):
+    value = hostile.HUGE[name]()
+    assert not is_lasting(inputs_key(value))
+    assert is_long(hostile.bomb())

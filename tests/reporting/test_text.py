@@ -38,3 +38,20 @@ def test_votes_are_counts_where_they_are_whole_and_weights_where_not():
     votes = (Votes("A", 2, 1), Votes("B", 0.5, 0))
     lines = text.explanation(Explanation(votes, 0.857, 0.9, (), 1, Cost())).splitlines()
     assert lines[1:3] == ["    3  A (1 of them saw earlier attempts)", "  0.5  B"]
+
+
+def test_nothing_in_a_report_acts_on_a_terminal():
+    for escape in (
+        "\x1b]52;c;ZXZpbA==\x07",
+        "\x1b[2J",
+        "\x9b2J",
+        "\x08",
+        "\r",
+        "\u202e",
+        "\u2028",
+        "\ud800",
+        "\U000e0041",
+    ):
+        assert text.harmless(f"a{escape}b").encode() and escape not in text.harmless(f"a{escape}b")
+    assert text.harmless("a\tb\nc é 👩\u200d🔬") == "a\tb\nc é 👩\u200d🔬"
+    assert text.said(10**5000) == "(int without text)"

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynscale_dspy.selection.answers import canonical
+from dynscale_dspy.selection.answers import UnreadableAnswer, canonical
+from tests import hostile
 
 
 class Color(enum.Enum):
@@ -117,3 +118,25 @@ def test_integers_agree_with_their_texts(number):
 @given(st.text(alphabet="abcxyz+-#/%$^", min_size=1, max_size=6), st.text(alphabet="abcxyz+-#/%$^", min_size=1))
 def test_punctuation_tells_answers_apart(one, other):
     assert (canonical(one) == canonical(other)) == (one == other)
+
+
+@given(hostile.makers)
+def test_any_value_has_a_key_that_never_raises_or_is_unreadable(make):
+    value = make()
+    try:
+        key = canonical(value)
+    except UnreadableAnswer as error:
+        assert hostile.SECRET not in str(error)
+        return
+    assert hash(key) == hash(key) and (key == key) and {key: 1}[key]
+    assert (key == canonical("a")) in (True, False)
+
+
+@pytest.mark.parametrize("name", hostile.HUGE)
+def test_an_answer_that_never_ends_is_unreadable(name):
+    with pytest.raises(UnreadableAnswer, match="has more than 100,000 parts"):
+        canonical(hostile.HUGE[name]())
+
+
+def test_answers_nested_as_deep_as_can_be_compared_vote():
+    assert canonical(hostile.deep(99)) == canonical(hostile.deep(99)) != canonical(hostile.deep(98))
