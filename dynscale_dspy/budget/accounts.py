@@ -115,12 +115,18 @@ class Ledger:
         if handle is None:
             return None
         outer = None
-        if self.parent is not None:
-            outer = self.parent.reserve(amount)
-            if outer is None:
-                self.store.settle(handle, Cost())
-                return None
-        return Reservation(amount, handle, outer)
+        try:
+            if self.parent is not None:
+                outer = self.parent.reserve(amount)
+                if outer is None:
+                    self.store.settle(handle, Cost())
+                    return None
+            return Reservation(amount, handle, outer)
+        except BaseException:  # of the store around, or an interrupt
+            self.store.settle(handle, Cost())
+            if self.parent is not None and outer is not None:
+                self.parent.refund(outer)
+            raise
 
     def amend(self, reservation: Reservation, amount: Cost) -> bool:
         """Hold another amount under an open reservation; False, and nothing changes, if it would pass a cap."""

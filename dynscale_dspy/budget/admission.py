@@ -606,9 +606,9 @@ class Admission:
         return arm.first_fits()
 
     def _count_opened(self, arm: Arm) -> None:
+        arm.opened()
         for node in self.chain:
             node.counts.open.add(id(arm))
-        arm.opened()
 
     @step
     def _count_distrusted(self, reason: str) -> bool:
