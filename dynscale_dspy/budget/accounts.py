@@ -145,15 +145,15 @@ class Ledger:
                 if handle is None:
                     return None
                 handles.append((ledger, handle))
+            reservation: Reservation | None = None
+            for _, handle in reversed(handles):
+                reservation = Reservation(amount, handle, reservation)
             refused = False
+            return reservation
         finally:
-            if refused:  # or the store of one above has failed
+            if refused:  # or the store of one above has failed, or an interrupt came
                 for below, held in handles:
                     below.store.settle(held, Cost())
-        reservation: Reservation | None = None
-        for _, handle in reversed(handles):
-            reservation = Reservation(amount, handle, reservation)
-        return reservation
 
     def amend(self, reservation: Reservation, amount: Cost) -> bool:
         """Hold another amount under an open reservation; False, and nothing changes, if it would pass a cap.

@@ -317,8 +317,8 @@ class Arm:
 
     def opened(self) -> None:
         """The call is open; inside the lock."""
-        self._program.open_calls.add(id(self))
         self._open = True
+        self._program.open_calls.add(id(self))
 
     def give_up(self) -> None:
         """Free what is reserved and not started; inside the lock."""
@@ -576,15 +576,15 @@ class Lease:
         with self._own:
             if self._state == "settled":
                 return Cost()
-            before, self._state = self._state, "settled"
             used = self._owed
-        whole = before == "started"
-        arm.hopeless = arm.hopeless or permanent
-        self.is_free = self.redo and used == Cost()
-        one = Cost(samples=1 if whole else 0)
-        charged = Cost() if self.is_free else used + one
-        sample = (arm.key, self.index) if whole and arm.key is not None else None
-        beyond = self._beyond or arm.ledger.exceeds(self._reservation, charged)
+            whole = self._state == "started"
+            one = Cost(samples=1 if whole else 0)
+            self.is_free = self.redo and used == Cost()
+            charged = Cost() if self.is_free else used + one
+            sample = (arm.key, self.index) if whole and arm.key is not None else None
+            beyond = self._beyond or arm.ledger.exceeds(self._reservation, charged)
+            arm.hopeless = arm.hopeless or permanent
+            before, self._state = self._state, "settled"
         try:
             arm.ledger.settle(self._reservation, charged, sample=sample)
         except BaseException:  # an interrupt: it can be settled again
