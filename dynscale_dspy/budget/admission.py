@@ -604,7 +604,7 @@ class Admission:
     def call_closed(self, arm: Arm, *, samples: int, charged: Cost | None) -> None:
         """A call is over; see :class:`~dynscale_dspy.budget.leases.Payer`."""
         for node in self.chain:
-            node.counts.open.discard(id(arm))
+            node.counts.open.discard(arm.number)
             node.counts.closed_calls += 1
             node.counts.samples_per_call[samples] += 1
         self.shared.open_arms.discard(arm)
@@ -651,14 +651,14 @@ class Admission:
         arm.opened()
         self.shared.open_arms.add(arm)
         for node in self.chain:
-            node.counts.open.add(id(arm))
+            node.counts.open.add(arm.number)
 
     def _undo_opening(self, arm: Arm) -> None:
         """A call could not be opened: nothing of it stays."""
         arm.undo_opening()
         self.shared.open_arms.discard(arm)
         for node in self.chain:
-            node.counts.open.discard(id(arm))
+            node.counts.open.discard(arm.number)
 
     @step
     def _count_distrusted(self, reason: str) -> bool:

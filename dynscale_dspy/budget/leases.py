@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 from collections.abc import Callable, Sequence
@@ -21,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 ONE_REQUEST = Cost(requests=1)
 
+_numbers = itertools.count()
+
 _locks = LockGuard()
 
 
@@ -29,7 +32,7 @@ class Program:
 
     Attributes:
         learned: What its samples need, cost and change.
-        open_calls: Names of its calls that are being answered.
+        open_calls: Numbers of its calls that are being answered.
     """
 
     __slots__ = ("learned", "open_calls")
@@ -143,6 +146,8 @@ class Arm:
         key: bytes | None = None,
         known: bool = False,
     ) -> None:
+        self.number = next(_numbers)
+        """Tells it from all other calls of this process."""
         self._open = False
         self._unstarted: set[Lease] = set()
         self.payer = payer
@@ -304,7 +309,7 @@ class Arm:
         if not self._open:  # it was never opened, or another thread was faster
             return
         self._open = False
-        self._program.open_calls.discard(id(self))
+        self._program.open_calls.discard(self.number)
         charged = None if self.is_nested else self._charged
         self.payer.call_closed(self, samples=self._drawn.samples, charged=charged)
 
@@ -318,7 +323,7 @@ class Arm:
     def opened(self) -> None:
         """The call is open; inside the lock."""
         self._open = True
-        self._program.open_calls.add(id(self))
+        self._program.open_calls.add(self.number)
 
     def give_up(self) -> None:
         """Free what is reserved and not started; inside the lock."""
@@ -331,7 +336,7 @@ class Arm:
         """The call could not be opened: nothing of it stays; inside the lock."""
         self.give_up()
         self._open = False
-        self._program.open_calls.discard(id(self))
+        self._program.open_calls.discard(self.number)
 
     def reserve_first(self, samplers: Sequence[str], count: int) -> int:
         """Reserve so many guaranteed samples, or the first that fit; inside the lock. Returns how many.
