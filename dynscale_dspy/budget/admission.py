@@ -566,6 +566,7 @@ class Admission:
             node.counts.open.discard(id(arm))
             node.counts.closed_calls += 1
             node.counts.samples_per_call[samples] += 1
+        arm.ended()
         self.shared.queue.wake()
         if charged is None:
             return

@@ -296,10 +296,14 @@ class Arm:
         self._waiting.clear()
         if not self._open:  # it was never opened, or another thread was faster
             return
-        self._open = False
         self._program.open_calls.discard(id(self))
         charged = None if self.is_nested else self._charged
         self.payer.call_closed(self, samples=self._drawn.samples, charged=charged)
+        self.ended()
+
+    def ended(self) -> None:
+        """The call is counted as closed; inside the lock."""
+        self._open = False
 
     def opened(self) -> None:
         """The call is open; inside the lock."""

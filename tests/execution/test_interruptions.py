@@ -14,7 +14,6 @@ import dynscale_dspy
 from dynscale_dspy import BudgetPool, Cost, DynScaling
 
 HOME = dynscale_dspy.__path__[0]
-CLEANING_UP = ("with ", "finally:", "except ")
 
 
 class Constant(dspy.Module):
