@@ -41,7 +41,7 @@ class Counts:
     """What has happened in a pool."""
 
     open: set[int] = field(default_factory=set)
-    """Names of its calls that are being answered. Not the calls: one that is lost closes when nobody has it."""
+    """Numbers of its calls that are being answered. Not the calls: one that is lost closes when nobody has it."""
     open_elsewhere: int = 0
     """Those of other processes that spend the same budget, as far as they have told."""
     closed_calls: int = 0
@@ -608,6 +608,7 @@ class Admission:
             node.counts.closed_calls += 1
             node.counts.samples_per_call[samples] += 1
         self.shared.open_arms.discard(arm)
+        arm.ended()
         self.shared.queue.wake()
         if charged is None:
             return

@@ -308,10 +308,10 @@ class Arm:
         self.give_up()
         if not self._open:  # it was never opened, or another thread was faster
             return
-        self._open = False
         self._program.open_calls.discard(self.number)
         charged = None if self.is_nested else self._charged
         self.payer.call_closed(self, samples=self._drawn.samples, charged=charged)
+        self.ended()
 
     def disown(self) -> None:
         """In the child of a fork: the call is the parent's, which closes it and settles its samples."""
@@ -319,6 +319,10 @@ class Arm:
         self.ledger = Ledger()
 
     # ---- inside the lock
+
+    def ended(self) -> None:
+        """The call is counted as closed."""
+        self._open = False
 
     def opened(self) -> None:
         """The call is open; inside the lock."""
