@@ -73,7 +73,7 @@ def test_an_interrupt_as_any_function_is_entered_leaves_nothing_behind(tasks):
     while True:
         question, interrupting = f"question {place}", Interrupting(place, KeyboardInterrupt())
 
-        def act(question=question):
+        def act(qa=qa, question=question):
             asyncio.run(qa.acall(question=question)) if tasks else qa(question=question)
 
         interrupting.during(act)
