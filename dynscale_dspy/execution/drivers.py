@@ -200,6 +200,7 @@ def _run_together(step: Round, run: Run, desk: Desk) -> list[Sample]:
     telling = threading.Lock()
     finished: SimpleQueue[int] = SimpleQueue()
     given_up = False
+    here = desk.seconds_left() == math.inf
 
     def work(*, helping: bool = True) -> None:
         while todo and _join_in(helping):
@@ -214,10 +215,11 @@ def _run_together(step: Round, run: Run, desk: Desk) -> list[Sample]:
                         if not given_up:
                             step.tell(samples)
                 except BaseException as error:
-                    results[position] = error
                     if not helping:
                         todo.clear()  # an interruption: nothing more is to start
-                        raise
+                        if here:
+                            raise  # and is kept nowhere else, or what its frames hold would not be given back
+                    results[position] = error
                 finally:
                     finished.put(position)
             finally:
@@ -228,7 +230,7 @@ def _run_together(step: Round, run: Run, desk: Desk) -> list[Sample]:
             _executor().submit(work)
         except RuntimeError:  # the interpreter is shutting down: the caller does it all
             break
-    if desk.seconds_left() == math.inf:
+    if here:
         work(helping=False)
     else:
         threading.Thread(target=_quietly, args=(partial(work, helping=False),), name="dynscale", daemon=True).start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -59,12 +60,21 @@ def test_opening_reserves_the_first_samples_and_reserving_more_of_them():
 
 
 def test_what_is_granted_tells_what_runs_out_first_and_whether_a_call_may_insist():
-    pool = BudgetPool(tokens=100)
-    assert (desk_of(pool).carry_out(Open(INDEPENDENT)).unit) == "tokens"
-    outer = desk_of(pool, program=(program := dspy.Predict("a -> b"))).carry_out(Open(INDEPENDENT)).leases[0]
+    pool, program = BudgetPool(tokens=100), dspy.Predict("a -> b")
+    desks = [desk_of(pool), desk_of(pool, program=program)]  # a call ends when nobody has its desk any more
+    assert desks[0].carry_out(Open(INDEPENDENT)).unit == "tokens"
+    outer = desks[1].carry_out(Open(INDEPENDENT)).leases[0]
     assert outer.start()
-    assert desk_of(pool, program=program, outer=outer).carry_out(Open(INDEPENDENT)).may_insist is False
-    assert desk_of(pool).carry_out(Open(INDEPENDENT)).may_insist is True
+    desks += [desk_of(pool, program=program, outer=outer), desk_of(pool)]
+    assert desks[2].carry_out(Open(INDEPENDENT)).may_insist is False
+    assert desks[3].carry_out(Open(INDEPENDENT)).may_insist is True
+
+
+def test_a_call_whose_desk_is_lost_is_closed_by_the_next_step():
+    pool = BudgetPool(samples=1)
+    assert len(desk_of(pool).carry_out(Open(INDEPENDENT)).leases) == 1
+    gc.collect()
+    assert_nothing_held(pool)
 
 
 def test_a_call_may_insist_as_far_as_the_caps_allow():
@@ -100,7 +110,8 @@ def test_an_empty_pool_says_what_the_call_ends_with():
 
 def test_nothing_is_opened_where_nothing_is_left_and_a_paused_pool_is_waited_for():
     pool = BudgetPool(samples=1)
-    assert len(desk_of(pool).carry_out(Open(INDEPENDENT)).leases) == 1
+    first = desk_of(pool)
+    assert len(first.carry_out(Open(INDEPENDENT)).leases) == 1
     assert desk_of(pool).carry_out(Open(INDEPENDENT)) is None
     other = BudgetPool(samples=1)
     desk = desk_of(other)

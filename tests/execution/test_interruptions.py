@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import gc
 import sys
-import threading
 
 import dspy
 import pytest
 
 import dynscale_dspy
 from dynscale_dspy import BudgetPool, Cost, DynScaling
+from tests.support import until
 
 HOME = dynscale_dspy.__path__[0]
 
@@ -52,13 +52,16 @@ class Interrupting:
 
 
 def is_clean(pool):
-    gc.collect()
-    for _ in range(50):  # helpers end what they have begun
+    def nothing_held():
+        gc.collect()
         now = pool.statistics()
-        if now.reserved == Cost() and now.open_calls == 0:
-            return True
-        threading.Event().wait(0.01)
-    return False
+        return now.reserved == Cost() and now.open_calls == 0
+
+    try:
+        until(nothing_held, timeout=0.5)  # helpers end what they have begun
+    except TimeoutError:
+        return False
+    return True
 
 
 @pytest.mark.parametrize("tasks", [False, True], ids=["thread", "task"])
