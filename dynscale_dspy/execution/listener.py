@@ -100,7 +100,7 @@ def listen_around(program: dspy.Module, arguments: Mapping[str, Any]) -> None:
     listen_to(dspy.settings.lm)
     listen_to(contextvars.Context().run(lambda: dspy.settings.lm))
     for part in _parts([program, arguments]):
-        if isinstance(part, dspy.BaseLM):
+        if issubclass(type(part), dspy.BaseLM):
             listen_to(part)
 
 
@@ -112,18 +112,23 @@ def _parts(whole: object) -> Iterator[Any]:
     waiting, seen = [whole], {id(whole)}
     while waiting:
         part = waiting.pop()
+        kind = type(part)  # asked of the type, and walked as the builtin it is: no code of the part's own runs
         inner: Iterable[Any] = ()
-        if isinstance(part, dspy.Module):
+        if issubclass(kind, dspy.Module):
             yield part
-            inner = (value for name, value in vars(part).items() if name not in _NO_PARTS)
-        elif isinstance(part, dspy.BaseLM):
+            inner = [
+                value for name, value in object.__getattribute__(part, "__dict__").items() if name not in _NO_PARTS
+            ]
+        elif issubclass(kind, dspy.BaseLM):
             yield part
-        elif isinstance(part, (list, tuple)):
-            inner = part
-        elif isinstance(part, dict):
-            inner = part.values()
+        elif issubclass(kind, list):
+            inner = list.__iter__(part)  # type: ignore[arg-type]
+        elif issubclass(kind, tuple):
+            inner = tuple.__iter__(part)  # type: ignore[arg-type]
+        elif issubclass(kind, dict):
+            inner = list(dict.values(part))  # type: ignore[arg-type]
         for value in inner:
-            if isinstance(value, _MAY_HOLD) and id(value) not in seen:
+            if issubclass(type(value), _MAY_HOLD) and id(value) not in seen:
                 seen.add(id(value))
                 waiting.append(value)
 
