@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynscale_dspy import BudgetPool, Cost, DynScaling, Parallel, Uniform, explain
-from dynscale_dspy.budget.throttle import ENOUGH, Limit, Throttle
+from dynscale_dspy.budget.throttle import ENOUGH, Limit, NoTurn, Throttle
 from dynscale_dspy.testing import FakeQuestion, questions
 from tests.support import vote
 
@@ -382,3 +382,28 @@ def test_out_of_order_a_batch_spends_the_same_and_answers_all(server):
 def test_bad_options_are_named(options, error):
     with pytest.raises(error, match=next(iter(options))):
         BudgetPool(samples=1, **options)
+
+
+def test_a_servers_wish_to_be_left_alone_holds_for_its_model():
+    now = [0.0]
+    throttle = Throttle(4, None, clock=lambda: now[0])
+
+    def refuse():
+        error = OSError("full")
+        error.status_code, error.retry_after = 429, 30.0  # type: ignore[attr-defined]
+        raise error
+
+    def ask(model):
+        return throttle.run(lambda: model, model=model, patience=lambda: 0.0)
+
+    with pytest.raises(OSError, match="full"):
+        throttle.run(refuse, model="a")
+    assert ask("b") == "b"
+    with pytest.raises(NoTurn):
+        ask("a")
+    now[0] = 29.9
+    with pytest.raises(NoTurn):
+        ask("a")
+    now[0] = 30.1
+    assert ask("a") == "a"
+    assert throttle.under_way == 0

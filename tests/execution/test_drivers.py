@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import dspy
 import pytest
 
-from dynscale_dspy import BudgetPool, Cost, DynScaling, Uniform
+from dynscale_dspy import BudgetExhausted, BudgetPool, Cost, DynScaling, Uniform
 from dynscale_dspy.execution import drivers
 from dynscale_dspy.execution.desk import BatchDesk, CallDesk
 from dynscale_dspy.execution.drivers import adrive, drive, drive_known
@@ -18,7 +18,7 @@ from dynscale_dspy.sampling.plan import Plan, play
 from dynscale_dspy.sampling.sample import Draw, Sample
 from dynscale_dspy.sampling.steps import Job, Round
 from dynscale_dspy.sampling.strategies import Parallel
-from tests.support import open_call, vote
+from tests.support import open_call, until, vote
 
 tag: contextvars.ContextVar[str] = contextvars.ContextVar("tag", default="none")
 
@@ -344,3 +344,33 @@ def test_programs_that_run_loops_for_those_in_them_stop_at_no_concurrency(in_thr
     runner.start()
     runner.join(60)
     assert [answer.answer for answer in answers] == ["42"] * calls
+
+
+class Blocked(dspy.Module):
+    """Answers when it is told to, not before."""
+
+    def __init__(self):
+        super().__init__()
+        self.leave = threading.Event()
+
+    def forward(self, question):
+        assert self.leave.wait(60)
+        return dspy.Prediction(answer="late")
+
+
+@pytest.mark.parametrize("way", ["call", "acall", "batch"])
+def test_a_deadline_ends_a_call_whose_program_goes_on(way):
+    program, pool = Blocked(), BudgetPool(samples=8, deadline=0.3)
+    qa = DynScaling(program, budget=pool)
+    try:
+        with pytest.raises(BudgetExhausted, match="deadline"):
+            if way == "call":
+                qa(question="q")
+            elif way == "acall":
+                asyncio.run(qa.acall(question="q"))
+            else:
+                qa.batch([dspy.Example(question="q").with_inputs("question")], provide_traceback=False, max_errors=1)
+    finally:
+        program.leave.set()
+    until(lambda: pool.statistics().reserved == Cost())
+    assert pool.statistics().open_calls == 0
