@@ -102,7 +102,12 @@ class Ledger:
 
     def capped(self, unit: str) -> bool:
         """Whether this ledger or one above it caps a unit."""
-        return any(ledger.limits[unit] is not None for ledger in self.chain)
+        ledger: Ledger | None = self
+        while ledger is not None:
+            if ledger.limits[unit] is not None:
+                return True
+            ledger = ledger.parent
+        return False
 
     def remaining(self, unit: str) -> float:
         """What may still be reserved of a unit, here and in every ledger above; infinite without a cap."""
