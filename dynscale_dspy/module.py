@@ -23,7 +23,7 @@ from dynscale_dspy.execution.inputs import inputs_of
 from dynscale_dspy.execution.introspection import has_aforward
 from dynscale_dspy.sampling.strategies import Strategy
 from dynscale_dspy.selection.base import Selector, check_policy
-from dynscale_dspy.selection.default import default_selector
+from dynscale_dspy.selection.default import default_selector, told
 
 logger = logging.getLogger(__name__)
 
@@ -253,9 +253,9 @@ class DynScaling(dspy.Module):
         Raises:
             ValueError: If the module's own pool has a policy that the selector cannot feed; nothing is changed then.
         """
-        selector: Selector | None = settings.selector
-        if selector is None:
-            selector = default_selector(reader.output_types)
+        given: Selector | None = settings.selector
+        types = reader.output_types
+        selector = default_selector(types) if given is None else told(given, types)
         if self._budget is not None:
             check_policy(self._budget.active().policy, selector)
         self._settings, self._reader, self._selector = settings, reader, selector

@@ -10,7 +10,7 @@ import dspy
 
 from dynscale_dspy._fields import AnswerFields, check
 from dynscale_dspy.execution.introspection import signature_of
-from dynscale_dspy.selection.answers import NOT_ANSWERS
+from dynscale_dspy.selection.answers import NOT_ANSWERS, Record
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ class AnswerReader:
         values = {name: prediction.get(name) for name in names}
         if all(value is None for value in values.values()):
             return None
-        return next(iter(values.values())) if len(values) == 1 else values
+        return next(iter(values.values())) if len(values) == 1 else Record(values)
 
 
 def _default_fields(module: dspy.Module, prediction: dspy.Prediction) -> list[str]:

@@ -22,7 +22,7 @@ class Votes:
     """The votes of one answer.
 
     Args:
-        answer: The answer as the earliest of its samples gave it.
+        answer: The answer as one of its samples gave it: the one that speaks for them, if they win.
         independent: Votes of samples that saw the inputs alone: their number where each counts 1, else their weight.
         conditioned: Votes of samples that saw earlier ones.
     """
