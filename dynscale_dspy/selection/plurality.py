@@ -14,6 +14,9 @@ from dynscale_dspy.allocation.tally import AnswerKey
 from dynscale_dspy.selection.answers import canonical
 from dynscale_dspy.selection.base import Group, Vote
 
+_NOTHING = ("nothing",)
+"""The key of None and of blank text, where those are the answer."""
+
 
 @dataclass(frozen=True)
 class Plurality:
@@ -25,16 +28,16 @@ class Plurality:
     Example:
         >>> selector = Plurality()
         >>> selection = selector.empty()
-        >>> for answer in ("12", "7", "7.0", None):
+        >>> for answer in ("12", "7", "7.0"):
         ...     selection = selection.add(selector.read(answer))
         >>> selection.winner(), [(group.answer, group.weight) for group in selection.groups()]
         (1, [('7', 2), ('12', 1)])
     """
 
-    def read(self, answer: Any) -> Vote | None:
-        """The answer under its key; None if it is no answer (None, blank text)."""
+    def read(self, answer: Any) -> Vote:
+        """The answer under its key. None is an answer like any other, and blank text says the same."""
         key = canonical(answer)
-        return None if key is None else Vote(answer, key)
+        return Vote(answer, _NOTHING if key is None else key)
 
     def empty(self) -> PluralitySelection:
         """The selection of a call without samples."""
