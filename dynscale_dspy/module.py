@@ -46,7 +46,9 @@ class DynScaling(dspy.Module):
             any object with the methods of :class:`~dynscale_dspy.selection.base.Selector`.
         policy: The rule by which a private pool decides which call gets the next sample; a shared pool has its own.
         answer: The output field or fields that are the answer, or a function from a prediction to a value (None for
-            no answer). By default every output field but reasoning and the like.
+            no answer). By default every output field but reasoning and the like, and where another one votes, text
+            that explains it (``explanation``, ``reason``, ``notes``) and numbers that rate it (``confidence``,
+            ``score``). ``repr`` tells which vote, where some do not.
         temperature: Overrides the language model's. By default its own is kept, and 1.0 used where it has none.
         max_samples: Most samples one call may take.
         max_choices: Most samples to draw with one request, as its ``n`` choices, so that the prompt is sent and paid
@@ -369,7 +371,8 @@ class DynScaling(dspy.Module):
         return getattr(self.__dict__["module"], name)
 
     def __repr__(self) -> str:  # type: ignore[override]  # DSPy's own is inferred as a literal string
-        return f"DynScaling({self.module!r})"
+        voting = f", answer={list(self._reader.output_types)!r}" if self._reader.left_out else ""
+        return f"DynScaling({self.module!r}{voting})"
 
 
 class _Setting:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import dspy
 import pydantic
 import pytest
+from dspy.utils import DummyLM
 from dspy.utils.callback import BaseCallback
 from dspy.utils.exceptions import AdapterParseError
 
@@ -166,6 +167,34 @@ def test_pydantic_answers():
         prediction = DynScaling(dspy.Predict(Paint), budget=uniform(3))(q="?")
     assert prediction.color.name == "dark" and prediction.color.red == 9
     assert len(explain(prediction).votes) == 2  # text inside a value is compared exactly
+
+
+@pytest.mark.parametrize("adapter", [dspy.ChatAdapter(), dspy.JSONAdapter(), dspy.XMLAdapter()], ids=type)
+@pytest.mark.parametrize(
+    ("kind", "made_up"), [(int | None, 17), (bool | None, True), (Literal["a", None], "a"), (str | None, "A-17")]
+)
+def test_none_wins_where_most_samples_find_nothing(kind, made_up, adapter):
+    signature = dspy.Signature({"text": (str, dspy.InputField()), "found": (kind, dspy.OutputField())})
+    none = None if isinstance(adapter, dspy.JSONAdapter) else "null"
+    lm = DummyLM([{"found": made_up}] + [{"found": none}] * 3, adapter=adapter)
+    program = DynScaling(dspy.Predict(signature), budget=uniform(4), temperature=1.0)
+    with dspy.context(lm=lm, adapter=adapter):
+        prediction = program(text="?")
+    assert prediction.found in (None, "null")  # DSPy leaves null as it is in an optional text
+    made = explain(prediction)
+    assert made.agreement == 3 / 4 and made.votes[0].answer is None and made.attributes["vote"] == "None"
+    assert "  3  None" in str(made) and ">None<" in made._repr_html_()
+
+
+def test_the_label_wins_whatever_confidence_and_explanation_are_beside_it():
+    replies = [{"label": label, "confidence": f"0.{n}", "explanation": f"since {n}"} for n, label in enumerate("babaa")]
+    model = ScriptedModel(lambda prompt, n: replies[n])
+    program = DynScaling(dspy.Predict("q -> label, confidence: float, explanation"), budget=uniform(5))
+    assert repr(program).endswith(", answer=['label'])")
+    with dspy.context(lm=model.lm()):
+        prediction = program(q="?")
+    assert prediction.label == "a" and prediction.explanation.startswith("since ")
+    assert explain(prediction).agreement == 3 / 5
 
 
 def test_the_answer_can_be_named_or_computed():

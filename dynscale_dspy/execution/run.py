@@ -23,6 +23,7 @@ from dynscale_dspy.execution.shared_request import Slot
 from dynscale_dspy.reporting import tracing
 from dynscale_dspy.sampling.sample import Draw, Sample
 from dynscale_dspy.selection.base import Selector, Vote
+from dynscale_dspy.selection.fields import ABSENT
 
 logger = logging.getLogger(__name__)
 
@@ -192,9 +193,12 @@ class SampleRun(AbstractContextManager):
         if self._reading is None:
             answer = None
             try:
-                answer = self._settings.reader.read(self._settings.module, prediction)
+                read = self._settings.reader.read(self._settings.module, prediction)
+                answer = None if read is ABSENT else read
                 if self._finish_reason() == "length":
                     self._reading = answer, None, "truncated"
+                elif read is ABSENT:
+                    self._reading = None, None, "no answer"
                 else:
                     vote = self._settings.selector.read(answer)
                     hash(None if vote is None else vote.key)  # by which selections look it up
@@ -223,7 +227,7 @@ class SampleRun(AbstractContextManager):
             answer, vote, problem = self._read(prediction, error)
         except MissingField:
             return {"vote": "", "problem": "failed"}
-        return {"vote": "" if vote is None else answer, "problem": problem}
+        return {"vote": "" if vote is None else "None" if answer is None else answer, "problem": problem}
 
 
 def is_sample_of(owner: object) -> bool:

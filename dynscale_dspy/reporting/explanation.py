@@ -112,7 +112,8 @@ class Explanation:
             "conditioned": sum(votes.conditioned for votes in self.votes),
             "rounds": self.rounds,
             "answers": len(self.votes),
-            "vote": self.votes[0].answer if self.votes else "",
+            # An attribute that is None is none: the answer None is told from no answer.
+            "vote": ("None" if self.votes[0].answer is None else self.votes[0].answer) if self.votes else "",
             "votes": self.votes[0].total if self.votes else 0,
             "agreement": self.agreement,
             "confidence": self.confidence,

@@ -104,7 +104,8 @@ class Selector(Protocol):
         """What one sample says.
 
         Args:
-            answer: The answer as the program gave it: one value, or a dict of several fields.
+            answer: The answer as the program gave it: one value, or a dict of several fields. None is the answer None:
+                a sample without an answer is not read.
 
         Returns:
             Its vote; None if it casts none.

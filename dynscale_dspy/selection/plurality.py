@@ -17,6 +17,9 @@ from dynscale_dspy.selection.answers import Kinds, key_of, kinds_of, spelling
 from dynscale_dspy.selection.base import Group, Vote
 from dynscale_dspy.selection.text import LAYERS, Layers
 
+_NOTHING = ("nothing",)
+"""The key of None and of blank text, where those are the answer."""
+
 
 @dataclass(frozen=True)
 class Plurality:
@@ -36,7 +39,7 @@ class Plurality:
     Example:
         >>> selector = Plurality()
         >>> selection = selector.empty()
-        >>> for answer in ("12", "7", "7.0", None):
+        >>> for answer in ("12", "7", "7.0"):
         ...     selection = selection.add(selector.read(answer))
         >>> selection.winner(), [(group.answer, group.weight) for group in selection.groups()]
         (1, [('7', 2), ('12', 1)])
@@ -54,10 +57,10 @@ class Plurality:
         """This selector for outputs of these types, by the name of each field that is part of the answer."""
         return replace(self, kinds=kinds_of(output_types))
 
-    def read(self, answer: Any) -> Vote | None:
-        """The answer under its key; None if it is no answer (None, blank text)."""
+    def read(self, answer: Any) -> Vote:
+        """The answer under its key. None is an answer like any other, and blank text says the same."""
         key = key_of(answer, self.kinds, self._layers)
-        return None if key is None else Vote(answer, key)
+        return Vote(answer, _NOTHING if key is None else key)
 
     def empty(self) -> PluralitySelection:
         """The selection of a call without samples."""

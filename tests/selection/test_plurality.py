@@ -22,13 +22,19 @@ weights = st.floats(0.01, 100)
 
 
 def select(*answers, conditioned=(), weights=None):
-    """The selection of these answers, in order; ``conditioned`` has the indices of those that saw earlier ones."""
-    selector = Plurality()
-    selection = selector.empty()
+    """The selection of these answers, in order, None for a sample without one.
+
+    ``conditioned`` has the indices of those that saw earlier ones.
+    """
+    selection = Plurality().empty()
     for i, answer in enumerate(answers):
         weight = 1.0 if weights is None else weights[i]
-        selection = selection.add(selector.read(answer), sample=i, weight=weight, conditioned=i in conditioned)
+        selection = selection.add(vote_for(answer), sample=i, weight=weight, conditioned=i in conditioned)
     return selection
+
+
+def vote_for(answer):
+    return None if answer is None else Plurality().read(answer)
 
 
 class TestReading:
@@ -38,8 +44,17 @@ class TestReading:
         assert vote.key == Plurality().read(1000.0).key  # type: ignore[union-attr]
 
     @pytest.mark.parametrize("nothing", [None, "", "  "])
-    def test_no_answer_casts_no_vote(self, nothing):
-        assert Plurality().read(nothing) is None
+    def test_none_is_an_answer_and_blank_text_the_same(self, nothing):
+        vote = Plurality().read(nothing)
+        assert vote.answer == nothing and vote.key == Plurality().read(None).key
+        assert vote.key not in {Plurality().read(other).key for other in ("None", "null", 0, False, [], {}, "nothing")}
+
+    def test_none_wins_like_any_other_answer(self):
+        selection = Plurality().empty()
+        for answer in (17, None, None):
+            selection = selection.add(Plurality().read(answer))
+        assert selection.winner() == 1
+        assert [(group.answer, group.weight) for group in selection.groups()] == [(None, 2), (17, 1)]
 
 
 class TestWinner:
@@ -106,7 +121,7 @@ class TestWinner:
         def tell(order):
             selection = selector.empty()
             for i in order:
-                selection = selection.add(selector.read(said[i][0]), sample=i, weight=said[i][1])
+                selection = selection.add(vote_for(said[i][0]), sample=i, weight=said[i][1])
             return selection
 
         order = list(range(len(said)))
@@ -143,7 +158,7 @@ class TestSettled:
 class TestEvidence:
     @given(st.lists(st.sampled_from(["A", "B", "C", None]), max_size=12))
     def test_is_the_tally_of_the_answers_in_order(self, answers):
-        keys = [vote and vote.key for vote in map(Plurality().read, answers)]
+        keys = [vote and vote.key for vote in map(vote_for, answers)]
         evidence = select(*answers).evidence()
         assert evidence == OrderedTally.of(keys)
         assert all(isinstance(count, int) for count in evidence.counts)
