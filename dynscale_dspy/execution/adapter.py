@@ -17,7 +17,7 @@ from dynscale_dspy.execution.capabilities import server_of
 from dynscale_dspy.execution.concessions import Concessions
 from dynscale_dspy.execution.exchange import Exchange
 from dynscale_dspy.execution.listener import listen_to
-from dynscale_dspy.execution.meter import Meter
+from dynscale_dspy.execution.meter import CallRefused, Meter
 from dynscale_dspy.execution.paying_lm import PayingLM
 from dynscale_dspy.execution.prefill import StartedMessage
 from dynscale_dspy.execution.sample_lm import original
@@ -125,6 +125,9 @@ class SampleAdapter:
                 pause = self._pause(asking, error)
                 if pause is None:
                     raise
+            except CallRefused:
+                asking.concessions.cut_off()
+                raise
             else:
                 asking.concessions.confirmed()
                 return values if self._slot is None else self._slot.own(given[1], values)
@@ -302,6 +305,8 @@ class _Asking:
             return 0.0
         if self.concessions.after(error):
             return 0.0
+        if lm_errors.is_unreadable(error):
+            self.concessions.confirmed()
         if self.started is not None and self.started.failed(error):
             self.started = None
             return 0.0

@@ -22,6 +22,19 @@ _WITH = {"logprobs": ("top_logprobs",)}
 """Settings that mean nothing without another one."""
 
 
+def is_unproven(lm: Any, settings: Mapping[str, Any]) -> bool:
+    """Return True if nobody knows whether a language model takes the temperature that samples will add.
+
+    Args:
+        lm: The language model; None where it is not known.
+        settings: What the program asks it with.
+    """
+    merged = {**(getattr(lm, "kwargs", None) or {}), **settings}
+    if lm is None or merged.get("temperature"):
+        return False
+    return not REFUSALS.takes(lm, "temperature") and not REFUSALS.of(lm, {**merged, "temperature": 1.0})
+
+
 class Concessions:
     """What the requests of one predictor call give up.
 
@@ -32,6 +45,7 @@ class Concessions:
     def __init__(self, lm: Any) -> None:
         self._lm = lm
         self._given_up: dict[str, frozenset[str]] = {}
+        self._named = True
         self._sent: dict[str, Any] = {}
         self._ours: frozenset[str] = frozenset()
 
@@ -66,8 +80,14 @@ class Concessions:
         if complaint.unexplained:
             untried = [name for name in names if not REFUSALS.takes(self._lm, name) and name != "rollout_id"]
             refused = dict.fromkeys(self._ours.intersection(untried) or untried, frozenset())
+            self._named = False
         self._given_up |= refused
         return bool(refused)
+
+    def cut_off(self) -> None:
+        """The budget did not last for another try: where the server has named what it refuses, its word is taken."""
+        if self._given_up and self._named:
+            REFUSALS.found(self._lm, self._given_up)
 
     def confirmed(self) -> None:
         """The request was answered: keep that the language model takes what was sent, and not what was given up."""

@@ -67,9 +67,9 @@ def was_never_sent(error: BaseException) -> bool:
     """Return True if no request went out, so that nothing can be billed.
 
     Either the language model was not set up, or there was no connection to send the request over, or LiteLLM knew that
-    the provider would not take it.
+    the provider would not take it, or a language model of the user's own has no such argument.
     """
-    if _is_any(error, _NO_REQUEST):
+    if _is_any(error, _NO_REQUEST) or _unknown_argument(error, "forward() got an "):
         return True
     kinds = [(type(cause).__module__, type(cause).__name__) for cause in _causes(error)]
     # DSPy's native transport has an error of no particular kind for "none free in time" and for "closed".
@@ -135,9 +135,9 @@ def complaint_of(error: BaseException, names: Collection[str], settings: Mapping
         names: The settings to look for.
         settings: All settings of the request.
     """
-    unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error)) if isinstance(error, TypeError) else None
-    if unknown is not None:  # of a language model of the user's own
-        return Complaint({unknown[1]: frozenset()}) if unknown[1] in names else OTHER
+    unknown = _unknown_argument(error)
+    if unknown:  # to a language model of the user's own
+        return Complaint({unknown: frozenset()}) if unknown in names else OTHER
     telling = has_unsupported_status(error) or _is_any(error, _UNSUPPORTED)
     if is_context_overflow(error) or is_permanent(error) or not (telling or status_of(error) == 500):
         return OTHER
@@ -233,6 +233,12 @@ _GENERIC = re.compile(
 """What messages consist of that say nothing."""
 _PREFIXES = {"seed": "(?:random_?)?", "logprobs": "(?:response_?)?"}
 """What providers put before a setting's name."""
+
+
+def _unknown_argument(error: BaseException, of: str = "") -> str:
+    """The name of the argument that a function does not have; empty if the error is another."""
+    found = re.search(rf"{re.escape(of)}unexpected keyword argument '(\w+)'", str(error))
+    return found[1] if isinstance(error, TypeError) and found is not None else ""
 
 
 @cache

@@ -8,7 +8,7 @@ import pytest
 
 from dynscale_dspy.execution import concessions
 from dynscale_dspy.execution.capabilities import Refusals
-from dynscale_dspy.execution.concessions import Concessions
+from dynscale_dspy.execution.concessions import Concessions, is_unproven
 
 
 class Model:
@@ -108,3 +108,24 @@ def test_who_asked_for_a_setting_is_told_once_that_it_has_no_effect(caplog):
         ("DEBUG", "fake/model does not take temperature: it is asked without from now on"),
         ("WARNING", "fake/model does not take seed: it is asked without from now on"),
     ]
+
+
+def test_what_could_not_be_tried_for_want_of_budget_is_kept_if_the_server_named_it():
+    for message, kept in [("no temperature here", {}), ("", {"temperature": 1.0})]:
+        lm = Model()
+        made = Concessions(lm)
+        made.cut_off()
+        made.applied({"temperature": 1.0}, {"temperature"})
+        assert made.after(Refused(message))
+        made.cut_off()
+        assert Concessions(lm).applied({"temperature": 1.0}) == kept
+
+
+def test_a_temperature_is_unproven_until_it_was_taken_or_refused(refusals):
+    lm, other = Model(), Model()
+    assert is_unproven(lm, {}) and is_unproven(Model(temperature=0.0), {})
+    assert not is_unproven(None, {}) and not is_unproven(lm, {"temperature": 0.5})
+    assert not is_unproven(Model(temperature=0.5), {})
+    refusals.took(lm, ["temperature"])
+    refusals.found(other, {"temperature": frozenset()})
+    assert not is_unproven(lm, {}) and not is_unproven(other, {})

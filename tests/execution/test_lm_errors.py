@@ -158,6 +158,7 @@ def test_a_language_model_of_ones_own_may_have_no_such_argument():
     assert set(lm_errors.complaint_of(raised.value, NAMES, ASKED).refused) == {"temperature"}
     assert lm_errors.complaint_of(raised.value, ["seed"], ASKED) == lm_errors.OTHER
     assert lm_errors.complaint_of(TypeError("temperature"), NAMES, ASKED) == lm_errors.OTHER
+    assert lm_errors.was_never_sent(raised.value) and not lm_errors.was_never_sent(TypeError("temperature"))
 
 
 def test_a_server_has_crashed_where_it_says_so_itself():

@@ -205,6 +205,27 @@ def test_refusals_count_against_no_breaker_and_not_as_errors_of_a_batch(engine: 
 
 
 @pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("requests", [2, 4])
+def test_a_tight_cap_on_requests_still_answers(requests: int, engine: str, server: Any) -> None:
+    fake = server(BANK, refused={"temperature": NO_TEMPERATURE})
+    pool = BudgetPool(requests=requests, min_per_call=4, max_per_call=4)
+    with dspy.context(lm=fake.lm(engine, temperature=None)):
+        scaled = DynScaling(dspy.Predict("question -> answer"), pool, sampling=Parallel())
+        assert scaled(question=BANK[0].text).answer == "42"
+    assert pool.statistics().spent.requests == fake.statistics().requests <= requests and refusals(fake) == 1
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_reply_that_cannot_be_read_is_a_reply(engine: str, server: Any) -> None:
+    fake = server(BANK, refused={"temperature": NO_TEMPERATURE}, fault_rate=1.0, faults=["prose"])
+    with dspy.context(lm=fake.lm(engine, temperature=None), adapter=dspy.JSONAdapter()):
+        for _ in range(2):
+            with pytest.raises(dspy.utils.exceptions.AdapterParseError):
+                scaled(max_choices=1)(question=BANK[0].text)
+    assert refusals(fake) <= 4  # of the first call
+
+
+@pytest.mark.parametrize("engine", ENGINES)
 def test_samples_stay_distinct_requests_in_the_cache(engine: str, server: Any) -> None:
     bank = [FakeQuestion("heads or tails?", {"heads": 0.5, "tails": 0.5}, "heads")]
     fake = server(bank, refused={"temperature": NO_TEMPERATURE})
