@@ -49,7 +49,8 @@ class DynScaling(dspy.Module):
             no answer). By default every output field but reasoning and the like, and where another one votes, text
             that explains it (``explanation``, ``reason``, ``notes``) and numbers that rate it (``confidence``,
             ``score``). ``repr`` tells which vote, where some do not.
-        temperature: Overrides the language model's. By default its own is kept, and 1.0 used where it has none.
+        temperature: Overrides the language model's. By default its own is kept, and 1.0 used where it has none or 0;
+            a call's first sample keeps a 0. No temperature is sent to a model that was found to take none.
         max_samples: Most samples one call may take.
         max_choices: Most samples to draw with one request, as its ``n`` choices, so that the prompt is sent and paid
             for once. Done where the program has one predictor and the route can: through LiteLLM, which is tried, not
@@ -151,7 +152,7 @@ class DynScaling(dspy.Module):
 
         Raises:
             BudgetExhausted: If nothing is left for a first sample.
-            ValueError: If no language model is configured, or temperature 0 would make all samples the same.
+            ValueError: If a predictor has no language model, or ``temperature=0`` would make all samples the same.
             LowConfidence: If confidence is below ``min_confidence``, and ``on_low="raise"``.
             Exception: The first sample's error, unchanged, if every sample failed.
         """

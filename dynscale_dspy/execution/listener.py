@@ -18,8 +18,9 @@ import dspy
 from dspy.utils.callback import BaseCallback
 
 from dynscale_dspy.budget.throttle import NoTurn
+from dynscale_dspy.execution.capabilities import server_of
 from dynscale_dspy.execution.meter import Meter, current_meter
-from dynscale_dspy.execution.sample_lm import original, server_of
+from dynscale_dspy.execution.sample_lm import original
 
 
 class Listener(BaseCallback):

@@ -301,6 +301,8 @@ def finish_reasons(entry: Mapping[str, Any]) -> list[str | None]:
     """
     response = entry.get("response")
     choices = getattr(response, "choices", None)  # LiteLLM's shape; the native engine has the reason at the top
+    if getattr(getattr(response, "incomplete_details", None), "reason", None) == "max_output_tokens":
+        return ["length"]  # OpenAI's Responses API, through LiteLLM
     return [getattr(choice, "finish_reason", None) for choice in choices or [response]]
 
 

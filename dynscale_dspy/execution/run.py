@@ -122,7 +122,7 @@ class SampleRun(AbstractContextManager):
             usage_tracker=self._meter.tracker,
             # Chunks of several samples would interleave; a stream gets the final prediction.
             send_stream=None,
-            lm=lm if alone or lm is None else SampleLM(lm, own.request_settings, self._settings.payer.throttle),
+            lm=lm if alone or lm is None else SampleLM(lm, own.requests, self._settings.payer.throttle),
             **{SETTING: self._meter},
         )
         self._meter.open()
@@ -215,7 +215,7 @@ class SampleRun(AbstractContextManager):
     def _finish_reason(self) -> str | None:
         """Why the sample's last answer ended."""
         if self._recorder.history:
-            return finish_reasons(self._recorder.history[-1])[0]
+            return next(iter(finish_reasons(self._recorder.history[-1])), None)
         return self._slot.finish_reason if self._slot is not None else None
 
     def _draw_attributes(self) -> dict[str, Any]:

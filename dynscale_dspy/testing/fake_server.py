@@ -51,6 +51,8 @@ FAULTS = (
 )
 """Kinds of fault. The first five are refusals, which cost no sample; the last four are good replies, late or
 wrong about their usage; the others generate a sample and lose it (a choice too many, where the client minds)."""
+REFUSED = Mapping[str, tuple[int, Mapping[str, Any] | str]]
+"""What a server does not take: names of settings with a ``+`` between them, and the status and body of the refusal."""
 PERMANENT_FAULTS = (
     "auth",  # refused: the key is not known
     "unknown_model",  # refused: there is no such model
@@ -125,6 +127,12 @@ class _Options:
     choices: str = "all"
     capacity: int | None = None
     record: int = 10_000
+    refused: REFUSED = field(default_factory=dict)
+
+    def refusal(self, request: Mapping[str, Any]) -> tuple[int, Mapping[str, Any] | str] | None:
+        """How a request is refused for the settings it has; None if it is not."""
+        given = {name for name, value in request.items() if value is not None and (name, value) != ("n", 1)}
+        return next((answer for names, answer in self.refused.items() if given.issuperset(names.split("+"))), None)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "faults", tuple(self.faults))
@@ -174,6 +182,9 @@ class FakeServer:
             ``"refuse"``.
         capacity: If given, requests beyond so many in flight are refused with status 429 and a Retry-After.
         record: How many of the latest request bodies :attr:`bodies` keeps.
+        refused: Settings that are refused, with the status and the body of the reply: ``{"seed": (400, {...})}``. Those
+            with a ``+`` between them are refused together: ``{"temperature+top_p": (400, {...})}``; ``n`` is if it is
+            above 1. The body is JSON, or a text as it is.
 
     Raises:
         ValueError: If an option is out of range.
@@ -204,6 +215,7 @@ class FakeServer:
         choices: str = "all",
         capacity: int | None = None,
         record: int = 10_000,
+        refused: REFUSED | None = None,
     ) -> None:
         options = _Options(
             seed=seed,
@@ -219,6 +231,7 @@ class FakeServer:
             choices=choices,
             capacity=capacity,
             record=record,
+            refused=refused or {},
         )
         self._world = _World(bank, options)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -463,6 +476,9 @@ class _World:
             return _Reply(counts, status=401, payload=_error("Incorrect API key provided", "invalid_api_key"))
         if request.get("stream"):
             return _Reply(counts, status=400, payload=_error("this server does not stream", "invalid_request_error"))
+        if (refusal := options.refusal(request)) is not None:
+            status, told = refusal
+            return _Reply(counts, status=status, payload=(told if isinstance(told, str) else json.dumps(told)).encode())
         wanted = int(request.get("n") or 1)
         if wanted > 1 and options.choices == "refuse":
             return _Reply(counts, status=400, payload=_error("n must be 1", "invalid_request_error"))

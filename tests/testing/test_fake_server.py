@@ -57,6 +57,17 @@ def test_concurrent_requests_get_the_same_samples_in_some_order(server: Any) -> 
     assert sorted(concurrent) == sorted(sequential)
 
 
+def test_settings_are_refused_alone_or_together(server: Any) -> None:
+    fake = server(
+        [OPEN], refused={"seed": (422, "no seed"), "temperature+top_p": (400, {"error": "not both"}), "n": (500, {})}
+    )
+    assert ask(fake, temperature=1.0, n=1).status_code == ask(fake, top_p=0.9, seed=None).status_code == 200
+    assert (ask(fake, seed=3).status_code, ask(fake, seed=3).text) == (422, "no seed")
+    assert ask(fake, temperature=1.0, top_p=0.9).json() == {"error": "not both"}
+    assert ask(fake, n=2).status_code == 500
+    assert fake.statistics().samples == 2 and len(fake.bodies) == 6
+
+
 def test_n_choices_are_the_next_samples_and_share_the_prompt(server: Any) -> None:
     fake = server([OPEN])
     singles = [ask(fake) for _ in range(5)]
