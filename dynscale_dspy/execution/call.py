@@ -24,7 +24,7 @@ from dynscale_dspy.execution.drivers import in_thread
 from dynscale_dspy.execution.fallback import Fallback
 from dynscale_dspy.execution.flights import once, submitted_item
 from dynscale_dspy.execution.inputs import inputs_key, is_lasting, is_long, lasting_name, own_inputs
-from dynscale_dspy.execution.introspection import check_ready, choices_per_request, has_aforward, lm_of
+from dynscale_dspy.execution.introspection import check_ready, choices_per_request, has_aforward, innermost, lm_of
 from dynscale_dspy.execution.listener import listen_around
 from dynscale_dspy.execution.lm_errors import is_permanent
 from dynscale_dspy.execution.meter import current_meter
@@ -32,6 +32,7 @@ from dynscale_dspy.execution.notices import explanation_of, with_notices
 from dynscale_dspy.execution.outcome import Outcome, add_to_trace
 from dynscale_dspy.execution.run import SampleRun, SampleSettings
 from dynscale_dspy.execution.shared_request import Slot
+from dynscale_dspy.execution.user_stream import UserStream, winning_chunks
 from dynscale_dspy.reporting import tracing
 from dynscale_dspy.reporting.explanation import keep
 from dynscale_dspy.reporting.history import CallRecord
@@ -91,8 +92,17 @@ class Call:
         self.requests_guess = max(1, len(predictors))
         """The language-model requests a sample makes, as far as the program tells."""
         lm = lm_of(predictors[0], program, kwargs) if len(predictors) == 1 else None
+        self._stream = UserStream.here()
         self._settings = SampleSettings(
-            program, scaled.reader, scaled.selector, admission, settings.temperature, vary, scaled.owner, lm
+            program,
+            scaled.reader,
+            scaled.selector,
+            admission,
+            settings.temperature,
+            vary,
+            scaled.owner,
+            lm,
+            self._stream,
         )
         shares = vary and not pool.is_durable
         choices = choices_per_request(program, predictors, kwargs, settings.max_choices) if shares else 1
@@ -109,6 +119,11 @@ class Call:
             stop_when_decided=settings.stop_when_decided,
             leader=settings.leader and choices == 1 and is_long((args, kwargs)),
         )
+        if self._stream is not None:
+            # Nothing but the answer may be streamed, so only a sample streams itself whose answer is sure to be handed
+            # out, and of which no second request is made.
+            hedges = admission.throttle is not None and admission.throttle.hedge is not None
+            self._stream.has_one_writer = self.plan.max_samples == 1 and settings.min_confidence is None and not hedges
         # The same call is the same program with the same inputs under the same language model and enclosing sample
         # (whose adapter is its own object), not for another item of a list.
         around = (id(dspy.settings.lm), id(dspy.settings.adapter), submitted_item())
@@ -128,7 +143,8 @@ class Call:
     def steps(self) -> Generator[Step, Any, Outcome]:
         """The steps to drive; they return what the call came to."""
         steps = once(self.scaled.pool.flights, self._key, self._played(), copied=Outcome.copied)
-        return with_notices(self._recorded(steps), self.plan)
+        steps = with_notices(self._recorded(steps), self.plan, self._stream)
+        return steps if self._stream is None else self._streamed(steps, self._stream)
 
     def _played(self) -> Generator[Step, Any, Outcome]:
         return self.outcome((yield from play(self.plan)))
@@ -175,7 +191,7 @@ class Call:
         if not has_aforward(self.scaled.program):
             return await in_thread(lambda: self.run(job, slot))
         may_block = self.scaled.pool.is_durable
-        run = self._run_of(job, slot)
+        run = self._run_of(job, slot, awaited=True)
 
         def undo(sample: Sample | None) -> None:
             if sample is None:
@@ -200,9 +216,9 @@ class Call:
         await unblocked(may_block, run.conclude)
         return run.sample
 
-    def _run_of(self, job: Job, slot: Slot | None) -> SampleRun:
+    def _run_of(self, job: Job, slot: Slot | None, *, awaited: bool = False) -> SampleRun:
         """The run of a job. What is set aside for it is settled when it is over, however it ends."""
-        run = SampleRun(job.draw, job.lease, self._settings, slot)
+        run = SampleRun(job.draw, job.lease, self._settings, slot, awaited=awaited)
         if job.lease is not None:
             job.lease.lock.hold(run, job.lease.settle, running_loop())
         return run
@@ -256,10 +272,21 @@ class Call:
 
     def _recorded(self, steps: Generator[Step, Any, Outcome]) -> Generator[Step, Any, Outcome]:
         """These steps; then the pool remembers the call."""
-        outcome = yield from steps
+        outcome = self._outcome = yield from steps
         record = self._take_record()
         if record is not None:
             yield Record(record)
+        return outcome
+
+    def _streamed(self, steps: Generator[Step, Any, Outcome], stream: UserStream) -> Generator[Step, Any, Outcome]:
+        """These steps; then the user's listeners hear the answer if it has not streamed itself, and is handed out."""
+        outcome = yield from steps
+        winner = outcome.winner
+        if not stream.is_handed_on and winner.error is None and self._fallback(winner.prediction) is None:
+            # DSPy traces nothing if it is told to keep no traces; of a lone predictor it is known what it said.
+            trace = winner.trace or [(innermost(self.scaled.program), {}, winner.prediction)]
+            for chunk in winning_chunks(trace, dspy.settings.stream_listeners or []):
+                yield stream.notice(chunk)
         return outcome
 
     def _take_record(self) -> CallRecord | None:
@@ -279,7 +306,6 @@ class Call:
         Raises:
             BaseException: The winner's error, if every sample failed.
         """
-        self._outcome = outcome
         settings, winner = dspy.settings, outcome.winner
         if settings.usage_tracker is not None:
             for model, entries in outcome.usage.items():
