@@ -160,7 +160,7 @@ class DynScaling(dspy.Module):
             return self.module(*args, **kwargs)
         check_sync(self.on_low)
         call = Call(self._scaled(), args, kwargs)
-        return call.answer(call.finish(*drive(call.steps(), call.run, call.desk())))
+        return call.answer(call.finish(drive(call.steps(), call.run, call.desk())))
 
     async def aforward(self, *args: Any, **kwargs: Any) -> Any:
         """Answer one call from a task; see :meth:`forward`. A program without ``aforward`` runs in threads."""
@@ -172,7 +172,7 @@ class DynScaling(dspy.Module):
                 return await self.module.acall(*args, **kwargs)
             return await in_thread(lambda: self.module(*args, **kwargs))
         call = Call(self._scaled(), args, kwargs)
-        return await call.aanswer(call.finish(*await adrive(call.steps(), call.arun, call.desk())))
+        return await call.aanswer(call.finish(await adrive(call.steps(), call.arun, call.desk())))
 
     def batch(
         self,

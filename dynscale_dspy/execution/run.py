@@ -20,6 +20,7 @@ from dynscale_dspy.execution.lm_errors import is_permanent
 from dynscale_dspy.execution.meter import SETTING, CallRefused, Meter, current_meter, finish_reasons
 from dynscale_dspy.execution.sample_lm import SampleLM, original
 from dynscale_dspy.execution.shared_request import Slot
+from dynscale_dspy.execution.user_stream import UserStream, status_callbacks
 from dynscale_dspy.reporting import tracing
 from dynscale_dspy.sampling.sample import Draw, Sample
 from dynscale_dspy.selection.base import Selector, Vote
@@ -41,6 +42,7 @@ class SampleSettings:
         vary: Whether samples must differ, so that an unset temperature becomes 1.
         owner: Whose samples these are.
         lm: What the program's only predictor asks, if it has one.
+        stream: The stream that the call was made in, if any.
     """
 
     module: dspy.Module
@@ -51,6 +53,7 @@ class SampleSettings:
     vary: bool
     owner: object = None
     lm: Any = None
+    stream: UserStream | None = None
 
 
 class SampleRun(AbstractContextManager):
@@ -64,6 +67,7 @@ class SampleRun(AbstractContextManager):
         lease: What pays for it; None for a run outside the budget.
         settings: How the module wants its samples drawn.
         slot: Its place in a request that several samples share, if it has one.
+        awaited: Whether it runs in a task, not in a thread.
 
     Example:
         run = SampleRun(draw, lease, settings)
@@ -75,7 +79,15 @@ class SampleRun(AbstractContextManager):
         run.sample
     """
 
-    def __init__(self, draw: Draw, lease: Lease | None, settings: SampleSettings, slot: Slot | None = None) -> None:
+    def __init__(
+        self,
+        draw: Draw,
+        lease: Lease | None,
+        settings: SampleSettings,
+        slot: Slot | None = None,
+        *,
+        awaited: bool = False,
+    ) -> None:
         self.draw = draw
         self.prediction: Any = None
         self.sample: Sample
@@ -83,6 +95,7 @@ class SampleRun(AbstractContextManager):
         self._lease = lease
         self._settings = settings
         self._slot = slot
+        self._awaited = awaited
         self._meter = Meter(lease, settings.payer, current_meter(), settings.owner)
         self._recorder = _Recorder(self._meter.history, settings.owner)
         self._trace: list[Any] = []
@@ -94,6 +107,8 @@ class SampleRun(AbstractContextManager):
         callbacks = [
             c for c in settings.get("callbacks") or [] if c is not LISTENER and not isinstance(c, tracing.SpanMark)
         ]
+        stream = self._settings.stream
+        callbacks = status_callbacks(callbacks, stream, self._settings.module, first=self.draw.index == 0)
         adapter = settings.adapter or dspy.ChatAdapter()
         lm = original(settings.lm if self.draw.sampler.lm is None else self.draw.sampler.lm)
         known = original(self._settings.lm) if self.draw.sampler.lm is None else lm
@@ -113,6 +128,7 @@ class SampleRun(AbstractContextManager):
             ]
         program = self._settings.module
         own = SampleAdapter(adapter, self.draw, self._settings, self._meter, self._slot)
+        handed_on = None if stream is None else stream.hand_on(awaited=self._awaited)
         self._context = dspy.context(
             adapter=own,
             callbacks=callbacks if alone else [*callbacks, LISTENER],
@@ -120,8 +136,10 @@ class SampleRun(AbstractContextManager):
             caller_modules=[*(m for m in settings.caller_modules or [] if m is not program), self._recorder],
             trace=self._trace,
             usage_tracker=self._meter.tracker,
-            # Chunks of several samples would interleave; a stream gets the final prediction.
-            send_stream=None,
+            # Chunks of several samples would interleave: a stream gets the winner's.
+            send_stream=handed_on,
+            # Through LiteLLM a stream tells its usage only if DSPy asks for it.
+            track_usage=settings.track_usage or handed_on is not None,
             lm=lm if alone or lm is None else SampleLM(lm, own.requests, self._settings.payer.throttle),
             **{SETTING: self._meter},
         )

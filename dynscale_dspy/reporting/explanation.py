@@ -154,10 +154,12 @@ def explain(prediction: dspy.Prediction) -> Explanation:
     return kept
 
 
-def keep(prediction: Any, made: Explanation) -> None:
-    """Attach an explanation to a prediction that has none. Fields, metrics and demos do not see it."""
-    if isinstance(prediction, dspy.Prediction) and not isinstance(getattr(prediction, _ATTRIBUTE, None), Explanation):
-        setattr(prediction, _ATTRIBUTE, made)
+def keep(prediction: Any, made: Explanation, *, instead_of: Explanation | None = None) -> None:
+    """Attach an explanation to a prediction that has none, or this other one. Fields, metrics, demos do not see it."""
+    if isinstance(prediction, dspy.Prediction):
+        kept = getattr(prediction, _ATTRIBUTE, None)
+        if kept is instead_of or not isinstance(kept, Explanation):
+            setattr(prediction, _ATTRIBUTE, made)
 
 
 def explanation(

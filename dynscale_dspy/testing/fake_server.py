@@ -11,6 +11,7 @@ import dataclasses
 import inspect
 import json
 import math
+import re
 import socket
 import struct
 import threading
@@ -85,6 +86,7 @@ class FakeStatistics:
         requests: Chat requests received, whatever became of them.
         samples: Choices generated; an ``n=3`` request makes three, a refused one none.
         delivered: Choices sent to a client still there, in a reply without fault.
+        streamed: Replies made as a stream.
         conditioned: Requests whose prompt showed earlier attempts.
         unauthorized: Requests refused for their key.
         faults: Faults by kind.
@@ -100,6 +102,7 @@ class FakeStatistics:
     requests: int = 0
     samples: int = 0
     delivered: int = 0
+    streamed: int = 0
     conditioned: int = 0
     unauthorized: int = 0
     faults: Mapping[str, int] = field(default_factory=dict)
@@ -160,8 +163,8 @@ class FakeServer:
     of the two is paired. Which concurrent request is the k-th is up to the order in which they arrive.
 
     Replies are framed as the prompt asks: the fields of DSPy's chat, JSON or XML adapter, or a JSON schema; every
-    field that is not reasoning holds the answer. DSPy's ReAct gets one tool call and then an end. There is no
-    streaming.
+    field that is not reasoning holds the answer. DSPy's ReAct gets one tool call and then an end. A reply that is to be
+    streamed comes as events of one word each, all at once.
 
     Besides the OpenAI routes there are, for clients in other processes, ``GET /questions``, ``GET /stats`` and
     ``POST /reset`` (options as JSON).
@@ -372,6 +375,7 @@ class _Reply:
     headers: tuple[str, ...] = ()
     ending: str = "send"  # or "close", "reset", "stall"
     delivers: int = 0
+    kind: str = "application/json"
 
 
 class _Counts:
@@ -474,8 +478,6 @@ class _World:
         if not authorized:
             counts.plain["unauthorized"] += 1
             return _Reply(counts, status=401, payload=_error("Incorrect API key provided", "invalid_api_key"))
-        if request.get("stream"):
-            return _Reply(counts, status=400, payload=_error("this server does not stream", "invalid_request_error"))
         if (refusal := options.refusal(request)) is not None:
             status, told = refusal
             return _Reply(counts, status=status, payload=(told if isinstance(told, str) else json.dumps(told)).encode())
@@ -546,7 +548,9 @@ class _World:
             body["usage"] = _usage(prompt_tokens, 10**9)
         elif fault == "usage_of_one":
             body["usage"] = _usage(prompt_tokens, _tokens(texts[0]))
-        payload = json.dumps(body).encode()
+        streams = bool(request.get("stream"))
+        counts.plain["streamed"] += streams
+        payload = _events(body, request) if streams else json.dumps(body).encode()
         if fault == "truncated_body":
             payload = payload[: len(payload) // 2]
         elif fault == "malformed_json":
@@ -555,6 +559,7 @@ class _World:
             counts,
             {"hang": options.hang, "slow": 10 * delay}.get(fault, delay),
             payload=payload,
+            kind="text/event-stream" if streams else "application/json",
             ending={"hang": "close", "reset": "reset", "stall": "stall"}.get(fault, "send"),
             delivers=len(texts) if not fault or fault in _HARMLESS else 0,
         )
@@ -644,7 +649,7 @@ class _Connection(asyncio.Protocol):
         # Counted before it is sent: whoever has the reply must find it counted.
         self._world.end(reply)
         if reply.ending == "send":
-            self._send(reply.status, reply.payload, reply.headers)
+            self._send(reply.status, reply.payload, reply.headers, kind=reply.kind)
             self.data_received(b"")  # a next request may be here already
         elif reply.ending == "close":
             self._transport.close()
@@ -656,10 +661,18 @@ class _Connection(asyncio.Protocol):
     def _send_json(self, value: Any) -> None:
         self._send(200, json.dumps(value).encode())
 
-    def _send(self, status: int, payload: bytes, headers: Sequence[str] = (), *, close: bool = False) -> None:
+    def _send(
+        self,
+        status: int,
+        payload: bytes,
+        headers: Sequence[str] = (),
+        *,
+        kind: str = "application/json",
+        close: bool = False,
+    ) -> None:
         head = [
             f"HTTP/1.1 {status} {_REASONS.get(status, 'Error')}",
-            "content-type: application/json",
+            f"content-type: {kind}",
             f"content-length: {len(payload)}",
             *headers,
             *(["connection: close"] if close else []),
@@ -685,6 +698,21 @@ def _wire(statistics: FakeStatistics, bank: Sequence[FakeQuestion]) -> dict[str,
 
 def _error(message: str, kind: str, code: str | None = None) -> bytes:
     return json.dumps({"error": {"message": message, "type": kind, "param": None, "code": code or kind}}).encode()
+
+
+def _events(body: Mapping[str, Any], request: Mapping[str, Any]) -> bytes:
+    """A reply as the events of a stream, a word each, with its usage at the end if that is asked for."""
+    about = {name: body[name] for name in ("id", "created", "model")} | {"object": "chat.completion.chunk"}
+    events: list[dict[str, Any]] = []
+    for choice in body["choices"]:
+        words = re.findall(r"\S+\s*|\s+", choice["message"]["content"] or "")
+        deltas = [{"role": "assistant", "content": word} for word in words]
+        said = [{"index": choice["index"], "delta": delta, "finish_reason": None} for delta in deltas]
+        said.append({"index": choice["index"], "delta": {}, "finish_reason": choice["finish_reason"]})
+        events += [{**about, "choices": [each]} for each in said]
+    if "usage" in body and (request.get("stream_options") or {}).get("include_usage"):
+        events.append({**about, "choices": [], "usage": body["usage"]})
+    return b"".join(f"data: {line}\n\n".encode() for line in [*map(json.dumps, events), "[DONE]"])
 
 
 def _usage(prompt: int, completion: int) -> dict[str, int]:
