@@ -408,8 +408,12 @@ class Admission:
 
     @step
     def change(self) -> Future[None]:
-        """Done when something that was held is free again."""
-        return self.shared.queue.join()
+        """Done when something that was held is free again; at once where nothing is let in again by itself."""
+        if not self.is_halted or self._is_paused:
+            return self.shared.queue.join()
+        ended: Future[None] = Future()
+        ended.set_result(None)
+        return ended
 
     # ---- parts of modules
 

@@ -571,7 +571,7 @@ class Lease:
                 logger.warning("what a request has used beyond its bound is not held yet: %s", error)
 
     @step
-    def settle(self, failure: BaseException | None = None, *, permanent: bool = False) -> Cost:
+    def settle(self, failure: BaseException | None = None, *, permanent: bool = False, cut_off: bool = False) -> Cost:
         """The sample is over, well or badly. Returns what it cost, nested calls on the same pool included.
 
         Requests without an outcome, as after a cancellation, are charged at their bound: nobody knows what the provider
@@ -580,13 +580,15 @@ class Lease:
         Args:
             failure: The error of the program, if it had one; so many in a row stop the pool.
             permanent: Whether the call's other samples would fail alike: those that have not begun will not.
+            cut_off: Whether it was cancelled or interrupted. It is no sample then if none of its requests was made.
         """
         arm, payer = self.arm, self.payer
         with self._own:
             if self._state == "settled":
                 return Cost()
             used = self._owed
-            whole = self._state == "started"
+            idle = cut_off and self._state == "started" and used == _NOTHING and self._makes_requests
+            whole = self._state == "started" and not idle
             one = Cost(samples=1 if whole else 0)
             self.is_free = self.redo and used == Cost()
             charged = Cost() if self.is_free else used + one
@@ -601,6 +603,8 @@ class Lease:
             raise
         if beyond:
             payer.used_beyond()
+        if idle:
+            payer.count_drawn(-1)
         arm._unstarted.discard(self)
         cost = used + self._replayed + one
         if not self._refused:
@@ -715,6 +719,12 @@ class Lease:
     def _owed(self) -> Cost:
         """What its requests came to; those without an outcome at their bounds."""
         return sum((charge.bound for charge in self._unanswered), self._used)
+
+    @property
+    def _makes_requests(self) -> bool:
+        """Whether samples like this one make any, as far as is known."""
+        need = self.arm.learned.need
+        return need is None or need.requests > 0
 
     @property
     def _is_paid_ahead(self) -> bool:

@@ -178,7 +178,8 @@ class SampleRun(AbstractContextManager):
         usage = {model: list(entries) for model, entries in self._meter.tracker.usage_data.items()}
         failure = error if isinstance(error, Exception) else None
         if self._lease is not None:
-            self.cost = self._lease.settle(failure, permanent=is_permanent(failure))
+            cut_off = error is not failure and not isinstance(error, CallRefused)
+            self.cost = self._lease.settle(failure, permanent=is_permanent(failure), cut_off=cut_off)
             self._lease.lock.release(self)
         if isinstance(error, CallRefused):
             error = error.error

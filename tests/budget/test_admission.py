@@ -290,3 +290,16 @@ def test_an_interrupt_inside_any_step_lets_go_of_the_lock_and_passes_no_cap(wher
             break
     assert interrupted >= 1
     assert bomb.left <= 0
+
+
+def test_nobody_waits_for_a_change_in_a_pool_that_has_ended():
+    now = [0.0]
+    pool = BudgetPool(samples=5, dollars=1, deadline=10, clock=lambda: now[0])
+    assert not pool.admission.change().done()
+    pool.pause()
+    assert not pool.admission.change().done()
+    pool.stop()
+    assert pool.admission.change().done()
+    pool.resume()
+    now[0] = 10
+    assert pool.admission.change().done()
