@@ -63,6 +63,7 @@ PROMISED = {
             "test_a_child_forked_at_any_moment_answers",
             "test_no_period_has_more_than_its_cap_however_the_clocks_step",
         ],
+        "budget/test_clocks.py": ["test_a_deadline_comes_when_it_was_to_come_though_the_systems_clock_is_set"],
     },
 }
 """What the page promises, each with the properties, state machines and brute-force tests that hold it."""
