@@ -22,6 +22,7 @@ from dynscale_dspy.budget.accounts import Accounts, Periods
 from dynscale_dspy.budget.admission import Admission, Shared
 from dynscale_dspy.budget.alerts import BudgetWarning, CapAlerts
 from dynscale_dspy.budget.breaker import CircuitBreaker
+from dynscale_dspy.budget.clocks import steady
 from dynscale_dspy.budget.face import Face
 from dynscale_dspy.budget.prices import Price
 from dynscale_dspy.budget.single_flight import SingleFlight
@@ -152,7 +153,7 @@ class BudgetPool(Face):
                 supply=supply or OwnCaps(),
                 is_durable=store.is_durable and supply is None,
                 throttle=_throttle_of(settings),
-                clock=clock,
+                clock=steady(clock),
             )
             _locks.add(shared.lock)
         outer = around.admission if around is not None else None
@@ -166,7 +167,7 @@ class BudgetPool(Face):
             per_call=settings.per_call,
             min_per_call=settings.min_per_call,
             max_per_call=settings.max_per_call,
-            deadline=None if settings.deadline is None else clock() + settings.deadline,
+            deadline=None if settings.deadline is None else shared.clock() + settings.deadline,
             strict=settings.strict,
             prices=settings.prices,
         )

@@ -110,9 +110,9 @@ def explanation(made: Explanation) -> str:
 
 def _sample(sample: SampleReport) -> str:
     answer = text.short(sample.answer) if sample.key is not None else f"no vote: {sample.problem}"
+    if sample.error is not None:  # the type only: a message may hold what does not belong in a notebook that is shared
+        answer += f" with {type(sample.error).__name__}"
     inside = []
-    if sample.error is not None:
-        inside.append(f"<pre>{escape(_clip(f'{type(sample.error).__name__}: {text.said(sample.error)}'))}</pre>")
     for name, value in _items(sample.prediction):
         inside.append(f'<div class="label">{escape(text.said(name))}</div><pre>{escape(_clip(text.said(value)))}</pre>')
     for chain in sample.chain:
