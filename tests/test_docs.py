@@ -10,6 +10,7 @@ import dspy
 import pytest
 
 from dynscale_dspy.testing import FAULTS
+from tests.support import ScriptedModel, cycle
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "docs" / "budgets.md").read_text(encoding="utf-8")
@@ -115,8 +116,9 @@ def test_each_block_stands_for_itself(page):
     text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     assert blocks
-    for block in blocks:
-        exec(compile(block, f"{page}.md", "exec"), {"__name__": page, "dspy": dspy})
+    with dspy.context(lm=ScriptedModel(cycle("408")).lm()):
+        for block in blocks:
+            exec(compile(block, f"{page}.md", "exec"), {"__name__": page, "dspy": dspy})
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])

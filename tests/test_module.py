@@ -103,7 +103,7 @@ def test_explain():
 
 
 def test_explaining_something_else():
-    with pytest.raises(ValueError, match="did not come straight from a DynScaling module"):
+    with pytest.raises(ValueError, match="there are no votes in this Prediction"):
         explain(dspy.Prediction(answer="A"))
 
 

@@ -9,8 +9,8 @@ from collections.abc import Callable
 def steady(clock: Callable[[], float]) -> Callable[[], float]:
     """A clock that goes on evenly from what the given one shows now.
 
-    The system's clock is set now and then, by a time server say: a deadline in 30 seconds would come an hour late, or at
-    once. Any other clock is taken as it is.
+    The system's clock is set now and then, by a time server say: a deadline in 30 seconds would come an hour late, or
+    at once. Any other clock is taken as it is.
 
     Args:
         clock: Seconds since the epoch.

@@ -15,6 +15,7 @@ from dynscale_dspy.allocation.pacing import Pacing
 from dynscale_dspy.allocation.policies import Policy
 from dynscale_dspy.budget.accounts import Accounts, Ledger, Reservation
 from dynscale_dspy.budget.locking import StepLock, step
+from dynscale_dspy.budget.shortages import lacking
 from dynscale_dspy.budget.stores.forks import LockGuard
 from dynscale_dspy.errors import StorageError
 
@@ -216,6 +217,10 @@ class Arm:
         """Whether a first sample would fit if what is in flight turned out to cost nothing."""
         need = self._metered(self.learned.first_need)
         return all(self.ledger.unspent(unit) >= getattr(need, unit) for unit in METERED)
+
+    def lacking(self) -> str:
+        """Which caps forbid its first sample, in words; empty if none does."""
+        return lacking(self.ledger, self._amount("", None, metered=True), "a first sample needs {}")
 
     def relative_cost(self, sampler: str = "") -> float:
         """Expected cost of this call's next sample over the pool's mean, in what runs out first.
@@ -506,6 +511,8 @@ class Lease:
         self.redo = redo
         self.is_free = False
         """Whether it turned out to cost nothing, since an earlier run had paid for it."""
+        self.lacking = ""
+        """Which caps forbade its latest request, in words; empty if none did."""
         self._reservation = reservation
         # Requests of one sample are charged and answered under a lock of its own: only those that need more than is
         # set aside take the pool's, which may be held while a file is written.
@@ -668,7 +675,12 @@ class Lease:
         """Set more aside for a request and charge it; None if a cap forbids that."""
         with self._own:
             need = self._need(bound)
-            if self._state == "settled" or not self.hold(self._with_sample(need)):
+            if self._state == "settled":
+                return None
+            whole = self._with_sample(need)
+            if not self.hold(whole):
+                held, needing = self._reservation.amount, "this one needs {} with its next request"
+                self.lacking = lacking(self.arm.ledger, whole, needing, held=held)
                 return None
             return self._booked(bound, need)
 

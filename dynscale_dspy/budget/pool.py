@@ -44,6 +44,11 @@ __all__ = ["BudgetPool", "BudgetWarning", "PoolStatistics"]
 Self = TypeVar("Self", bound="BudgetPool")
 
 
+_OF_A_SCOPE = {"name": "the scope", "remedy": "raise {unit}= of the scope"}
+_OF_A_LEASE = {"name": "what this process has of the published pool", "remedy": "raise {unit}= of the pool"}
+"""How messages call what has caps, and what raises one."""
+
+
 class BudgetPool(Face):
     """One budget for any number of wrapped modules and calls.
 
@@ -159,7 +164,12 @@ class BudgetPool(Face):
         outer = around.admission if around is not None else None
         self.admission = Admission(
             policy=settings.policy,
-            accounts=Accounts(settings.limits, store=store, around=outer.accounts if outer is not None else None),
+            accounts=Accounts(
+                settings.limits,
+                store=store,
+                around=outer.accounts if outer is not None else None,
+                **(_OF_A_SCOPE if around is not None else _OF_A_LEASE if supply is not None else {}),
+            ),
             breaker=CircuitBreaker(settings.max_failures),
             alerts=CapAlerts(self, settings.warn_at, settings.on_warning),
             shared=shared,

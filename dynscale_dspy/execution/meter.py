@@ -390,7 +390,7 @@ def _charge(
         payer.unbounded(model, routes, "what those cost")
     charge = lease.charge(bound.cost, cached=lambda: not in_task and answered_by_cache(lm, inputs))
     if charge is None:
-        raise payer.cut_off()
+        raise payer.cut_off(lease)
     return _Charged(lease, payer, charge, bound)
 
 
