@@ -160,7 +160,9 @@ def spelling(answer: Any) -> Hashable:
         return frozenset((name, spelling(value)) for name, value in answer.items())
     if isinstance(answer, str):
         return str.__str__(answer)
-    return repr(answer) if type(answer) in (int, float, Decimal) else None
+    if type(answer) is int:
+        return answer  # of any size: Python writes none of more than 4,300 digits
+    return repr(answer) if type(answer) in (float, Decimal) else None
 
 
 class _Reading:
