@@ -106,7 +106,9 @@ def ungrouped(numeral: str) -> str:
 
 def _without_noise(decimal: Decimal) -> Decimal:
     """The decimal, or the shorter one beside it if its digits look like 0.30000000000000004."""
-    if _OF_TEXT.prec < len(decimal.as_tuple().digits) <= _OF_TEXT.prec + 2:
+    _, digits, exponent = decimal.as_tuple()
+    # Integers have no noise: each of their digits was meant.
+    if isinstance(exponent, int) and exponent < 0 and _OF_TEXT.prec < len(digits) <= _OF_TEXT.prec + 2:
         nearest = _OF_TEXT.plus(decimal).normalize(_OF_TEXT)
         if len(nearest.as_tuple().digits) <= _WITHOUT_NOISE:
             return nearest
