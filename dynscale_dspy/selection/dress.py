@@ -82,7 +82,7 @@ _NO_LANGUAGE = frozenset({"", "text", "txt", "plaintext", "plain", "json", "late
 _TAGGED = re.compile(r"<(answer|final_answer|b|strong|i|em|code)>(.*)</\1>", re.IGNORECASE | re.DOTALL)
 _NAME = re.compile(r"[a-z0-9_.\-]*[a-z_][a-z0-9_.\-]*")
 _HEADING = re.compile(r"#{1,6} +(?=\S)")
-_BULLET = re.compile(r"(?:[-*] +(?=[^\W\d_]{3,}[ .!]*(?: |$)(?!\()[^\d()=]*$)|• *)(?=\S)")
+_BULLET = re.compile(r"(?:[-*>] +(?=[^\W\d_]{3,}[ .!]*(?: |$)(?!\()[^\d()=]*$)|• *)(?=\S)")
 
 
 def fenced(text: str) -> tuple[str, bool] | None:
@@ -103,7 +103,7 @@ def without_markup(text: str) -> str:
     first = text[0]
     if first == "#":
         return _HEADING.sub("", text, count=1)
-    if first in "-•" or text.startswith("* "):
+    if first in "-•>" or text.startswith("* "):
         return _BULLET.sub("", text, count=1)
     if first != text[-1]:
         if first == "<" and (found := _TAGGED.fullmatch(text)) and f"<{found[1]}>".lower() not in found[2].lower():
@@ -137,7 +137,7 @@ def _within(text: str, mark: str) -> str:
 
 _SUBJECT = (
     r"(?:(?:so|thus|hence|therefore|finally)\b,? +)?(?:(?:the|my|our) +)?(?:(?:final|correct|right|best) +)*"
-    r"(?:answer|ans|result|option|choice)\b"
+    r"(?:answer|ans|result|output|response|solution|option|choice)\b"
 )
 _VERB = r"(?:(?:is|are|was|would be|must be)\b:?|:|\n)"
 _OPENING = re.compile(
@@ -213,7 +213,8 @@ def without_latex_marks(text: str) -> str:
     for begin, end in _PAIRS:
         if text.startswith(begin) and text.endswith(end) and len(text) > len(begin) + len(end):
             inner = text[len(begin) : -len(end)]
-            if begin not in inner and end not in inner and inner.strip():
+            unescaped = inner.replace(r"\$", "")
+            if begin not in unescaped and end not in unescaped and inner.strip():
                 return inner.strip()
     if text.startswith(r"\{") and text.endswith(r"\}"):
         return "{" + text[2:-2] + "}"

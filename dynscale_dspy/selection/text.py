@@ -148,7 +148,8 @@ def _undressed_line(text: str, layers: frozenset[str]) -> tuple[str, bool]:
 # ---- what an answer is
 
 _OPTION = re.compile(
-    r"(?:(?:[Oo]ption|[Cc]hoice|OPTION|CHOICE) +)?(?:\(([A-Ja-j])\)|\[([A-Ja-j])\]|([A-Ja-j])[).:]|([A-Ja-j])(?![^\s]))"
+    r"(?:(?:[Oo]ption|[Cc]hoice|OPTION|CHOICE) +)?"
+    r"(?:\(([A-Ja-j])\)|\[([A-Ja-j])\]|([A-Ja-j])(?:[).]|:(?= ))|([A-Ja-j])(?![^\s]))"
     r"(?: +(\S.*))?"
 )
 _NAMED_OPTION = re.compile(r"[Oo]ption |[Cc]hoice |OPTION |CHOICE ")
@@ -221,7 +222,8 @@ def _amount(text: str, layers: frozenset[str]) -> Hashable | None:
         return ("text", numeral)  # a number that loses something if it is read as one: "3.10"
     if _UNIT.fullmatch(rest):
         return ("text", f"{numeral} {rest}")
-    return ("text", f"{numeral} {_words(rest, layers)}") if space and rest[0].isalpha() else None
+    words = rest.split()
+    return ("text", f"{numeral} {' '.join(words)}") if space and all(map(_WORD.fullmatch, words)) else None
 
 
 # ---- spaces and capitals
