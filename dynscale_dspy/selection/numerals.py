@@ -84,7 +84,7 @@ def key_of_text(text: str) -> Hashable | None:
         decimal = Decimal(f"{sign}{numeral}e{exponent or 0}")
         if exponent is not None and not decimal:
             return None
-        return _of_decimal(_without_noise(decimal))
+        return _of_decimal(_without_noise(decimal) if "." in numeral else decimal)
     if match := _FRACTION.fullmatch(text):
         sign, above, below = match[1], int(match[2]), int(match[3])
         if below > 1 and math.gcd(above, below) == 1:
@@ -113,7 +113,7 @@ def _may_be_thousands(text: str) -> bool:
 
 
 def _without_noise(decimal: Decimal) -> Decimal:
-    """The decimal, or the shorter one beside it if its digits look like 0.30000000000000004."""
+    """The decimal, or the shorter one beside it where it looks like 0.30000000000000004."""
     if _OF_TEXT.prec < len(decimal.as_tuple().digits) <= _OF_TEXT.prec + 2:
         nearest = _OF_TEXT.plus(decimal).normalize(_OF_TEXT)
         if len(nearest.as_tuple().digits) <= _WITHOUT_NOISE:
