@@ -243,10 +243,15 @@ def _rewritten(text: str, depth: int) -> str:
     parts, at = [], 0
 
     def put(part: str) -> None:
-        # "2\frac{1}{3}" is no 21/3, nor "\pi r" the letter of another command.
+        # "2\frac{1}{3}" is no 21/3.
         if part and parts and parts[-1] and part[0].isdigit() and _LETTER_OR_DIGIT.fullmatch(parts[-1][-1]):
             parts.append(" ")
         parts.append(part)
+
+    def part_digits() -> None:
+        # "\sqrt{3}2" is no root of 32.
+        if text[at : at + 1].isdigit():
+            parts.append(" ")
 
     while found := _STEP.search(text, at):
         parts.append(text[at : found.start()])
@@ -255,17 +260,18 @@ def _rewritten(text: str, depth: int) -> str:
         if script:
             argument, at = _argument(text, at, depth)
             parts.append("°" if script == "^" and argument == "°" else script + _grouped(argument))
+            part_digits()
         elif sign:
             parts.append(sign if sign in "{}%$&#_|" else " " if sign in ",;:!> " else "\\" + sign)
         elif name in ("frac", "dfrac", "tfrac", "cfrac"):
             above, at = _argument(text, at, depth)
             below, at = _argument(text, at, depth)
             put(f"{_grouped(above)}/{_grouped(below)}")
-            if at < len(text) and text[at].isdigit():
-                parts.append(" ")
+            part_digits()
         elif name == "sqrt" and not text.startswith("[", at):
             argument, at = _argument(text, at, depth)
             parts.append("√" + _grouped(argument))
+            part_digits()
         elif name in _AROUND or name == "boxed":
             argument, at = _argument(text, at, depth)
             parts.append(argument)

@@ -78,7 +78,7 @@ def key_of_text(text: str) -> Hashable | None:
         numeral = _SEPARATORS.sub("", numeral)
         whole, _, decimals = numeral.partition(".")
         if not decimals.strip("0") and not _may_be_thousands(text):
-            numeral = whole
+            numeral = whole or "0"
         elif decimals.endswith("0") and exponent is None:
             return None
         decimal = Decimal(f"{sign}{numeral}e{exponent or 0}")
@@ -104,7 +104,7 @@ def ungrouped(numeral: str) -> str:
     """A numeral without separators of its digits, and without decimals that are all zeros."""
     numeral = _SEPARATORS.sub("", numeral)
     whole, _, decimals = numeral.partition(".")
-    return numeral if decimals.strip("0") or _may_be_thousands(numeral) else whole
+    return numeral if decimals.strip("0") or _may_be_thousands(numeral) else whole or "0"
 
 
 def _may_be_thousands(text: str) -> bool:

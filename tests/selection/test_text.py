@@ -56,6 +56,7 @@ SAME = {
     "1½": ["1 1/2", r"1\frac{1}{2}"],
     "0.3": ["0.30000000000000004", ".3", "3/10"],
     "3.3": ["3.3000000000000003"],
+    "0": ["0.0", ".0", "0.00", "-0"],
     "1": ["0.9999999999999999", "1.0000000000000002", "1.0"],
     "B": [
         *("(B)", "B)", "B.", "[B]", "**B**", "**(B)**", "\uff22", "\uff08B\uff09", r"\text{B}", r"\textbf{(B)}"),
@@ -142,6 +143,7 @@ DIFFERENT = [
     ("C", "c"), ("Am", "am"), ("x²", "x2"), ("x^2", "x2"), ("x_1", "x1"), ("x₁", "x¹"), ("f(x)", "F(x)"), ("ℝ", "R"),
     ("x = T", "x = t"), ("x ≠ 5", "x = 5"), ("A→B", "B→A"), ("-x", "x"), ("a b", "ab"), ("(a+b)(c)", "a+b)(c"),
     ("2\\frac{1}{3}", "21/3"), (r"\frac{1}{2x}", r"\frac{1}{2}x"), (r"\frac{1}{2}3", r"\frac{1}{23}"),
+    (r"\sqrt{3}2", r"\sqrt{32}"), (r"x^{2}3", r"x^{23}"), (r"a_{1}2", r"a_{12}"),
     (r"\boxed{4}", r"\boxed{2}"), (r"\text{4}", r"\text{2}"), ("$x$ and $y$", "x$ and $y"), ("XIV", "XVI"),
     # tuples, lists, JSON
     ("(1, 2)", "[1, 2]"), ("{1, 2}", "(1, 2)"), ("{1, 2}", "[1, 2]"), ("[1, 2]", "[2, 1]"), ("[0, 1)", "(0, 1]"),
@@ -282,6 +284,11 @@ def test_no_composition_of_dress_changes_the_key(answer, dresses):
 def test_undressing_twice_changes_nothing(text):
     assert undressed(undressed(text)) == undressed(text)
     assert key_of_text(undressed(text)) == key_of_text(text)
+
+
+@given(st.text(alphabet="0123456789.,'_ eE+-/$€%km()[]{}", min_size=1))
+def test_anything_like_a_number_has_a_key(text):
+    assert key_of_text(text) is not None or not text.strip()
 
 
 @given(words, words)
