@@ -25,6 +25,8 @@ _BEGIN_SENTENCES = frozenset(
 
 def plain_words(text: str, layers: Collection[str]) -> str:
     """Text with single spaces and in small letters, where neither spaces nor capitals mean anything in it."""
+    if "\t" in text:
+        return text  # columns, or the beginning of a rule
     if "spacing" in layers and _is_formula(text):
         return _OPERATOR.sub(_joined, _BLANK.sub(" ", text))
     tokens = text.split()

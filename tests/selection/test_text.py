@@ -160,7 +160,8 @@ DIFFERENT = [
     ("SELECT a FROM t WHERE city = 'Oslo'", "SELECT a FROM t WHERE city = 'oslo'"), ("SELECT 1;", "SELECT 1"),
     ("print('a  b')", "print('a b')"), ('echo "a"', "echo a"), ("'a' + 'b'", "a' + 'b"), ('"a" OR "b"', 'a" OR "b'),
     ("`a` and `b`", "a` and `b"), ("**a** and **b**", "a** and **b"), ("'", '"'),
-    ("if ok:\n    charge()\nsend()", "if ok:\n    charge()\n    send()"), ("a\nb", "a b"), ("a\n\nb", "a\nb"),
+    ("if ok:\n    charge()\nsend()", "if ok:\n    charge()\n    send()"), ("a\nb", "a b"), ("a\tb", "a b"), ("a\n\nb",
+    "a\nb"),
     ("  x\ny", "x\ny"), ("Polish\nx", "polish\nx"), ("answer = 42\nprint(1)", "42\nprint(1)"),
     ("```python\nFoo\n```", "```python\nfoo\n```"),
     # words

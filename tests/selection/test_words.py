@@ -38,7 +38,7 @@ def test_spaces_and_capitals_that_mean_nothing(text, plain):
     "text",
     [
         *("US", "WHO", "CO", "Co", "pH", "AABB", "T", "McDonald", "cd Downloads", "import Foo", "SELECT Name FROM t"),
-        *("ls -L", "print('a  b')", "1 -2", "- x", "x: Y", "5 MW", "Foo.bar", "foo_Bar"),
+        *("ls -L", "print('a  b')", "1 -2", "- x", "x: Y", "5 MW", "Foo.bar", "foo_Bar", "name\tage"),
     ],
 )
 def test_those_that_may_mean_something(text):
