@@ -188,11 +188,14 @@ class _Reading:
             return ("bool", value)
         if isinstance(value, str):
             return ("text", exact_text(str.__str__(value)))
-        if isinstance(value, (Real, Decimal)):
+        if isinstance(value, (Real, Decimal, complex)):
             return numerals.key_of_value(value)
         below = depth + 1
         if isinstance(value, pydantic.BaseModel):
-            return (_name(value), self.key({**vars(value), **(value.__pydantic_extra__ or {})}, below))
+            fields = {**vars(value), **(value.__pydantic_extra__ or {})}
+            if type(value).__module__.startswith("dspy."):
+                fields.pop("id", None)  # a provider gives each tool call another one
+            return (_name(value), self.key(fields, below))
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
             fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
             return (_name(value), self.key(fields, below))
