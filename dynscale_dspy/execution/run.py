@@ -18,6 +18,7 @@ from dynscale_dspy.execution.introspection import asks_one_model, innermost, nee
 from dynscale_dspy.execution.listener import LISTENER, listen_to
 from dynscale_dspy.execution.lm_errors import is_permanent
 from dynscale_dspy.execution.meter import SETTING, CallRefused, Meter, current_meter, finish_reasons
+from dynscale_dspy.execution.replies import made_of
 from dynscale_dspy.execution.sample_lm import SampleLM, original
 from dynscale_dspy.execution.shared_request import Slot
 from dynscale_dspy.reporting import tracing
@@ -184,6 +185,9 @@ class SampleRun(AbstractContextManager):
             trace=tuple(self._trace),
             usage=usage,
             cost=self.cost,
+            replies=self._slot.replies
+            if self._slot is not None and self._slot.served
+            else made_of(self._recorder.history),
         )
 
     def _read(self, prediction: Any, failure: BaseException | None) -> tuple[Any, Vote | None, str]:

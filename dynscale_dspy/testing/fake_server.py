@@ -124,6 +124,7 @@ class _Options:
     context: int | None = None
     choices: str = "all"
     capacity: int | None = None
+    cached: bool = False
     record: int = 10_000
 
     def __post_init__(self) -> None:
@@ -173,6 +174,7 @@ class FakeServer:
         choices: What a request for several choices gets: ``"all"`` of them, ``"one"``, or is told to be impossible:
             ``"refuse"``.
         capacity: If given, requests beyond so many in flight are refused with status 429 and a Retry-After.
+        cached: Whether equal requests get the first one's reply, id and all, as from a gateway that caches.
         record: How many of the latest request bodies :attr:`bodies` keeps.
 
     Raises:
@@ -203,6 +205,7 @@ class FakeServer:
         context: int | None = None,
         choices: str = "all",
         capacity: int | None = None,
+        cached: bool = False,
         record: int = 10_000,
     ) -> None:
         options = _Options(
@@ -218,6 +221,7 @@ class FakeServer:
             context=context,
             choices=choices,
             capacity=capacity,
+            cached=cached,
             record=record,
         )
         self._world = _World(bank, options)
@@ -430,7 +434,7 @@ class _World:
             plain["peak_in_flight"] = max(plain["peak_in_flight"], plain["in_flight"])
             plain["conditioned"] += prompt.conditioned
             self.bodies.append(request)
-            attempt = counts.attempts[name]
+            attempt = 0 if options.cached else counts.attempts[name]
             counts.attempts[name] += 1
             reply = self._reply(request, prompt, question, name, attempt, authorized=options.api_key in (None, key))
             self.changed.notify_all()
