@@ -185,6 +185,24 @@ def test_none_wins_where_most_samples_find_nothing(kind, made_up, adapter):
     assert "  3  None" in str(made) and ">None<" in made._repr_html_()
 
 
+@pytest.mark.parametrize(
+    ("adapter", "found", "nothing"),
+    [
+        (dspy.ChatAdapter(), "[[ ## found ## ]]\n17", "Sorry, nothing was found."),
+        (dspy.JSONAdapter(), '{"found": 17}', "{}"),
+        (dspy.XMLAdapter(), "<found>17</found>", "<other>1</other>"),
+    ],
+    ids=["chat", "json", "xml"],
+)
+def test_a_field_that_a_model_leaves_out_is_no_vote_for_none(adapter, found, nothing):
+    model = ScriptedModel(cycle(found, nothing, nothing, nothing))
+    program = DynScaling(dspy.Predict("text -> found: int | None"), budget=uniform(4))
+    with dspy.context(lm=model.lm(), adapter=adapter):
+        prediction = program(text="?")
+    assert prediction.found == 17 and explain(prediction).agreement == 1 / 4
+    assert [sample.problem for sample in explain(prediction).samples].count("no answer") == 3
+
+
 def test_the_label_wins_whatever_confidence_and_explanation_are_beside_it():
     replies = [{"label": label, "confidence": f"0.{n}", "explanation": f"since {n}"} for n, label in enumerate("babaa")]
     model = ScriptedModel(lambda prompt, n: replies[n])

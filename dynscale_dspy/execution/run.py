@@ -88,6 +88,7 @@ class SampleRun(AbstractContextManager):
         self._recorder = _Recorder(self._meter.history, settings.owner)
         self._trace: list[Any] = []
         self._error: BaseException | None = None
+        self._is_framed = False
         self._reading: tuple[Any, Vote | None, str] | None = None
 
     def __enter__(self) -> SampleRun:
@@ -97,6 +98,7 @@ class SampleRun(AbstractContextManager):
         ]
         adapter = settings.adapter or dspy.ChatAdapter()
         lm = original(settings.lm if self.draw.sampler.lm is None else self.draw.sampler.lm)
+        self._is_framed = type(adapter).__module__.startswith("dspy.adapters.")  # they name the fields in a reply
         known = original(self._settings.lm) if self.draw.sampler.lm is None else lm
         # With a callback in its settings DSPy binds the arguments of every module and adapter call to tell it of them,
         # which takes longer than all else around a sample. Only a program that may make a language model of its own
@@ -197,7 +199,7 @@ class SampleRun(AbstractContextManager):
         if self._reading is None:
             answer = None
             try:
-                read = self._settings.reader.read(self._settings.module, prediction)
+                read = self._settings.reader.read(self._settings.module, prediction, self._reply())
                 answer = None if read is ABSENT else read
                 if self._finish_reason() == "length":
                     self._reading = answer, None, "truncated"
@@ -215,6 +217,14 @@ class SampleRun(AbstractContextManager):
                 logger.warning("a sample's answer cannot be read, and casts no vote: %s", type(error).__name__)
                 self._reading = answer, None, "unreadable"
         return self._reading
+
+    def _reply(self) -> str | None:
+        """All that the model wrote, where that is known and in the framing of one of DSPy's adapters."""
+        if self._slot is not None and self._slot.served:
+            outputs = [self._slot.request.choices[self._slot.position][0]]
+        else:
+            outputs = [output for entry in self._recorder.history for output in entry.get("outputs") or ()]
+        return "\n".join(map(str, outputs)) if outputs and self._is_framed else None
 
     def _finish_reason(self) -> str | None:
         """Why the sample's last answer ended."""

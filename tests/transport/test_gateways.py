@@ -82,13 +82,13 @@ def test_the_choices_of_one_response_are_eight_votes_litellm(way: Any, server: A
 
 @pytest.mark.parametrize("cached", [False, True])
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.filterwarnings("ignore:7 of 8 samples")
 def test_from_dspys_own_cache_everything_is_as_it_was(engine: str, cached: bool, server: Any) -> None:
     fake = server([ASKED], cached=cached)
     made = []
     for _ in range(2):
         program = eight(max_choices=1)
-        with dspy.context(lm=fake.lm(engine, cache=True, temperature=1.0)):
+        with dspy.context(lm=fake.lm(engine, cache=True, temperature=1.0)), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             made.append(explain(program(question=ASKED.text)))
         if not made[1:]:
             requests = fake.statistics().requests
