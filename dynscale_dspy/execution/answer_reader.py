@@ -12,7 +12,7 @@ import dspy
 from dynscale_dspy._fields import AnswerFields, check
 from dynscale_dspy._naming import named_predictors
 from dynscale_dspy.execution.introspection import signature_of
-from dynscale_dspy.selection.answers import NOT_ANSWERS
+from dynscale_dspy.selection.answers import NOT_ANSWERS, Record
 from dynscale_dspy.selection.fields import ABSENT, said, voting_fields
 
 logger = logging.getLogger(__name__)
@@ -133,7 +133,7 @@ class AnswerReader:
                 values[name] = value
         if not values:
             return ABSENT
-        return next(iter(values.values())) if len(names) == 1 else values
+        return next(iter(values.values())) if len(names) == 1 else Record(values)
 
 
 def _wrote(reply: str, name: str) -> bool:

@@ -32,7 +32,7 @@ class Group:
     """Samples that say the same, as far as the selector tells: for reports, chains and what happens on low confidence.
 
     Args:
-        answer: Their answer, as the earliest of them gave it.
+        answer: Their answer, as one of them gave it: the one that speaks for them, if they win.
         key: What the group is known by; equal for the same group in a later selection of the same call.
         independent: Weight of samples that saw the inputs alone.
         conditioned: Weight of samples that saw earlier ones.
