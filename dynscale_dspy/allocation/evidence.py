@@ -58,9 +58,9 @@ class Evidence(Protocol):
 def confidence_of(lead: float, rival: float, blanks: int) -> float:
     """Posterior probability that the leader is ahead of the rival in the long run; 0 when nobody voted.
 
-    A sample that cast no vote may have stood for either: it counts half a vote for each. As a forecast of the vote on
-    all other samples of a question (8 of each of 5,895 recorded ones) this is about as good as leaving such samples out,
-    off by 0.024 against 0.023; where 5 or more are blank its mean is 0.65 and not 0.73, and 61% of leaders stay ahead.
+    A sample that cast no vote may have stood for either: it counts half a vote for each. As a forecast of the vote of
+    all other samples of a question (8 of each of 5,895 recorded ones) this is about as good as leaving such samples
+    out, off by 0.024 against 0.023. Where 5 or more are blank its mean is 0.65 and not 0.73, and 61% stay ahead.
 
     Args:
         lead: Weight of the leading answer.
