@@ -524,8 +524,9 @@ class _World:
 
         texts = []
         answers = []
-        for _ in range(wanted if options.choices == "all" else 1):
-            point = uniform(seed, name, counts.per_question[name], "answer")
+        for choice in range(wanted if options.choices == "all" else 1):
+            number = choice if options.cached else counts.per_question[name]
+            point = uniform(seed, name, number, "answer")
             counts.per_question[name] += 1
             sharpen = options.sharpen if prompt.conditioned else 0.0
             answers.append(question.draw(point, sharpen) if question else "unknown")
