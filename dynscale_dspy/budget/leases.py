@@ -13,6 +13,7 @@ from dynscale_dspy.allocation.evidence import Evidence
 from dynscale_dspy.allocation.learned import Learned
 from dynscale_dspy.allocation.pacing import Pacing
 from dynscale_dspy.allocation.policies import Policy
+from dynscale_dspy.allocation.repeats import LOOK
 from dynscale_dspy.budget.accounts import Accounts, Ledger, Reservation
 from dynscale_dspy.budget.locking import StepLock, step
 from dynscale_dspy.budget.shortages import lacking
@@ -34,13 +35,15 @@ class Program:
     Attributes:
         learned: What its samples need, cost and change.
         open_calls: Numbers of its calls that are being answered.
+        opened: How many calls it has had.
     """
 
-    __slots__ = ("learned", "open_calls")
+    __slots__ = ("learned", "open_calls", "opened")
 
     def __init__(self) -> None:
         self.learned = Learned()
         self.open_calls: set[int] = set()
+        self.opened = 0
         _locks.add(self.learned.gains)
 
 
@@ -172,6 +175,7 @@ class Arm:
         self._charged = Cost()
         self._price = 0.0
         self._due = 0
+        self._looks = False
 
     # ---- what a sample takes
 
@@ -333,6 +337,8 @@ class Arm:
         """The call is open; inside the lock."""
         self._open = True
         self._program.open_calls.add(self.number)
+        self._program.opened += 1
+        self._looks = self._program.opened % LOOK == 0
 
     def give_up(self) -> None:
         """Free what is reserved and not started; inside the lock."""
@@ -376,8 +382,10 @@ class Arm:
         for sampler in samplers[granted:]:
             free = self._made in self.paid
             ahead = pending + granted
-            relative = self.relative_cost(sampler) if payer.policy.is_gain else 1.0
-            worth = payer.policy.index(evidence, pending=ahead, total=payer.drawn + ahead) / relative
+            worth = payer.policy.index(evidence, pending=ahead, total=payer.drawn + ahead)
+            if payer.policy.is_gain:
+                promise = self.learned.repeats.promise(evidence, pending=ahead, looking=self._looks)
+                worth *= promise / self.relative_cost(sampler)
             if not free and (bought >= credit or worth <= self._price):
                 break
             if not self.reserve([sampler]):

@@ -13,6 +13,7 @@ from typing import Any
 import dspy
 
 from dynscale_dspy._naming import name_of, named_predictors
+from dynscale_dspy.allocation.evidence import falls_short
 from dynscale_dspy.budget.locking import running_loop
 from dynscale_dspy.budget.pool import BudgetPool
 from dynscale_dspy.config import ScalingSettings
@@ -24,6 +25,7 @@ from dynscale_dspy.execution.desk import CallDesk
 from dynscale_dspy.execution.drivers import in_thread
 from dynscale_dspy.execution.fallback import Fallback
 from dynscale_dspy.execution.flights import once, submitted_item
+from dynscale_dspy.execution.hints import hint
 from dynscale_dspy.execution.inputs import inputs_key, is_lasting, is_long, lasting_name, own_inputs
 from dynscale_dspy.execution.introspection import check_ready, choices_per_request, has_aforward, innermost, lm_of
 from dynscale_dspy.execution.listener import listen_around
@@ -354,6 +356,7 @@ class Call:
             # Numbers only: an answer may hold what does not belong in a log.
             fields = {f"dynscale_{name}": value for name, value in made.attributes.items() if name != "vote"}
             logger.debug("%s answered: %s", type(self.scaled.program).__name__, made.summary, extra=fields)
+            hint(self.scaled.owner, name, self.plan)
         return self._outcome
 
     def _fallback(self, prediction: Any) -> Fallback | None:
@@ -361,6 +364,6 @@ class Call:
         if asked is None or self._outcome is None:
             return None
         explanation = self._outcome.explanation
-        if explanation.confidence >= asked:
+        if not falls_short(explanation.confidence, asked):
             return None
         return Fallback(self.scaled.settings.on_low, prediction, explanation, asked)

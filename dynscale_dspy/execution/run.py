@@ -18,6 +18,7 @@ from dynscale_dspy.execution.introspection import asks_one_model, innermost, nee
 from dynscale_dspy.execution.listener import LISTENER, listen_to
 from dynscale_dspy.execution.lm_errors import is_permanent
 from dynscale_dspy.execution.meter import SETTING, CallRefused, Meter, current_meter, finish_reasons
+from dynscale_dspy.execution.replies import made_of
 from dynscale_dspy.execution.sample_lm import SampleLM, original
 from dynscale_dspy.execution.shared_request import Slot
 from dynscale_dspy.execution.user_stream import UserStream, status_callbacks
@@ -100,6 +101,7 @@ class SampleRun(AbstractContextManager):
         self._recorder = _Recorder(self._meter.history, settings.owner)
         self._trace: list[Any] = []
         self._error: BaseException | None = None
+        self._is_framed = False
         self._reading: tuple[Any, Vote | None, str] | None = None
 
     def __enter__(self) -> SampleRun:
@@ -111,6 +113,7 @@ class SampleRun(AbstractContextManager):
         callbacks = status_callbacks(callbacks, stream, self._settings.module, first=self.draw.index == 0)
         adapter = settings.adapter or dspy.ChatAdapter()
         lm = original(settings.lm if self.draw.sampler.lm is None else self.draw.sampler.lm)
+        self._is_framed = type(adapter).__module__.startswith("dspy.adapters.")  # they name the fields in a reply
         known = original(self._settings.lm) if self.draw.sampler.lm is None else lm
         # With a callback in its settings DSPy binds the arguments of every module and adapter call to tell it of them,
         # which takes longer than all else around a sample. Only a program that may make a language model of its own
@@ -203,6 +206,9 @@ class SampleRun(AbstractContextManager):
             trace=tuple(self._trace),
             usage=usage,
             cost=self.cost,
+            replies=self._slot.replies
+            if self._slot is not None and self._slot.served
+            else made_of(self._recorder.history),
         )
 
     def _read(self, prediction: Any, failure: BaseException | None) -> tuple[Any, Vote | None, str]:
@@ -212,7 +218,7 @@ class SampleRun(AbstractContextManager):
         if self._reading is None:
             answer = None
             try:
-                read = self._settings.reader.read(self._settings.module, prediction)
+                read = self._settings.reader.read(self._settings.module, prediction, self._reply())
                 answer = None if read is ABSENT else read
                 if self._finish_reason() == "length":
                     self._reading = answer, None, "truncated"
@@ -230,6 +236,14 @@ class SampleRun(AbstractContextManager):
                 logger.warning("a sample's answer cannot be read, and casts no vote: %s", type(error).__name__)
                 self._reading = answer, None, "unreadable"
         return self._reading
+
+    def _reply(self) -> str | None:
+        """All that the model wrote, where that is known and in the framing of one of DSPy's adapters."""
+        if self._slot is not None and self._slot.served:
+            outputs = [self._slot.request.choices[self._slot.position][0]]
+        else:
+            outputs = [output for entry in self._recorder.history for output in entry.get("outputs") or ()]
+        return "\n".join(map(str, outputs)) if outputs and self._is_framed else None
 
     def _finish_reason(self) -> str | None:
         """Why the sample's last answer ended."""
