@@ -129,7 +129,7 @@ class SampleAdapter:
                 asking.concessions.cut_off()
                 raise
             else:
-                asking.concessions.confirmed()
+                asking.answered()
                 return values if self._slot is None else self._slot.own(given[1], values)
 
     def _pause(self, asking: _Asking, error: BaseException) -> float | None:
@@ -283,6 +283,7 @@ class _Asking:
     def __init__(self, inner: Any, lm: Any, text: str | None, *, prefill: bool) -> None:
         self.chain = text
         self.started: StartedMessage | None = None
+        self._replaced: StartedMessage | None = None
         if text is not None and prefill and StartedMessage.possible(inner, lm):
             self.started = StartedMessage(inner, lm, text)
         self._inner = inner
@@ -298,6 +299,12 @@ class _Asking:
         """The user's adapter, or the one around it that begins the model's message."""
         return self._inner if self.started is None else self.started.adapter
 
+    def answered(self) -> None:
+        """There was a reply: keep what the server would not have before it."""
+        self.concessions.confirmed()
+        if self._replaced is not None:
+            self._replaced.gave_way()
+
     def again(self, error: Exception) -> float | None:
         """Seconds to wait before asking again; None to raise the error."""
         if self.chain is not None and lm_errors.is_context_overflow(error):
@@ -306,9 +313,9 @@ class _Asking:
         if self.concessions.after(error):
             return 0.0
         if lm_errors.is_unreadable(error):
-            self.concessions.confirmed()
+            self.answered()
         if self.started is not None and self.started.failed(error):
-            self.started = None
+            self._replaced, self.started = self.started, None
             return 0.0
         if self._left <= 0 or not lm_errors.is_retryable(error):
             return None
