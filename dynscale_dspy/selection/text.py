@@ -232,7 +232,11 @@ _STRING = re.compile(r'"((?:[^"\\\n]|\\.)*)"|\'((?:[^\'\\\n]|\\.)*)\'')
 _ATOM = re.compile(r"[^,()\[\]{}\"\n]+")
 _ATOM_OF_DICT = re.compile(r"[^,:()\[\]{}\"\n]+")
 _CLOSERS = {"(": ")]", "[": ")]", "{": "}"}
-_NOTHING = ("null", "None")
+_CONSTANTS: dict[str, Hashable] = {
+    **dict.fromkeys(("true", "True"), ("bool", True)),
+    **dict.fromkeys(("false", "False"), ("bool", False)),
+    **dict.fromkeys(("null", "None")),
+}
 
 
 def _value(text: str, at: int, layers: frozenset[str], depth: int) -> tuple[Hashable, int]:
@@ -280,7 +284,8 @@ def _item(text: str, at: int, layers: frozenset[str], depth: int, *, in_dict: bo
         found = (_ATOM_OF_DICT if in_dict else _ATOM).match(text, at)
         if found is None or not (atom := found[0].strip()):
             raise _NoStructure
-        end, key = found.end(), None if atom in _NOTHING else _key_of_line(atom, layers, _DEEPEST)
+        end = found.end()
+        key = _CONSTANTS[atom] if atom in _CONSTANTS else _key_of_line(atom, layers, _DEEPEST)
     return key, _past_blanks(text, end)
 
 
