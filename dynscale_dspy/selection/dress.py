@@ -79,7 +79,7 @@ def _unicode_compatible(text: str) -> str:
 
 _INFO = re.compile(r"[\w+#.-]*")
 _NO_LANGUAGE = frozenset({"", "text", "txt", "plaintext", "plain", "json", "latex", "tex", "math", "markdown", "md"})
-_TAGGED = re.compile(r"<(answer|final_answer|b|strong|i|em|code)>(.*)</\1>", re.IGNORECASE | re.DOTALL)
+_TAGGED = re.compile(r"<(answer|final_answer|p|b|strong|i|em|code)>(.*)</\1>", re.IGNORECASE | re.DOTALL)
 _NAME = re.compile(r"[a-z0-9_.\-]*[a-z_][a-z0-9_.\-]*")
 _HEADING = re.compile(r"#{1,6} +(?=\S)")
 _BULLET = re.compile(r"(?:[-*>] +(?=[^\W\d_]{3,}[ .!]*(?: |$)(?!\()[^\d()=]*$)|• *)(?=\S)")
@@ -96,6 +96,14 @@ def fenced(text: str) -> tuple[str, bool] | None:
     if not rest.endswith(mark) or not body.strip() or mark in body or not _INFO.fullmatch(language):
         return None
     return body, language not in _NO_LANGUAGE
+
+
+def within_lines(text: str) -> str:
+    """The one line between marks that have lines of their own: dollars, tags, brackets of a formula; else the text."""
+    inner = without_latex_marks(text) if text[0] in "$\\" else text
+    if text[0] == "<" and (found := _TAGGED.fullmatch(text)):
+        inner = found[2].strip()
+    return inner if inner and "\n" not in inner else text
 
 
 def without_markup(text: str) -> str:
@@ -146,6 +154,7 @@ _OPENING = re.compile(
     re.IGNORECASE,
 )
 _OPENING_LINE = re.compile(rf"(?:{_OPENING.pattern})(?<=\n)", re.IGNORECASE)
+_CLOSING = re.compile(r"\. I hope (?:it|this) is correct\.?$")
 _FIRST_OF_OPENINGS = frozenset("#*_sthfmocrba")
 
 
@@ -154,13 +163,17 @@ def without_opening(text: str) -> str:
     if text[0].lower() not in _FIRST_OF_OPENINGS:
         return text
     found = (_OPENING_LINE if "\n" in text else _OPENING).match(text)
-    return text[found.end() :] or text if found else text
+    if found is None:
+        return text
+    return _CLOSING.sub(".", text[found.end() :]) or text
 
 
 def without_stop(text: str) -> str:
     """One line of text without a final full stop. An ellipsis, and the dot in ``git add .``, stay."""
-    if text[-1] != "." or len(text) < 2 or "\\" in text or text[0] == "^":
+    if text[-1] != "." or len(text) < 2 or text[0] == "^":
         return text
+    if "\\" in text:
+        return text[:-1] if text.endswith((r"\).", r"\].")) else text
     before = text[-2]
     after_word = before.isalnum() or before in ")]}%°" or unicodedata.category(before)[0] == "M"
     return text[:-1] if after_word or (before in "\"'*_`$" and before == text[0]) else text

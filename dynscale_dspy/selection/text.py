@@ -40,6 +40,7 @@ _MOST_LAYERS = 24
 _DEEPEST = 20
 
 _EVERY = frozenset(LAYERS)
+_NONE: frozenset[str] = frozenset()
 
 
 def exact_text(text: str) -> str:
@@ -86,10 +87,10 @@ def undressed(text: str, layers: Collection[str] = _EVERY) -> str:
 
 
 def _key(text: str, layers: frozenset[str]) -> Hashable | None:
-    text, is_exact = _undressed(text, layers)
+    text, left = _undressed(text, layers)
     if not text:
         return None
-    return ("text", text) if is_exact else _key_of_line(text, layers, 0)
+    return _key_of_line(text, left, 0) if left else ("text", text)
 
 
 _remembered = lru_cache(maxsize=4096)(_key)
@@ -98,36 +99,39 @@ _remembered = lru_cache(maxsize=4096)(_key)
 # ---- what is around an answer
 
 
-def _undressed(text: str, layers: frozenset[str]) -> tuple[str, bool]:
-    """The text without what is around it, and whether what is left is to be compared as it is."""
+def _undressed(text: str, layers: frozenset[str]) -> tuple[str, frozenset[str]]:
+    """The text without what is around it, and the layers that may come off what is left; none to compare it exactly."""
     text = exact_text(text)
     lines = text.strip("\n").rstrip()  # the indentation of a first line is kept
     if len(text) > LONGEST:
-        return lines, True
+        return lines, _NONE
     if "latex" in layers:
         lines = dress.repaired(lines)
     if not lines.strip():
-        return "", True
+        return "", _NONE
     for _ in range(_MOST_LAYERS):
         before = lines
         if "markup" in layers and (block := dress.fenced(lines.strip())):
             lines, names_language = block
             lines = lines.strip("\n").rstrip()
             if names_language:
-                return lines, True
+                return (lines, _NONE) if "\n" in lines else (lines.strip(), layers - {"case"})
         elif "\n" not in lines:
-            return _undressed_line(lines.strip(), layers)
-        elif "opening" in layers:
-            lines = dress.without_opening(lines.strip()) if lines[0] not in " \t" else lines
+            return _undressed_line(lines.strip(), layers), layers
+        elif lines[0] not in " \t":
+            if "opening" in layers:
+                lines = dress.without_opening(lines)
+            if "latex" in layers and "markup" in layers:
+                lines = dress.within_lines(lines)
         if lines == before:
             break
     if "\n" not in lines:
-        return _undressed_line(lines.strip(), layers)
+        return _undressed_line(lines.strip(), layers), layers
     # JSON in several lines is one value.
-    return lines, "structure" not in layers or lines[0] not in "[{"
+    return lines, layers if "structure" in layers and lines[0] in "[{" else _NONE
 
 
-def _undressed_line(text: str, layers: frozenset[str]) -> tuple[str, bool]:
+def _undressed_line(text: str, layers: frozenset[str]) -> str:
     if "unicode" in layers:
         text = dress.plain_characters(text)
     for _ in range(_MOST_LAYERS):
@@ -142,7 +146,7 @@ def _undressed_line(text: str, layers: frozenset[str]) -> tuple[str, bool]:
             text = dress.without_stop(text)
         if text == before:
             break
-    return text, False
+    return text
 
 
 # ---- what an answer is
@@ -191,7 +195,7 @@ def _option(text: str, layers: frozenset[str], depth: int) -> Hashable | None:
         return ("text", letter)
     if found[4] is not None and not _NAMED_OPTION.match(text):
         return None  # "A cat"
-    rest, _ = _undressed_line(rest, layers)
+    rest = _undressed_line(rest, layers)
     return ("option", letter, _key_of_line(rest, layers, depth + 1) if rest else None)
 
 
@@ -228,7 +232,11 @@ _STRING = re.compile(r'"((?:[^"\\\n]|\\.)*)"|\'((?:[^\'\\\n]|\\.)*)\'')
 _ATOM = re.compile(r"[^,()\[\]{}\"\n]+")
 _ATOM_OF_DICT = re.compile(r"[^,:()\[\]{}\"\n]+")
 _CLOSERS = {"(": ")]", "[": ")]", "{": "}"}
-_NOTHING = ("null", "None")
+_CONSTANTS: dict[str, Hashable] = {
+    **dict.fromkeys(("true", "True"), ("bool", True)),
+    **dict.fromkeys(("false", "False"), ("bool", False)),
+    **dict.fromkeys(("null", "None")),
+}
 
 
 def _value(text: str, at: int, layers: frozenset[str], depth: int) -> tuple[Hashable, int]:
@@ -276,7 +284,8 @@ def _item(text: str, at: int, layers: frozenset[str], depth: int, *, in_dict: bo
         found = (_ATOM_OF_DICT if in_dict else _ATOM).match(text, at)
         if found is None or not (atom := found[0].strip()):
             raise _NoStructure
-        end, key = found.end(), None if atom in _NOTHING else _key_of_line(atom, layers, _DEEPEST)
+        end = found.end()
+        key = _CONSTANTS[atom] if atom in _CONSTANTS else _key_of_line(atom, layers, _DEEPEST)
     return key, _past_blanks(text, end)
 
 
