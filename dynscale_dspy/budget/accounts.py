@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 from dynscale_dspy.allocation.costs import METERED, UNITS, Cost, CostRecord
@@ -142,23 +142,20 @@ class Ledger:
         Raises:
             StorageError: If a store fails; nothing has changed then.
         """
-        handles: list[tuple[Ledger, Hashable]] = []
-        refused = True
+        handles: list[tuple[Ledger, Hashable | None]] = []
         try:
             for ledger in self.chain:
-                handle = ledger.store.reserve(amount, ledger.limits)
-                if handle is None:
+                handles.append((ledger, ledger.store.reserve(amount, ledger.limits)))
+                if handles[-1][1] is None:
+                    _give_back(handles)
                     return None
-                handles.append((ledger, handle))
             reservation: Reservation | None = None
             for _, handle in reversed(handles):
                 reservation = Reservation(amount, handle, reservation)
-            refused = False
             return reservation
-        finally:
-            if refused:  # or the store of one above has failed, or an interrupt came
-                for below, held in handles:
-                    below.store.settle(held, Cost())
+        except BaseException:  # the store of one above has failed, or an interrupt came
+            _give_back(handles)
+            raise
 
     def amend(self, reservation: Reservation, amount: Cost) -> bool:
         """Hold another amount under an open reservation; False, and nothing changes, if it would pass a cap.
@@ -182,22 +179,23 @@ class Ledger:
         return any(getattr(used, unit) > getattr(held, unit) and self.capped(unit) for unit in UNITS)
 
     def _amend(self, reservation: Reservation, amount: Cost, *, within: bool) -> bool:
-        amended: list[tuple[Ledger, Reservation]] = []
+        amended: list[tuple[Ledger, Reservation, Cost]] = []
         refused = True
         try:
             for ledger, held in self._held(reservation):
                 self._require_open(held)
                 if not ledger.store.amend(held.handle, amount, ledger.limits if within else {}):
                     return False
-                amended.append((ledger, held))
+                amended.append((ledger, held, held.amount))
+            for _, held, _ in amended:
+                held.amount = amount
             refused = False
+            return True
         finally:
-            if refused:  # or the store of one above has failed
-                for below, held in amended:
-                    below.store.put_back(held.handle, held.amount)
-        for _, held in amended:
-            held.amount = amount
-        return True
+            if refused:  # or the store of one above has failed, or an interrupt came
+                for below, held, before in amended:
+                    below.store.put_back(held.handle, before)
+                    held.amount = before
 
     def extend(self, reservation: Reservation, more: Cost) -> bool:
         """Set more aside under an open reservation; False, and nothing changes, if it would pass a cap."""
@@ -247,6 +245,12 @@ class Ledger:
     def _require_open(reservation: Reservation) -> None:
         if not reservation.open:
             raise ValueError("this reservation is already settled")
+
+
+def _give_back(handles: Sequence[tuple[Ledger, Hashable | None]]) -> None:
+    for ledger, handle in handles:
+        if handle is not None:
+            ledger.store.settle(handle, Cost())
 
 
 class Accounts:

@@ -556,11 +556,13 @@ class Lease:
         with self._own:
             if self._state == "settled" or charge not in self._unanswered:
                 return
-            self._unanswered.discard(charge)
+            # Booked before it is struck off: what an interrupt leaves in between is too much, never too little.
             if self.redo and used.cached_requests:
                 self._replayed += used
+                self._unanswered.discard(charge)
                 return
             self._used += used
+            self._unanswered.discard(charge)
             beyond = self.arm.ledger.exceeds(self._reservation, self._owed)
             if beyond:
                 self._peak = self._peak.at_least(self._owed)

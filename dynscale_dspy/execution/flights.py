@@ -6,13 +6,9 @@ from collections.abc import Callable, Generator, Hashable
 from concurrent.futures import Future
 from typing import Any
 
-from dynscale_dspy.budget.single_flight import SingleFlight
+from dynscale_dspy.budget.single_flight import Abandoned, SingleFlight
 from dynscale_dspy.sampling.sample import Sample
 from dynscale_dspy.sampling.steps import Step, Wait
-
-
-class Abandoned(Exception):
-    """The call that others waited for was interrupted; one of them must take over."""
 
 
 def once(
@@ -34,24 +30,22 @@ def once(
         The winning sample, and whether this call drew it itself; False if it came from the same call in flight.
     """
     future: Future[Sample] | None = None
-    while True:
-        future, mine = flights.join(key)
-        if mine:
-            break
-        if not (yield Wait(future)):
-            future = None  # it cannot be waited for here, so this call goes alone
-            break
-        if not isinstance(future.exception(), Abandoned):
-            return future.result(), False
+    mine = False
     try:
+        while True:
+            future, mine = flights.join(key)
+            if mine or not (yield Wait(future)):
+                break  # what cannot be waited for here goes alone
+            if not isinstance(future.exception(), Abandoned):
+                return future.result(), False
         winner = yield from steps
         decided(winner)
+        if mine and future is not None:
+            flights.leave(key, future)
+            future.set_result(winner)
+        return winner, True
     except BaseException as error:
-        if future is not None:
-            flights.leave(key)
+        if mine and future is not None and not future.done():
+            flights.leave(key, future)
             future.set_exception(error if isinstance(error, Exception) else Abandoned())
         raise
-    if future is not None:
-        flights.leave(key)
-        future.set_result(winner)
-    return winner, True
