@@ -206,7 +206,10 @@ class Admission:
     @property
     def is_stopped(self) -> bool:
         """Whether this pool or one around it was stopped."""
-        return any(node.breaker.state == "stopped" for node in self.chain)
+        for node in self.chain:  # noqa: SIM110
+            if node.breaker.state == "stopped":
+                return True
+        return False
 
     @property
     def is_durable(self) -> bool:

@@ -430,7 +430,7 @@ class Arm:
 
     @property
     def _counts_requests(self) -> bool:
-        return any(self.ledger.capped(unit) for unit in ("requests", *METERED))
+        return self.ledger.capped("requests") or self.ledger.capped("tokens") or self.ledger.capped("nanodollars")
 
     def _amount(self, sampler: str, requests: int | None, *, metered: bool) -> Cost:
         """What to set aside for the next sample."""
@@ -720,7 +720,10 @@ class Lease:
     @property
     def _owed(self) -> Cost:
         """What its requests came to; those without an outcome at their bounds."""
-        return sum((charge.bound for charge in self._unanswered), self._used)
+        owed = self._used
+        for charge in self._unanswered:
+            owed += charge.bound
+        return owed
 
     @property
     def _makes_requests(self) -> bool:
