@@ -443,7 +443,7 @@ class Arm:
 
     @property
     def _counts_requests(self) -> bool:
-        return any(self.ledger.capped(unit) for unit in ("requests", *METERED))
+        return self.ledger.capped("requests") or self.ledger.capped("tokens") or self.ledger.capped("nanodollars")
 
     def _amount(self, sampler: str, requests: int | None, *, metered: bool) -> Cost:
         """What to set aside for the next sample."""
@@ -571,11 +571,13 @@ class Lease:
         with self._own:
             if self._state == "settled" or charge not in self._unanswered:
                 return
-            self._unanswered.discard(charge)
+            # Booked before it is struck off: what an interrupt leaves in between is too much, never too little.
             if self.redo and used.cached_requests:
                 self._replayed += used
+                self._unanswered.discard(charge)
                 return
             self._used += used
+            self._unanswered.discard(charge)
             beyond = self.arm.ledger.exceeds(self._reservation, self._owed)
             if beyond:
                 self._peak = self._peak.at_least(self._owed)
@@ -738,7 +740,10 @@ class Lease:
     @property
     def _owed(self) -> Cost:
         """What its requests came to; those without an outcome at their bounds."""
-        return sum((charge.bound for charge in self._unanswered), self._used)
+        owed = self._used
+        for charge in self._unanswered:
+            owed += charge.bound
+        return owed
 
     @property
     def _makes_requests(self) -> bool:

@@ -7,14 +7,10 @@ from collections.abc import Callable, Generator, Hashable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-from dynscale_dspy.budget.single_flight import SingleFlight
+from dynscale_dspy.budget.single_flight import Abandoned, SingleFlight
 from dynscale_dspy.sampling.steps import Step, Wait
 
 T = TypeVar("T")
-
-
-class Abandoned(Exception):
-    """The call that others waited for was interrupted; one of them must take over."""
 
 
 def once(
@@ -33,26 +29,24 @@ def once(
         The outcome.
     """
     future: Future[T] | None = None
-    while True:
-        future, mine = flights.join(key)
-        if mine:
-            break
-        if not (yield Wait(future)):
-            future = None  # it cannot be waited for here, so this call goes alone
-            break
-        if not isinstance(future.exception(), Abandoned):
-            return copied(future.result())
+    mine = False
     try:
+        while True:
+            future, mine = flights.join(key)
+            if mine or not (yield Wait(future)):
+                break  # what cannot be waited for here goes alone
+            if not isinstance(future.exception(), Abandoned):
+                return copied(future.result())
         outcome = yield from steps
-        kept = copied(outcome) if future is not None and flights.leave(key) else outcome
+        if mine and future is not None:
+            kept = copied(outcome) if flights.leave(key, future) else outcome
+            future.set_result(kept)
+        return outcome
     except BaseException as error:
-        if future is not None:
-            flights.leave(key)
+        if mine and future is not None and not future.done():
+            flights.leave(key, future)
             future.set_exception(error if isinstance(error, Exception) else Abandoned())
         raise
-    if future is not None:
-        future.set_result(kept)
-    return outcome
 
 
 def submitted_item() -> int | None:
