@@ -82,7 +82,7 @@ _NO_LANGUAGE = frozenset({"", "text", "txt", "plaintext", "plain", "json", "late
 _TAGGED = re.compile(r"<(answer|final_answer|b|strong|i|em|code)>(.*)</\1>", re.IGNORECASE | re.DOTALL)
 _NAME = re.compile(r"[a-z0-9_.\-]*[a-z_][a-z0-9_.\-]*")
 _HEADING = re.compile(r"#{1,6} +(?=\S)")
-_BULLET = re.compile(r"(?:[-*] +(?=[^\W\d_]{3,}[ .!]*(?: |$)(?!\()[^\d()=]*$)|• *)(?=\S)")
+_BULLET = re.compile(r"(?:[-*>] +(?=[^\W\d_]{3,}[ .!]*(?: |$)(?!\()[^\d()=]*$)|• *)(?=\S)")
 
 
 def fenced(text: str) -> tuple[str, bool] | None:
@@ -103,7 +103,7 @@ def without_markup(text: str) -> str:
     first = text[0]
     if first == "#":
         return _HEADING.sub("", text, count=1)
-    if first in "-•" or text.startswith("* "):
+    if first in "-•>" or text.startswith("* "):
         return _BULLET.sub("", text, count=1)
     if first != text[-1]:
         if first == "<" and (found := _TAGGED.fullmatch(text)) and f"<{found[1]}>".lower() not in found[2].lower():
@@ -137,7 +137,7 @@ def _within(text: str, mark: str) -> str:
 
 _SUBJECT = (
     r"(?:(?:so|thus|hence|therefore|finally)\b,? +)?(?:(?:the|my|our) +)?(?:(?:final|correct|right|best) +)*"
-    r"(?:answer|ans|result|option|choice)\b"
+    r"(?:answer|ans|result|output|response|solution|option|choice)\b"
 )
 _VERB = r"(?:(?:is|are|was|would be|must be)\b:?|:|\n)"
 _OPENING = re.compile(
@@ -213,7 +213,8 @@ def without_latex_marks(text: str) -> str:
     for begin, end in _PAIRS:
         if text.startswith(begin) and text.endswith(end) and len(text) > len(begin) + len(end):
             inner = text[len(begin) : -len(end)]
-            if begin not in inner and end not in inner and inner.strip():
+            unescaped = inner.replace(r"\$", "")
+            if begin not in unescaped and end not in unescaped and inner.strip():
                 return inner.strip()
     if text.startswith(r"\{") and text.endswith(r"\}"):
         return "{" + text[2:-2] + "}"
@@ -242,10 +243,15 @@ def _rewritten(text: str, depth: int) -> str:
     parts, at = [], 0
 
     def put(part: str) -> None:
-        # "2\frac{1}{3}" is no 21/3, nor "\pi r" the letter of another command.
+        # "2\frac{1}{3}" is no 21/3.
         if part and parts and parts[-1] and part[0].isdigit() and _LETTER_OR_DIGIT.fullmatch(parts[-1][-1]):
             parts.append(" ")
         parts.append(part)
+
+    def part_digits() -> None:
+        # "\sqrt{3}2" is no root of 32.
+        if text[at : at + 1].isdigit():
+            parts.append(" ")
 
     while found := _STEP.search(text, at):
         parts.append(text[at : found.start()])
@@ -254,17 +260,18 @@ def _rewritten(text: str, depth: int) -> str:
         if script:
             argument, at = _argument(text, at, depth)
             parts.append("°" if script == "^" and argument == "°" else script + _grouped(argument))
+            part_digits()
         elif sign:
             parts.append(sign if sign in "{}%$&#_|" else " " if sign in ",;:!> " else "\\" + sign)
         elif name in ("frac", "dfrac", "tfrac", "cfrac"):
             above, at = _argument(text, at, depth)
             below, at = _argument(text, at, depth)
             put(f"{_grouped(above)}/{_grouped(below)}")
-            if at < len(text) and text[at].isdigit():
-                parts.append(" ")
+            part_digits()
         elif name == "sqrt" and not text.startswith("[", at):
             argument, at = _argument(text, at, depth)
             parts.append("√" + _grouped(argument))
+            part_digits()
         elif name in _AROUND or name == "boxed":
             argument, at = _argument(text, at, depth)
             parts.append(argument)

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Annotated
 
 from dynscale_dspy._fields import SomeOf
-from dynscale_dspy.selection import dress, numerals
+from dynscale_dspy.selection import dress, numerals, words
 
 LAYERS = MappingProxyType(
     {
@@ -24,7 +24,7 @@ LAYERS = MappingProxyType(
         "number": "separators of thousands, decimals that are zeros, fractions and decimals, the last digits of floats",
         "structure": "spaces and quotes in tuples, lists and JSON, the order of the keys of a dict",
         "spacing": "runs of spaces between words, spaces around operators",
-        "case": "capitals that follow the form of a text: all of it, its beginning, or each word's",
+        "case": "capitals of a text all in capitals, and of words in a text that begins with one",
     }
 )
 """What comes off a text before it is compared, by name. Each can be left on."""
@@ -148,7 +148,8 @@ def _undressed_line(text: str, layers: frozenset[str]) -> tuple[str, bool]:
 # ---- what an answer is
 
 _OPTION = re.compile(
-    r"(?:(?:[Oo]ption|[Cc]hoice|OPTION|CHOICE) +)?(?:\(([A-Ja-j])\)|\[([A-Ja-j])\]|([A-Ja-j])[).:]|([A-Ja-j])(?![^\s]))"
+    r"(?:(?:[Oo]ption|[Cc]hoice|OPTION|CHOICE) +)?"
+    r"(?:\(([A-Ja-j])\)|\[([A-Ja-j])\]|([A-Ja-j])(?:[).]|:(?= ))|([A-Ja-j])(?![^\s]))"
     r"(?: +(\S.*))?"
 )
 _NAMED_OPTION = re.compile(r"[Oo]ption |[Cc]hoice |OPTION |CHOICE ")
@@ -156,15 +157,6 @@ _AMOUNT = re.compile(
     rf"(-?)(?:\\?([$€£¥₹]) ?)?({numerals.NUMERAL})(?: ?(\\?%|‰)| ?\\?([$€£¥₹])|( ?)([^\W\d_][^\n]*|°[^\n]*))?"
 )
 _UNIT = re.compile(r"(?:°|[^\W\d_]|Ω|%)(?:[^\W\d_]|[/·*°%]|\^-?\d+)*")
-_OPERATOR = re.compile(
-    r"(?<=\S) ([=<>≤≥≠≈×·÷/^*±∈∪∩→|]) (?=\S)|(?<=[^\s(,=<>+\-*/^]) ([+-]) (?=\S)|(?<=\S) ?(,) ?(?=\S)"
-)
-_LETTERS = r"[^\W\d_]"
-_LONG_WORD = re.compile(rf"{_LETTERS}{{3}}")
-_FUNCTION = re.compile(rf"(?<!{_LETTERS})(?:sin|cos|tan|log|exp)(?!{_LETTERS})")
-_WORD = re.compile(rf"[(]?({_LETTERS}+(?:['\-]{_LETTERS}+)*)[,.;:!?)]{{0,3}}")
-_PARTS = re.compile("['-]")
-_BLANK = re.compile(r"\s+")
 
 
 def _key_of_line(text: str, layers: frozenset[str], depth: int) -> Hashable:
@@ -184,7 +176,7 @@ def _key_of_line(text: str, layers: frozenset[str], depth: int) -> Hashable:
             pass
     if "\n" in text:
         return ("text", text)
-    return ("text", _words(text, layers))
+    return ("text", words.plain_words(text, layers))
 
 
 def _option(text: str, layers: frozenset[str], depth: int) -> Hashable | None:
@@ -221,89 +213,8 @@ def _amount(text: str, layers: frozenset[str]) -> Hashable | None:
         return ("text", numeral)  # a number that loses something if it is read as one: "3.10"
     if _UNIT.fullmatch(rest):
         return ("text", f"{numeral} {rest}")
-    return ("text", f"{numeral} {_words(rest, layers)}") if space and rest[0].isalpha() else None
-
-
-# ---- spaces and capitals
-
-
-def _words(text: str, layers: frozenset[str]) -> str:
-    """Text with single spaces and in small letters, where neither spaces nor capitals mean anything in it."""
-    if "spacing" in layers and _is_formula(text):
-        return _OPERATOR.sub(_joined, _BLANK.sub(" ", text))
-    tokens = text.split()
-    matches = [_WORD.fullmatch(token) for token in tokens]
-    if matches[-1] is None and len(tokens) > 1 and tokens[-1].isdecimal():
-        del matches[-1]  # "World War 2"
-    if not all(matches):
-        return text
-    if "case" in layers:
-        words = [match[1] for match in matches if match is not None]
-        tokens = _in_small_letters(tokens, words)
-    if "spacing" in layers:
-        return " ".join(tokens)
-    pieces = re.split(r"(\s+)", text)
-    pieces[::2] = tokens
-    return "".join(pieces)
-
-
-def _is_formula(text: str) -> bool:
-    """Whether a text is numbers, signs and short names, so that spaces on both sides of a sign mean nothing."""
-    if len(text) > dress.LONGEST_LATEX or "'" in text or '"' in text or "\\" in text or ":" in text or "$" in text:
-        return False
-    return _LONG_WORD.search(_FUNCTION.sub("", text)) is None and _FORMULA_SIGN.search(text) is not None
-
-
-_FORMULA_SIGN = re.compile(r"[=<>≤≥≠≈×·÷/^*±∈∪∩→|,]|[^\s(] [+-] ")
-
-
-def _joined(found: re.Match[str]) -> str:
-    sign = found[1] or found[2]
-    if sign:
-        return sign
-    # "1, 5" may be two numbers, and "1,5" one.
-    text = found.string
-    beside = text[found.start() - 1 : found.start()].isdigit() and text[found.end() : found.end() + 1].isdigit()
-    return found[0] if beside and text.count(",") == 1 else ","
-
-
-_SAME_IN_CAPITALS = frozenset({"YES", "NO", "OK"})
-
-
-def _in_small_letters(tokens: list[str], words: list[str]) -> list[str]:
-    """Tokens in small letters, so far as their capitals follow from the form of the text.
-
-    That is: all of it in capitals, each word with one, or the first. Other capitals tell things apart (``US``, ``pH``,
-    ``cd Downloads``), and so do those of one or two letters alone (``CO`` and ``Co``, ``mW`` and ``MW``).
-    """
-    count = len(words)
-    if count == 1 and len(words[0]) < 3:
-        return [tokens[0].lower(), *tokens[1:]] if words[0].upper() in _SAME_IN_CAPITALS else tokens
-    if all(map(str.isupper, words)):
-        long = any(len(word) > 3 for word in words) and not _stands_for_letters(words[0])
-        return [token.lower() for token in tokens] if long or words[0] in _SAME_IN_CAPITALS else tokens
-    has_capital = [_has_one_capital(word) for word in words]
-    if not has_capital[0]:
-        return tokens
-    if all(is_capital or len(word) <= 3 for word, is_capital in zip(words, has_capital, strict=True)):
-        small = [is_capital and len(word) > 1 for word, is_capital in zip(words, has_capital, strict=True)]
-    else:
-        small = [False] * count
-    small[0] = True
-    small += [False] * (len(tokens) - count)
-    return [token.lower() if is_small else token for token, is_small in zip(tokens, small, strict=True)]
-
-
-def _has_one_capital(word: str) -> bool:
-    """Whether a word is written as at the beginning of a sentence, or each part of it is, as in ``Well-Known``."""
-    return (
-        word[0].isupper() and (word == "A" or len(word) > 1) and all(p[1:] == p[1:].lower() for p in _PARTS.split(word))
-    )
-
-
-def _stands_for_letters(word: str) -> bool:
-    """Whether a word in capitals is no word, such as the genotype AABB, which is not aabb."""
-    return word[:2] == word[:1] * 2
+    tokens = rest.split()
+    return ("text", f"{numeral} {' '.join(tokens)}") if space and all(map(words.WORD.fullmatch, tokens)) else None
 
 
 # ---- tuples, lists and JSON
