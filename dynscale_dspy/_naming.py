@@ -56,7 +56,7 @@ def named_predictors(
         if id(part) in seen:
             return
         seen.add(id(part))
-        if isinstance(part, dspy.Predict):
+        if isinstance(part, dspy.Predict) and not is_wrapper(part):
             yield name or "self", part
         if isinstance(part, dspy.Module):
             if part is not module and not into(part):

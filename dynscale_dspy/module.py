@@ -33,9 +33,10 @@ class DynScaling(dspy.Module):
 
     How many samples a call gets depends on how much one more is expected to help. The result is the winning sample's
     own ``Prediction``; :func:`explain` tells how it came about. The wrapper is transparent: parameters, demos, saved
-    state and traces are the program's own, so optimizers and ``save``/``load`` work as without it. The program is never
-    copied: its samples run side by side on the same object. So a program whose ``forward`` changes ``self`` is not safe
-    to wrap, and tools with side effects run once a sample.
+    state and traces are the program's own, so optimizers and ``save``/``load`` work as without it. Around a bare
+    ``dspy.Predict`` it is a ``dspy.Predict`` itself (:class:`ScaledPredictor`). The program is never copied: its
+    samples run side by side on the same object. So a program whose ``forward`` changes ``self`` is not safe to wrap,
+    and tools with side effects run once a sample.
 
     Args:
         module: The program.
@@ -83,6 +84,10 @@ class DynScaling(dspy.Module):
     scaled_predictor: str | None = None
     """The name, for reports, of the predictor that :func:`wrap` scales in place; None for any other module."""
 
+    def __new__(cls, module: Any = None, *arguments: Any, **options: Any) -> DynScaling:
+        """Make a wrapper of the kind that fits the program; a copy in the making has none yet."""
+        return object.__new__(_class_for(cls, module))
+
     def __init__(
         self,
         module: dspy.Module,
@@ -101,7 +106,7 @@ class DynScaling(dspy.Module):
         on_low: Literal["abstain", "raise"] | Callable[..., Any] = "abstain",
         seed: int = 0,
     ) -> None:
-        super().__init__()
+        dspy.Module.__init__(self)
         if not isinstance(module, dspy.Module):
             raise TypeError(
                 f"module must be a dspy.Module such as dspy.ChainOfThought('question -> answer'), got {module!r}"
@@ -245,7 +250,12 @@ class DynScaling(dspy.Module):
         pool = self.pool
         if self._budget is None:
             check_policy(pool.policy, self._selector)
-        return Scaled(self, self.module, pool, self._reader, self._selector, self._settings)
+        return Scaled(self, self.module, pool, self._reader, self._selector, self._settings, self._speaker)
+
+    @property
+    def _speaker(self) -> dspy.Predict | None:
+        """The predictor that DSPy takes the program for, if that is not the program itself."""
+        return None
 
     def _take(self, settings: ScalingSettings, reader: AnswerReader) -> None:
         """Use these settings, and this reader of their ``answer``, from now on.
@@ -356,6 +366,7 @@ class DynScaling(dspy.Module):
             saved = {name: value for name, value in saved.items() if name not in own}
         # Copies begin with a history and callbacks of their own, not with what `__getattr__` finds in the program.
         super().__setstate__({"history": [], "callbacks": [], **saved})
+        self.__class__ = _class_for(type(self), self.module)  # type: ignore[assignment]  # a subclass: versions before had none
         self._take(settings, self._reader)
 
     if TYPE_CHECKING:
@@ -370,6 +381,30 @@ class DynScaling(dspy.Module):
 
     def __repr__(self) -> str:  # type: ignore[override]  # DSPy's own is inferred as a literal string
         return f"DynScaling({self.module!r})"
+
+
+class ScaledPredictor(DynScaling, dspy.Predict):
+    """A :class:`DynScaling` around a bare ``dspy.Predict``; ``DynScaling(...)`` makes one.
+
+    To DSPy it is that predictor: an attribute of a program under the same name, in ``named_predictors`` and so for
+    optimizers, in saved state, in traces and for stream listeners. Demos, signature, language model and all else that
+    a predictor has are those of the one inside.
+    """
+
+    @property
+    def _speaker(self) -> dspy.Predict | None:
+        return self if self.scaled_predictor is None else None
+
+    def named_parameters(self) -> list[tuple[str, Any]]:
+        """Itself, as for a predictor."""
+        return [("self", self)]
+
+
+ScaledPredictor.__name__ = DynScaling.__name__  # callbacks and spans are named after it: what the user wrote
+
+
+def _class_for(kind: type[DynScaling], module: Any) -> type[DynScaling]:
+    return ScaledPredictor if kind is DynScaling and isinstance(module, dspy.Predict) else kind
 
 
 class _Setting:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Generator, Hashable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -32,7 +32,7 @@ from dynscale_dspy.execution.notices import explanation_of, with_notices
 from dynscale_dspy.execution.outcome import Outcome, add_to_trace
 from dynscale_dspy.execution.run import SampleRun, SampleSettings
 from dynscale_dspy.execution.shared_request import Slot
-from dynscale_dspy.execution.user_stream import UserStream, winning_chunks
+from dynscale_dspy.execution.user_stream import UserStream, is_listened_to, winning_chunks
 from dynscale_dspy.reporting import tracing
 from dynscale_dspy.reporting.explanation import keep
 from dynscale_dspy.reporting.history import CallRecord
@@ -55,6 +55,7 @@ class Scaled:
         reader: Reads the program's answers.
         selector: Says which answer wins.
         settings: How samples are drawn and answers handed out.
+        speaker: The predictor that DSPy takes the program for, in traces and streams; None for the program itself.
     """
 
     owner: dspy.Module
@@ -63,6 +64,7 @@ class Scaled:
     reader: AnswerReader
     selector: Selector
     settings: ScalingSettings
+    speaker: dspy.Predict | None = None
 
 
 class Call:
@@ -103,6 +105,7 @@ class Call:
             scaled.owner,
             lm,
             self._stream,
+            scaled.speaker if self._stream is not None and is_listened_to(scaled.speaker) else None,
         )
         shares = vary and not pool.is_durable
         choices = choices_per_request(program, predictors, kwargs, settings.max_choices) if shares else 1
@@ -343,7 +346,7 @@ class Call:
             for sample in self.plan.samples:
                 for model, used in sample.usage.items():
                     usage.setdefault(model, []).extend(used)
-            self._outcome = Outcome(winner, usage, made)
+            self._outcome = Outcome(replace(winner, trace=self._spoken(winner.trace)), usage, made)
             numbers: dict[Any, int] = {}
             answers = (None if s.key is None else numbers.setdefault(s.key, len(numbers)) for s in made.samples)
             name = name_of(self.scaled.owner)
@@ -352,6 +355,13 @@ class Call:
             fields = {f"dynscale_{name}": value for name, value in made.attributes.items() if name != "vote"}
             logger.debug("%s answered: %s", type(self.scaled.program).__name__, made.summary, extra=fields)
         return self._outcome
+
+    def _spoken(self, trace: tuple[Any, ...]) -> tuple[Any, ...]:
+        """A trace in which the program is who DSPy takes it for."""
+        program, speaker = self.scaled.program, self.scaled.speaker
+        if speaker is None:
+            return trace
+        return tuple((speaker if entry[0] is program else entry[0], *entry[1:]) for entry in trace)
 
     def _fallback(self, prediction: Any) -> Fallback | None:
         asked = self.scaled.settings.min_confidence
