@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Generator, Hashable, Iterator
+from collections.abc import Callable, Generator, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -122,6 +122,8 @@ class Call:
             stop_when_decided=settings.stop_when_decided,
             leader=settings.leader and choices == 1 and is_long((args, kwargs)),
         )
+        called = dspy.settings.caller_modules or [None]
+        self._is_sample_itself = self.plan.max_samples == 1 and called[-1] is program
         if self._stream is not None:
             # Nothing but the answer may be streamed, so only a sample streams itself whose answer is sure to be handed
             # out, and of which no second request is made.
@@ -183,8 +185,9 @@ class Call:
             return sample
         try:
             if not run.take():
-                with run:
-                    run.prediction = self.scaled.program(*own_inputs(self.args), **own_inputs(self.kwargs))
+                with run, self._within() as plain:
+                    program = plain("forward") if plain else self.scaled.program
+                    run.prediction = program(*own_inputs(self.args), **own_inputs(self.kwargs))
         finally:
             run.conclude()
         return run.sample
@@ -206,8 +209,9 @@ class Call:
             return sample
         try:
             if not run.take():
-                with self._cancellable(), run:
-                    run.prediction = await self.scaled.program.acall(*own_inputs(self.args), **own_inputs(self.kwargs))
+                with self._cancellable(), run, self._within() as plain:
+                    program = plain("aforward") if plain else self.scaled.program.acall
+                    run.prediction = await program(*own_inputs(self.args), **own_inputs(self.kwargs))
         except asyncio.CancelledError:
             sample = await unblocked(may_block, partial(self._called_off, run))
             if sample is None:
@@ -218,6 +222,23 @@ class Call:
             raise
         await unblocked(may_block, run.conclude)
         return run.sample
+
+    @contextmanager
+    def _within(self) -> Iterator[Callable[[str], Any] | None]:
+        """Around a sample, which calls the program: unless it is the only one of a call of the program itself.
+
+        Then to DSPy, and to whoever watches, the sample is that call, and not another one in it.
+
+        Yields:
+            What gets a method of the program by its name, in this case; None if the program is to be called.
+        """
+        if not self._is_sample_itself:
+            yield None
+            return
+        program = self.scaled.program
+        with dspy.context(caller_modules=[*dspy.settings.caller_modules, program]):
+            # Not by `getattr`: DSPy warns of it.
+            yield partial(object.__getattribute__, program)
 
     def _run_of(self, job: Job, slot: Slot | None, *, awaited: bool = False) -> SampleRun:
         """The run of a job. What is set aside for it is settled when it is over, however it ends."""
