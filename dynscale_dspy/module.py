@@ -21,6 +21,7 @@ from dynscale_dspy.execution.drivers import adrive, drive, in_thread
 from dynscale_dspy.execution.fallback import check_sync
 from dynscale_dspy.execution.inputs import inputs_of
 from dynscale_dspy.execution.introspection import has_aforward
+from dynscale_dspy.execution.outcome import traced_as
 from dynscale_dspy.sampling.strategies import Strategy
 from dynscale_dspy.selection.base import Selector, check_policy
 from dynscale_dspy.selection.default import default_selector
@@ -159,7 +160,8 @@ class DynScaling(dspy.Module):
             Exception: The first sample's error, unchanged, if every sample failed.
         """
         if _ambient.is_unscaled():
-            return self.module(*args, **kwargs)
+            with traced_as(self.module, self._speaker):
+                return self.module(*args, **kwargs)
         check_sync(self.on_low)
         call = Call(self._scaled(), args, kwargs)
         return call.answer(call.finish(drive(call.steps(), call.run, call.desk())))
@@ -170,9 +172,10 @@ class DynScaling(dspy.Module):
         if known is not None and known.owner is self:
             return await known.wait()
         if _ambient.is_unscaled():
-            if has_aforward(self.module):
-                return await self.module.acall(*args, **kwargs)
-            return await in_thread(lambda: self.module(*args, **kwargs))
+            with traced_as(self.module, self._speaker):
+                if has_aforward(self.module):
+                    return await self.module.acall(*args, **kwargs)
+                return await in_thread(lambda: self.module(*args, **kwargs))
         call = Call(self._scaled(), args, kwargs)
         return await call.aanswer(call.finish(await adrive(call.steps(), call.arun, call.desk())))
 

@@ -29,7 +29,7 @@ from dynscale_dspy.execution.listener import listen_around
 from dynscale_dspy.execution.lm_errors import is_permanent
 from dynscale_dspy.execution.meter import current_meter
 from dynscale_dspy.execution.notices import explanation_of, with_notices
-from dynscale_dspy.execution.outcome import Outcome, add_to_trace
+from dynscale_dspy.execution.outcome import Outcome, add_to_trace, spoken
 from dynscale_dspy.execution.run import SampleRun, SampleSettings
 from dynscale_dspy.execution.shared_request import Slot
 from dynscale_dspy.execution.user_stream import UserStream, is_listened_to, winning_chunks
@@ -367,7 +367,8 @@ class Call:
             for sample in self.plan.samples:
                 for model, used in sample.usage.items():
                     usage.setdefault(model, []).extend(used)
-            self._outcome = Outcome(replace(winner, trace=self._spoken(winner.trace)), usage, made)
+            trace = spoken(winner.trace, self.scaled.program, self.scaled.speaker)
+            self._outcome = Outcome(replace(winner, trace=trace), usage, made)
             numbers: dict[Any, int] = {}
             answers = (None if s.key is None else numbers.setdefault(s.key, len(numbers)) for s in made.samples)
             name = name_of(self.scaled.owner)
@@ -376,13 +377,6 @@ class Call:
             fields = {f"dynscale_{name}": value for name, value in made.attributes.items() if name != "vote"}
             logger.debug("%s answered: %s", type(self.scaled.program).__name__, made.summary, extra=fields)
         return self._outcome
-
-    def _spoken(self, trace: tuple[Any, ...]) -> tuple[Any, ...]:
-        """A trace in which the program is who DSPy takes it for."""
-        program, speaker = self.scaled.program, self.scaled.speaker
-        if speaker is None:
-            return trace
-        return tuple((speaker if entry[0] is program else entry[0], *entry[1:]) for entry in trace)
 
     def _fallback(self, prediction: Any) -> Fallback | None:
         asked = self.scaled.settings.min_confidence
