@@ -24,7 +24,7 @@ from dynscale_dspy.execution.introspection import has_aforward
 from dynscale_dspy.execution.outcome import traced_as
 from dynscale_dspy.sampling.strategies import Strategy
 from dynscale_dspy.selection.base import Selector, check_policy
-from dynscale_dspy.selection.default import default_selector
+from dynscale_dspy.selection.default import default_selector, told
 
 logger = logging.getLogger(__name__)
 
@@ -48,8 +48,11 @@ class DynScaling(dspy.Module):
             any object with the methods of :class:`~dynscale_dspy.selection.base.Selector`.
         policy: The rule by which a private pool decides which call gets the next sample; a shared pool has its own.
         answer: The output field or fields that are the answer, or a function from a prediction to a value (None for
-            no answer). By default every output field but reasoning and the like.
-        temperature: Overrides the language model's. By default its own is kept, and 1.0 used where it has none.
+            no answer). By default every output field but reasoning and the like, and where another one votes, text
+            that explains it (``explanation``, ``reason``, ``notes``) and numbers that rate it (``confidence``,
+            ``score``). ``repr`` tells which vote, where some do not.
+        temperature: Overrides the language model's. By default its own is kept, and 1.0 used where it has none or 0;
+            a call's first sample keeps a 0. No temperature is sent to a model that was found to take none.
         max_samples: Most samples one call may take.
         max_choices: Most samples to draw with one request, as its ``n`` choices, so that the prompt is sent and paid
             for once. Done where the program has one predictor and the route can: through LiteLLM, which is tried, not
@@ -155,7 +158,7 @@ class DynScaling(dspy.Module):
 
         Raises:
             BudgetExhausted: If nothing is left for a first sample.
-            ValueError: If no language model is configured, or temperature 0 would make all samples the same.
+            ValueError: If a predictor has no language model, or ``temperature=0`` would make all samples the same.
             LowConfidence: If confidence is below ``min_confidence``, and ``on_low="raise"``.
             Exception: The first sample's error, unchanged, if every sample failed.
         """
@@ -266,9 +269,9 @@ class DynScaling(dspy.Module):
         Raises:
             ValueError: If the module's own pool has a policy that the selector cannot feed; nothing is changed then.
         """
-        selector: Selector | None = settings.selector
-        if selector is None:
-            selector = default_selector(reader.output_types)
+        given: Selector | None = settings.selector
+        types = reader.output_types
+        selector = default_selector(types) if given is None else told(given, types)
         if self._budget is not None:
             check_policy(self._budget.active().policy, selector)
         self._settings, self._reader, self._selector = settings, reader, selector
@@ -383,7 +386,8 @@ class DynScaling(dspy.Module):
         return getattr(self.__dict__["module"], name)
 
     def __repr__(self) -> str:  # type: ignore[override]  # DSPy's own is inferred as a literal string
-        return f"DynScaling({self.module!r})"
+        voting = f", answer={list(self._reader.output_types)!r}" if self._reader.left_out else ""
+        return f"DynScaling({self.module!r}{voting})"
 
 
 class ScaledPredictor(DynScaling, dspy.Predict):

@@ -19,6 +19,7 @@ from dynscale_dspy.config import ScalingSettings
 from dynscale_dspy.errors import BudgetExhausted
 from dynscale_dspy.execution.answer_reader import AnswerReader
 from dynscale_dspy.execution.books import unblocked, unwaited
+from dynscale_dspy.execution.concessions import is_unproven
 from dynscale_dspy.execution.desk import CallDesk
 from dynscale_dspy.execution.drivers import in_thread
 from dynscale_dspy.execution.fallback import Fallback
@@ -109,6 +110,8 @@ class Call:
         )
         shares = vary and not pool.is_durable
         choices = choices_per_request(program, predictors, kwargs, settings.max_choices) if shares else 1
+        # Where requests are capped, all samples at once must not find out that their temperature is refused.
+        careful = vary and settings.temperature is None and admission.caps("requests") and is_unproven(lm, {})
         self._inputs = inputs_key((args, kwargs))
         self.plan = Plan(
             settings.sampling,
@@ -120,7 +123,7 @@ class Call:
             varies=vary,
             max_choices=choices,
             stop_when_decided=settings.stop_when_decided,
-            leader=settings.leader and choices == 1 and is_long((args, kwargs)),
+            leader=choices == 1 and (careful or (settings.leader and is_long((args, kwargs)))),
         )
         called = dspy.settings.caller_modules or [None]
         self._is_sample_itself = self.plan.max_samples == 1 and called[-1] is program

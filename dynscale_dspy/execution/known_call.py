@@ -66,7 +66,7 @@ class KnownCall:
         _ambient.known_call.set(None)  # its samples run in copies of this context, and may call the module again
         await _Pause()
         if not self.plan.samples:
-            raise self._scaled.pool.admission.exhausted()
+            raise self._scaled.pool.admission.exhausted(self.owner, self._call.requests_guess)
         prediction = self._call.finish(self._call.outcome(self.plan.winner()))
         return self._call.answer(prediction) if self._answered is None else self._answered.result()
 

@@ -24,6 +24,7 @@ from dynscale_dspy.execution.user_stream import UserStream, status_callbacks
 from dynscale_dspy.reporting import tracing
 from dynscale_dspy.sampling.sample import Draw, Sample
 from dynscale_dspy.selection.base import Selector, Vote
+from dynscale_dspy.selection.fields import ABSENT
 
 logger = logging.getLogger(__name__)
 
@@ -143,7 +144,7 @@ class SampleRun(AbstractContextManager):
             stream_listeners=settings.stream_listeners if self._settings.heard_as is None else [],
             # Through LiteLLM a stream tells its usage only if DSPy asks for it.
             track_usage=settings.track_usage or handed_on is not None,
-            lm=lm if alone or lm is None else SampleLM(lm, own.request_settings, self._settings.payer.throttle),
+            lm=lm if alone or lm is None else SampleLM(lm, own.requests, self._settings.payer.throttle),
             **{SETTING: self._meter},
         )
         self._meter.open()
@@ -181,7 +182,8 @@ class SampleRun(AbstractContextManager):
         usage = {model: list(entries) for model, entries in self._meter.tracker.usage_data.items()}
         failure = error if isinstance(error, Exception) else None
         if self._lease is not None:
-            self.cost = self._lease.settle(failure, permanent=is_permanent(failure))
+            cut_off = error is not failure and not isinstance(error, CallRefused)
+            self.cost = self._lease.settle(failure, permanent=is_permanent(failure), cut_off=cut_off)
             self._lease.lock.release(self)
         if isinstance(error, CallRefused):
             error = error.error
@@ -214,9 +216,12 @@ class SampleRun(AbstractContextManager):
         if self._reading is None:
             answer = None
             try:
-                answer = self._settings.reader.read(self._settings.module, prediction)
+                read = self._settings.reader.read(self._settings.module, prediction)
+                answer = None if read is ABSENT else read
                 if self._finish_reason() == "length":
                     self._reading = answer, None, "truncated"
+                elif read is ABSENT:
+                    self._reading = None, None, "no answer"
                 else:
                     vote = self._settings.selector.read(answer)
                     hash(None if vote is None else vote.key)  # by which selections look it up
@@ -233,7 +238,7 @@ class SampleRun(AbstractContextManager):
     def _finish_reason(self) -> str | None:
         """Why the sample's last answer ended."""
         if self._recorder.history:
-            return finish_reasons(self._recorder.history[-1])[0]
+            return next(iter(finish_reasons(self._recorder.history[-1])), None)
         return self._slot.finish_reason if self._slot is not None else None
 
     def _draw_attributes(self) -> dict[str, Any]:
@@ -245,7 +250,7 @@ class SampleRun(AbstractContextManager):
             answer, vote, problem = self._read(prediction, error)
         except MissingField:
             return {"vote": "", "problem": "failed"}
-        return {"vote": "" if vote is None else answer, "problem": problem}
+        return {"vote": "" if vote is None else "None" if answer is None else answer, "problem": problem}
 
 
 def is_sample_of(owner: object) -> bool:

@@ -52,17 +52,26 @@ FAULTS = (
 )
 """Kinds of fault. The first five are refusals, which cost no sample; the last four are good replies, late or
 wrong about their usage; the others generate a sample and lose it (a choice too many, where the client minds)."""
+REFUSED = Mapping[str, tuple[int, Mapping[str, Any] | str]]
+"""What a server does not take: names of settings with a ``+`` between them, and the status and body of the refusal."""
 PERMANENT_FAULTS = (
     "auth",  # refused: the key is not known
     "unknown_model",  # refused: there is no such model
 )
 """Further kinds, of the sort that trying again does not help."""
+BUSY_FAULTS = (
+    "503_retry_after",  # refused, with one
+)
+"""Further kinds, of a server that wants to be left alone."""
 
+_KINDS = (*FAULTS, *PERMANENT_FAULTS, *BUSY_FAULTS)
+_PATIENCE = ("429_retry_after", "503_retry_after")
 _REFUSALS = {
     "429": (429, "rate_limit_error", "rate_limit_exceeded"),
     "429_retry_after": (429, "rate_limit_error", "rate_limit_exceeded"),
     "500": (500, "server_error", "server_error"),
     "503": (503, "server_error", "service_unavailable"),
+    "503_retry_after": (503, "server_error", "service_unavailable"),
     "context_length": (400, "invalid_request_error", "context_length_exceeded"),
     "auth": (401, "invalid_request_error", "invalid_api_key"),
     "unknown_model": (404, "invalid_request_error", "model_not_found"),
@@ -120,7 +129,7 @@ class _Options:
     sigma: float = 0.5
     fault_rate: float = 0.0
     faults: tuple[str, ...] = FAULTS
-    retry_after: float = 0.05
+    retry_after: float | Sequence[float] = 0.05
     hang: float = 5.0
     sharpen: float = 0.0
     api_key: str | None = None
@@ -128,19 +137,36 @@ class _Options:
     choices: str = "all"
     capacity: int | None = None
     record: int = 10_000
+    refused: REFUSED = field(default_factory=dict)
+
+    def refusal(self, request: Mapping[str, Any]) -> tuple[int, Mapping[str, Any] | str] | None:
+        """How a request is refused for the settings it has; None if it is not."""
+        given = {name for name, value in request.items() if value is not None and (name, value) != ("n", 1)}
+        return next((answer for names, answer in self.refused.items() if given.issuperset(names.split("+"))), None)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "faults", tuple(self.faults))
-        unknown = set(self.faults) - {*FAULTS, *PERMANENT_FAULTS}
+        unknown = set(self.faults) - set(_KINDS)
         if unknown:
-            raise ValueError(f"unknown faults {sorted(unknown)}; there are {[*FAULTS, *PERMANENT_FAULTS]}")
+            raise ValueError(f"unknown faults {sorted(unknown)}; there are {list(_KINDS)}")
         if not 0 <= self.fault_rate <= 1:
             raise ValueError(f"fault_rate must be between 0 and 1, got {self.fault_rate!r}")
         if self.choices not in ("all", "one", "refuse"):
             raise ValueError(f"choices must be 'all', 'one' or 'refuse', got {self.choices!r}")
-        for name in ("median_latency", "sigma", "retry_after", "hang", "record"):
+        for name in ("median_latency", "sigma", "hang", "record"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)!r}")
+        if not self.patience or min(self.patience) < 0:
+            raise ValueError(f"retry_after must be at least 0, or several such numbers, got {self.retry_after!r}")
+
+    @property
+    def patience(self) -> tuple[float, ...]:
+        return (self.retry_after,) if isinstance(self.retry_after, (int, float)) else tuple(self.retry_after)
+
+    def pause(self, name: str, attempt: int) -> tuple[str]:
+        """The header of a request that is refused for now."""
+        asked = self.patience[int(uniform(self.seed, name, attempt, "retry after") * len(self.patience))]
+        return (f"retry-after: {asked:g}",)
 
     def delay(self, name: str, attempt: int) -> float:
         normal = NormalDist().inv_cdf(uniform(self.seed, name, attempt, "delay"))
@@ -168,7 +194,7 @@ class FakeServer:
         sigma: Spread of the log-normal delay; 0 for the same every time.
         fault_rate: Share of requests that go wrong.
         faults: In which ways, with equal chances; see :data:`FAULTS`.
-        retry_after: Seconds that ``Retry-After`` asks for.
+        retry_after: Seconds that ``Retry-After`` asks for; of several numbers each time one, with equal chances.
         hang: Seconds before a hanging connection is closed.
         sharpen: Answers of requests that show earlier attempts have chances raised to ``1 + sharpen``.
         api_key: If given, requests with any other key are refused with status 401.
@@ -177,6 +203,9 @@ class FakeServer:
             ``"refuse"``.
         capacity: If given, requests beyond so many in flight are refused with status 429 and a Retry-After.
         record: How many of the latest request bodies :attr:`bodies` keeps.
+        refused: Settings that are refused, with the status and the body of the reply: ``{"seed": (400, {...})}``. Those
+            with a ``+`` between them are refused together: ``{"temperature+top_p": (400, {...})}``; ``n`` is if it is
+            above 1. The body is JSON, or a text as it is.
 
     Raises:
         ValueError: If an option is out of range.
@@ -199,7 +228,7 @@ class FakeServer:
         sigma: float = 0.5,
         fault_rate: float = 0.0,
         faults: Sequence[str] = FAULTS,
-        retry_after: float = 0.05,
+        retry_after: float | Sequence[float] = 0.05,
         hang: float = 5.0,
         sharpen: float = 0.0,
         api_key: str | None = None,
@@ -207,6 +236,7 @@ class FakeServer:
         choices: str = "all",
         capacity: int | None = None,
         record: int = 10_000,
+        refused: REFUSED | None = None,
     ) -> None:
         options = _Options(
             seed=seed,
@@ -222,6 +252,7 @@ class FakeServer:
             choices=choices,
             capacity=capacity,
             record=record,
+            refused=refused or {},
         )
         self._world = _World(bank, options)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -465,11 +496,14 @@ class _World:
         if not authorized:
             counts.plain["unauthorized"] += 1
             return _Reply(counts, status=401, payload=_error("Incorrect API key provided", "invalid_api_key"))
+        if (refusal := options.refusal(request)) is not None:
+            status, told = refusal
+            return _Reply(counts, status=status, payload=(told if isinstance(told, str) else json.dumps(told)).encode())
         wanted = int(request.get("n") or 1)
         if wanted > 1 and options.choices == "refuse":
             return _Reply(counts, status=400, payload=_error("n must be 1", "invalid_request_error"))
         if options.capacity is not None and counts.plain["in_flight"] > options.capacity:
-            headers = (f"retry-after: {options.retry_after:g}",)
+            headers = options.pause(name, attempt)
             counts.faults["429_retry_after"] += 1
             return _Reply(counts, status=429, payload=_error("too many requests", "rate_limit_error"), headers=headers)
         delay = options.delay(name, attempt)
@@ -480,7 +514,7 @@ class _World:
         if options.context is not None and sum(map(_tokens, prompt.messages)) > options.context:
             fault = "context_length"
         if fault in _REFUSALS:
-            headers = (f"retry-after: {options.retry_after:g}",) if fault == "429_retry_after" else ()
+            headers = options.pause(name, attempt) if fault in _PATIENCE else ()
             status, kind, code = _REFUSALS[fault]
             return _Reply(counts, delay, status, _error(_SAYS.get(fault, f"fault {fault}"), kind, code), headers)
 
