@@ -7,6 +7,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Generator, Hashable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import dspy
@@ -91,7 +92,7 @@ class SampleAdapter:
         while (attempt := exchange.asked) is not None:
             for nap in self._naps(attempt.pause):
                 time.sleep(nap)
-            with exchange:
+            with exchange, self._heard():
                 try:
                     exchange.outputs = attempt.make()
                 except NoTurn:
@@ -104,12 +105,19 @@ class SampleAdapter:
         while (attempt := exchange.asked) is not None:
             for nap in self._naps(attempt.pause):
                 await asyncio.sleep(nap)
-            with exchange:
+            with exchange, self._heard():
                 try:
                     exchange.outputs = await attempt.amake()
                 except NoTurn:
                     raise self._meter.cut_off() from None
         return exchange.result
+
+    def _heard(self) -> AbstractContextManager[Any]:
+        """Around a request: what it streams is the predictor's that the user's listeners have named."""
+        heard_as = self._settings.heard_as if self._settings is not None else None
+        if heard_as is None or dspy.settings.caller_predict is not self._settings.module:
+            return nullcontext()
+        return dspy.context(caller_predict=heard_as)
 
     def _steps(self, lm: Any, given: Arguments) -> Generator[_Attempt, list[dict], list[dict]]:
         """Yield one attempt after another until one succeeds or its error is to be raised."""

@@ -49,7 +49,7 @@ def once(
         raise
 
 
-def submitted_item() -> int | None:
+def submitted_item() -> Hashable:
     """Which item of DSPy's parallel executor this thread is at work on; None outside it.
 
     ``Evaluate``, ``dspy.Parallel`` and ``Module.batch`` submit an item that is slow a second time: that is the same
@@ -59,6 +59,6 @@ def submitted_item() -> int | None:
     frame = inspect.currentframe()
     while frame is not None:
         if frame.f_code.co_name == "worker" and frame.f_globals.get("__name__") == "dspy.utils.parallelizer":
-            return frame.f_locals.get("index")
+            return id(frame.f_locals.get("self")), frame.f_locals.get("index")
         frame = frame.f_back
     return None

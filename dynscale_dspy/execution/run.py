@@ -44,6 +44,7 @@ class SampleSettings:
         owner: Whose samples these are.
         lm: What the program's only predictor asks, if it has one.
         stream: The stream that the call was made in, if any.
+        heard_as: The predictor that listeners to the stream take the program for, if that is not the program itself.
     """
 
     module: dspy.Module
@@ -55,6 +56,7 @@ class SampleSettings:
     owner: object = None
     lm: Any = None
     stream: UserStream | None = None
+    heard_as: dspy.Predict | None = None
 
 
 class SampleRun(AbstractContextManager):
@@ -141,6 +143,8 @@ class SampleRun(AbstractContextManager):
             usage_tracker=self._meter.tracker,
             # Chunks of several samples would interleave: a stream gets the winner's.
             send_stream=handed_on,
+            # A predictor streams to listeners that name it. With none it streams to all; who it is, its adapter says.
+            stream_listeners=settings.stream_listeners if self._settings.heard_as is None else [],
             # Through LiteLLM a stream tells its usage only if DSPy asks for it.
             track_usage=settings.track_usage or handed_on is not None,
             lm=lm if alone or lm is None else SampleLM(lm, own.requests, self._settings.payer.throttle),
