@@ -80,9 +80,12 @@ def test_what_is_known_to_have_cost_nothing_is_given_back(tmp_path):
     assert pool.available("samples") == 9
 
 
-def test_a_process_killed_at_any_instant_leaves_exact_books(tmp_path):
-    code = """
-        import sys
+@pytest.mark.parametrize("end", ["SIGKILL", "SIGTERM", "SystemExit"])
+def test_a_process_ended_at_any_instant_leaves_exact_books(end, tmp_path):
+    code = f"""
+        import signal, sys
+        if {end == "SystemExit"}:  # as Gunicorn's workers end
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit())
         from dynscale_dspy.allocation.costs import Cost
         from dynscale_dspy.budget.accounts import Ledger
         from dynscale_dspy.budget.stores.sqlite import SQLiteStore
@@ -100,7 +103,7 @@ def test_a_process_killed_at_any_instant_leaves_exact_books(tmp_path):
         process = run(code, path)
         for _ in range(kill_after):
             told = int(line(process))
-        process.send_signal(signal.SIGKILL)
+        process.send_signal(signal.SIGKILL if end == "SIGKILL" else signal.SIGTERM)
         rest = process.communicate()[0].split()
         told = int(rest[-1]) if rest else told
         store = SQLiteStore(path)
@@ -504,8 +507,43 @@ def test_a_truncated_budget_is_refused(tmp_path):
 def test_a_folder_is_no_file(tmp_path):
     with pytest.raises(StorageError, match="cannot be used"):
         BudgetPool(samples=5, path=tmp_path)
-    with pytest.raises(StorageError, match="cannot be used"):
+    with pytest.raises(StorageError, match="cannot be used to keep a budget in: .* Make its folder, or give another"):
         BudgetPool(samples=5, path=tmp_path / "nowhere" / "budget.sqlite")
+
+
+def test_a_read_only_file_system_is_said_and_forgotten_once_it_can_be_written_to(tmp_path):
+    unshare = ["unshare", "-m"] if os.geteuid() == 0 else ["unshare", "-Urm"]
+    mount = ["mount", "-t", "tmpfs", "none", str(tmp_path)]
+    if shutil.which("unshare") is None or subprocess.run([*unshare, *mount], capture_output=True).returncode:
+        pytest.skip("nothing can be mounted here")
+    code = """
+        import subprocess, sys
+        from dynscale_dspy import BudgetPool, StorageError
+        folder = sys.argv[1]
+        path = folder + "/budget.sqlite"
+        def mount(*how):
+            subprocess.run(["mount", *how, folder], check=True)
+        def tried(act):
+            try:
+                return act()
+            except StorageError as error:
+                return error
+        mount("-t", "tmpfs", "none")
+        pool = BudgetPool(samples=5, path=path)
+        pool.store.close()
+        mount("-o", "remount,ro")
+        print(tried(lambda: BudgetPool(samples=5, path=path)))
+        print(tried(lambda: BudgetPool(samples=5, path=folder + "/new.sqlite")))
+        print(tried(lambda: pool.admission.open(["independent"])))
+        mount("-o", "remount,rw")
+        print(pool.admission.open(["independent"]) is not None, BudgetPool(samples=5, path=path).available("samples"))
+    """
+    process = subprocess.Popen(
+        [*unshare, sys.executable, "-c", textwrap.dedent(code), str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    said = process.communicate()[0].splitlines()
+    assert len(said) == 4 and said[-1] == "True 4"
+    assert all(text.endswith("Make the file and its folder writable, or give another path") for text in said[:3])
 
 
 def test_an_empty_file_becomes_a_budget(tmp_path):
