@@ -64,11 +64,11 @@ def named_predictors(
             if is_wrapper(part):
                 yield from walk(name, part.module)
                 return
-            for attribute, value in vars(part).items():
+            for attribute, value in dict(vars(part)).items():  # copied: other threads may run the program
                 if attribute not in _NOT_MODULES and not isinstance(value, _PLAIN):
                     yield from walk(f"{name}.{attribute}" if name else attribute, value)
         elif isinstance(part, Mapping):
-            for key, value in part.items():
+            for key, value in dict(part).items():
                 yield from walk(f"{name}['{key}']", value)
         elif isinstance(part, (list, tuple)):
             for position, value in enumerate(part):

@@ -49,3 +49,21 @@ def test_a_program_may_be_left_out():
     pair = Pair()
     found = named_predictors(pair, into=lambda part: not isinstance(part, dspy.ChainOfThought))
     assert [name for name, _ in found] == ["first"]
+
+
+def test_what_a_program_keeps_may_grow_while_it_is_looked_at():
+    class Growing:
+        """Other threads run the program meanwhile: here it grows whenever it is looked at."""
+
+        @property
+        def __class__(self):
+            kept[len(kept)] = growing
+            setattr(program, f"kept_{len(kept)}", growing)
+            return Growing
+
+    growing = Growing()
+    kept = {0: growing}
+    program = dspy.Module()
+    program.kept, program.first = kept, dspy.Predict("question -> answer")
+    assert [name for name, _ in named_predictors(program)] == ["first"]
+    assert len(kept) > 1
