@@ -695,7 +695,7 @@ class Admission:
         around = " within ".join(
             text.one_line(node._snapshot()) for node in self.chain
         )  # any of them may be the one that is empty
-        return f"nothing is left for a first sample: {around}"
+        return f"{self.shared.supply.silence() or 'nothing is left for a first sample'}: {around}"
 
     def _snapshot(self) -> PoolStatistics:
         ledger, counts, breaker = self.accounts.ledger, self.counts, self.breaker
