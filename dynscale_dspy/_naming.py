@@ -65,7 +65,7 @@ def named_predictors(
             if is_wrapper(part):
                 yield from walk(name, part.module)
                 return
-            for attribute, value in vars(part).items():
+            for attribute, value in dict(vars(part)).items():  # copied: other threads may run the program
                 if attribute not in _NOT_MODULES and not issubclass(type(value), _PLAIN):
                     yield from walk(f"{name}.{attribute}" if name else attribute, value)
         else:
@@ -79,7 +79,8 @@ def _items(part: Any) -> list[tuple[str, Any]]:
     """What a container holds, with its names; nothing of what is none, or fails to tell."""
     try:
         if isinstance(part, Mapping):
-            return [(f"['{key}']", value) for key, value in part.items()]
+            # copied: other threads may run the program
+            return [(f"['{key}']", value) for key, value in dict(part).items()]
         if isinstance(part, (list, tuple)):
             return [(f"[{position}]", value) for position, value in enumerate(part)]
     except Exception:  # of its class

@@ -65,3 +65,21 @@ def test_a_program_may_hold_what_fails_to_be_looked_at():
         pair.held = value
         assert [name for name, _ in named_predictors(pair)] == ["first", "rest[0].predict"]
         assert name_of(DynScaling(pair, answer="draft")) == "Pair"
+
+
+def test_what_a_program_keeps_may_grow_while_it_is_looked_at():
+    class Growing:
+        """Other threads run the program meanwhile: here it grows whenever it is looked at."""
+
+        @property
+        def __class__(self):
+            kept[len(kept)] = growing
+            setattr(program, f"kept_{len(kept)}", growing)
+            return Growing
+
+    growing = Growing()
+    kept = {0: growing}
+    program = dspy.Module()
+    program.kept, program.first = kept, dspy.Predict("question -> answer")
+    assert [name for name, _ in named_predictors(program)] == ["first"]
+    assert len(kept) > 1

@@ -531,7 +531,7 @@ class Admission:
             requests: A guess of the requests one makes, until one has finished.
         """
         if not self.is_halted:
-            what = "nothing is left for a first sample"
+            what = self.shared.supply.silence() or "nothing is left for a first sample"
             return self._refusal(what, Arm(self, program=program, requests=requests).lacking())
         error = BudgetExhausted(self._why_halted())
         error.__cause__ = self._cause

@@ -25,6 +25,10 @@ class Supply(Protocol):
         """Why nothing more can be spent; empty while that is not so."""
         ...
 
+    def silence(self) -> str:
+        """Why nothing more comes for now, though more may be there; empty while that is not so."""
+        ...
+
     def spare(self) -> float:
         """Samples that calls under way may take, beside those kept for calls that wait for their first."""
         ...
@@ -49,6 +53,10 @@ class OwnCaps:
         """Do nothing."""
 
     def ended(self) -> str:
+        """Never."""
+        return ""
+
+    def silence(self) -> str:
         """Never."""
         return ""
 

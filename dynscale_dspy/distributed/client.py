@@ -22,7 +22,7 @@ from dynscale_dspy.budget.pool import BudgetPool
 from dynscale_dspy.budget.stores.sqlite import SQLiteStore
 from dynscale_dspy.distributed.coordinator import Coordinator, LeaseStatistics
 from dynscale_dspy.distributed.lease_log import LeaseLog, abandoned
-from dynscale_dspy.distributed.lease_supply import LeaseSupply
+from dynscale_dspy.distributed.lease_supply import LONGEST_WAIT, PARTING, LeaseSupply
 from dynscale_dspy.reporting.history import History, Part
 from dynscale_dspy.reporting.pool_report import PoolReport
 from dynscale_dspy.reporting.statistics import Limits, PoolStatistics
@@ -30,9 +30,6 @@ from dynscale_dspy.reporting.statistics import Limits, PoolStatistics
 logger = logging.getLogger(__name__)
 
 NAMESPACE = "dynscale_dspy"
-PARTING = 5.0
-"""Seconds that the end of a budget waits for its holders to close."""
-
 _clients: dict[str, LeasedPool] = {}
 _clients_lock = threading.Lock()
 
@@ -72,7 +69,7 @@ def publish(pool: BudgetPool, name: str) -> LeasedPool:
     )
     moved = BudgetPool.made(settings.replace(path=str(path)))
     coordinator = actor.remote(moved, str(path), expected, temporary=settings.path is None)
-    _ask(coordinator.settings)
+    _ask(coordinator.settings, forever=True)  # it may take its time to start
     pool.admission.moved(name)
     return connect(name)
 
@@ -121,7 +118,7 @@ class LeasedPool(Face):
         self._supply = LeaseSupply(
             name,
             lease,
-            renew=lambda report: _ask(actor.renew, report),
+            renew=lambda report: _ask(actor.renew, report, forever=True),
             sweep=self.sweep,
             where=f"{platform.node()}:{os.getpid()}",
         )
@@ -327,12 +324,23 @@ def _ray() -> Any:
     return ray
 
 
-def _ask(method: Any, *arguments: Any) -> Any:
-    """The actor's answer; one that is being restarted is waited for."""
+def _ask(method: Any, *arguments: Any, forever: bool = False) -> Any:
+    """The actor's answer; one that is being restarted is waited for, for :data:`LONGEST_WAIT` seconds or for ever.
+
+    Raises:
+        ConnectionError: If this process is in no cluster.
+        TimeoutError: If no answer comes.
+    """
     ray = _ray()
     if not ray.is_initialized():  # or Ray would start a new cluster
         raise ConnectionError("this process has left the Ray cluster")
-    return ray.get(method.remote(*arguments))
+    try:
+        return ray.get(method.remote(*arguments), timeout=None if forever else LONGEST_WAIT)
+    except ray.exceptions.GetTimeoutError as error:
+        raise TimeoutError(
+            f"the actor that keeps the published pool has not answered for {LONGEST_WAIT:g} s: its machine is down, or "
+            "cut off from this one. Look at it, and ask again"
+        ) from error
 
 
 def _start(ray: Any) -> None:

@@ -24,7 +24,9 @@ HEARTBEAT = 10.0
 SWEEP = 3.0
 """Seconds between two looks for dead holders on this machine: what they left unanswered is done again meanwhile."""
 LONGEST_WAIT = 60.0
-"""Seconds a first sample waits for what other holders may give back."""
+"""Seconds a first sample waits for what other holders may give back, and everybody for an answer."""
+PARTING = 5.0
+"""Seconds that the end of a client waits for an answer that is still to come, and that of a budget for its holders."""
 FIRST_RETRY, LONGEST_RETRY = 0.05, 2.0
 """Seconds after which a holder that needs more and got nothing asks again."""
 
@@ -68,6 +70,7 @@ class LeaseSupply:
         self._waiting_since: float | None = None
         self._next_try = self._next_beat = self._next_sweep = 0.0
         self._lost: BaseException | None = None
+        self._is_asking = self._is_silent = False
         self._fetching: list[threading.Event] = []
         self._wake = threading.Event()
 
@@ -103,7 +106,9 @@ class LeaseSupply:
         admission.wake()
         self._wake.set()
         if self._thread is not None and threading.current_thread() is not self._thread:
-            self._thread.join()
+            self._thread.join(PARTING)
+            if self._thread.is_alive():
+                self._lost = self._lost or TimeoutError("no answer has come")
         return True
 
     def last_report(self) -> Report:
@@ -127,7 +132,7 @@ class LeaseSupply:
     def is_short(self, *, first: bool = False) -> bool:
         """Whether a sample does not fit now for which budget is on its way."""
         admission, holder = self._parts
-        if admission.is_halted or not holder.more or holder.fits(self._next_sample(), *self._totals()):
+        if admission.is_halted or not holder.more or self._is_silent or self._fits():
             return False
         # What is in other hands is worth waiting for if a call has nothing yet.
         return first or not holder.fruitless
@@ -144,6 +149,10 @@ class LeaseSupply:
         if self._lost is not None:
             return f"the published pool {self._name!r} cannot be reached any more ({type(self._lost).__name__})"
         return "this client was closed: connect again" if self.closed else ""
+
+    def silence(self) -> str:
+        """That no answer comes, while that is so."""
+        return f"the published pool {self._name!r} has not answered for {LONGEST_WAIT:g} s" if self._is_silent else ""
 
     def spare(self) -> float:
         """What the lease holds, but for the first samples of calls that wait for one.
@@ -173,7 +182,7 @@ class LeaseSupply:
             each = min(allowance.per_call for unit, allowance in allowances.items() if unit not in METERED)
             samples = math.ceil(calls * each)
             extra = Cost(samples=samples, requests=samples * max(self._next_sample().requests, requests))
-            if self.closed or self._lost is not None or self._thread is None:
+            if self.closed or self._lost is not None or self._is_silent or self._thread is None:
                 return
             if holder.fits(self._next_sample().at_least(extra), *self._totals()):
                 return  # nothing is low, and so nothing would be asked for
@@ -203,6 +212,10 @@ class LeaseSupply:
                     Cost(requests=most.requests, prompt_tokens=most.tokens, nanodollars=most.nanodollars)
                 )
         return need
+
+    def _fits(self) -> bool:
+        """Whether the lease holds the next sample."""
+        return self._parts[1].fits(self._next_sample(), *self._totals())
 
     def _is_low(self) -> bool:
         """Return True if the lease should be renewed; False while no call needs budget."""
@@ -252,6 +265,7 @@ class LeaseSupply:
 
     def _apply(self, answer: Answer) -> None:
         now, (admission, holder) = time.monotonic(), self._parts
+        self._is_silent = False
         pacing = admission.pacing
         self._next_beat = now + HEARTBEAT
         holder.apply(answer.grant)
@@ -299,13 +313,40 @@ class LeaseSupply:
         with admission.lock.mutex:
             report = self._report()
         if report is not None:
-            answer = self._renew(report)
+            answer = self._ask(report)
             with admission.lock.mutex:
                 self._apply(answer)
             admission.wake()
         if holder.fruitless or time.monotonic() >= self._next_sweep:
             self._next_sweep = time.monotonic() + SWEEP
             self.sweep_quietly()
+
+    def _ask(self, report: Report) -> Answer:
+        """Send a report and wait for the answer, however long: it may bring budget. Others wait a limited time."""
+        late = threading.Timer(LONGEST_WAIT, self._fall_silent)
+        late.daemon = True
+        self._is_asking = True
+        late.start()
+        try:
+            return self._renew(report)
+        finally:
+            self._is_asking = False
+            late.cancel()
+
+    def _fall_silent(self) -> None:
+        """Whoever keeps the budget is cut off, or its machine is down: let those go on that wait for an answer."""
+        admission, _ = self._parts
+        with admission.lock.mutex:
+            if not self._is_asking:
+                return
+            self._is_silent = True
+            self._release()
+        logger.warning(
+            "the published pool %r has not answered for %g s: calls go on with what this process has in hand",
+            self._name,
+            LONGEST_WAIT,
+        )
+        admission.wake()
 
     def _rest(self) -> float:
         """Seconds until there may be something to report."""

@@ -122,9 +122,8 @@ def _parts(whole: object) -> Iterator[Any]:
         inner: Iterable[Any] = ()
         if issubclass(kind, dspy.Module):
             yield part
-            inner = [
-                value for name, value in object.__getattribute__(part, "__dict__").items() if name not in _NO_PARTS
-            ]
+            own = dict(object.__getattribute__(part, "__dict__"))  # copied: other threads may run the program
+            inner = [value for name, value in own.items() if name not in _NO_PARTS]
         elif issubclass(kind, dspy.BaseLM):
             yield part
         elif issubclass(kind, list):

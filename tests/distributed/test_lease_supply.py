@@ -13,9 +13,10 @@ from dynscale_dspy.allocation.costs import UNITS
 from dynscale_dspy.allocation.tally import Tally
 from dynscale_dspy.budget.leases import Arm
 from dynscale_dspy.budget.stores.memory import MemoryStore
+from dynscale_dspy.distributed import lease_supply
 from dynscale_dspy.distributed.coordinator import Coordinator
 from dynscale_dspy.distributed.lease_supply import LeaseSupply
-from tests.support import open_call, open_or_wait
+from tests.support import open_call, open_or_wait, until
 
 
 class Process:
@@ -197,6 +198,71 @@ def test_a_budget_that_cannot_be_reached_ends_spending_and_lets_go_of_who_waits(
     assert not process.supply.is_connected
     assert "cannot be reached any more: ConnectionError" in caplog.text and "secret" not in caplog.text
     process.close()
+
+
+def test_who_waits_for_a_budget_that_does_not_answer_is_let_go_until_it_does(keeps, caplog, monkeypatch):
+    monkeypatch.setattr(lease_supply, "LONGEST_WAIT", 0.05)
+    book, answers = keeps(samples=100), threading.Event()
+
+    def cut_off(report):
+        assert answers.wait(60)
+        return book.renew(report)
+
+    process = Process(book, "a", renew=cut_off)
+    waiting = open_or_wait(process.pool)
+    assert isinstance(waiting, Future)
+    waiting.result(timeout=60)
+    assert open_or_wait(process.pool) is None
+    assert str(process.pool.admission.exhausted()).startswith("the published pool 'name' has not answered for 0.05 s: ")
+    process.supply.prepare(3, 1)  # does not wait either
+    assert "calls go on with what this process has in hand" in caplog.text
+    answers.set()
+    until(lambda: process.pool.available("samples") > 0)
+    process.open().close()
+    process.close()
+
+
+def test_what_is_in_hand_is_spent_while_nobody_answers(keeps, monkeypatch):
+    book, answers = keeps(samples=100), threading.Event()
+    answers.set()
+
+    def renew(report):
+        assert answers.wait(60)
+        return book.renew(report)
+
+    process = Process(book, "a", renew=renew)
+    arms = [process.open()]
+    answers.clear()
+    monkeypatch.setattr(lease_supply, "LONGEST_WAIT", 0.05)
+    while (arm := open_or_wait(process.pool)) is not None:  # the last that wait are let go
+        if isinstance(arm, Future):
+            arm.result(timeout=60)
+        else:
+            arms.append(arm)
+    in_hand = process.pool.admission.accounts.ledger.limits["samples"]
+    assert sum(map(draw_all, arms)) == in_hand > 1
+    for arm in arms:
+        arm.close()
+    answers.set()
+    process.close()
+
+
+def test_a_client_closes_though_no_answer_comes(keeps, monkeypatch):
+    monkeypatch.setattr(lease_supply, "PARTING", 0.05)
+    book, answers = keeps(samples=100), threading.Event()
+    asked = threading.Event()
+
+    def cut_off(report):
+        asked.set()
+        assert answers.wait(60)
+        return book.renew(report)
+
+    process = Process(book, "a", renew=cut_off)
+    assert isinstance(open_or_wait(process.pool), Future)
+    assert asked.wait(60)
+    assert process.supply.close()
+    assert not process.supply.is_connected  # so that its log is left for others to read
+    answers.set()
 
 
 def test_a_fault_of_its_own_thread_lets_go_of_who_waits_too(keeps, monkeypatch):

@@ -14,7 +14,8 @@ import pytest
 import ray
 
 from dynscale_dspy import BudgetExhausted, BudgetPool, DynScaling
-from dynscale_dspy.distributed import LeasedPool, run
+from dynscale_dspy.distributed import LeasedPool, lease_supply, run
+from dynscale_dspy.distributed import client as client_module
 from dynscale_dspy.testing import questions
 from tests.support import until
 
@@ -180,6 +181,37 @@ def test_rows_are_answered_once_though_a_worker_and_the_coordinator_are_killed(p
     key = lambda row: row["id"]  # noqa: E731
     assert [row["answer"] for row in sorted(again, key=key)] == [row["answer"] for row in sorted(answered, key=key)]
     assert server.statistics().requests == made.requests
+
+
+def test_an_actor_that_is_cut_off_keeps_nobody_waiting(published, server, monkeypatch):
+    monkeypatch.setattr(lease_supply, "LONGEST_WAIT", 1.0)
+    monkeypatch.setattr(client_module, "LONGEST_WAIT", 1.0)
+    bank = questions(40, seed=7)
+    server = server(bank)
+    client = published(BudgetPool(samples=400), "cut off")
+    qa = DynScaling(dspy.Predict("question -> answer"), budget=client)
+    pid = ray.get(client._actor.__ray_call__.remote(lambda actor: os.getpid()))
+    with dspy.context(lm=server.lm(cache=False)):
+        qa(question=bank[0].text)
+        os.kill(pid, signal.SIGSTOP)  # as where a network is cut: it lives, and says nothing
+        try:
+            ended = asyncio.run(ask_all(qa, [question.text for question in bank[1:]], at_a_time=39))
+            with pytest.raises(TimeoutError, match="has not answered for 1 s: its machine is down, or cut off"):
+                client.statistics()
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        errors = {str(end).partition(": ")[0] for end in ended if isinstance(end, BaseException)}
+        assert errors == {"the published pool 'cut off' has not answered for 1 s"}
+        until(lambda: is_answered(qa, bank[1].text), 60)
+    until(lambda: client.statistics().reserved.samples == 0, 60)
+    assert client.statistics().spent.samples == server.statistics().samples
+
+
+def is_answered(qa, text):
+    try:
+        return bool(qa(question=text).answer)
+    except BudgetExhausted:
+        return False
 
 
 def test_a_failed_row_does_not_fail_the_job(published, server):

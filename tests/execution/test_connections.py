@@ -7,12 +7,13 @@ import os
 import pickle
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import dspy
 import pytest
 
-from dynscale_dspy import BudgetPool, DynScaling
+from dynscale_dspy import BudgetPool, Cost, DynScaling
 from dynscale_dspy.execution.connections import MARK, open_anew
 from dynscale_dspy.testing import FakeServer
 from tests.support import ENGINES, HAS_ENGINES, forked
@@ -24,9 +25,9 @@ EACH = 8
 needs_engines = pytest.mark.skipif(not HAS_ENGINES, reason="before DSPy 3.4 all connections are LiteLLM's")
 
 
-def wrapped(**options: Any) -> DynScaling:
+def wrapped(path: Path | None = None) -> DynScaling:
     """Without a vote that could outvote a stranger's answer."""
-    return DynScaling(dspy.Predict("question -> answer"), budget=BudgetPool(per_call=1), max_samples=1, **options)
+    return DynScaling(dspy.Predict("question -> answer"), budget=BudgetPool(per_call=1, path=path), max_samples=1)
 
 
 def strangers(qa: Callable[..., Any], questions: list[Any]) -> int:
@@ -59,11 +60,13 @@ def children(act: Callable[[int], int], count: int = CHILDREN) -> Iterator[Calla
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("settings", ["context", "own"])
-def test_children_get_the_answers_to_their_own_questions(engine: str, settings: str, server: Any) -> None:
+def test_children_get_the_answers_to_their_own_questions(
+    engine: str, settings: str, tmp_path: Path, server: Any
+) -> None:
     fake: FakeServer = server(200, median_latency=0.01)
     bank = fake.questions
     lm = fake.lm(engine, timeout=20)
-    qa = wrapped()
+    qa = wrapped(tmp_path / "budget.sqlite")
     if settings == "own":
         qa.module.lm = lm
     with dspy.context(lm=lm if settings == "context" else None):
@@ -72,6 +75,9 @@ def test_children_get_the_answers_to_their_own_questions(engine: str, settings: 
             assert strangers(qa, bank[150:160]) == 0
             assert wait() == [0] * CHILDREN
     assert MARK not in vars(lm)  # the parent keeps what it has
+    now = qa.pool.statistics()
+    assert now.spent.requests == fake.statistics().requests == 4 + CHILDREN * EACH + 10
+    assert (now.reserved, now.open_calls) == (Cost(), 0)
 
 
 @needs_engines

@@ -226,6 +226,16 @@ def test_a_known_set_is_opened_with_a_sample_for_each_call():
     assert_nothing_held(pool)
 
 
+def test_a_known_set_whose_desk_is_lost_is_closed_by_the_next_step():
+    pool = BudgetPool(samples=50)
+    desk = BatchDesk(pool, 3, program=dspy.Predict("a -> b"), requests=1, keys=None)
+    assert pool.statistics().open_calls == 3
+    del desk  # as by an interrupt before anybody could close it
+    gc.collect()
+    now = pool.statistics()
+    assert (now.open_calls, now.reserved) == (0, Cost())
+
+
 def test_where_not_each_call_can_have_a_sample_nothing_is_opened():
     pool = BudgetPool(samples=2)
     with pytest.raises(BudgetExhausted, match=r"2 samples are left, which cannot give each of the 3 calls one"):

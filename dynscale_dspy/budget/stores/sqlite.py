@@ -256,7 +256,9 @@ class SQLiteStore:
         try:
             lock = OwnerLock(self._lock_path(owner))
         except OSError as error:
-            raise StorageError(f"{self._path} cannot be used to keep a budget in: {error}") from error
+            raise StorageError(
+                f"{self._path} cannot be used to keep a budget in: {error}. {_remedy(self._path, error)}"
+            ) from error
         try:
             with contextlib.ExitStack() as claimed, _transaction(connection):
                 idle = connection.execute(
@@ -312,7 +314,9 @@ class SQLiteStore:
                     (patience,) = connection.execute("PRAGMA busy_timeout").fetchone()
                     connection.execute(f"PRAGMA busy_timeout = {min(patience, _BUSY_AGAIN)}")
                     self._patience = patience
-            raise StorageError(f"{self._path} cannot be read or written: {error}. {_remedy(error)}") from error
+            raise StorageError(
+                f"{self._path} cannot be read or written: {error}. {_remedy(self._path, error)}"
+            ) from error
         if self._patience is not None and self._connection is not None:
             self._connection.execute(f"PRAGMA busy_timeout = {self._patience}")
             self._patience = None
@@ -382,14 +386,18 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def _remedy(error: sqlite3.Error) -> str:
+def _remedy(path: Path, error: Exception) -> str:
     said = str(error)
     if "locked" in said or "busy" in said:
         return "Another process holds it: end that one, or try again"
     if "full" in said or "I/O" in said:
         return "Make room on its disk, and see that it can be written to"
-    if "readonly" in said:
-        return "Make the file and its folder writable"
+    if not path.parent.is_dir():
+        return "Make its folder, or give another path"
+    if "readonly" in said or not os.access(
+        path.parent, os.W_OK
+    ):  # root may not write to a read-only file system either
+        return "Make the file and its folder writable, or give another path"
     if "unable to open" in said:
         return "Put the file back, or make a new pool and set its caps to what is left of the budget"
     return "See to the file and its disk; what is reserved is settled once it works again"
@@ -421,7 +429,7 @@ def _opened(path: Path, *, create: bool) -> sqlite3.Connection:
             connection.close()
             raise
     except (sqlite3.Error, OSError) as error:
-        raise StorageError(f"{path} cannot be used to keep a budget in: {error}") from error
+        raise StorageError(f"{path} cannot be used to keep a budget in: {error}. {_remedy(path, error)}") from error
     return connection
 
 

@@ -80,9 +80,12 @@ def test_what_is_known_to_have_cost_nothing_is_given_back(tmp_path):
     assert pool.available("samples") == 9
 
 
-def test_a_process_killed_at_any_instant_leaves_exact_books(tmp_path):
-    code = """
-        import sys
+@pytest.mark.parametrize("end", ["SIGKILL", "SIGTERM", "SystemExit"])
+def test_a_process_ended_at_any_instant_leaves_exact_books(end, tmp_path):
+    code = f"""
+        import signal, sys
+        if {end == "SystemExit"}:  # as Gunicorn's workers end
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit())
         from dynscale_dspy.allocation.costs import Cost
         from dynscale_dspy.budget.accounts import Ledger
         from dynscale_dspy.budget.stores.sqlite import SQLiteStore
@@ -100,7 +103,7 @@ def test_a_process_killed_at_any_instant_leaves_exact_books(tmp_path):
         process = run(code, path)
         for _ in range(kill_after):
             told = int(line(process))
-        process.send_signal(signal.SIGKILL)
+        process.send_signal(signal.SIGKILL if end == "SIGKILL" else signal.SIGTERM)
         rest = process.communicate()[0].split()
         told = int(rest[-1]) if rest else told
         store = SQLiteStore(path)
@@ -504,8 +507,43 @@ def test_a_truncated_budget_is_refused(tmp_path):
 def test_a_folder_is_no_file(tmp_path):
     with pytest.raises(StorageError, match="cannot be used"):
         BudgetPool(samples=5, path=tmp_path)
-    with pytest.raises(StorageError, match="cannot be used"):
+    with pytest.raises(StorageError, match="cannot be used to keep a budget in: .* Make its folder, or give another"):
         BudgetPool(samples=5, path=tmp_path / "nowhere" / "budget.sqlite")
+
+
+def test_a_read_only_file_system_is_said_and_forgotten_once_it_can_be_written_to(tmp_path):
+    unshare = ["unshare", "-m"] if os.geteuid() == 0 else ["unshare", "-Urm"]
+    mount = ["mount", "-t", "tmpfs", "none", str(tmp_path)]
+    if shutil.which("unshare") is None or subprocess.run([*unshare, *mount], capture_output=True).returncode:
+        pytest.skip("nothing can be mounted here")
+    code = """
+        import subprocess, sys
+        from dynscale_dspy import BudgetPool, StorageError
+        folder = sys.argv[1]
+        path = folder + "/budget.sqlite"
+        def mount(*how):
+            subprocess.run(["mount", *how, folder], check=True)
+        def tried(act):
+            try:
+                return act()
+            except StorageError as error:
+                return error
+        mount("-t", "tmpfs", "none")
+        pool = BudgetPool(samples=5, path=path)
+        pool.store.close()
+        mount("-o", "remount,ro")
+        print(tried(lambda: BudgetPool(samples=5, path=path)))
+        print(tried(lambda: BudgetPool(samples=5, path=folder + "/new.sqlite")))
+        print(tried(lambda: pool.admission.open(["independent"])))
+        mount("-o", "remount,rw")
+        print(pool.admission.open(["independent"]) is not None, BudgetPool(samples=5, path=path).available("samples"))
+    """
+    process = subprocess.Popen(
+        [*unshare, sys.executable, "-c", textwrap.dedent(code), str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    said = process.communicate()[0].splitlines()
+    assert len(said) == 4 and said[-1] == "True 4"
+    assert all(text.endswith("Make the file and its folder writable, or give another path") for text in said[:3])
 
 
 def test_an_empty_file_becomes_a_budget(tmp_path):
@@ -546,25 +584,27 @@ def test_without_the_cache_the_same_batch_is_paid_again_as_far_as_there_is_budge
     assert len(again) == 12
 
 
+RERUN = """
+    import sys
+    import dspy
+    from dynscale_dspy import BudgetPool, DynScaling, Uniform
+    path, cache, url, samples, *texts = sys.argv[1:]
+    dspy.configure_cache(disk_cache_dir=cache, enable_memory_cache=True)
+    lm = dspy.LM("openai/fake", api_base=url, api_key="local", num_retries=0, temperature=1.0)
+    pool = BudgetPool(samples=int(samples), path=path, policy=Uniform())
+    qa = DynScaling(dspy.Predict("question -> answer"), budget=pool)
+    print("begun")
+    with dspy.context(lm=lm):
+        predictions = qa.batch([{"question": text} for text in texts], num_threads=4, disable_progress_bar=True)
+    print(" ".join(prediction.answer for prediction in predictions))
+"""
+
+
 def test_after_kill_nine_a_rerun_pays_only_what_was_in_flight(tmp_path, server):
-    code = """
-        import sys
-        import dspy
-        from dynscale_dspy import BudgetPool, DynScaling, Uniform
-        path, cache, url, samples, *texts = sys.argv[1:]
-        dspy.configure_cache(disk_cache_dir=cache, enable_memory_cache=True)
-        lm = dspy.LM("openai/fake", api_base=url, api_key="local", num_retries=0, temperature=1.0)
-        pool = BudgetPool(samples=int(samples), path=path, policy=Uniform())
-        qa = DynScaling(dspy.Predict("question -> answer"), budget=pool)
-        print("begun")
-        with dspy.context(lm=lm):
-            predictions = qa.batch([{"question": text} for text in texts], num_threads=4, disable_progress_bar=True)
-        print(" ".join(prediction.answer for prediction in predictions))
-    """
     fake = server(BANK, median_latency=0.01)
     path, cache = tmp_path / "budget.sqlite", tmp_path / "cache"
     arguments = (path, cache, fake.url, 60, *(question.text for question in BANK))
-    process = run(code, *arguments)
+    process = run(RERUN, *arguments)
     assert line(process) == "begun"
     fake.wait_until(lambda now: now.requests >= 25, timeout=60)
     os.kill(process.pid, signal.SIGKILL)
@@ -574,7 +614,7 @@ def test_after_kill_nine_a_rerun_pays_only_what_was_in_flight(tmp_path, server):
     spent, reserved = store.totals()
     assert spent.samples + reserved.samples >= killed.requests > 0
     store.close()
-    process = run(code, *arguments)
+    process = run(RERUN, *arguments)
     assert line(process) == "begun"
     assert len(line(process).split()) == 12
     process.communicate()
@@ -585,6 +625,30 @@ def test_after_kill_nine_a_rerun_pays_only_what_was_in_flight(tmp_path, server):
     assert again.requests <= 60
     assert pool.statistics().spent.samples + pool.reconcile().samples == 60
     assert 60 - in_flight <= again.requests
+
+
+@pytest.mark.skipif(not HAS_ENGINES, reason="before DSPy 3.4 its cache cannot be asked without making the call")
+def test_processes_at_once_on_one_cache_pay_each_request_once(tmp_path, server):
+    fake = server(BANK, median_latency=0.02)
+    path, cache = tmp_path / "budget.sqlite", tmp_path / "cache"
+    arguments = (path, cache, fake.url, 60, *(question.text for question in BANK))
+    at_once = [run(RERUN, *arguments) for _ in range(3)]
+    for process in at_once:
+        assert line(process) == "begun"
+    for process in at_once:
+        assert len(line(process).split()) == 12
+        process.communicate()
+    made, pool = fake.statistics(), BudgetPool(samples=60, path=path)
+    spent = pool.statistics().spent
+    # Which of them asks first is up to the instant; what another has asked meanwhile is in the cache.
+    assert made.requests == spent.requests - spent.cached_requests <= 60
+    assert pool.statistics().reserved == Cost()
+    # What all of them have paid is there for a later run.
+    later = run(RERUN, *arguments)
+    assert line(later) == "begun"
+    assert len(line(later).split()) == 12
+    later.communicate()
+    assert fake.statistics().requests == made.requests
 
 
 def test_the_file_holds_no_secret(tmp_path):
