@@ -24,7 +24,13 @@ from dynscale_dspy.execution.drivers import in_thread
 from dynscale_dspy.execution.fallback import Fallback
 from dynscale_dspy.execution.flights import once
 from dynscale_dspy.execution.inputs import inputs_key, is_lasting, is_long, lasting_name, own_inputs
-from dynscale_dspy.execution.introspection import check_ready, choices_per_request, has_aforward, lm_of
+from dynscale_dspy.execution.introspection import (
+    check_ready,
+    choices_per_request,
+    decides_at_once,
+    has_aforward,
+    lm_of,
+)
 from dynscale_dspy.execution.listener import listen_around
 from dynscale_dspy.execution.lm_errors import is_permanent
 from dynscale_dspy.execution.meter import current_meter
@@ -96,17 +102,19 @@ class Call:
         shares = vary and not pool.is_durable
         choices = choices_per_request(program, predictors, kwargs, settings.max_choices) if shares else 1
         self._inputs = inputs_key((args, kwargs))
+        learned = admission.program(scaled.owner).learned
         self.plan = Plan(
             settings.sampling,
             seed=pool.seed,
             key=self._inputs,
             max_samples=int(min(settings.max_samples, admission.most_per_call)) if vary else 1,
             selection=scaled.selector.empty(),
-            learned=admission.program(scaled.owner).learned,
+            learned=learned,
             varies=vary,
             max_choices=choices,
             stop_when_decided=settings.stop_when_decided,
             leader=settings.leader and choices == 1 and is_long((args, kwargs)),
+            at_once=decides_at_once(program, scaled.reader.output_types, lm, learned.cost.mean("completion_tokens")),
         )
         # The same call is the same program with the same inputs under the same language model and enclosing sample
         # (whose adapter is its own object).
