@@ -188,6 +188,24 @@ class Words(Check):
 
 
 @dataclass(frozen=True)
+class SomeOf(Check):
+    """A check for names among a few; they become a tuple in the order of those few. A single one may stand alone."""
+
+    names: tuple[str, ...]
+
+    def check(self, value: Any) -> tuple[str, ...]:
+        """The names as a tuple, each once."""
+        given = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, Iterable) else (value,)
+        if not all(isinstance(name, str) and name in self.names for name in given):
+            _refuse(f"names among {', '.join(map(repr, self.names))}", value)
+        return tuple(name for name in self.names if name in given)
+
+    def dump(self, value: Any) -> list[str]:
+        """The names as a list."""
+        return list(value)
+
+
+@dataclass(frozen=True)
 class Function(Check):
     """A check for anything that can be called. JSON cannot hold it.
 

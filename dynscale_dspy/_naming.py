@@ -56,22 +56,32 @@ def named_predictors(
         if id(part) in seen:
             return
         seen.add(id(part))
-        if isinstance(part, dspy.Predict):
+        kind = type(part)  # asked of the type: a program may hold values whose own code fails
+        if issubclass(kind, dspy.Predict):
             yield name or "self", part
-        if isinstance(part, dspy.Module):
+        if issubclass(kind, dspy.Module):
             if part is not module and not into(part):
                 return
             if is_wrapper(part):
                 yield from walk(name, part.module)
                 return
             for attribute, value in vars(part).items():
-                if attribute not in _NOT_MODULES and not isinstance(value, _PLAIN):
+                if attribute not in _NOT_MODULES and not issubclass(type(value), _PLAIN):
                     yield from walk(f"{name}.{attribute}" if name else attribute, value)
-        elif isinstance(part, Mapping):
-            for key, value in part.items():
-                yield from walk(f"{name}['{key}']", value)
-        elif isinstance(part, (list, tuple)):
-            for position, value in enumerate(part):
-                yield from walk(f"{name}[{position}]", value)
+        else:
+            for item, value in _items(part):
+                yield from walk(f"{name}{item}", value)
 
     return walk("", module)
+
+
+def _items(part: Any) -> list[tuple[str, Any]]:
+    """What a container holds, with its names; nothing of what is none, or fails to tell."""
+    try:
+        if isinstance(part, Mapping):
+            return [(f"['{key}']", value) for key, value in part.items()]
+        if isinstance(part, (list, tuple)):
+            return [(f"[{position}]", value) for position, value in enumerate(part)]
+    except Exception:  # of its class
+        pass
+    return []

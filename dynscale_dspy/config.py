@@ -45,6 +45,7 @@ from dynscale_dspy.budget.prices import Price
 from dynscale_dspy.budget.stores.base import Store
 from dynscale_dspy.sampling.strategies import Integrated, Parallel, Sequential, Strategy
 from dynscale_dspy.selection.base import Selector
+from dynscale_dspy.selection.plurality import Plurality
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -91,16 +92,18 @@ class Prices(_fields.Check):
 class OfUsers(_fields.Check):
     """A check for an object that implements a protocol, such as one of the user's own class; or for None.
 
-    JSON cannot hold such an object. None is not saved either: a file says nothing of the setting, and a program that
-    loads the file keeps the object it has.
+    JSON can hold it only if it is of this library. None is not saved either: a file then says nothing of the setting,
+    and a program that loads the file keeps the object it has.
 
     Args:
         protocol: The protocol. It must be one that can be checked at run time.
         kind: What the message of the error asks for.
+        known: The dataclasses of this library that implement it. The fields that are settings are saved.
     """
 
     protocol: type
     kind: str
+    known: tuple[type, ...] = ()
 
     def check(self, value: Any) -> Any:
         """The object itself."""
@@ -108,13 +111,27 @@ class OfUsers(_fields.Check):
             raise Refused(f"must be {self.kind}, got {value!r}", TypeError)
         return value
 
-    def dump(self, value: Any) -> Any:
-        """Raise: it is never saved."""
-        raise Unsaved
+    def dump(self, value: Any) -> dict[str, Any]:
+        """The name of its class, and its settings.
+
+        Raises:
+            Unsaved: If it is not of this library.
+        """
+        if type(value) not in self.known:
+            raise Unsaved
+        settings = {name: field.dump(getattr(value, name)) for name, field in _fields.fields_of(type(value)).items()}
+        return {"name": type(value).__name__, **settings}
 
     def load(self, saved: Any) -> Any:
-        """Raise: whatever a file has is not such an object."""
-        raise Refused(f"cannot be saved, but a file has {saved!r}")
+        """The object of the named class with the saved settings."""
+        if not self.known:
+            raise Refused(f"cannot be saved, but a file has {saved!r}")
+        try:
+            settings = dict(saved)
+            named = {one.__name__: one for one in self.known}
+            return named[settings.pop("name")](**settings)
+        except (KeyError, TypeError, ValueError) as error:
+            raise Refused(f"is unknown to this version: {error!r}, got {saved!r}") from None
 
 
 Sampling = Annotated[
@@ -260,7 +277,9 @@ class ScalingSettings(Settings):
 
     sampling: Sampling = Integrated()
     """Which sampler draws the next sample; None for the default."""
-    selector: Annotated[Any, OfUsers(Selector, "a selector such as Plurality(), with read() and empty()")] = None
+    selector: Annotated[
+        Any, OfUsers(Selector, "a selector such as Plurality(), with read() and empty()", known=(Plurality,))
+    ] = None
     """Which answer wins; None for the default for the program's types of output."""
     answer: AnswerFields | None = None
     """Names of the output fields that are the answer, or a function of the prediction; None for the default."""

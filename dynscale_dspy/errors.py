@@ -6,7 +6,13 @@ from typing import Any
 
 
 class BudgetExhausted(RuntimeError):
-    """A pool had nothing left for a call's first sample, or for a language-model call in the middle of one."""
+    """A pool had nothing left for a call's first sample, or for a language-model call in the middle of one.
+
+    The message says which cap it was, what is spent, reserved and needed of it, and what to do.
+    """
+
+    retry_after: float | None = None
+    """Seconds until the caps begin anew, for a pool with a ``period``; None where that is not known."""
 
 
 class StorageError(RuntimeError):

@@ -23,7 +23,7 @@ from dynscale_dspy.execution.inputs import inputs_of
 from dynscale_dspy.execution.introspection import has_aforward
 from dynscale_dspy.sampling.strategies import Strategy
 from dynscale_dspy.selection.base import Selector, check_policy
-from dynscale_dspy.selection.default import default_selector
+from dynscale_dspy.selection.default import default_selector, told
 
 logger = logging.getLogger(__name__)
 
@@ -46,8 +46,11 @@ class DynScaling(dspy.Module):
             any object with the methods of :class:`~dynscale_dspy.selection.base.Selector`.
         policy: The rule by which a private pool decides which call gets the next sample; a shared pool has its own.
         answer: The output field or fields that are the answer, or a function from a prediction to a value (None for
-            no answer). By default every output field but reasoning and the like.
-        temperature: Overrides the language model's. By default its own is kept, and 1.0 used where it has none.
+            no answer). By default every output field but reasoning and the like, and where another one votes, text
+            that explains it (``explanation``, ``reason``, ``notes``) and numbers that rate it (``confidence``,
+            ``score``). ``repr`` tells which vote, where some do not.
+        temperature: Overrides the language model's. By default its own is kept, and 1.0 used where it has none or 0;
+            a call's first sample keeps a 0. No temperature is sent to a model that was found to take none.
         max_samples: Most samples one call may take.
         max_choices: Most samples to draw with one request, as its ``n`` choices, so that the prompt is sent and paid
             for once. Done where the program has one predictor and the route can: through LiteLLM, which is tried, not
@@ -149,7 +152,7 @@ class DynScaling(dspy.Module):
 
         Raises:
             BudgetExhausted: If nothing is left for a first sample.
-            ValueError: If no language model is configured, or temperature 0 would make all samples the same.
+            ValueError: If a predictor has no language model, or ``temperature=0`` would make all samples the same.
             LowConfidence: If confidence is below ``min_confidence``, and ``on_low="raise"``.
             Exception: The first sample's error, unchanged, if every sample failed.
         """
@@ -157,7 +160,7 @@ class DynScaling(dspy.Module):
             return self.module(*args, **kwargs)
         check_sync(self.on_low)
         call = Call(self._scaled(), args, kwargs)
-        return call.answer(call.finish(*drive(call.steps(), call.run, call.desk())))
+        return call.answer(call.finish(drive(call.steps(), call.run, call.desk())))
 
     async def aforward(self, *args: Any, **kwargs: Any) -> Any:
         """Answer one call from a task; see :meth:`forward`. A program without ``aforward`` runs in threads."""
@@ -169,7 +172,7 @@ class DynScaling(dspy.Module):
                 return await self.module.acall(*args, **kwargs)
             return await in_thread(lambda: self.module(*args, **kwargs))
         call = Call(self._scaled(), args, kwargs)
-        return await call.aanswer(call.finish(*await adrive(call.steps(), call.arun, call.desk())))
+        return await call.aanswer(call.finish(await adrive(call.steps(), call.arun, call.desk())))
 
     def batch(
         self,
@@ -253,9 +256,9 @@ class DynScaling(dspy.Module):
         Raises:
             ValueError: If the module's own pool has a policy that the selector cannot feed; nothing is changed then.
         """
-        selector: Selector | None = settings.selector
-        if selector is None:
-            selector = default_selector(reader.output_types)
+        given: Selector | None = settings.selector
+        types = reader.output_types
+        selector = default_selector(types) if given is None else told(given, types)
         if self._budget is not None:
             check_policy(self._budget.active().policy, selector)
         self._settings, self._reader, self._selector = settings, reader, selector
@@ -369,7 +372,8 @@ class DynScaling(dspy.Module):
         return getattr(self.__dict__["module"], name)
 
     def __repr__(self) -> str:  # type: ignore[override]  # DSPy's own is inferred as a literal string
-        return f"DynScaling({self.module!r})"
+        voting = f", answer={list(self._reader.output_types)!r}" if self._reader.left_out else ""
+        return f"DynScaling({self.module!r}{voting})"
 
 
 class _Setting:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Iterable
+import types
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, TypeVar, cast
 
 import dspy
@@ -108,7 +109,7 @@ def unwrap(program: Program) -> Program:
         if isinstance(predictor, _Scaled):
             plain: Any = predictor
             plain.__class__ = predictor.plain
-            delattr(plain, _SCALING)
+            vars(plain).update(vars(plain).pop(_SCALING).replaced)
     return program
 
 
@@ -117,10 +118,57 @@ _OF_PRIVATE_POOL = tuple(name for name in PRIVATE if name != "per_call")
 
 
 class _Hidden:
-    """Holds the scaling of a predictor, so that DSPy does not find it: it looks for modules among attributes."""
+    """Holds the scaling of a predictor, so that DSPy does not find it: it looks for modules among attributes.
+
+    Args:
+        scaling: The scaling.
+    """
 
     def __init__(self, scaling: DynScaling) -> None:
         self.scaling = scaling
+        self.replaced: dict[str, Any] = {}
+        """What was put in the place of its methods, by name."""
+
+
+class _Method:
+    """``forward`` or ``aforward`` of a scaled predictor: scales a call; in a sample of that call it is the plain one.
+
+    Optimizers put a method of their own in its place while they run, which calls this one. It then is what a call of
+    the predictor means, once a call: the samples do not come by it again.
+
+    Args:
+        scaled: The method that scales.
+    """
+
+    def __init__(self, scaled: Callable[..., Any]) -> None:
+        self._scaled = scaled
+        self._name = scaled.__name__
+
+    def __get__(self, predictor: Any, owner: type) -> Any:
+        if predictor is None:
+            return self._scaled
+        hidden: _Hidden = vars(predictor)[_SCALING]
+        if is_sample_of(hidden.scaling):
+            return _plain(predictor, self._name)
+        return hidden.replaced.get(self._name) or types.MethodType(self._scaled, predictor)
+
+    def __set__(self, predictor: Any, method: Any) -> None:
+        replaced = vars(predictor)[_SCALING].replaced
+        if method == types.MethodType(self._scaled, predictor):
+            replaced.pop(self._name, None)
+        else:
+            replaced[self._name] = method
+
+    def __delete__(self, predictor: Any) -> None:
+        replaced = vars(predictor)[_SCALING].replaced
+        if self._name not in replaced:
+            raise AttributeError(self._name)
+        del replaced[self._name]
+
+
+def _plain(predictor: Any, name: str) -> Any:
+    """A method of a scaled predictor as it was before: of its own class, unless the object had one of its own."""
+    return vars(predictor).get(name) or getattr(super(_Scaled, predictor), name)
 
 
 class _Scaled:
@@ -136,20 +184,19 @@ class _Scaled:
         """The :class:`DynScaling` that has the settings and the pool."""
         return self.__dict__[_SCALING].scaling
 
+    @_Method
     def forward(self, **kwargs: Any) -> Any:
-        """Answer a call; or if this run is one of its samples, run plainly."""
-        if self._runs_plainly():
-            return super().forward(**kwargs)  # type: ignore[misc]  # of the predictor's own class
+        """Answer a call."""
+        if _ambient.is_unscaled():
+            return _plain(self, "forward")(**kwargs)
         return DynScaling.forward(self.scaling, **kwargs)
 
+    @_Method
     async def aforward(self, **kwargs: Any) -> Any:
         """As :meth:`forward`, in a task."""
-        if self._runs_plainly():
-            return await super().aforward(**kwargs)  # type: ignore[misc]
+        if _ambient.is_unscaled():
+            return await _plain(self, "aforward")(**kwargs)
         return await DynScaling.aforward(self.scaling, **kwargs)
-
-    def _runs_plainly(self) -> bool:
-        return is_sample_of(self.scaling) or _ambient.is_unscaled()
 
     def dump_state(self, json_mode: bool = True) -> dict[str, Any]:
         """The predictor's own state, and beside it the scaling settings."""

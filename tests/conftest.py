@@ -15,6 +15,7 @@ import pytest
 from hypothesis import settings as hypothesis_settings
 
 from dynscale_dspy.execution import shared_request
+from dynscale_dspy.execution.capabilities import SERVERS
 from dynscale_dspy.testing import FakeServer
 from tests.support import HAS_ENGINES
 
@@ -35,6 +36,12 @@ def fresh_dspy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dspy_settings, "config_owner_thread_id", None)
     monkeypatch.setattr(dspy_settings, "config_owner_async_task", None)
     dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=True)
+
+
+@pytest.fixture(autouse=True)
+def unknown_servers() -> None:
+    """No test knows what another one found of a server; a later one may listen at the same port."""
+    SERVERS.forget()
 
 
 @pytest.fixture(autouse=True)

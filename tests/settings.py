@@ -61,7 +61,7 @@ class OwnStore(MemoryStore):
 
 
 OF_USERS: Mapping[type, tuple[Any, ...]] = {
-    Selector: (None, OwnSelector(), OwnSelector("bad")),
+    Selector: (None, OwnSelector(), Plurality(), Plurality(without="case"), OwnSelector(mood="bad")),
     Store: (None, OwnStore("here"), OwnStore("there")),
 }
 """Objects of users' own by the protocol that they keep to."""
@@ -94,6 +94,8 @@ def _good(check: Check) -> st.SearchStrategy[Any]:
         case _fields.FieldNames():
             names = st.lists(st.sampled_from(FIELDS), min_size=1, max_size=2, unique=True).map(tuple)
             return names | st.just(first_field)
+        case _fields.SomeOf():
+            return st.lists(st.sampled_from(check.names), unique=True).map(check.check)
         case _fields.OneOf():
             return st.one_of(*map(_objects, check.known))
         case _fields.Dollars():

@@ -458,7 +458,8 @@ def test_a_program_pickled_by_version_0_1_has_its_settings() -> None:
         {"sampling": {"name": "Parallel", "mood": 1}, "answer": ["nothing"], "budget": {"per_call": 0}},
         {"budget": {"per_call": 5, "policy": {"name": "UCB", "courage": 3}, "seed": 1}},
         {"budget": {"per_call": 5}},
-        {"selector": {"name": "Plurality"}},
+        {"selector": {"name": "OwnSelector"}},
+        {"selector": {"name": "Plurality", "without": ["mood"]}},
         {"selector": None},
     ],
 )

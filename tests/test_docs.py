@@ -10,6 +10,7 @@ import dspy
 import pytest
 
 from dynscale_dspy.testing import FAULTS
+from tests.support import ScriptedModel, cycle
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "docs" / "budgets.md").read_text(encoding="utf-8")
@@ -26,6 +27,58 @@ def test_python_blocks_run_in_order(capsys):
     assert first.startswith("BudgetPool(0 of 1000 samples, 0 of 3000 requests, 0 of 2000000 tokens, 0 of 5 dollars")
     scope, pool = map(int, second.split())
     assert 3 <= scope == pool <= 11  # at most 8 and 3
+
+
+PROMISED = {
+    "**Never over.**": {
+        "budget/test_pool.py": ["PoolMachine"],
+        "budget/test_accounts.py": ["LedgerMachine"],
+        "budget/test_leases.py": ["test_threads_that_charge_one_lease_never_have_it_hold_less_than_is_charged"],
+        "budget/stores/test_sqlite.py": ["test_processes_that_share_a_file_cannot_pass_its_cap"],
+        "distributed/test_lease_book.py": ["Leasing"],
+    },
+    "**Every request is seen**": {
+        "execution/test_listener.py": ["test_the_books_hold_every_request_and_no_cap_is_passed"],
+        "budget/test_throttle.py": ["test_a_pool_keeps_to_its_concurrency"],
+    },
+    "**What a provider reports is booked**": {
+        "execution/test_request_costs.py": [
+            "test_whatever_is_reported_the_charge_is_that_or_within_the_bound",
+            "test_shares_sum_to_the_whole_and_pass_their_bounds_only_together",
+            "test_no_report_makes_it_raise",
+        ],
+    },
+    "**Nothing leaks.**": {
+        "execution/test_interruptions.py": ["test_an_interrupt_as_any_function_is_entered_leaves_nothing_behind"],
+        "execution/test_books.py": ["test_whenever_a_call_is_cancelled_nothing_stays_reserved"],
+        "budget/test_admission.py": ["test_an_interrupt_inside_any_step_lets_go_of_the_lock_and_passes_no_cap"],
+    },
+    "**Every call answers**": {
+        "budget/stores/test_backlog.py": ["BacklogMachine"],
+        "test_hostile_values.py": ["test_an_odd_answer_costs_its_vote_at_most"],
+        "execution/test_drivers.py": ["test_a_deadline_ends_a_call_whose_program_goes_on"],
+    },
+    "**Files are exact**": {
+        "budget/stores/test_sqlite.py": ["test_a_process_killed_at_any_instant_leaves_exact_books"],
+        "budget/test_pool.py": [
+            "test_a_child_forked_at_any_moment_answers",
+            "test_no_period_has_more_than_its_cap_however_the_clocks_step",
+        ],
+        "budget/test_clocks.py": ["test_a_deadline_comes_when_it_was_to_come_though_the_systems_clock_is_set"],
+    },
+}
+"""What the page promises, each with the properties, state machines and brute-force tests that hold it."""
+
+
+def test_every_promise_has_its_tests():
+    promises = TEXT[TEXT.index("promises:") : TEXT.index("cannot promise:")]
+    assert re.findall(r"^- (\*\*.*?\*\*)", promises, flags=re.MULTILINE) == list(PROMISED)
+    for tests in PROMISED.values():
+        for file, names in tests.items():
+            code = (ROOT / "tests" / file).read_text(encoding="utf-8")
+            assert all(re.search(rf"^(?:async )?(?:def|class) {name}\b", code, flags=re.MULTILINE) for name in names), (
+                file
+            )
 
 
 def test_every_fault_of_the_fake_server_is_explained():
@@ -63,8 +116,9 @@ def test_each_block_stands_for_itself(page):
     text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     assert blocks
-    for block in blocks:
-        exec(compile(block, f"{page}.md", "exec"), {"__name__": page, "dspy": dspy})
+    with dspy.context(lm=ScriptedModel(cycle("408")).lm()):
+        for block in blocks:
+            exec(compile(block, f"{page}.md", "exec"), {"__name__": page, "dspy": dspy})
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])

@@ -16,7 +16,7 @@ ARROWS: dict[str, set[str]] = {
     **{leaf: set() for leaf in LEAVES},
     "__init__": {"_moved"},
     "allocation": {"_deprecated", "_fields"},
-    "selection": {"allocation"},
+    "selection": {"allocation", "_fields"},
     "sampling": {"allocation", "selection", "_deprecated", "_fields", "errors"},
     "reporting": {"allocation", "selection", "sampling", "_deprecated", "errors"},
     # Settings name strategies, policies, prices and stores; the pool is made of settings.

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import dspy
 import pydantic
 import pytest
+from dspy.utils import DummyLM
 from dspy.utils.callback import BaseCallback
 from dspy.utils.exceptions import AdapterParseError
 
@@ -102,7 +103,7 @@ def test_explain():
 
 
 def test_explaining_something_else():
-    with pytest.raises(ValueError, match="did not come straight from a DynScaling module"):
+    with pytest.raises(ValueError, match="there are no votes in this Prediction"):
         explain(dspy.Prediction(answer="A"))
 
 
@@ -160,11 +161,40 @@ def test_pydantic_answers():
         q: str = dspy.InputField()
         color: Color = dspy.OutputField()
 
-    replies = ['{"name": "red", "red": 255}', '{"name": "Dark", "red": 9}', '{"red": 9, "name": "dark"}']
+    replies = ['{"name": "Dark", "red": 9}', '{"name": "dark", "red": 9}', '{"red": 9, "name": "dark"}']
     model = ScriptedModel(lambda prompt, n: {"color": replies[n]})
     with dspy.context(lm=model.lm()):
         prediction = DynScaling(dspy.Predict(Paint), budget=uniform(3))(q="?")
-    assert prediction.color.name.lower() == "dark" and prediction.color.red == 9
+    assert prediction.color.name == "dark" and prediction.color.red == 9
+    assert len(explain(prediction).votes) == 2  # text inside a value is compared exactly
+
+
+@pytest.mark.parametrize("adapter", [dspy.ChatAdapter(), dspy.JSONAdapter(), dspy.XMLAdapter()], ids=type)
+@pytest.mark.parametrize(
+    ("kind", "made_up"), [(int | None, 17), (bool | None, True), (Literal["a", None], "a"), (str | None, "A-17")]
+)
+def test_none_wins_where_most_samples_find_nothing(kind, made_up, adapter):
+    signature = dspy.Signature({"text": (str, dspy.InputField()), "found": (kind, dspy.OutputField())})
+    none = None if isinstance(adapter, dspy.JSONAdapter) else "null"
+    lm = DummyLM([{"found": made_up}] + [{"found": none}] * 3, adapter=adapter)
+    program = DynScaling(dspy.Predict(signature), budget=uniform(4), temperature=1.0)
+    with dspy.context(lm=lm, adapter=adapter):
+        prediction = program(text="?")
+    assert prediction.found in (None, "null")  # DSPy leaves null as it is in an optional text
+    made = explain(prediction)
+    assert made.agreement == 3 / 4 and made.votes[0].answer is None and made.attributes["vote"] == "None"
+    assert "  3  None" in str(made) and ">None<" in made._repr_html_()
+
+
+def test_the_label_wins_whatever_confidence_and_explanation_are_beside_it():
+    replies = [{"label": label, "confidence": f"0.{n}", "explanation": f"since {n}"} for n, label in enumerate("babaa")]
+    model = ScriptedModel(lambda prompt, n: replies[n])
+    program = DynScaling(dspy.Predict("q -> label, confidence: float, explanation"), budget=uniform(5))
+    assert repr(program).endswith(", answer=['label'])")
+    with dspy.context(lm=model.lm()):
+        prediction = program(q="?")
+    assert prediction.label == "a" and prediction.explanation.startswith("since ")
+    assert explain(prediction).agreement == 3 / 5
 
 
 def test_the_answer_can_be_named_or_computed():
@@ -247,28 +277,87 @@ def refused(program, error, message, model=None):
 
 
 def test_no_language_model():
-    program = DynScaling(TwoStages(), budget=4)
+    program = DynScaling(dspy.ChainOfThought("question -> answer"), budget=4)
     refused(program, ValueError, "No LM is loaded")
     assert program.pool.statistics().spent == Cost()
+
+
+def test_no_language_model_in_a_program_that_might_have_chosen_one():
+    program = DynScaling(TwoStages(), budget=4)
+    with pytest.raises(ValueError, match="No LM is loaded"):
+        program(question="q")
+    with pytest.raises(ValueError, match="No LM is loaded"):
+        asyncio.run(program.acall(question="q"))
+    batch = program.batch([{"question": "q"}], disable_progress_bar=True, return_failed_examples=True)
+    assert batch[0] == [None] and "No LM is loaded" in str(batch[2][0])
+    assert program.pool.statistics().spent.requests == 0
+
+
+class Chooser(dspy.Module):
+    """Picks its language model as it runs."""
+
+    def __init__(self, lm):
+        super().__init__()
+        self.answer = dspy.Predict("question -> answer")
+        self.chosen = {"lm": lm}
+
+    def forward(self, question):
+        with dspy.context(lm=self.chosen["lm"]):
+            return self.answer(question=question)
+
+    async def aforward(self, question):
+        with dspy.context(lm=self.chosen["lm"]):
+            return await self.answer.acall(question=question)
+
+
+class Setter(dspy.Module):
+    """Gives its predictor a language model as it runs."""
+
+    def __init__(self, lm):
+        super().__init__()
+        self.answer = dspy.Predict("question -> answer")
+        self.chosen = {"lm": lm}
+
+    def forward(self, question):
+        return self.answer(question=question, lm=self.chosen["lm"])
+
+    async def aforward(self, question):
+        return await self.answer.acall(question=question, lm=self.chosen["lm"])
+
+
+@pytest.mark.parametrize("outside", [None, 0.0, 0.5])
+@pytest.mark.parametrize("program", [Chooser, Setter])
+def test_a_program_chooses_its_language_model_whatever_is_configured(program, outside):
+    model, other = in_order("A"), in_order("B")
+    with dspy.context(lm=None if outside is None else other.lm(temperature=outside)):
+        scaled = DynScaling(program(model.lm(temperature=1.0)), budget=uniform(3), sampling=Parallel())
+        assert scaled(question="1").answer == asyncio.run(scaled.acall(question="2")).answer == "A"
+        assert scaled.batch([{"question": "3"}], disable_progress_bar=True)[0].answer == "A"
+    assert len(model.requests) == 9 and other.requests == []
 
 
 def test_no_budget():
     refused(DynScaling(dspy.Predict("question -> answer")), ValueError, "this module has no budget", in_order("A"))
 
 
-def test_temperature_zero_with_more_than_one_sample():
-    model = in_order("A")
-    program = DynScaling(dspy.Predict("question -> answer"), budget=4)
-    with dspy.context(lm=model.lm(temperature=0.0)):
-        with pytest.raises(ValueError, match="temperature is 0, so every sample would be the same"):
-            program(question="q")
-    with dspy.context(lm=model.lm()):
-        with pytest.raises(ValueError, match="temperature is 0"):
-            DynScaling(dspy.Predict("question -> answer", temperature=0.0), budget=4)(question="q")
-    assert model.requests == []
-    with dspy.context(lm=model.lm(temperature=0.0)):
-        DynScaling(dspy.Predict("question -> answer"), budget=1)(question="q")  # one sample may be greedy
-        DynScaling(dspy.Predict("question -> answer"), budget=2, temperature=0.7)(question="q")
+def test_temperature_zero_asked_for_with_more_than_one_sample():
+    refused(
+        DynScaling(dspy.Predict("question -> answer"), budget=4, temperature=0.0),
+        ValueError,
+        "temperature is 0, so every sample would be the same: pass",
+        in_order("A"),
+    )
+
+
+@pytest.mark.parametrize("own", ["language model", "predictor"])
+def test_at_temperature_zero_the_first_sample_is_the_program_as_it_is_and_the_others_differ(own):
+    of_model, of_predictor = (0.0, {}) if own == "language model" else (None, {"temperature": 0.0})
+    for samples, asked, used in [(1, None, [0.0]), (3, None, [0.0, 1.0, 1.0]), (2, 0.7, [0.7, 0.7])]:
+        model = in_order("A")
+        program = dspy.Predict("question -> answer", **of_predictor)
+        with dspy.context(lm=model.lm(temperature=of_model)):
+            DynScaling(program, uniform(samples), sampling=Parallel(), temperature=asked)(question="q")
+        assert sorted(request.config.temperature for request in model.requests) == used
 
 
 def test_a_pool_exhausted_before_the_first_sample():

@@ -6,6 +6,7 @@ import dspy
 
 from dynscale_dspy import DynScaling
 from dynscale_dspy._naming import is_wrapper, name_of, named_predictors
+from tests.hostile import _refuse, refusing
 
 
 class Pair(dspy.Module):
@@ -49,3 +50,18 @@ def test_a_program_may_be_left_out():
     pair = Pair()
     found = named_predictors(pair, into=lambda part: not isinstance(part, dspy.ChainOfThought))
     assert [name for name, _ in found] == ["first"]
+
+
+def test_a_program_may_hold_what_fails_to_be_looked_at():
+    held = [
+        refusing("__iter__", "__len__", bases=(list,))([1]),
+        refusing("items", "__iter__", bases=(dict,))(a=1),
+        [refusing("__getattribute__")()],
+        [type("Hostile", (), {"__class__": property(_refuse)})()],
+        {refusing("__str__", "__repr__", "__format__")(): 1},
+    ]
+    for value in held:
+        pair = Pair()
+        pair.held = value
+        assert [name for name, _ in named_predictors(pair)] == ["first", "rest[0].predict"]
+        assert name_of(DynScaling(pair, answer="draft")) == "Pair"

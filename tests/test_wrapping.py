@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import types
 from typing import Any
 
 import dspy
@@ -267,3 +268,82 @@ def test_reports_tell_predictors_apart_by_name():
         "draft.predict: Predict(question -> reasoning, draft)",
         "answer: Predict(question, draft -> answer)",
     ]
+
+
+# ---- methods that others put in the place of a predictor's
+
+
+def counted(predictor):
+    """Replaces `forward` and `aforward` as DSPy's optimizers do, and counts the calls that come by."""
+    seen = []
+    forward, aforward = (object.__getattribute__(predictor, name) for name in ("forward", "aforward"))
+
+    def patched(self, **kwargs):
+        seen.append(kwargs)
+        return forward(**kwargs), "patched"
+
+    async def apatched(self, **kwargs):
+        seen.append(kwargs)
+        return await aforward(**kwargs), "patched"
+
+    predictor.forward = types.MethodType(patched, predictor)
+    predictor.aforward = types.MethodType(apatched, predictor)
+    return seen
+
+
+def both_ways(predictor):
+    return [predictor(question="q"), asyncio.run(predictor.acall(question="p"))]
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+def test_a_method_put_in_the_place_of_a_predictors_is_called_once_a_call(samples):
+    predictor = wrap(dspy.Predict("question -> answer"), uniform(samples))
+    original = object.__getattribute__(predictor, "forward")
+    seen = counted(predictor)
+    with dspy.context(lm=ScriptedModel(cycle("A")).lm(), trace=[]):
+        for prediction, word in both_ways(predictor):
+            assert prediction.answer == "A" and word == "patched" and len(explain(prediction).samples) == samples
+        assert [entry[0] for entry in dspy.settings.trace] == [predictor] * 2
+        assert len(seen) == 2
+        with unscaled():
+            assert [word for _, word in both_ways(predictor)] == ["patched"] * 2
+        assert len(seen) == 4
+        predictor.forward = original
+        del predictor.aforward
+        for prediction in both_ways(predictor):
+            assert prediction.answer == "A"
+        with pytest.raises(AttributeError, match="aforward"):
+            del predictor.aforward
+    assert len(seen) == 4
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+def test_a_method_set_before_a_predictor_is_scaled_is_what_its_samples_run(samples):
+    predictor = dspy.Predict("question -> answer")
+    seen = counted(predictor)
+
+    def first(self, **kwargs):
+        return forward(**kwargs)[0]
+
+    forward = vars(predictor)["forward"]
+    predictor.forward = types.MethodType(first, predictor)
+    del predictor.aforward
+    wrap(predictor, uniform(samples))
+    with dspy.context(lm=ScriptedModel(cycle("A")).lm()):
+        assert len(explain(predictor(question="q")).samples) == len(seen) == samples
+        with unscaled():
+            assert predictor(question="q").answer == "A"
+    assert len(seen) == samples + 1
+
+
+def test_replaced_methods_are_copied_and_stay_when_scaling_goes():
+    predictor = wrap(dspy.Predict("question -> answer"), uniform(3))
+
+    def constant(self, **kwargs):
+        return dspy.Prediction(answer=self)
+
+    predictor.forward = types.MethodType(constant, predictor)
+    twin = copy.deepcopy(predictor)
+    assert twin(question="q").answer is twin and predictor(question="q").answer is predictor
+    assert unwrap(predictor)(question="q").answer is predictor
+    assert type(predictor) is dspy.Predict

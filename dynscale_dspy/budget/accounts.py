@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any
 
+from dynscale_dspy._naming import name_of
 from dynscale_dspy.allocation.costs import METERED, UNITS, Cost, CostRecord
 from dynscale_dspy.budget.stores.backlog import Backlog
 from dynscale_dspy.budget.stores.base import Store
@@ -40,6 +41,8 @@ class Ledger:
         nanodollars: Cap on money, or None.
         parent: The ledger above.
         store: Where the sums are kept; in memory by default.
+        name: What has these caps, as messages call it.
+        remedy: What raises a cap, with a place for its unit.
 
     Example:
         >>> day = Ledger(samples=1)
@@ -61,7 +64,11 @@ class Ledger:
         nanodollars: int | None = None,
         parent: Ledger | None = None,
         store: Store | None = None,
+        name: str = "the pool",
+        remedy: str = "raise {unit}=",
     ) -> None:
+        self.name = name
+        self.remedy = remedy
         self.limits: dict[str, int | None] = {
             "samples": samples,
             "requests": requests,
@@ -256,6 +263,8 @@ class Accounts:
         limits: Caps by unit; None for no cap.
         store: Where the sums are kept.
         around: The accounts of the pool around a scope: what is charged here is charged there too.
+        name: What has these caps, as messages call it.
+        remedy: What raises a cap, with a place for its unit.
 
     Attributes:
         ledger: Everything spent under these caps, by whatever process.
@@ -264,9 +273,16 @@ class Accounts:
     """
 
     def __init__(
-        self, limits: Mapping[str, int | None], *, store: Store | None = None, around: Accounts | None = None
+        self,
+        limits: Mapping[str, int | None],
+        *,
+        store: Store | None = None,
+        around: Accounts | None = None,
+        name: str = "the pool",
+        remedy: str = "raise {unit}=",
     ) -> None:
-        self.ledger = Ledger(**limits, parent=around.local if around is not None else None, store=store)
+        parent = around.local if around is not None else None
+        self.ledger = Ledger(**limits, parent=parent, store=store, name=name, remedy=remedy)
         # Several processes may spend from one file; each paces its own calls by what they alone have drawn.
         self.local = Ledger(parent=self.ledger) if self.ledger.store.is_durable else self.ledger
         self.record = CostRecord()
@@ -322,7 +338,10 @@ class Accounts:
     def under_quota(self, module: Any, ledger: Ledger) -> Ledger:
         """The ledger of the module's quota, below the given one; the given one if it has none."""
         quota = self._quotas.get(module)
-        return ledger if quota is None else Ledger(**quota[1], parent=ledger, store=quota[0])
+        if quota is None:
+            return ledger
+        name, remedy = f"the share of {name_of(module)}", "raise its fraction with reserve_for()"
+        return Ledger(**quota[1], parent=ledger, store=quota[0], name=name, remedy=remedy)
 
     def quotas(self) -> list[tuple[Any, Cost, dict[str, int | None]]]:
         """Each module with a quota, what it has spent of it, and its limits."""
@@ -350,6 +369,10 @@ class Periods:
         self._clock = clock
         self._roll = roll
         self._number: int | None = None
+
+    def seconds_left(self) -> float:
+        """Seconds to the next one; infinite where there is none."""
+        return float("inf") if self.seconds is None else self.seconds - self._clock() % self.seconds
 
     def look(self) -> None:
         """Begin the period that the clock is in, unless it has begun. A clock that steps back begins none."""

@@ -18,11 +18,12 @@ from dynscale_dspy.allocation.pacing import Pacing
 from dynscale_dspy.allocation.policies import Policy
 from dynscale_dspy.allocation.pricing import ShadowPrice
 from dynscale_dspy.budget.accounts import Accounts, Ledger, Periods
-from dynscale_dspy.budget.alerts import CapAlerts
+from dynscale_dspy.budget.alerts import CapAlerts, CapNotSure, warn
 from dynscale_dspy.budget.breaker import CircuitBreaker
 from dynscale_dspy.budget.leases import Arm, Lease, Program
 from dynscale_dspy.budget.locking import StepLock, step
 from dynscale_dspy.budget.prices import Price
+from dynscale_dspy.budget.shortages import lacking
 from dynscale_dspy.budget.supply import OwnCaps, Supply
 from dynscale_dspy.budget.throttle import Throttle
 from dynscale_dspy.budget.waiting import WaitQueue
@@ -161,6 +162,7 @@ class Admission:
         self.per_call = per_call
         self.min_per_call = min_per_call
         self.max_per_call = max_per_call
+        self.began = shared.clock()
         self.deadline = deadline
         self.strict = strict
         self.prices: Mapping[str, Price] = prices or {}
@@ -380,9 +382,11 @@ class Admission:
         paid = sum(len(arm.paid) for arm in arms)
         without = sum(not arm.paid for arm in arms)
         if left < without:
-            raise BudgetExhausted(
+            need = Cost(samples=without, requests=without * each)
+            raise self._refusal(
                 f"{left:g} samples are left, which cannot give each of the {without} calls one: raise the budget "
-                "or pass fewer examples"
+                "or pass fewer examples",
+                lacking(arms[0].ledger, need, "they need {}"),
             )
         enough = left + paid >= count * self.policy.first
         first = max(self.policy.first if enough else 1, self.min_per_call if not paid else 1)
@@ -408,8 +412,12 @@ class Admission:
 
     @step
     def change(self) -> Future[None]:
-        """Done when something that was held is free again."""
-        return self.shared.queue.join()
+        """Done when something that was held is free again; at once where nothing is let in again by itself."""
+        if not self.is_halted or self._is_paused:
+            return self.shared.queue.join()
+        ended: Future[None] = Future()
+        ended.set_result(None)
+        return ended
 
     # ---- parts of modules
 
@@ -502,20 +510,33 @@ class Admission:
     # ---- what is said
 
     @step
-    def exhausted(self) -> BudgetExhausted:
-        """The error of a call for which nothing is left."""
-        error = BudgetExhausted(self._why_halted() if self.is_halted else self._why_empty())
+    def exhausted(self, program: object | None = None, requests: int = 1) -> BudgetExhausted:
+        """The error of a call for which nothing is left.
+
+        Args:
+            program: Whose samples it would have drawn.
+            requests: A guess of the requests one makes, until one has finished.
+        """
+        if not self.is_halted:
+            what = "nothing is left for a first sample"
+            return self._refusal(what, Arm(self, program=program, requests=requests).lacking())
+        error = BudgetExhausted(self._why_halted())
         error.__cause__ = self._cause
         return error
 
     @step
-    def cut_off(self) -> BudgetExhausted:
-        """The error of a sample whose next request was not let through."""
+    def cut_off(self, lease: Lease | None = None) -> BudgetExhausted:
+        """The error of a sample whose next request was not let through.
+
+        Args:
+            lease: The sample's.
+        """
         if self.is_late:
-            return BudgetExhausted("the deadline of the pool passed in the middle of a sample")
+            return BudgetExhausted(self._how_late("passed in the middle of a sample"))
         if self.is_stopped:
             return BudgetExhausted(self._why_halted())
-        return BudgetExhausted("the pool could not pay the next language-model call in the middle of a sample")
+        what = "the pool could not pay the next language-model call in the middle of a sample"
+        return self._refusal(what, lease.lacking if lease is not None else "")
 
     def distrust(self, reason: str) -> None:
         """A provider's report of usage was not believed."""
@@ -539,12 +560,10 @@ class Admission:
                 f"a strict pool cannot let {model} be called, for nothing bounds what that costs: {lacking}"
             )
         if self._is_first_unbounded((model, lacking)):
-            logger.warning(
-                "nothing bounds what a request to %s costs: %s. The budget may be passed by %s for each request in "
-                "flight; strict=True refuses such requests",
-                model,
-                lacking,
-                overshoot,
+            warn(
+                f"nothing bounds what a request to {model} costs: {lacking}. The budget may be passed by {overshoot} "
+                "for each request in flight; strict=True refuses such requests",
+                CapNotSure,
             )
 
     @step
@@ -676,7 +695,7 @@ class Admission:
 
     def _why_halted(self) -> str:
         if self.is_late:
-            return "the deadline of the pool has passed"
+            return self._how_late("has passed")
         if self.shared.moved_to:
             return f"the pool was published as {self.shared.moved_to!r}: spend from what publish() returned"
         if ended := self.shared.supply.ended():
@@ -691,11 +710,32 @@ class Admission:
             return "the pool is paused, and a synchronous call inside a running event loop cannot wait for resume()"
         return "the pool was stopped: call pool.resume() to go on"
 
-    def _why_empty(self) -> str:
-        around = " within ".join(
-            text.one_line(node._snapshot()) for node in self.chain
-        )  # any of them may be the one that is empty
-        return f"nothing is left for a first sample: {around}"
+    def _how_late(self, passed: str) -> str:
+        """Which deadline has passed, how long it was and how long that is ago."""
+        now = self.shared.clock()
+        node, deadline = min(
+            ((node, node.deadline) for node in self.chain if node.deadline is not None), key=lambda each: each[1]
+        )
+        return (
+            f"the deadline of {node.accounts.ledger.name} {passed}: it was {deadline - node.began:.3g} s, and ended "
+            f"{now - deadline:.3g} s ago; a new pool or scope may have a longer deadline="
+        )
+
+    def _refusal(self, what: str, lacking: str) -> BudgetExhausted:
+        """The error of what a cap forbids.
+
+        Args:
+            what: What that is.
+            lacking: Which cap, in words; how the pool stands where that is not known any more.
+        """
+        if not lacking:  # any of them may be the one that is empty
+            lacking = " within ".join(text.one_line(node._snapshot()) for node in self.chain)
+        error = BudgetExhausted(f"{what}: {lacking}")
+        periods = self.shared.periods
+        if periods is not None:
+            error.retry_after = periods.seconds_left()
+            error.args = (f"{error}; the next period begins in {error.retry_after:,.0f} s",)
+        return error
 
     def _snapshot(self) -> PoolStatistics:
         ledger, counts, breaker = self.accounts.ledger, self.counts, self.breaker

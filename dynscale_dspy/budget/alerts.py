@@ -39,6 +39,17 @@ class CapPassed(RuntimeWarning):
     """What providers say was used has passed a cap: nobody could know before. Nothing more is let in under it."""
 
 
+class CapNotSure(RuntimeWarning):
+    """Nothing bounds what a request can cost, so that a cap may be passed before anybody knows."""
+
+
+def warn(words: str, category: type[Warning]) -> None:
+    """Log something, and warn of it, so that it is on the screen of a user who configures no logging."""
+    logger.warning("%s", words)
+    with contextlib.suppress(Exception):  # a filter makes it an error: no sample that was paid is lost to that
+        warnings.warn(words, category, stacklevel=3)
+
+
 class CapAlerts:
     """Tells once for each cap that a share of it is spent.
 
@@ -105,9 +116,7 @@ class CapAlerts:
     @staticmethod
     def say(passed: str) -> None:
         """Log that a cap is passed, and warn of it. Called outside the pool's lock."""
-        logger.warning("%s", passed)
-        with contextlib.suppress(Exception):  # a filter makes it an error: no sample that was paid is lost to that
-            warnings.warn(passed, CapPassed, stacklevel=2)
+        warn(passed, CapPassed)
 
     def reset(self) -> None:
         """A period has begun: caps are warned of anew."""

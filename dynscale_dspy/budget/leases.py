@@ -15,6 +15,7 @@ from dynscale_dspy.allocation.pacing import Pacing
 from dynscale_dspy.allocation.policies import Policy
 from dynscale_dspy.budget.accounts import Accounts, Ledger, Reservation
 from dynscale_dspy.budget.locking import StepLock, step
+from dynscale_dspy.budget.shortages import lacking
 from dynscale_dspy.budget.stores.forks import LockGuard
 from dynscale_dspy.errors import StorageError
 
@@ -216,6 +217,10 @@ class Arm:
         """Whether a first sample would fit if what is in flight turned out to cost nothing."""
         need = self._metered(self.learned.first_need)
         return all(self.ledger.unspent(unit) >= getattr(need, unit) for unit in METERED)
+
+    def lacking(self) -> str:
+        """Which caps forbid its first sample, in words; empty if none does."""
+        return lacking(self.ledger, self._amount("", None, metered=True), "a first sample needs {}")
 
     def relative_cost(self, sampler: str = "") -> float:
         """Expected cost of this call's next sample over the pool's mean, in what runs out first.
@@ -506,6 +511,8 @@ class Lease:
         self.redo = redo
         self.is_free = False
         """Whether it turned out to cost nothing, since an earlier run had paid for it."""
+        self.lacking = ""
+        """Which caps forbade its latest request, in words; empty if none did."""
         self._reservation = reservation
         # Requests of one sample are charged and answered under a lock of its own: only those that need more than is
         # set aside take the pool's, which may be held while a file is written.
@@ -571,7 +578,7 @@ class Lease:
                 logger.warning("what a request has used beyond its bound is not held yet: %s", error)
 
     @step
-    def settle(self, failure: BaseException | None = None, *, permanent: bool = False) -> Cost:
+    def settle(self, failure: BaseException | None = None, *, permanent: bool = False, cut_off: bool = False) -> Cost:
         """The sample is over, well or badly. Returns what it cost, nested calls on the same pool included.
 
         Requests without an outcome, as after a cancellation, are charged at their bound: nobody knows what the provider
@@ -580,13 +587,15 @@ class Lease:
         Args:
             failure: The error of the program, if it had one; so many in a row stop the pool.
             permanent: Whether the call's other samples would fail alike: those that have not begun will not.
+            cut_off: Whether it was cancelled or interrupted. It is no sample then if none of its requests was made.
         """
         arm, payer = self.arm, self.payer
         with self._own:
             if self._state == "settled":
                 return Cost()
             used = self._owed
-            whole = self._state == "started"
+            idle = cut_off and self._state == "started" and used == _NOTHING and self._makes_requests
+            whole = self._state == "started" and not idle
             one = Cost(samples=1 if whole else 0)
             self.is_free = self.redo and used == Cost()
             charged = Cost() if self.is_free else used + one
@@ -601,6 +610,8 @@ class Lease:
             raise
         if beyond:
             payer.used_beyond()
+        if idle:
+            payer.count_drawn(-1)
         arm._unstarted.discard(self)
         cost = used + self._replayed + one
         if not self._refused:
@@ -664,7 +675,12 @@ class Lease:
         """Set more aside for a request and charge it; None if a cap forbids that."""
         with self._own:
             need = self._need(bound)
-            if self._state == "settled" or not self.hold(self._with_sample(need)):
+            if self._state == "settled":
+                return None
+            whole = self._with_sample(need)
+            if not self.hold(whole):
+                held, needing = self._reservation.amount, "this one needs {} with its next request"
+                self.lacking = lacking(self.arm.ledger, whole, needing, held=held)
                 return None
             return self._booked(bound, need)
 
@@ -715,6 +731,12 @@ class Lease:
     def _owed(self) -> Cost:
         """What its requests came to; those without an outcome at their bounds."""
         return sum((charge.bound for charge in self._unanswered), self._used)
+
+    @property
+    def _makes_requests(self) -> bool:
+        """Whether samples like this one make any, as far as is known."""
+        need = self.arm.learned.need
+        return need is None or need.requests > 0
 
     @property
     def _is_paid_ahead(self) -> bool:

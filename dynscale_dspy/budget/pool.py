@@ -22,6 +22,7 @@ from dynscale_dspy.budget.accounts import Accounts, Periods
 from dynscale_dspy.budget.admission import Admission, Shared
 from dynscale_dspy.budget.alerts import BudgetWarning, CapAlerts
 from dynscale_dspy.budget.breaker import CircuitBreaker
+from dynscale_dspy.budget.clocks import steady
 from dynscale_dspy.budget.face import Face
 from dynscale_dspy.budget.prices import Price
 from dynscale_dspy.budget.single_flight import SingleFlight
@@ -41,6 +42,11 @@ from dynscale_dspy.reporting.statistics import PoolStatistics, limits_in_dollars
 __all__ = ["BudgetPool", "BudgetWarning", "PoolStatistics"]
 
 Self = TypeVar("Self", bound="BudgetPool")
+
+
+_OF_A_SCOPE = {"name": "the scope", "remedy": "raise {unit}= of the scope"}
+_OF_A_LEASE = {"name": "what this process has of the published pool", "remedy": "raise {unit}= of the pool"}
+"""How messages call what has caps, and what raises one."""
 
 
 class BudgetPool(Face):
@@ -152,13 +158,18 @@ class BudgetPool(Face):
                 supply=supply or OwnCaps(),
                 is_durable=store.is_durable and supply is None,
                 throttle=_throttle_of(settings),
-                clock=clock,
+                clock=steady(clock),
             )
             _locks.add(shared.lock)
         outer = around.admission if around is not None else None
         self.admission = Admission(
             policy=settings.policy,
-            accounts=Accounts(settings.limits, store=store, around=outer.accounts if outer is not None else None),
+            accounts=Accounts(
+                settings.limits,
+                store=store,
+                around=outer.accounts if outer is not None else None,
+                **(_OF_A_SCOPE if around is not None else _OF_A_LEASE if supply is not None else {}),
+            ),
             breaker=CircuitBreaker(settings.max_failures),
             alerts=CapAlerts(self, settings.warn_at, settings.on_warning),
             shared=shared,
@@ -166,7 +177,7 @@ class BudgetPool(Face):
             per_call=settings.per_call,
             min_per_call=settings.min_per_call,
             max_per_call=settings.max_per_call,
-            deadline=None if settings.deadline is None else clock() + settings.deadline,
+            deadline=None if settings.deadline is None else shared.clock() + settings.deadline,
             strict=settings.strict,
             prices=settings.prices,
         )

@@ -26,6 +26,7 @@ class SingleFlight:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._flights: dict[Hashable, Future[Any]] = {}
+        self._shared: set[Hashable] = set()
         _known.add(self)
 
     def join(self, key: Hashable) -> tuple[Future[Any], bool]:
@@ -33,14 +34,22 @@ class SingleFlight:
         with self._lock:
             future = self._flights.get(key)
             if future is not None:
+                self._shared.add(key)
                 return future, False
             future = self._flights[key] = Future()
             return future, True
 
-    def leave(self, key: Hashable) -> None:
-        """Forget a call: the next of this name is a new one. The caller then resolves the future."""
+    def leave(self, key: Hashable) -> bool:
+        """Forget a call: the next of this name is a new one. The caller then resolves the future.
+
+        Returns:
+            Whether others have asked for its outcome.
+        """
         with self._lock:
             self._flights.pop(key, None)
+            shared = key in self._shared
+            self._shared.discard(key)
+            return shared
 
 
 def _before_fork(flights: SingleFlight) -> None:
@@ -49,7 +58,7 @@ def _before_fork(flights: SingleFlight) -> None:
 
 def _after_fork(flights: SingleFlight, in_child: bool) -> None:
     if in_child:
-        flights._lock, flights._flights = threading.Lock(), {}
+        flights._lock, flights._flights, flights._shared = threading.Lock(), {}, set()
 
 
 _known = ForkGuard(_before_fork, _after_fork)

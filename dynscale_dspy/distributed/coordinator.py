@@ -206,7 +206,7 @@ class Coordinator:
 
     def _seconds_left(self) -> float | None:
         deadline = self._admission.deadline
-        return None if deadline is None else max(deadline - self._pool.settings.clock(), 0.0)
+        return None if deadline is None else max(deadline - self._admission.shared.clock(), 0.0)
 
     def _save(self, *leases: str) -> None:
         pace = {

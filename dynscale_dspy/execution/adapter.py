@@ -13,12 +13,14 @@ import dspy
 
 from dynscale_dspy.budget.throttle import LONGEST_PATIENCE, NoTurn, Throttle
 from dynscale_dspy.execution import lm_errors
+from dynscale_dspy.execution.capabilities import server_of
+from dynscale_dspy.execution.concessions import Concessions
 from dynscale_dspy.execution.exchange import Exchange
 from dynscale_dspy.execution.listener import listen_to
-from dynscale_dspy.execution.meter import Meter
+from dynscale_dspy.execution.meter import CallRefused, Meter
 from dynscale_dspy.execution.paying_lm import PayingLM
 from dynscale_dspy.execution.prefill import StartedMessage
-from dynscale_dspy.execution.sample_lm import original, server_of
+from dynscale_dspy.execution.sample_lm import original
 from dynscale_dspy.execution.shared_request import ReadApart, SharingLM, Slot
 from dynscale_dspy.sampling import chain
 from dynscale_dspy.sampling.sample import Draw
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
 LONGEST_PAUSE = 60.0
 """Seconds between two tries, at most, unless the server asks for more; as in DSPy."""
+WARM = 1.0
+"""The temperature of samples whose language model has none, or 0, with which they would all be the same."""
 LOOK_AGAIN = 0.25
 """Seconds between two looks, during a pause, at whether the call is still wanted."""
 
@@ -109,7 +113,7 @@ class SampleAdapter:
 
     def _steps(self, lm: Any, given: Arguments) -> Generator[_Attempt, list[dict], list[dict]]:
         """Yield one attempt after another until one succeeds or its error is to be raised."""
-        asking = self._asking(lm)
+        asking = self._asking(lm, given[0])
         pause: float | None = 0.0
         while True:
             arguments = self._overlay(lm, given, asking)
@@ -121,7 +125,11 @@ class SampleAdapter:
                 pause = self._pause(asking, error)
                 if pause is None:
                     raise
+            except CallRefused:
+                asking.concessions.cut_off()
+                raise
             else:
+                asking.concessions.confirmed()
                 return values if self._slot is None else self._slot.own(given[1], values)
 
     def _pause(self, asking: _Asking, error: BaseException) -> float | None:
@@ -157,12 +165,12 @@ class SampleAdapter:
         listen_to(asked)
         return asked
 
-    def _asking(self, lm: Any) -> _Asking:
+    def _asking(self, lm: Any, lm_kwargs: Mapping[str, Any]) -> _Asking:
         text = chain.text_for((dspy.settings.caller_modules or [None])[-1], self._draw.chain)
         asking = _Asking(self.inner, lm, text, prefill=self._draw.prefill)
         if self._meter is not None and self._meter.may_block:
             asking.lm = PayingLM(asking.lm, self._meter)
-        if self._slot is not None:
+        if self._slot is not None and not self._is_plain(lm, lm_kwargs):
             asking.lm = SharingLM(asking.lm, lm, self._slot, self._meter)
         return asking
 
@@ -172,7 +180,7 @@ class SampleAdapter:
         Everything is copied, never changed: DSPy records the caller's own dicts in traces and demos.
         """
         lm_kwargs, signature, demos, inputs = given
-        kwargs = self.request_settings(lm, lm_kwargs)
+        kwargs = asking.concessions.applied(*self._settings_for(lm, lm_kwargs))
         text = asking.chain
         if asking.started is not None:
             return asking.started.kwargs(kwargs), signature, demos, inputs
@@ -186,15 +194,29 @@ class SampleAdapter:
         demos = [{**dict(demo), name: "N/A"} for demo in demos]
         return kwargs, signature, demos, {**inputs, name: text}
 
-    def request_settings(self, lm: Any, lm_kwargs: dict[str, Any]) -> dict[str, Any]:
-        """The settings of a request with this sample's rollout, seed and temperature.
+    def requests(self, lm: Any, lm_kwargs: dict[str, Any]) -> Generator[dict[str, Any], Any, Any]:
+        """Yield the settings of a request that the program makes itself, until it is answered; return the answer.
 
         Args:
             lm: The language model.
             lm_kwargs: What it is to be asked with.
         """
+        concessions = Concessions(lm)
+        while True:
+            try:
+                outputs = yield concessions.applied(*self._settings_for(lm, lm_kwargs))
+            except Exception as error:
+                if not concessions.after(error):
+                    raise
+            else:
+                concessions.confirmed()
+                return outputs
+
+    def _settings_for(self, lm: Any, lm_kwargs: dict[str, Any]) -> tuple[dict[str, Any], set[str]]:
+        """The settings of a request with this sample's rollout, seed and temperature; and which are not the user's."""
         merged = {**getattr(lm, "kwargs", {}), **lm_kwargs}
         kwargs = dict(lm_kwargs)
+        ours = {"rollout_id"}
         sampler, index = self._draw.sampler, self._draw.index
         rollout = derive_rollout(merged.get("rollout_id"), index)
         if rollout is not None:
@@ -202,13 +224,19 @@ class SampleAdapter:
         if merged.get("seed") is not None:
             # One fixed seed for every sample would make a local server answer the same each time.
             kwargs["seed"] = merged["seed"] + index
-        if sampler.temperature is not None:
-            kwargs["temperature"] = sampler.temperature
-        elif self._settings.temperature is not None:
-            kwargs["temperature"] = self._settings.temperature
-        elif merged.get("temperature") is None and self._settings.vary:
-            kwargs["temperature"] = 1.0
-        return kwargs
+        asked = sampler.temperature if sampler.temperature is not None else self._settings.temperature
+        if asked is not None:
+            kwargs["temperature"] = asked
+        elif self._settings.vary and not merged.get("temperature") and not self._is_plain(lm, lm_kwargs):
+            kwargs["temperature"] = WARM
+            ours.add("temperature")
+        return kwargs, ours
+
+    def _is_plain(self, lm: Any, lm_kwargs: Mapping[str, Any]) -> bool:
+        """Whether this sample is the program as it is, though the others are not: the first, at temperature 0."""
+        if self._draw.index or self._draw.sampler.temperature is not None or self._settings.temperature is not None:
+            return False
+        return {**getattr(lm, "kwargs", {}), **lm_kwargs}.get("temperature") == 0
 
 
 class _Attempt(NamedTuple):
@@ -260,6 +288,7 @@ class _Asking:
         self._inner = inner
         # One of the user's own class may keep something in itself, which a copy would lose: it retries by itself.
         plain = type(lm) is dspy.LM
+        self.concessions = Concessions(lm)
         self._left = lm.num_retries if plain and lm_errors.RETRIES_ARE_SEEN else 0
         self._failed = 0
         self.lm: Any = _like(lm, {"num_retries": 0}) if self._left else lm
@@ -274,6 +303,10 @@ class _Asking:
         if self.chain is not None and lm_errors.is_context_overflow(error):
             self.chain, self.started = chain.shorten(self.chain), None
             return 0.0
+        if self.concessions.after(error):
+            return 0.0
+        if lm_errors.is_unreadable(error):
+            self.concessions.confirmed()
         if self.started is not None and self.started.failed(error):
             self.started = None
             return 0.0

@@ -9,8 +9,10 @@ from typing import Any
 import dspy
 
 from dynscale_dspy._fields import AnswerFields, check
+from dynscale_dspy._naming import named_predictors
 from dynscale_dspy.execution.introspection import signature_of
-from dynscale_dspy.selection.answers import NOT_ANSWERS
+from dynscale_dspy.selection.answers import NOT_ANSWERS, Record
+from dynscale_dspy.selection.fields import ABSENT, said, voting_fields
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +30,8 @@ class AnswerReader:
     Args:
         module: The program. Where it has a signature, its output fields are known before it runs.
         answer: The field or fields that are the answer, or a function from a prediction to a value (None for no
-            answer). By default every output field except reasoning and other records of how it came about.
+            answer). By default every output field that votes: none that tells how the answer came about, explains or
+            rates it (:func:`~dynscale_dspy.selection.fields.voting_fields`).
 
     Raises:
         ValueError: If the module's signature is known and lacks a named field, or leaves no field by default.
@@ -49,36 +52,62 @@ class AnswerReader:
                 raise ValueError(
                     f"answer names {missing[0]!r}, which the program does not produce; its output fields are {outputs}"
                 )
-            if answer is None and not _answer_fields(signature):
+            if answer is None and not _answer_types(signature):
                 raise ValueError(f"no output field of {outputs} looks like an answer; say which one with answer=...")
+        if self.left_out:
+            logger.debug(
+                "%s: the votes are about %s; %s explain or rate it and do not vote, unless answer= names them",
+                type(module).__name__,
+                ", ".join(self.output_types),
+                ", ".join(self.left_out),
+            )
 
     @property
     def output_types(self) -> dict[str, Any]:
         """The type of each output field that is part of the answer, by name; empty if that is not known."""
         if self._signature is None or callable(self.answer):
             return {}
-        names = self.answer or _answer_fields(self._signature)
-        return {name: self._signature.output_fields[name].annotation for name in names}
+        if self.answer is not None:
+            return {name: self._signature.output_fields[name].annotation for name in self.answer}
+        types = _answer_types(self._signature)
+        return {name: types[name] for name in voting_fields(types)}
+
+    @property
+    def left_out(self) -> list[str]:
+        """Output fields that do not vote since they seem to explain or rate the answer; empty if that is not known."""
+        if self._signature is None or self.answer is not None:
+            return []
+        types = _answer_types(self._signature)
+        voting = voting_fields(types)
+        return [name for name in types if name not in voting]
 
     def read(self, module: dspy.Module, prediction: Any) -> Any:
-        """The answer as the program gave it: one value, or a dict of several fields; None if there is none.
+        """The answer as the program gave it: one value, or a dict of the fields of several that say something.
+
+        What a field says depends on its type: None where that may be the answer, nothing where it may not
+        (:func:`~dynscale_dspy.selection.fields.said`). A program of the user's own has the types of its predictors'
+        fields of the same names.
+
+        Returns:
+            The answer, which may be None; :data:`~dynscale_dspy.selection.fields.ABSENT` if there is none.
 
         Raises:
             MissingField: If a field named by the user is not in the prediction, and may never be.
         """
         if callable(self.answer):
             try:
-                return self.answer(prediction)
+                return said(self.answer(prediction), None)
             except Exception as error:
                 # It may well choke on a malformed sample; that sample was paid for, and only loses its vote.
                 # Its type only: the message quotes what the model said.
                 name = type(error).__name__
                 logger.warning("the answer function failed on a sample, which casts no vote: %s", name)
-                return None
+                return ABSENT
         if not isinstance(prediction, dspy.Prediction):
-            return prediction
+            return said(prediction, None)
+        types = _types(module, prediction)
         if self.answer is None:
-            names = _default_fields(module, prediction)
+            names = voting_fields(types)
         else:
             names = self.answer
             missing = [name for name in names if name not in prediction.keys()]  # noqa: SIM118
@@ -87,27 +116,33 @@ class AnswerReader:
                 raise MissingField(
                     f"answer names {missing[0]!r}, but the program returned the fields {list(prediction.keys())}"
                 )
-        values = {name: prediction.get(name) for name in names}
-        if all(value is None for value in values.values()):
-            return None
-        return next(iter(values.values())) if len(values) == 1 else values
+        values = {name: said(prediction.get(name), types.get(name)) for name in names}
+        values = {name: value for name, value in values.items() if value is not ABSENT and name in prediction.keys()}  # noqa: SIM118
+        if not values:
+            return ABSENT
+        return next(iter(values.values())) if len(names) == 1 else Record(values)
 
 
-def _default_fields(module: dspy.Module, prediction: dspy.Prediction) -> list[str]:
+def _types(module: dspy.Module, prediction: dspy.Prediction) -> dict[str, Any]:
+    """The types of the fields that may be part of an answer, by name; None where one is not known."""
     # A prediction made by a predictor knows its signature; others (ReAct, a user's own module) are asked for theirs.
     signature = getattr(getattr(prediction, "_completions", None), "signature", None) or signature_of(module)
     keys = list(prediction.keys())
     if signature is not None:
-        names = [name for name in _answer_fields(signature) if name in keys]
-        if names:
-            return names
-    return [name for name in keys if name not in NOT_ANSWERS]
+        types = _answer_types(signature)
+        if not types.keys().isdisjoint(keys):
+            return types
+    inside: dict[str, Any] = {}
+    for _, predictor in named_predictors(module):
+        inside.update(_answer_types(predictor.signature))
+    return {name: inside.get(name) for name in keys if name not in NOT_ANSWERS}
 
 
-def _answer_fields(signature: Any) -> list[str]:
+def _answer_types(signature: Any) -> dict[str, Any]:
+    """The types of the output fields that may be part of an answer, by name."""
     reasoning_type = getattr(dspy, "Reasoning", None)
-    return [
-        name
+    return {
+        name: field.annotation
         for name, field in signature.output_fields.items()
         if name not in NOT_ANSWERS and (reasoning_type is None or field.annotation is not reasoning_type)
-    ]
+    }

@@ -19,26 +19,30 @@ from dynscale_dspy.config import ScalingSettings
 from dynscale_dspy.errors import BudgetExhausted
 from dynscale_dspy.execution.answer_reader import AnswerReader
 from dynscale_dspy.execution.books import unblocked, unwaited
+from dynscale_dspy.execution.concessions import is_unproven
 from dynscale_dspy.execution.desk import CallDesk
 from dynscale_dspy.execution.drivers import in_thread
 from dynscale_dspy.execution.fallback import Fallback
-from dynscale_dspy.execution.flights import once
+from dynscale_dspy.execution.flights import once, submitted_item
 from dynscale_dspy.execution.inputs import inputs_key, is_lasting, is_long, lasting_name, own_inputs
 from dynscale_dspy.execution.introspection import (
     check_ready,
     choices_per_request,
     decides_at_once,
     has_aforward,
+    innermost,
     lm_of,
 )
 from dynscale_dspy.execution.listener import listen_around
 from dynscale_dspy.execution.lm_errors import is_permanent
 from dynscale_dspy.execution.meter import current_meter
 from dynscale_dspy.execution.notices import explanation_of, with_notices
+from dynscale_dspy.execution.outcome import Outcome, add_to_trace
 from dynscale_dspy.execution.run import SampleRun, SampleSettings
 from dynscale_dspy.execution.shared_request import Slot
+from dynscale_dspy.execution.user_stream import UserStream, winning_chunks
 from dynscale_dspy.reporting import tracing
-from dynscale_dspy.reporting.explanation import Explanation, explain, keep
+from dynscale_dspy.reporting.explanation import keep
 from dynscale_dspy.reporting.history import CallRecord
 from dynscale_dspy.sampling.plan import Plan, play
 from dynscale_dspy.sampling.sample import SPARED, Sample
@@ -85,7 +89,7 @@ class Call:
         self.scaled = scaled
         self.args = args
         self.kwargs = kwargs
-        self._explanation: Explanation | None = None
+        self._outcome: Outcome | None = None
         self._unrecorded: CallRecord | None = None
         pool, program, settings = scaled.pool, scaled.program, scaled.settings
         admission = pool.admission
@@ -96,11 +100,22 @@ class Call:
         self.requests_guess = max(1, len(predictors))
         """The language-model requests a sample makes, as far as the program tells."""
         lm = lm_of(predictors[0], program, kwargs) if len(predictors) == 1 else None
+        self._stream = UserStream.here()
         self._settings = SampleSettings(
-            program, scaled.reader, scaled.selector, admission, settings.temperature, vary, scaled.owner, lm
+            program,
+            scaled.reader,
+            scaled.selector,
+            admission,
+            settings.temperature,
+            vary,
+            scaled.owner,
+            lm,
+            self._stream,
         )
         shares = vary and not pool.is_durable
         choices = choices_per_request(program, predictors, kwargs, settings.max_choices) if shares else 1
+        # Where requests are capped, all samples at once must not find out that their temperature is refused.
+        careful = vary and settings.temperature is None and admission.caps("requests") and is_unproven(lm, {})
         self._inputs = inputs_key((args, kwargs))
         learned = admission.program(scaled.owner).learned
         self.plan = Plan(
@@ -113,12 +128,18 @@ class Call:
             varies=vary,
             max_choices=choices,
             stop_when_decided=settings.stop_when_decided,
-            leader=settings.leader and choices == 1 and is_long((args, kwargs)),
+            leader=choices == 1 and (careful or (settings.leader and is_long((args, kwargs)))),
             at_once=decides_at_once(program, scaled.reader.output_types, lm, learned.cost.mean("completion_tokens")),
         )
+        if self._stream is not None:
+            # Nothing but the answer may be streamed, so only a sample streams itself whose answer is sure to be handed
+            # out, and of which no second request is made.
+            hedges = admission.throttle is not None and admission.throttle.hedge is not None
+            self._stream.has_one_writer = self.plan.max_samples == 1 and settings.min_confidence is None and not hedges
         # The same call is the same program with the same inputs under the same language model and enclosing sample
-        # (whose adapter is its own object).
-        self._key: Hashable = (id(scaled.owner), self._inputs, id(dspy.settings.lm), id(dspy.settings.adapter))
+        # (whose adapter is its own object), not for another item of a list.
+        around = (id(dspy.settings.lm), id(dspy.settings.adapter), submitted_item())
+        self._key: Hashable = (id(scaled.owner), self._inputs, around)
 
     def desk(self) -> CallDesk:
         """Where the plan's questions to the pool are answered."""
@@ -131,10 +152,14 @@ class Call:
             key=self.name if pool.is_durable else None,
         )
 
-    def steps(self) -> Generator[Step, Any, tuple[Sample, bool]]:
-        """The steps to drive; they return the winner and whether this call drew it itself."""
-        steps = once(self.scaled.pool.flights, self._key, play(self.plan), decided=self.explain)
-        return with_notices(self._recorded(steps), self.plan)
+    def steps(self) -> Generator[Step, Any, Outcome]:
+        """The steps to drive; they return what the call came to."""
+        steps = once(self.scaled.pool.flights, self._key, self._played(), copied=Outcome.copied)
+        steps = with_notices(self._recorded(steps), self.plan, self._stream)
+        return steps if self._stream is None else self._streamed(steps, self._stream)
+
+    def _played(self) -> Generator[Step, Any, Outcome]:
+        return self.outcome((yield from play(self.plan)))
 
     @property
     def name(self) -> bytes | None:
@@ -178,7 +203,7 @@ class Call:
         if not has_aforward(self.scaled.program):
             return await in_thread(lambda: self.run(job, slot))
         may_block = self.scaled.pool.is_durable
-        run = self._run_of(job, slot)
+        run = self._run_of(job, slot, awaited=True)
 
         def undo(sample: Sample | None) -> None:
             if sample is None:
@@ -203,9 +228,9 @@ class Call:
         await unblocked(may_block, run.conclude)
         return run.sample
 
-    def _run_of(self, job: Job, slot: Slot | None) -> SampleRun:
+    def _run_of(self, job: Job, slot: Slot | None, *, awaited: bool = False) -> SampleRun:
         """The run of a job. What is set aside for it is settled when it is over, however it ends."""
-        run = SampleRun(job.draw, job.lease, self._settings, slot)
+        run = SampleRun(job.draw, job.lease, self._settings, slot, awaited=awaited)
         if job.lease is not None:
             job.lease.lock.hold(run, job.lease.settle, running_loop())
         return run
@@ -257,25 +282,35 @@ class Call:
             return Sample(run.draw, problem=SPARED, cost=run.cost)
         return None
 
-    def _recorded(self, steps: Generator[Step, Any, tuple[Sample, bool]]) -> Generator[Step, Any, tuple[Sample, bool]]:
+    def _recorded(self, steps: Generator[Step, Any, Outcome]) -> Generator[Step, Any, Outcome]:
         """These steps; then the pool remembers the call."""
-        outcome = yield from steps
+        outcome = self._outcome = yield from steps
         record = self._take_record()
         if record is not None:
             yield Record(record)
         return outcome
 
+    def _streamed(self, steps: Generator[Step, Any, Outcome], stream: UserStream) -> Generator[Step, Any, Outcome]:
+        """These steps; then the user's listeners hear the answer if it has not streamed itself, and is handed out."""
+        outcome = yield from steps
+        winner = outcome.winner
+        if not stream.is_handed_on and winner.error is None and self._fallback(winner.prediction) is None:
+            # DSPy traces nothing if it is told to keep no traces; of a lone predictor it is known what it said.
+            trace = winner.trace or [(innermost(self.scaled.program), {}, winner.prediction)]
+            for chunk in winning_chunks(trace, dspy.settings.stream_listeners or []):
+                yield stream.notice(chunk)
+        return outcome
+
     def _take_record(self) -> CallRecord | None:
-        """What the pool is to remember of the call, once."""
+        """What the pool is to remember of the call, once; nothing if the same call in flight drew the samples."""
         record, self._unrecorded = self._unrecorded, None
         return record
 
-    def finish(self, winner: Sample, own: bool) -> Any:
-        """Hand the winner over to DSPy: its trace to the caller's, all samples' usage to the caller's tracker.
+    def finish(self, outcome: Outcome) -> Any:
+        """Hand over to DSPy what a call came to: the winner's trace to the caller's, all usage to the caller's tracker.
 
         Args:
-            winner: The winning sample.
-            own: Whether this call drew it itself.
+            outcome: What the call came to.
 
         Returns:
             The winner's prediction.
@@ -283,20 +318,18 @@ class Call:
         Raises:
             BaseException: The winner's error, if every sample failed.
         """
-        settings = dspy.settings
-        if own and settings.usage_tracker is not None:
-            for model, entries in self._usage().items():
+        settings, winner = dspy.settings, outcome.winner
+        if settings.usage_tracker is not None:
+            for model, entries in outcome.usage.items():
                 settings.usage_tracker.usage_data[model].extend(entries)
-        explanation = self.explain(winner) if own else None
         record = self._take_record()
         if record is not None:  # a call of a known set, which has no steps of its own
             self.scaled.pool.record(record)
         if winner.error is not None:
             raise winner.error
-        if settings.trace is not None:
-            settings.trace.extend(winner.trace)
-        if explanation is not None and tracing.is_on():
-            tracing.annotate(explanation.attributes)
+        add_to_trace(winner.trace)
+        if tracing.is_on():
+            tracing.annotate(outcome.explanation.attributes)
         return winner.prediction
 
     def answer(self, prediction: Any) -> Any:
@@ -313,38 +346,30 @@ class Call:
         fallback = self._fallback(prediction)
         return prediction if fallback is None else await fallback.aanswer(self.args, self.kwargs)
 
-    def explain(self, winner: Sample) -> Explanation:
-        """Explain the call, once; later calls return the same explanation.
-
-        It is attached before anyone has the prediction: the same call in flight twice returns it twice.
-        """
-        if self._explanation is not None:
-            return self._explanation
-        made = explanation_of(self.plan, winner, min_confidence=self.scaled.settings.min_confidence)
-        keep(winner.prediction, made)
-        self._explanation = made
-        numbers: dict[Any, int] = {}
-        answers = (None if s.key is None else numbers.setdefault(s.key, len(numbers)) for s in made.samples)
-        name = name_of(self.scaled.owner)
-        self._unrecorded = CallRecord(name, tuple(answers), made.agreement, made.confidence, made.cost)
-        # Numbers only: an answer may hold what does not belong in a log.
-        fields = {f"dynscale_{name}": value for name, value in made.attributes.items() if name != "vote"}
-        logger.debug("%s answered: %s", type(self.scaled.program).__name__, made.summary, extra=fields)
-        return made
+    def outcome(self, winner: Sample) -> Outcome:
+        """What the call came to, made once. The explanation is attached before anyone has the prediction."""
+        if self._outcome is None:
+            made = explanation_of(self.plan, winner, min_confidence=self.scaled.settings.min_confidence)
+            keep(winner.prediction, made)
+            usage: dict[str, list[dict[str, Any]]] = {}
+            for sample in self.plan.samples:
+                for model, used in sample.usage.items():
+                    usage.setdefault(model, []).extend(used)
+            self._outcome = Outcome(winner, usage, made)
+            numbers: dict[Any, int] = {}
+            answers = (None if s.key is None else numbers.setdefault(s.key, len(numbers)) for s in made.samples)
+            name = name_of(self.scaled.owner)
+            self._unrecorded = CallRecord(name, tuple(answers), made.agreement, made.confidence, made.cost)
+            # Numbers only: an answer may hold what does not belong in a log.
+            fields = {f"dynscale_{name}": value for name, value in made.attributes.items() if name != "vote"}
+            logger.debug("%s answered: %s", type(self.scaled.program).__name__, made.summary, extra=fields)
+        return self._outcome
 
     def _fallback(self, prediction: Any) -> Fallback | None:
         asked = self.scaled.settings.min_confidence
-        if asked is None:
+        if asked is None or self._outcome is None:
             return None
-        # A call that shares the outcome of the same one in flight has no samples of its own.
-        explanation = self._explanation or explain(prediction)
+        explanation = self._outcome.explanation
         if explanation.confidence >= asked:
             return None
         return Fallback(self.scaled.settings.on_low, prediction, explanation, asked)
-
-    def _usage(self) -> dict[str, list[dict[str, Any]]]:
-        entries: dict[str, list[dict[str, Any]]] = {}
-        for sample in self.plan.samples:
-            for model, used in sample.usage.items():
-                entries.setdefault(model, []).extend(used)
-        return entries

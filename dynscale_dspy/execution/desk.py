@@ -155,7 +155,7 @@ class CallDesk:
 
     def _empty(self) -> Exception | None:
         if self._pool.on_empty == "raise":
-            return self._admission.exhausted()
+            return self._admission.exhausted(self._program, self._requests)
         self._admission.count_unscaled_run()
         return None
 

@@ -17,6 +17,7 @@ from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
+from dynscale_dspy.budget.locking import running_loop
 from dynscale_dspy.budget.stores.forks import in_child
 from dynscale_dspy.execution.books import unblocked, unwaited
 from dynscale_dspy.execution.desk import Desk
@@ -95,7 +96,17 @@ def drive(steps: Generator[Step, Any, T], run: Run, desk: Desk) -> T:
 
 
 async def adrive(steps: Generator[Step, Any, T], run: ARun, desk: Desk) -> T:
-    """Run a plan from this task; see :func:`drive`."""
+    """Run a plan from this task; see :func:`drive`.
+
+    Raises:
+        RuntimeError: If no event loop of asyncio runs here; nothing is spent then.
+    """
+    if running_loop() is None:
+        steps.close()
+        raise RuntimeError(
+            "a wrapped program is awaited on asyncio's event loop, and none runs here; under trio call it in a thread: "
+            "await trio.to_thread.run_sync(lambda: qa(...))"
+        )
     reply: Any = None
     try:
         while True:

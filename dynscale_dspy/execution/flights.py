@@ -1,14 +1,16 @@
-"""The same call made again while it runs waits for the first one's winner."""
+"""The same call made again while it runs waits for the first one's outcome."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Generator, Hashable
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, TypeVar
 
 from dynscale_dspy.budget.single_flight import SingleFlight
-from dynscale_dspy.sampling.sample import Sample
 from dynscale_dspy.sampling.steps import Step, Wait
+
+T = TypeVar("T")
 
 
 class Abandoned(Exception):
@@ -16,24 +18,21 @@ class Abandoned(Exception):
 
 
 def once(
-    flights: SingleFlight,
-    key: Hashable,
-    steps: Generator[Step, Any, Sample],
-    *,
-    decided: Callable[[Sample], object] = lambda winner: None,
-) -> Generator[Step, Any, tuple[Sample, bool]]:
+    flights: SingleFlight, key: Hashable, steps: Generator[Step, Any, T], *, copied: Callable[[T], T]
+) -> Generator[Step, Any, T]:
     """The steps of a call, or a wait for the same call in flight.
 
     Args:
         flights: The calls under way.
         key: Names the call, inputs and all.
-        steps: The call's own steps, which return its winner.
-        decided: Told the winner before any call that waits for it.
+        steps: The call's own steps, which return its outcome.
+        copied: Makes a copy of an outcome. Each call that waits gets one, made before the first call goes on: what its
+            caller then does with the outcome shows in no other.
 
     Returns:
-        The winning sample, and whether this call drew it itself; False if it came from the same call in flight.
+        The outcome.
     """
-    future: Future[Sample] | None = None
+    future: Future[T] | None = None
     while True:
         future, mine = flights.join(key)
         if mine:
@@ -42,16 +41,30 @@ def once(
             future = None  # it cannot be waited for here, so this call goes alone
             break
         if not isinstance(future.exception(), Abandoned):
-            return future.result(), False
+            return copied(future.result())
     try:
-        winner = yield from steps
-        decided(winner)
+        outcome = yield from steps
+        kept = copied(outcome) if future is not None and flights.leave(key) else outcome
     except BaseException as error:
         if future is not None:
             flights.leave(key)
             future.set_exception(error if isinstance(error, Exception) else Abandoned())
         raise
     if future is not None:
-        flights.leave(key)
-        future.set_result(winner)
-    return winner, True
+        future.set_result(kept)
+    return outcome
+
+
+def submitted_item() -> int | None:
+    """Which item of DSPy's parallel executor this thread is at work on; None outside it.
+
+    ``Evaluate``, ``dspy.Parallel`` and ``Module.batch`` submit an item that is slow a second time: that is the same
+    call again. Equal inputs in two items are two calls, as they are in a loop. DSPy does not tell them apart, so it is
+    read off the executor's frame below this one.
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        if frame.f_code.co_name == "worker" and frame.f_globals.get("__name__") == "dspy.utils.parallelizer":
+            return frame.f_locals.get("index")
+        frame = frame.f_back
+    return None

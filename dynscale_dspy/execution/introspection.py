@@ -84,10 +84,11 @@ def _is_closed(kind: Any) -> bool:
 
 def needs_each_run(program: dspy.Module) -> bool:
     """Return True if no run of a program may be left out: it has callbacks, or a ``forward`` was set on the object."""
-    return any(
-        getattr(module, "callbacks", None) or vars(module).keys() & {"forward", "aforward", "acall"}
-        for module in (program, innermost(program))
-    )
+    return _is_patched(program) or any(getattr(module, "callbacks", None) for module in (program, innermost(program)))
+
+
+def _is_patched(program: dspy.Module) -> bool:
+    return any(vars(module).keys() & {"forward", "aforward", "acall"} for module in (program, innermost(program)))
 
 
 def choices_per_request(
@@ -120,6 +121,9 @@ def check_ready(
 ) -> None:
     """Find, before anything is spent, what would make every sample fail or be the same.
 
+    Only what is certain: a program of several parts may choose its language models as it runs, and DSPy raises the same
+    error as here where it does not.
+
     Args:
         predictors: All predictors of the program.
         program: The program.
@@ -128,21 +132,17 @@ def check_ready(
         vary: Whether samples must differ.
 
     Raises:
-        ValueError: If a predictor has no language model, or its temperature is 0 and samples must differ.
+        ValueError: If a program that is one predictor has no language model, or the temperature that was asked for is
+            0 and samples must differ.
     """
-    for predictor in predictors:
-        lm = lm_of(predictor, program, kwargs)
-        if lm is None:
-            raise ValueError(
-                "No LM is loaded. Please configure the LM using `dspy.configure(lm=dspy.LM(...))`, e.g. "
-                "`dspy.configure(lm=dspy.LM('openai/gpt-4o-mini'))`"
-            )
-        if not vary:
-            continue
-        own = predictor.config.get("temperature", getattr(lm, "kwargs", {}).get("temperature"))
-        used = temperature if temperature is not None else own
-        if used == 0:
-            raise ValueError(
-                "temperature is 0, so every sample would be the same: give the language model a temperature above 0, "
-                "or pass DynScaling(..., temperature=1.0)"
-            )
+    as_dspy_runs_it = type(innermost(program)) is dspy.Predict and not _is_patched(program)
+    if as_dspy_runs_it and any(lm_of(predictor, program, kwargs) is None for predictor in predictors):
+        raise ValueError(
+            "No LM is loaded. Please configure the LM using `dspy.configure(lm=dspy.LM(...))`, e.g. "
+            "`dspy.configure(lm=dspy.LM('openai/gpt-4o-mini'))`"
+        )
+    if vary and temperature == 0:
+        raise ValueError(
+            "temperature is 0, so every sample would be the same: pass DynScaling(..., temperature=1.0), or None for "
+            "the language model's own"
+        )

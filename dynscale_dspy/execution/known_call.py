@@ -66,8 +66,8 @@ class KnownCall:
         _ambient.known_call.set(None)  # its samples run in copies of this context, and may call the module again
         await _Pause()
         if not self.plan.samples:
-            raise self._scaled.pool.admission.exhausted()
-        prediction = self._call.finish(self.plan.winner(), True)
+            raise self._scaled.pool.admission.exhausted(self.owner, self._call.requests_guess)
+        prediction = self._call.finish(self._call.outcome(self.plan.winner()))
         return self._call.answer(prediction) if self._answered is None else self._answered.result()
 
     def run(self, job: Job, slot: Slot | None = None) -> Sample:
@@ -107,7 +107,7 @@ class KnownCall:
         winner = self.plan.winner()
         if winner.error is not None:
             return None  # the call fails with it
-        self._call.explain(winner)
+        self._call.outcome(winner)
         return self._context.copy().run(self._call.answer, winner.prediction)
 
 

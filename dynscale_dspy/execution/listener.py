@@ -18,8 +18,10 @@ import dspy
 from dspy.utils.callback import BaseCallback
 
 from dynscale_dspy.budget.throttle import NoTurn
+from dynscale_dspy.execution.capabilities import server_of
+from dynscale_dspy.execution.connections import open_anew
 from dynscale_dspy.execution.meter import Meter, current_meter
-from dynscale_dspy.execution.sample_lm import original, server_of
+from dynscale_dspy.execution.sample_lm import original
 
 
 class Listener(BaseCallback):
@@ -78,8 +80,12 @@ LISTENER = Listener()
 
 
 def listen_to(lm: Any) -> None:
-    """Have a language model tell the listener of its requests; it stays among the model's callbacks."""
+    """Have a language model tell the listener of its requests; it stays among the model's callbacks.
+
+    In a forked child it opens connections of its own, too.
+    """
     lm = original(lm)
+    open_anew(lm)
     callbacks = getattr(lm, "callbacks", None)
     if isinstance(callbacks, list) and LISTENER not in callbacks:
         callbacks.append(LISTENER)

@@ -7,6 +7,10 @@ through. Kinds are told by name, so that neither library's errors need to exist,
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Collection, Iterator, Mapping
+from functools import cache
+from typing import Any, NamedTuple
 
 import dspy
 
@@ -63,9 +67,9 @@ def was_never_sent(error: BaseException) -> bool:
     """Return True if no request went out, so that nothing can be billed.
 
     Either the language model was not set up, or there was no connection to send the request over, or LiteLLM knew that
-    the provider would not take it.
+    the provider would not take it, or a language model of the user's own has no such argument.
     """
-    if _is_any(error, _NO_REQUEST):
+    if _is_any(error, _NO_REQUEST) or _unknown_argument(error, "forward() got an "):
         return True
     kinds = [(type(cause).__module__, type(cause).__name__) for cause in _causes(error)]
     # DSPy's native transport has an error of no particular kind for "none free in time" and for "closed".
@@ -97,6 +101,151 @@ def has_unsupported_status(error: BaseException) -> bool:
 def is_unsupported(error: BaseException) -> bool:
     """Return True if the request was turned away for what it asked, so that asking for less may help."""
     return (has_unsupported_status(error) or _is_any(error, _UNSUPPORTED)) and not is_context_overflow(error)
+
+
+def has_crashed(error: BaseException) -> bool:
+    """Return True if the server answered that it has failed on the request, and not that it is busy or down."""
+    return status_of(error) in (500, 502) and was_refused(error)
+
+
+class Complaint(NamedTuple):
+    """What a server says of the settings of a request that it turned away."""
+
+    refused: Mapping[str, frozenset[str]]
+    """The settings it does not take, by name, and beside which others; an empty set for always."""
+    of_value: bool = False
+    """Whether another value of the same setting would do, as where one is out of range."""
+    unexplained: bool = False
+    """Whether it says nothing, so that any setting may be the reason."""
+
+
+OTHER = Complaint({})
+"""The request was turned away for something else, or not at all."""
+
+
+def complaint_of(error: BaseException, names: Collection[str], settings: Mapping[str, Any]) -> Complaint:
+    """Read why a request was turned away, as far as some of its settings may be the reason.
+
+    Providers say it in a parameter's name, in a code, in words, or not at all, as the native engine does not hand on
+    replies of some shapes. Whatever else a request may be turned away for comes first: its length, its content, a
+    schema. A reading of words can be wrong: who acts on it sees whether asking without the setting helps.
+
+    Args:
+        error: The error.
+        names: The settings to look for.
+        settings: All settings of the request.
+    """
+    unknown = _unknown_argument(error)
+    if unknown:  # to a language model of the user's own
+        return Complaint({unknown: frozenset()}) if unknown in names else OTHER
+    telling = has_unsupported_status(error) or _is_any(error, _UNSUPPORTED)
+    if is_context_overflow(error) or is_permanent(error) or not (telling or status_of(error) == 500):
+        return OTHER
+    told = _Told(error)
+    found = told.fields & set(names)
+    if not found:
+        if told.fields - _SAMPLING or told.codes & _OTHER_CODES or _ELSEWHERE.search(told.text):
+            return OTHER
+        found = {name for name in names if _mention(name).search(told.text)}
+    beside = {name for name, value in settings.items() if value is not None and name not in names}
+    others = frozenset(name for name in beside if _mention(name).search(told.text))
+    if found:
+        return Complaint(dict.fromkeys(found, others), bool(_OF_VALUE.search(told.text)))
+    empty = not _GENERIC.sub("", told.text).strip(" .,:;-()")
+    return Complaint({}, unexplained=telling and (empty or (not others and bool(told.codes & _UNSUPPORTED_CODES))))
+
+
+class _Told:
+    """What an error and its causes tell: words, codes, and names of fields."""
+
+    def __init__(self, error: BaseException) -> None:
+        words: list[str] = []
+        self.codes: set[str] = set()
+        self.fields: set[str] = set()
+        causes = _causes(error)
+        for cause in causes:
+            body = getattr(cause, "body", None)
+            words.append(str(getattr(cause, "message", "") or ""))
+            words.extend(self._read(body))
+            self.codes |= {str(getattr(cause, name, None)) for name in ("provider_code", "code")}
+            self._name(getattr(cause, "param", None))
+        if not hasattr(error, "message"):
+            words.append(str(error))
+        # Validators quote the request, which names every setting of it.
+        self.text = re.sub(r"""['"]input['"]\s*:\s*[^}]*""", "", " ".join(words))
+
+    def _read(self, part: Any) -> Iterator[str]:
+        """The words of a reply's body; its codes and fields are kept."""
+        if isinstance(part, str):
+            yield part
+        elif isinstance(part, Mapping):
+            for name, value in part.items():
+                if name in ("param", "loc"):
+                    self._name(value)
+                elif name in ("code", "type"):
+                    self.codes.add(str(value))
+                elif name not in ("input", "ctx", "url"):
+                    yield from self._read(value)
+        elif isinstance(part, (list, tuple)):
+            for each in part:
+                yield from self._read(each)
+
+    def _name(self, given: Any) -> None:
+        """Keep the field that a path leads into: ``temperature`` of ``body.temperature``."""
+        parts = list(given) if isinstance(given, (list, tuple)) else re.split(r"[.\[\]/]+", given or "")
+        steps = [re.sub(r"(?<=[a-z])(?=[A-Z])", "_", part).lower() for part in parts if isinstance(part, str)]
+        steps = [step for step in steps if step and step not in _CONTAINERS]
+        self.fields |= set(steps[:1])
+
+
+_CONTAINERS = frozenset(
+    {"body", "none", "null", "model", "request", "config", "options", "generation_config", "inference_config"}
+    | {"sampling_params", "extra_body", "additional_model_request_fields"}
+)
+"""Parts of a path to a field that say nothing of it."""
+_SAMPLING = frozenset({"top_p", "top_k", "min_p", "thinking", "reasoning_effort", "reasoning"})
+"""Fields that servers name where it is the temperature beside them that they do not take."""
+_UNSUPPORTED_CODES = frozenset({"unsupported_parameter", "unsupported_value", "unknown_parameter", "extra_forbidden"})
+_OTHER_CODES = frozenset(
+    {"context_length_exceeded", "content_filter", "content_policy_violation", "invalid_prompt", "model_not_found"}
+    | {"string_above_max_length", "invalid_image", "invalid_image_url", "insufficient_quota"}
+)
+_ELSEWHERE = re.compile(
+    r"context (?:length|window|size)|maximum context|too long|too many tokens|reduce the length|prompt is"
+    r"|content (?:filter|policy|management)|content_filter|filtered|moderation|safety|usage polic"
+    r"|json[_ ]?schema|response[_ ]?format|json_object|schema for|\bschema\b.*\bpropert"
+    r"|\btools?\b|function[_ ](?:call|decl)|\bimages?\b|quota|billing|api key",
+    re.IGNORECASE | re.DOTALL,
+)
+"""Words of other reasons to turn a request away."""
+_OF_VALUE = re.compile(
+    r"between|\brange\b|(?:less|greater|larger|smaller|lower|higher) than|at (?:most|least)|above|below|m(?:ax|in)imum"
+    r"|positive|negative|exceed|too (?:high|low|large|small)|[<>≤≥]"
+    r"|valid (?:number|integer|float|boolean)|must be an? (?:number|integer|float|boolean)",
+    re.IGNORECASE,
+)
+_GENERIC = re.compile(
+    r"litellm\.\w+|\bhttp\b|\w+(?:Exception|Error)\b|error code|bad request|unprocessable (?:entity|content)"
+    r"|provider returned error|(?:invalid|unsupported|unknown) (?:request|parameters?|arguments?|values?)"
+    r"|(?:input |request )?validation (?:error|failed)|invalid_request\w*|\berror\b|\d+",
+    re.IGNORECASE,
+)
+"""What messages consist of that say nothing."""
+_PREFIXES = {"seed": "(?:random_?)?", "logprobs": "(?:response_?)?"}
+"""What providers put before a setting's name."""
+
+
+def _unknown_argument(error: BaseException, of: str = "") -> str:
+    """The name of the argument that a function does not have; empty if the error is another."""
+    found = re.search(rf"{re.escape(of)}unexpected keyword argument '(\w+)'", str(error))
+    return found[1] if isinstance(error, TypeError) and found is not None else ""
+
+
+@cache
+def _mention(name: str) -> re.Pattern[str]:
+    """A setting's name in a text, however it is written."""
+    spelled = _PREFIXES.get(name, "") + re.escape(name).replace("_", "[_ ]?")
+    return re.compile(rf"(?<![\w-]){spelled}(?![\w-])", re.IGNORECASE)
 
 
 def status_of(error: BaseException) -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,6 +33,7 @@ from dynscale_dspy.execution.request_costs import (
     split,
     unseen_routes,
 )
+from dynscale_dspy.execution.sending import had_left
 
 SETTING = "dynscale_meter"
 """Where DSPy's settings hold the meter of a sample: its program may set whatever it likes beside it."""
@@ -224,12 +226,15 @@ class Meter:
         if request is None:
             return
         if exception is None and outputs is None:
-            exception = asyncio.CancelledError()  # before DSPy 3.3 callbacks are not told of an interruption
+            # Before DSPy 3.3 callbacks are not told of an interruption.
+            exception = sys.exc_info()[1] or asyncio.CancelledError()
         if not request.tracked:  # another tracker was around the request, or none, as in threads without a context
             entry = entry or _entry_of(request.paid.lm, outputs)
             usage = entry.get("usage") if entry is not None else None
             reports = [usage] if usage else ([{}] if entry is None and exception is None else None)
         settle = partial(self._settle, request, reports, entry, outputs, exception)
+        if exception is not None and not reports and request.never_left(exception):
+            settle = request.paid.give_back
         if request.ahead:
             self._ended.append(settle)  # in the thread that calls finish()
         else:
@@ -301,6 +306,8 @@ def finish_reasons(entry: Mapping[str, Any]) -> list[str | None]:
     """
     response = entry.get("response")
     choices = getattr(response, "choices", None)  # LiteLLM's shape; the native engine has the reason at the top
+    if getattr(getattr(response, "incomplete_details", None), "reason", None) == "max_output_tokens":
+        return ["length"]  # OpenAI's Responses API, through LiteLLM
     return [getattr(choice, "finish_reason", None) for choice in choices or [response]]
 
 
@@ -342,6 +349,11 @@ class _OpenRequest:
     tracked: bool
     ahead: bool
 
+    def never_left(self, error: BaseException) -> bool:
+        """Whether it was cut off before it was sent, and nothing was sent for it before."""
+        lm = self.paid.lm
+        return not isinstance(error, Exception) and not unseen_routes(lm, self.inputs) and not had_left(error)
+
 
 @dataclass(frozen=True)
 class _Charged:
@@ -378,7 +390,7 @@ def _charge(
         payer.unbounded(model, routes, "what those cost")
     charge = lease.charge(bound.cost, cached=lambda: not in_task and answered_by_cache(lm, inputs))
     if charge is None:
-        raise payer.cut_off()
+        raise payer.cut_off(lease)
     return _Charged(lease, payer, charge, bound)
 
 

@@ -70,7 +70,8 @@ class StartedMessage:
 
     def _found(self, able: bool) -> None:
         if CONTINUED_MESSAGE.found(self._lm, able) and not able:
-            logger.info("%r does not go on with a message: attempts are shown in an input field", self._lm)
+            model = getattr(self._lm, "model", type(self._lm).__name__)
+            logger.info("%s does not go on with a message: attempts are shown in an input field", model)
 
     def _format(self, signature: Any, demos: list, inputs: dict) -> list[dict[str, Any]]:
         first = next(iter(signature.output_fields))

@@ -20,9 +20,11 @@ from dynscale_dspy.execution.lm_errors import is_permanent
 from dynscale_dspy.execution.meter import SETTING, CallRefused, Meter, current_meter, finish_reasons
 from dynscale_dspy.execution.sample_lm import SampleLM, original
 from dynscale_dspy.execution.shared_request import Slot
+from dynscale_dspy.execution.user_stream import UserStream, status_callbacks
 from dynscale_dspy.reporting import tracing
 from dynscale_dspy.sampling.sample import Draw, Sample
 from dynscale_dspy.selection.base import Selector, Vote
+from dynscale_dspy.selection.fields import ABSENT
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +42,7 @@ class SampleSettings:
         vary: Whether samples must differ, so that an unset temperature becomes 1.
         owner: Whose samples these are.
         lm: What the program's only predictor asks, if it has one.
+        stream: The stream that the call was made in, if any.
     """
 
     module: dspy.Module
@@ -50,6 +53,7 @@ class SampleSettings:
     vary: bool
     owner: object = None
     lm: Any = None
+    stream: UserStream | None = None
 
 
 class SampleRun(AbstractContextManager):
@@ -63,6 +67,7 @@ class SampleRun(AbstractContextManager):
         lease: What pays for it; None for a run outside the budget.
         settings: How the module wants its samples drawn.
         slot: Its place in a request that several samples share, if it has one.
+        awaited: Whether it runs in a task, not in a thread.
 
     Example:
         run = SampleRun(draw, lease, settings)
@@ -74,7 +79,15 @@ class SampleRun(AbstractContextManager):
         run.sample
     """
 
-    def __init__(self, draw: Draw, lease: Lease | None, settings: SampleSettings, slot: Slot | None = None) -> None:
+    def __init__(
+        self,
+        draw: Draw,
+        lease: Lease | None,
+        settings: SampleSettings,
+        slot: Slot | None = None,
+        *,
+        awaited: bool = False,
+    ) -> None:
         self.draw = draw
         self.prediction: Any = None
         self.sample: Sample
@@ -82,6 +95,7 @@ class SampleRun(AbstractContextManager):
         self._lease = lease
         self._settings = settings
         self._slot = slot
+        self._awaited = awaited
         self._meter = Meter(lease, settings.payer, current_meter(), settings.owner)
         self._recorder = _Recorder(self._meter.history, settings.owner)
         self._trace: list[Any] = []
@@ -93,6 +107,8 @@ class SampleRun(AbstractContextManager):
         callbacks = [
             c for c in settings.get("callbacks") or [] if c is not LISTENER and not isinstance(c, tracing.SpanMark)
         ]
+        stream = self._settings.stream
+        callbacks = status_callbacks(callbacks, stream, self._settings.module, first=self.draw.index == 0)
         adapter = settings.adapter or dspy.ChatAdapter()
         lm = original(settings.lm if self.draw.sampler.lm is None else self.draw.sampler.lm)
         known = original(self._settings.lm) if self.draw.sampler.lm is None else lm
@@ -112,6 +128,7 @@ class SampleRun(AbstractContextManager):
             ]
         program = self._settings.module
         own = SampleAdapter(adapter, self.draw, self._settings, self._meter, self._slot)
+        handed_on = None if stream is None else stream.hand_on(awaited=self._awaited)
         self._context = dspy.context(
             adapter=own,
             callbacks=callbacks if alone else [*callbacks, LISTENER],
@@ -119,9 +136,11 @@ class SampleRun(AbstractContextManager):
             caller_modules=[*(m for m in settings.caller_modules or [] if m is not program), self._recorder],
             trace=self._trace,
             usage_tracker=self._meter.tracker,
-            # Chunks of several samples would interleave; a stream gets the final prediction.
-            send_stream=None,
-            lm=lm if alone or lm is None else SampleLM(lm, own.request_settings, self._settings.payer.throttle),
+            # Chunks of several samples would interleave: a stream gets the winner's.
+            send_stream=handed_on,
+            # Through LiteLLM a stream tells its usage only if DSPy asks for it.
+            track_usage=settings.track_usage or handed_on is not None,
+            lm=lm if alone or lm is None else SampleLM(lm, own.requests, self._settings.payer.throttle),
             **{SETTING: self._meter},
         )
         self._meter.open()
@@ -159,7 +178,8 @@ class SampleRun(AbstractContextManager):
         usage = {model: list(entries) for model, entries in self._meter.tracker.usage_data.items()}
         failure = error if isinstance(error, Exception) else None
         if self._lease is not None:
-            self.cost = self._lease.settle(failure, permanent=is_permanent(failure))
+            cut_off = error is not failure and not isinstance(error, CallRefused)
+            self.cost = self._lease.settle(failure, permanent=is_permanent(failure), cut_off=cut_off)
             self._lease.lock.release(self)
         if isinstance(error, CallRefused):
             error = error.error
@@ -192,9 +212,12 @@ class SampleRun(AbstractContextManager):
         if self._reading is None:
             answer = None
             try:
-                answer = self._settings.reader.read(self._settings.module, prediction)
+                read = self._settings.reader.read(self._settings.module, prediction)
+                answer = None if read is ABSENT else read
                 if self._finish_reason() == "length":
                     self._reading = answer, None, "truncated"
+                elif read is ABSENT:
+                    self._reading = None, None, "no answer"
                 else:
                     vote = self._settings.selector.read(answer)
                     hash(None if vote is None else vote.key)  # by which selections look it up
@@ -211,7 +234,7 @@ class SampleRun(AbstractContextManager):
     def _finish_reason(self) -> str | None:
         """Why the sample's last answer ended."""
         if self._recorder.history:
-            return finish_reasons(self._recorder.history[-1])[0]
+            return next(iter(finish_reasons(self._recorder.history[-1])), None)
         return self._slot.finish_reason if self._slot is not None else None
 
     def _draw_attributes(self) -> dict[str, Any]:
@@ -223,7 +246,7 @@ class SampleRun(AbstractContextManager):
             answer, vote, problem = self._read(prediction, error)
         except MissingField:
             return {"vote": "", "problem": "failed"}
-        return {"vote": "" if vote is None else answer, "problem": problem}
+        return {"vote": "" if vote is None else "None" if answer is None else answer, "problem": problem}
 
 
 def is_sample_of(owner: object) -> bool:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Generator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from dynscale_dspy.execution.exchange import Exchange
 from dynscale_dspy.execution.shared_request import calling
 
 if TYPE_CHECKING:
@@ -21,14 +23,18 @@ class SampleLM:
 
     Args:
         lm: The language model.
-        overlay: The settings of a request, given those that it was asked with, as the sample wants them.
+        requests: The settings to make a request with, as the sample wants them, given those that it was asked with; and
+            others, if it fails for one of them. What came of each is sent back.
         throttle: What requests pass on their way out; None for nothing.
     """
 
     def __init__(
-        self, lm: Any, overlay: Callable[[Any, dict[str, Any]], dict[str, Any]], throttle: Throttle | None
+        self,
+        lm: Any,
+        requests: Callable[[Any, dict[str, Any]], Generator[dict[str, Any], Any, Any]],
+        throttle: Throttle | None,
     ) -> None:
-        vars(self).update(_lm=lm, _overlay=overlay, _throttle=throttle)
+        vars(self).update(_lm=lm, _requests=requests, _throttle=throttle)
 
     @property
     def __class__(self) -> type:  # type: ignore[override]  # DSPy takes instances of its own class only
@@ -63,21 +69,35 @@ class SampleLM:
 
     def __call__(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
         """Ask from a thread."""
-        own = vars(self)
-        lm, kwargs = own["_lm"], own["_overlay"](own["_lm"], kwargs) if prompt_only(prompt, kwargs) else kwargs
-        with calling(lm, messages):
-            if own["_throttle"] is None:
-                return lm(prompt, messages=messages, **kwargs)
-            return own["_throttle"].run(lambda: lm(prompt, messages=messages, **kwargs))
+        lm, throttle = vars(self)["_lm"], vars(self)["_throttle"]
+        exchange = Exchange(self._asking(prompt, kwargs))
+        while (asked := exchange.asked) is not None:
+            with exchange, calling(lm, messages):
+                if throttle is None:
+                    exchange.outputs = lm(prompt, messages=messages, **asked)
+                else:
+                    exchange.outputs = throttle.run(partial(lm, prompt, messages=messages, **asked))
+        return exchange.result
 
     async def acall(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
         """Ask from a task."""
+        lm, throttle = vars(self)["_lm"], vars(self)["_throttle"]
+        exchange = Exchange(self._asking(prompt, kwargs))
+        while (asked := exchange.asked) is not None:
+            with exchange, calling(lm, messages):
+                if throttle is None:
+                    exchange.outputs = await lm.acall(prompt, messages=messages, **asked)
+                else:
+                    exchange.outputs = await throttle.arun(partial(lm.acall, prompt, messages=messages, **asked))
+        return exchange.result
+
+    def _asking(self, prompt: Any, kwargs: dict[str, Any]) -> Generator[dict[str, Any], Any, Any]:
         own = vars(self)
-        lm, kwargs = own["_lm"], own["_overlay"](own["_lm"], kwargs) if prompt_only(prompt, kwargs) else kwargs
-        with calling(lm, messages):
-            if own["_throttle"] is None:
-                return await lm.acall(prompt, messages=messages, **kwargs)
-            return await own["_throttle"].arun(lambda: lm.acall(prompt, messages=messages, **kwargs))
+        return own["_requests"](own["_lm"], kwargs) if prompt_only(prompt, kwargs) else _once(kwargs)
+
+
+def _once(kwargs: dict[str, Any]) -> Generator[dict[str, Any], Any, Any]:
+    return (yield kwargs)
 
 
 def original(lm: Any) -> Any:
@@ -90,9 +110,3 @@ def original(lm: Any) -> Any:
 def prompt_only(prompt: Any, kwargs: dict[str, Any]) -> bool:
     """Return True unless DSPy's explicit request is asked, which carries its settings itself."""
     return "request" not in kwargs and (prompt is None or isinstance(prompt, (str, list)))
-
-
-def server_of(lm: Any) -> Hashable:
-    """What a server's wish to be left alone holds for: a model at an address."""
-    settings = getattr(lm, "kwargs", None) or {}
-    return str(getattr(lm, "model", id(lm))), str(settings.get("api_base") or settings.get("base_url") or "")

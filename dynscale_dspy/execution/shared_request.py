@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 import dspy
 
 from dynscale_dspy.execution.capabilities import SEVERAL_CHOICES
+from dynscale_dspy.execution.concessions import NEGOTIABLE
 from dynscale_dspy.execution.exchange import Exchange
-from dynscale_dspy.execution.lm_errors import is_permanent, is_unsupported
+from dynscale_dspy.execution.lm_errors import complaint_of, has_crashed, is_permanent, is_unsupported
 
 if TYPE_CHECKING:
     from dynscale_dspy.budget.leases import Lease
@@ -51,6 +52,8 @@ class SharedRequest:
         self.predictions: dict[int, tuple[Any, list[Any], str | None]] = {}
         """Prediction, trace and finish reason by position, where one run has read all choices."""
         self.failures = 0
+        self.crashed = False
+        """Whether a request for several choices has made the server fail, and one for a single choice was tried."""
         self.error: Exception | None = None
         """Why none of the samples that are left need try, if it has failed for good."""
 
@@ -191,23 +194,35 @@ class Slot:
         with meter.shared(lm, messages, kwargs, request.leases[self.position + 1 :]) as count:
             if count == 1 or not SEVERAL_CHOICES.is_expected(lm):
                 return (yield kwargs)
+            crashed = False
             try:
                 outputs = yield {**kwargs, "n": count}
             except Exception as error:
-                if not is_unsupported(error):
+                crashed, settings = has_crashed(error), {**getattr(lm, "kwargs", {}), **kwargs}
+                another = bool(complaint_of(error, NEGOTIABLE, settings).refused)
+                if another or not (is_unsupported(error) or (crashed and not request.crashed)):
                     self._asked = False  # the next request for this sample is for all of them again
                     self.failed = True
                     raise
+                request.crashed |= crashed
                 outputs = None
         if outputs is None:
-            outputs = yield kwargs
-            _found(lm, False)  # it was the several choices that it would not have
+            try:
+                outputs = yield kwargs
+            except Exception:
+                self.failed = True  # so it was not the several choices
+                raise
+            if crashed:
+                _told(lm, SEVERAL_CHOICES.doubted(lm))  # it may have been chance
+            else:
+                _told(lm, SEVERAL_CHOICES.found(lm, False))  # it was the several choices that it would not have
             request.asked = _NOTHING
             return outputs
         request.keep(asked, self.position, outputs, meter.finish_reasons())
         self.served = True
         # A server that counts one choice only is not always caught at it: it is not asked for several again.
-        _found(lm, len(outputs) > 1 and not meter.miscounted)
+        able = len(outputs) > 1 and not meter.miscounted
+        _told(lm, SEVERAL_CHOICES.found(lm, able) and not able)
         self._handed = self.together and len(outputs) > 1
         return outputs if self._handed else outputs[:1]
 
@@ -293,8 +308,8 @@ def _comparable(value: Any) -> Any:
     return schema() if schema is not None else value
 
 
-def _found(lm: Any, able: bool) -> None:
-    if SEVERAL_CHOICES.found(lm, able) and not able:
+def _told(lm: Any, news: bool) -> None:
+    if news:
         logger.info("%s gives one choice a request: each sample asks for itself", getattr(lm, "model", lm))
 
 

@@ -147,7 +147,7 @@ class Pool:
                 if sample.key is None:
                     answers.append(None)
                     continue
-                name_of_answer = written.setdefault(sample.key, str(sample.answer))
+                name_of_answer = written.setdefault(sample.key, _text_of(sample.answer, len(written)))
                 if name_of_answer not in names:
                     names[name_of_answer] = bool(metric(example, sample.prediction))
                 answers.append(name_of_answer)
@@ -173,6 +173,14 @@ class Pool:
                     "tokens": question.tokens or [None] * len(question.answers),
                 }
                 out.write(json.dumps(row) + "\n")
+
+
+def _text_of(answer: Any, number: int) -> str:
+    """The text of an answer; where its class fails to give one, its type and its number among the call's answers."""
+    try:
+        return str.__str__(str(answer))
+    except Exception:
+        return f"({type(answer).__name__} {number} without text)"
 
 
 def load_pool(path: str | Path) -> Pool:

@@ -22,7 +22,7 @@ class Votes:
     """The votes of one answer.
 
     Args:
-        answer: The answer as the earliest of its samples gave it.
+        answer: The answer as one of its samples gave it: the one that speaks for them, if they win.
         independent: Votes of samples that saw the inputs alone: their number where each counts 1, else their weight.
         conditioned: Votes of samples that saw earlier ones.
     """
@@ -112,7 +112,8 @@ class Explanation:
             "conditioned": sum(votes.conditioned for votes in self.votes),
             "rounds": self.rounds,
             "answers": len(self.votes),
-            "vote": self.votes[0].answer if self.votes else "",
+            # An attribute that is None is none: the answer None is told from no answer.
+            "vote": ("None" if self.votes[0].answer is None else self.votes[0].answer) if self.votes else "",
             "votes": self.votes[0].total if self.votes else 0,
             "agreement": self.agreement,
             "confidence": self.confidence,
@@ -140,23 +141,55 @@ def explain(prediction: dspy.Prediction) -> Explanation:
     """Votes, agreement, confidence, samples, rounds and cost behind a wrapped program's prediction.
 
     Args:
-        prediction: As a :class:`DynScaling` module returned it.
+        prediction: As a :class:`DynScaling` module returned it, or a predictor that :func:`wrap` has scaled. What a
+            program around them makes of it has no votes of its own: the predictions inside are in DSPy's trace.
 
     Raises:
-        ValueError: If it did not come from one, or is a copy (``prediction.copy()`` does not copy the explanation).
+        ValueError: If there are no votes in it: it is another value than a prediction, was made by a program around,
+            or is a copy (``prediction.copy()`` does not copy the explanation). The message says where to look.
+
+    Example:
+        ```python
+        program = wrap(Pipeline(), budget=8)
+        with dspy.context(trace=[]):
+            program(question="What is 17 * 24?")
+            for predictor, inputs, made in dspy.settings.trace:
+                print(explain(made))
+        ```
     """
     kept = getattr(prediction, _ATTRIBUTE, None)
     if not isinstance(kept, Explanation):
-        raise ValueError(
-            "this prediction did not come straight from a DynScaling module, so there is nothing to explain"
-        )
+        raise ValueError(_where_to_look(prediction))
     return kept
 
 
-def keep(prediction: Any, made: Explanation) -> None:
-    """Attach an explanation to a prediction that has none. Fields, metrics and demos do not see it."""
-    if isinstance(prediction, dspy.Prediction) and not isinstance(getattr(prediction, _ATTRIBUTE, None), Explanation):
-        setattr(prediction, _ATTRIBUTE, made)
+def _where_to_look(value: Any) -> str:
+    """What to do instead of explaining a value that has no votes."""
+    if isinstance(value, dspy.Prediction):
+        return (
+            "there are no votes in this Prediction: a DynScaling module, and a predictor scaled by wrap(), put them "
+            "into what they return themselves, and this was made by a program around them, without them, or by "
+            "copying. Those inside are in DSPy's trace: call the program in `with dspy.context(trace=[]):`, then "
+            "explain() the third part of each entry of dspy.settings.trace. Figures of all calls are in pool.history; "
+            "the pool of a predictor scaled by wrap() is its .scaling.pool"
+        )
+    if isinstance(value, dspy.Module):
+        return (
+            f"a program has no votes, and this is a {type(value).__name__}: explain() takes the Prediction that a call "
+            "of it returned. Figures of all calls are in pool.history"
+        )
+    return (
+        f"a value of type {type(value).__name__} has no place for votes: have the program return a dspy.Prediction, "
+        "such as dspy.Prediction(answer=...), and explain() that. Figures of all calls are in pool.history"
+    )
+
+
+def keep(prediction: Any, made: Explanation, *, instead_of: Explanation | None = None) -> None:
+    """Attach an explanation to a prediction that has none, or this other one. Fields, metrics, demos do not see it."""
+    if isinstance(prediction, dspy.Prediction):
+        kept = getattr(prediction, _ATTRIBUTE, None)
+        if kept is instead_of or not isinstance(kept, Explanation):
+            setattr(prediction, _ATTRIBUTE, made)
 
 
 def explanation(

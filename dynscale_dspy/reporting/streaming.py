@@ -12,8 +12,8 @@ from dynscale_dspy.reporting.explanation import Explanation
 class SamplingStatus(StatusMessageProvider):
     """A status message provider for ``dspy.streamify`` that also reports how each scaled call stands.
 
-    After each round of samples the stream gets a message such as ``8 samples, 3 answers, 62% agree``, and at the end
-    the final prediction. The samples' own chunks and messages are not streamed: they would interleave.
+    After each round of samples the stream gets a message such as ``8 samples, 3 answers, 62% agree``. At the end come
+    the winner's fields, for listeners to them, and the final prediction.
 
     Example:
         ```python

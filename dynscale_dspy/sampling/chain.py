@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 from dynscale_dspy.sampling.sample import Sample
@@ -37,16 +38,23 @@ _TAGS = (
     r"reserved_\d+",  # Baichuan
     r"seed:\w+",  # Seed-OSS
     r"human|bot",  # RedPajama-INCITE
+    r"SPECIAL_\d+",  # Nemotron-H and Nano 2; Mistral's spare tokens
+    r"longcat_\w+",  # LongCat-Flash
+    r"end_of_utterance",  # SmolVLM, Idefics
 )
 _BRACKETS = (
     r"INST",  # Llama 2 (meta-llama/llama, llama/generation.py), Mistral
     r"AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|TOOL_CONTENT|SYSTEM_PROMPT|MODEL_SETTINGS|ARGS|CALL_ID",  # mistral-common
     r"gMASK|sMASK",  # ChatGLM
+    r"USER|BOT|SEP",  # Skywork
+    r"unused\d+",  # openPangu
+    r"UNUSED_TOKEN_\d+",  # InternLM-XComposer2
     r"\|(?:[Ss]ystem|[Uu]ser|[Aa]ssistant|[Tt]ool|[Ee]ndofturn|[Hh]uman|AI)\|",  # EXAONE; Baize (project-baize)
 )
 # Where a line begins with one. Human and Assistant: Claude's text completions (Anthropic's API reference). User,
-# Assistant and System: Falcon, RWKV, Phi-2, FastChat (fastchat/conversation.py), in capitals Vicuna.
-_ROLES = r"(?:Human|HUMAN|Assistant|ASSISTANT|User|USER|System|SYSTEM)"
+# Assistant and System: Falcon, RWKV, Phi-2, FastChat (fastchat/conversation.py), in capitals Vicuna. With a word before
+# them: OpenChat, Starling.
+_ROLES = r"(?<![^\W_])(?:(?:GPT4(?: Correct)?|Code) )?(?:Human|HUMAN|Assistant|ASSISTANT|User|USER|System|SYSTEM)"
 _HEADED = (
     r"(?:Instruction|Response|Input)"  # after "###": Alpaca (tatsu-lab/stanford_alpaca, train.py), and DeepSeek-Coder
 )
@@ -54,9 +62,14 @@ _HEADED = (
 _BREAKS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
 _MARKS = r"""[\s*_~#"'`“”‘’„«»‹›()\[\]]*"""  # between the words of an attempt's heading
 _BOLD = r"[\s*_~`]*"  # between a role and its colon; quote marks there make it a key of a dict
-_BEFORE = re.compile(r"""[\s*_~#"'`“”‘’„«»‹›()\[\]|>•–—+-]""")  # between the beginning of its line and a heading
+# Between the beginning of its line and a heading, read backwards: marks, "<b>", "\\textbf{", "1."
+_BEFORE = re.compile(
+    rf"""(?:>\w{{1,10}}<|[.)]\d{{1,3}}|[^\S{_BREAKS}]|[*_~#"'`“”‘’„«»‹›()\[\]|>•–—+-]|\{{(?:\w{{1,10}}\\)?)*(?=[{_BREAKS}]|\Z)"""
+)
 _COLON = "[:\ua789\u2236\u02d0\u05c3]"
 _ATTEMPT = rf"Attempt{_MARKS}(?:(?:no|nr|number)\b\.?{_MARKS})?\d+"
+_HEADING = rf"(?:{_ATTEMPT}|Checking these attempts){_MARKS}"
+_LING = r"role>(?:SYSTEM|HUMAN|ASSISTANT|OBSERVATION)</role>"  # Ling, Ring; by itself the tag may well be data
 _EVERY_TAG, _EVERY_BRACKET = "|".join(_TAGS), "|".join(_BRACKETS)
 
 
@@ -74,17 +87,18 @@ _RULES = (
     _Rule(re.compile(r"(<)(?=\|)"), "< "),
     _Rule(re.compile(rf"(<)(?=/?(?:{_EVERY_TAG})>)"), "< "),
     _Rule(re.compile(r"(<<)(?=/?SYS>>)"), "<< "),  # Llama 2
+    _Rule(re.compile(rf"(<)(?={_LING})"), "< "),
     _Rule(re.compile(rf"(\[)(?=/?(?:{_EVERY_BRACKET})\])"), "[ "),
     _Rule(re.compile(r"(\])(?=~!?b[\[\]])"), "] "),  # MiniMax: "]~b]user"
     _Rule(re.compile(r"(\[)(?=e~\[)"), "[ "),
-    _Rule(re.compile(rf"{_ATTEMPT}{_MARKS}({_COLON})", re.IGNORECASE), " -", begins_line=True),
-    _Rule(re.compile(rf"\b{_ROLES}{_BOLD}({_COLON})"), " -", begins_line=True),
+    _Rule(re.compile(rf"{_HEADING}({_COLON})", re.IGNORECASE), " -", begins_line=True),
+    _Rule(re.compile(rf"{_ROLES}{_BOLD}({_COLON})"), " -", begins_line=True),
     _Rule(re.compile(rf"###\s*{_HEADED}{_BOLD}({_COLON})"), " -", begins_line=True),
-    _Rule(re.compile(rf"\b(?:USER|ASSISTANT){_BOLD}({_COLON})"), " -"),  # Vicuna parts turns by a space
+    _Rule(re.compile(rf"(?<![^\W_])(?:USER|ASSISTANT){_BOLD}({_COLON})"), " -"),  # Vicuna parts turns by a space
 )
 _MADE_HARMLESS = re.compile(
-    rf"\[\[##|< (?=\|)|<< /?SYS>>|< /?(?:{_EVERY_TAG})>|\[ /?(?:{_EVERY_BRACKET})\]|\] ~!?b[\[\]]|\[ e~\[|"
-    rf"(?i:< earlier_attempts|{_ATTEMPT}{_MARKS} -)|(?:\b{_ROLES}|###\s*{_HEADED}){_BOLD} -"
+    rf"\[\[##|< (?=\|)|<< /?SYS>>|< {_LING}|< /?(?:{_EVERY_TAG})>|\[ /?(?:{_EVERY_BRACKET})\]|\] ~!?b[\[\]]|\[ e~\[|"
+    rf"(?i:< earlier_attempts|{_HEADING} -)|(?:{_ROLES}|###\s*{_HEADED}){_BOLD} -"
 )
 _NO_SURPRISE = re.compile(r"[\n\t -~]*")
 _HALF_CHARACTERS = re.compile("[\ud800-\udfff]")
@@ -204,6 +218,10 @@ class _Looks:
         self.text = "".join(seen)
         self._places = [*places, len(text)]
 
+    @cached_property
+    def _backwards(self) -> str:
+        return self.text[::-1]
+
     def span(self, start: int, end: int) -> tuple[int, int]:
         """Where in the text a part of what is seen stands."""
         if self._places is None:
@@ -212,13 +230,7 @@ class _Looks:
 
     def begins_line(self, place: int) -> bool:
         """Whether nothing but marks stands between here and the beginning of the line."""
-        while place > 0:
-            place -= 1
-            if self.text[place] in _BREAKS:
-                return True
-            if not _BEFORE.match(self.text, place):
-                return False
-        return True
+        return _BEFORE.match(self._backwards, len(self.text) - place) is not None
 
 
 _UNSEEN = ("Cc", "Cf", "Mn", "Me")

@@ -1,25 +1,25 @@
-"""When two answers are the same, and which output fields are never part of an answer."""
+"""When two answers of any type are the same, and which output fields are never part of an answer."""
 
 from __future__ import annotations
 
 import dataclasses
-import re
-import unicodedata
-from collections.abc import Hashable, Mapping
+import types
+import typing
+from collections.abc import Collection, Hashable, Iterator, Mapping
+from decimal import Decimal
 from enum import Enum
-from fractions import Fraction
-from numbers import Rational, Real
-from typing import Any
+from numbers import Real
+from typing import Any, Literal
 
 import pydantic
+
+from dynscale_dspy.selection import numerals
+from dynscale_dspy.selection.text import LAYERS, exact_text, key_of_text, undressed
 
 NOT_ANSWERS = frozenset(
     {"reasoning", "rationale", "next_thought", "trajectory", "history", "termination_reason", "logprobs"}
 )
 """Output fields that tell how an answer came about, by the names that DSPy's own modules give them."""
-
-_NUMBER = re.compile(r"[+-]?(?:(?:0|[1-9]\d{0,2}(?:,\d{3})+|[1-9]\d*)(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,3})?")
-_LONGEST_NUMBER = 60
 
 DEEPEST = 100
 """Levels to which an answer may be nested and still vote. Keys are hashed and compared by recursion."""
@@ -31,18 +31,81 @@ class UnreadableAnswer(ValueError):
     """An answer that has no key: nested too deep, containing itself, too large, or failing as it is read."""
 
 
-def canonical(value: Any) -> Hashable | None:
-    """The key under which an answer votes. Answers with equal keys are the same answer.
+class Record(dict[str, Any]):
+    """Values of several output fields that are the answer together, each read as a field of its own.
 
-    It merges only what surely means the same. Numbers are compared as numbers (``"1,000"``, ``"1e3"`` and ``1000.0``
-    agree; ``1.5`` and ``15`` do not), text without regard to case, spacing and a final full stop, enums by name,
-    pydantic models and dataclasses by their fields, dicts and sets without order, lists with it. A bool is never an
-    int. Text keeps its punctuation: ``C++`` is not ``C`` and ``-5`` is not ``5``.
+    Values of any other dict are parts of one field, in which text is compared exactly.
+    """
+
+
+Kind = Literal["as it is", "exact", "number", "flag"]
+"""How the values of a field are compared: by their own type, exactly, as numbers, or as yes and no."""
+
+
+Kinds = tuple[tuple[str, Kind], ...]
+"""The kinds of fields by name, of those that are not compared by the type of each value."""
+
+
+def kinds_of(output_types: Mapping[str, Any]) -> Kinds:
+    """How values of fields of these types are compared.
+
+    Args:
+        output_types: Type of each output field, by name.
+    """
+    kinds: dict[str, Kind] = {name: kind_of(annotation) for name, annotation in output_types.items()}
+    return tuple((name, kind) for name, kind in kinds.items() if kind != "as it is")
+
+
+def kind_of(annotation: Any) -> Kind:
+    """How the values of a field of this type are compared.
+
+    Args:
+        annotation: The type, as a signature declares it.
+
+    Example:
+        >>> kind_of(str), kind_of(Literal["a", "A"]), kind_of(float | None)
+        ('as it is', 'exact', 'number')
+    """
+    kinds: set[Kind] = {_kind_of_part(part) for part in _parts(annotation)}
+    return kinds.pop() if len(kinds) == 1 else "as it is"
+
+
+def _parts(annotation: Any) -> Iterator[Any]:
+    origin = typing.get_origin(annotation)
+    if origin is typing.Annotated:
+        yield from _parts(typing.get_args(annotation)[0])
+    elif origin in (typing.Union, types.UnionType):
+        for part in typing.get_args(annotation):
+            if part is not type(None):
+                yield from _parts(part)
+    else:
+        yield annotation
+
+
+def _kind_of_part(part: Any) -> Kind:
+    if typing.get_origin(part) is Literal:
+        return "exact"
+    if not isinstance(part, type) or issubclass(part, (str, Enum)):
+        return "as it is"
+    return "flag" if issubclass(part, bool) else "number" if issubclass(part, (int, float, Decimal)) else "as it is"
+
+
+def canonical(value: Any, kind: Kind = "as it is", layers: Collection[str] = LAYERS) -> Hashable | None:
+    r"""The key under which an answer votes. Answers with equal keys are the same answer.
+
+    It merges only what surely means the same. Text loses its dress
+    (:func:`~dynscale_dspy.selection.text.key_of_text`): ``"**1,000**"``, ``"Answer: 1000"`` and ``1000`` agree. Inside
+    lists, dicts and objects text is compared exactly, but for its line ends. Numbers are compared as numbers, floats
+    without the noise of reckoning, enums by name, pydantic models and dataclasses by class and fields, dicts and sets
+    without order, lists with it. A bool is never an int.
 
     Hashing and comparing keys never raises, whatever the classes of the values in them do.
 
     Args:
-        value: An answer as a field holds it.
+        value: An answer as a field holds it, or a :class:`Record` of several.
+        kind: How it is compared, from the field's type; by default its own type says.
+        layers: Names of the layers of dress that come off text; all of
+            :data:`~dynscale_dspy.selection.text.LAYERS` by default.
 
     Returns:
         A hashable key, or None for "no answer" (None, blank text, or a field that was left out).
@@ -52,13 +115,17 @@ def canonical(value: Any) -> Hashable | None:
             parts, or raises an error as it is read.
 
     Example:
-        >>> canonical("42") == canonical("42.0") == canonical(42)
-        True
+        >>> canonical(r"\boxed{42}") == canonical("42.0") == canonical(42), canonical(0.1 + 0.2) == canonical(0.3)
+        (True, True)
         >>> canonical(True) == canonical(1), canonical("C++") == canonical("C"), canonical(" ")
         (False, False, None)
+        >>> canonical(["Paris"]) == canonical(["paris"]), canonical("3.10", "number") == canonical("3.1", "number")
+        (False, True)
     """
     try:
-        return _Reading().key(value, 0)
+        if isinstance(value, str) and not isinstance(value, Enum):
+            return _key_of_text(str.__str__(value), kind, layers)
+        return _Reading(layers).key(value, 0)
     except UnreadableAnswer:
         raise
     except Exception as error:
@@ -66,11 +133,42 @@ def canonical(value: Any) -> Hashable | None:
         raise UnreadableAnswer(f"an answer cannot be read: {type(error).__name__}") from None
 
 
+def key_of(answer: Any, kinds: Kinds, layers: Collection[str]) -> Hashable | None:
+    """The key under which the answer of a program votes: one value, or a :class:`Record`.
+
+    Args:
+        answer: The answer as the program gave it.
+        kinds: How values of its fields are compared, as :func:`kinds_of` tells.
+        layers: As of :func:`canonical`.
+
+    Raises:
+        UnreadableAnswer: As by :func:`canonical`.
+    """
+    if isinstance(answer, Record):
+        by_name = dict(kinds)
+        keys = ((name, canonical(value, by_name.get(name, "as it is"), layers)) for name, value in answer.items())
+        return ("record", frozenset(keys))
+    return canonical(answer, kinds[0][1] if len(kinds) == 1 else "as it is", layers)
+
+
+def spelling(answer: Any) -> Hashable:
+    """How an answer is put, to tell equal ones apart that look different: text letter by letter, numbers as written.
+
+    Values of all other types are put in one way.
+    """
+    if isinstance(answer, Record):
+        return frozenset((name, spelling(value)) for name, value in answer.items())
+    if isinstance(answer, str):
+        return str.__str__(answer)
+    return repr(answer) if type(answer) in (int, float, Decimal) else None
+
+
 class _Reading:
     """One answer being read; it counts the parts, so that reading always ends."""
 
-    def __init__(self) -> None:
+    def __init__(self, layers: Collection[str]) -> None:
         self._left = MOST_PARTS
+        self._layers = layers
 
     def key(self, value: Any, depth: int) -> Hashable | None:
         """The key of a part of the answer that is so deep in it."""
@@ -87,14 +185,15 @@ class _Reading:
         if isinstance(value, bool):
             return ("bool", value)
         if isinstance(value, str):
-            return _canonical_text(str.__str__(value))
-        if isinstance(value, Real):
-            return _canonical_number(value)
+            return ("text", exact_text(str.__str__(value)))
+        if isinstance(value, (Real, Decimal)):
+            return numerals.key_of_value(value)
         below = depth + 1
         if isinstance(value, pydantic.BaseModel):
-            return self.key(_fields(value), below)
+            return (_name(value), self.key({**vars(value), **(value.__pydantic_extra__ or {})}, below))
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            return self.key({field.name: getattr(value, field.name) for field in dataclasses.fields(value)}, below)
+            fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+            return (_name(value), self.key(fields, below))
         if isinstance(value, Mapping):
             pairs = ((self.key(key, below), self.key(item, below)) for key, item in value.items())
             return ("dict", frozenset(pairs))
@@ -103,8 +202,9 @@ class _Reading:
         if isinstance(value, (set, frozenset)):
             return ("set", frozenset(self.key(item, below) for item in value))
         to_list = getattr(value, "tolist", None)
-        if callable(to_list):  # a NumPy scalar or array
-            return self.key(to_list(), below)
+        if callable(to_list):  # a NumPy scalar or array, whose own scalars know how they are written
+            scalars: Any = value
+            return self.key(list(scalars) if getattr(value, "ndim", 0) else to_list(), below)
         try:
             return ("object", _name(value), _Compared(value))
         except Exception:  # it has no hash
@@ -142,45 +242,15 @@ class _Compared:
         return _Compared, (self._value,)  # hashes differ between processes
 
 
-def _fields(model: pydantic.BaseModel) -> Any:
-    try:
-        # Warnings of pydantic quote the value.
-        return model.model_dump(mode="json", warnings=False)
-    except Exception:  # not all of it can be written as JSON
-        return {**vars(model), **(model.__pydantic_extra__ or {})}
-
-
 def _name(value: Any) -> str:
     return str.__str__(type(value).__qualname__)
 
 
-def _canonical_text(text: str) -> Hashable | None:
-    # NFC, not NFKC: compatibility forms would turn "5²" into "52".
-    text = unicodedata.normalize("NFC", text).replace("\u2212", "-")
-    text = " ".join(text.split())
-    if len(text) > 1 and text.endswith(".") and not text.endswith(".."):
-        text = text[:-1].rstrip()
-    if not text:
-        return None
-    if len(text) <= _LONGEST_NUMBER and _NUMBER.fullmatch(text):
-        return ("number", _number(text.replace(",", "")))
-    return ("text", text.casefold())
-
-
-def _canonical_number(number: Real) -> Hashable:
-    if isinstance(number, Rational):
-        return ("number", _plain(Fraction(int(number.numerator), int(number.denominator))))
-    value = float(number)
-    if value != value or value in (float("inf"), float("-inf")):
-        return ("text", repr(value))
-    # Through the shortest decimal text, so that the float 0.1 is the text "0.1".
-    return ("number", _number(repr(value)))
-
-
-def _number(text: str) -> int | Fraction:
-    return int(text) if text.isdecimal() else _plain(Fraction(text))
-
-
-def _plain(number: Fraction) -> int | Fraction:
-    # Votes are looked up by their keys all the time, and an integer is hashed much faster.
-    return number.numerator if number.denominator == 1 else number
+def _key_of_text(text: str, kind: Kind, layers: Collection[str]) -> Hashable | None:
+    if kind == "exact":
+        return ("text", exact_text(text).strip()) if text.strip() else None
+    bare = undressed(text, layers) if kind != "as it is" else ""
+    if kind == "flag" and bare.lower() in ("true", "false"):
+        return ("bool", bare.lower() == "true")
+    number = numerals.key_of_amount(bare) if kind == "number" else None
+    return number or key_of_text(text, layers)

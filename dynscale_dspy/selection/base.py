@@ -32,7 +32,7 @@ class Group:
     """Samples that say the same, as far as the selector tells: for reports, chains and what happens on low confidence.
 
     Args:
-        answer: Their answer, as the earliest of them gave it.
+        answer: Their answer, as one of them gave it: the one that speaks for them, if they win.
         key: What the group is known by; equal for the same group in a later selection of the same call.
         independent: Weight of samples that saw the inputs alone.
         conditioned: Weight of samples that saw earlier ones.
@@ -104,7 +104,8 @@ class Selector(Protocol):
         """What one sample says.
 
         Args:
-            answer: The answer as the program gave it: one value, or a dict of several fields.
+            answer: The answer as the program gave it: one value, or a dict of several fields. None is the answer None:
+                a sample without an answer is not read.
 
         Returns:
             Its vote; None if it casts none.

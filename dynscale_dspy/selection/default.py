@@ -1,4 +1,4 @@
-"""Which selector a program gets that names none, from the types of its outputs."""
+"""Which selector a program gets that names none, and what its selector is told of the types of its outputs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dynscale_dspy.selection.plurality import Plurality
 Rule = Callable[[Mapping[str, Any]], Selector | None]
 
 # Asked in order; the first that gives a selector decides. The last one takes everything.
-_RULES: tuple[Rule, ...] = (lambda output_types: Plurality(),)
+_RULES: tuple[Rule, ...] = (lambda output_types: Plurality().typed(output_types),)
 
 
 def default_selector(output_types: Mapping[str, Any]) -> Selector:
@@ -21,10 +21,20 @@ def default_selector(output_types: Mapping[str, Any]) -> Selector:
         output_types: Type of each output field that is part of the answer, by the field's name; empty if unknown.
 
     Returns:
-        :class:`~dynscale_dspy.selection.plurality.Plurality`, whatever the types.
+        :class:`~dynscale_dspy.selection.plurality.Plurality`, whatever the types; it compares values by them.
 
     Example:
         >>> default_selector({"answer": str})
-        Plurality()
+        Plurality(without=())
     """
     return next(selector for rule in _RULES if (selector := rule(output_types)) is not None)
+
+
+def told(selector: Selector, output_types: Mapping[str, Any]) -> Selector:
+    """A selector that a user has made, told of the types of the outputs if it compares by them.
+
+    Args:
+        selector: The selector. Any but a :class:`~dynscale_dspy.selection.plurality.Plurality` stays as it is.
+        output_types: As of :func:`default_selector`.
+    """
+    return selector.typed(output_types) if isinstance(selector, Plurality) else selector

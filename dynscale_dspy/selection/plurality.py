@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections import defaultdict
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
 from typing import Any
 
+from dynscale_dspy._fields import check
 from dynscale_dspy.allocation.policies import OrderedTally
 from dynscale_dspy.allocation.tally import AnswerKey
-from dynscale_dspy.selection.answers import canonical
+from dynscale_dspy.selection.answers import Kinds, key_of, kinds_of, spelling
 from dynscale_dspy.selection.base import Group, Vote
+from dynscale_dspy.selection.text import LAYERS, Layers
+
+_NOTHING = ("nothing",)
+"""The key of None and of blank text, where those are the answer."""
 
 
 @dataclass(frozen=True)
@@ -22,23 +28,47 @@ class Plurality:
     Answers are the same if their keys are (:func:`~dynscale_dspy.selection.answers.canonical`). Policies of every need
     can read its votes.
 
+    Args:
+        without: Names of the :data:`~dynscale_dspy.selection.text.LAYERS` of text that do not come off before votes are
+            compared; none by default. ``without="case"`` tells ``Paris`` and ``paris`` apart.
+        kinds: How values of each output field are compared, where it is not by their own types. :meth:`typed` sets it.
+
+    Raises:
+        ValueError: If ``without`` has a name that is no layer's.
+
     Example:
         >>> selector = Plurality()
         >>> selection = selector.empty()
-        >>> for answer in ("12", "7", "7.0", None):
+        >>> for answer in ("12", "7", "7.0"):
         ...     selection = selection.add(selector.read(answer))
         >>> selection.winner(), [(group.answer, group.weight) for group in selection.groups()]
         (1, [('7', 2), ('12', 1)])
+        >>> Plurality(without="number").read("7").key == Plurality(without="number").read("7.0").key
+        False
     """
 
-    def read(self, answer: Any) -> Vote | None:
-        """The answer under its key; None if it is no answer (None, blank text)."""
-        key = canonical(answer)
-        return None if key is None else Vote(answer, key)
+    without: Layers = ()
+    kinds: Kinds = field(default=(), repr=False, kw_only=True)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "without", check("without", self.without, Layers))
+
+    def typed(self, output_types: Mapping[str, Any]) -> Plurality:
+        """This selector for outputs of these types, by the name of each field that is part of the answer."""
+        return replace(self, kinds=kinds_of(output_types))
+
+    def read(self, answer: Any) -> Vote:
+        """The answer under its key. None is an answer like any other, and blank text says the same."""
+        key = key_of(answer, self.kinds, self._layers)
+        return Vote(answer, _NOTHING if key is None else key)
 
     def empty(self) -> PluralitySelection:
         """The selection of a call without samples."""
         return PluralitySelection()
+
+    @cached_property
+    def _layers(self) -> frozenset[str]:
+        return frozenset(LAYERS).difference(self.without)
 
 
 @dataclass(frozen=True)
@@ -53,17 +83,30 @@ class _Cast:
 
 @dataclass
 class _Standing:
-    """One answer: the weight of its votes, its earliest sample, and the sample that speaks for it."""
+    """One answer: its votes, and their weight."""
 
-    first: _Cast
-    speaker: _Cast
-    samples: list[int]
+    votes: list[_Cast] = field(default_factory=list)
     independent: int | Fraction = 0
     conditioned: int | Fraction = 0
 
     @property
     def weight(self) -> int | Fraction:
         return self.independent + self.conditioned
+
+    @cached_property
+    def first(self) -> int:
+        """The earliest sample."""
+        return min(cast.sample for cast in self.votes)
+
+    @cached_property
+    def speaker(self) -> _Cast:
+        """The vote whose sample speaks: of those that put the answer as most do, the first independent one."""
+        weights: dict[Hashable, int | Fraction] = defaultdict(int)
+        spellings = [spelling(cast.vote.answer) for cast in self.votes]
+        for cast, spelt in zip(self.votes, spellings, strict=True):
+            weights[spelt] += cast.weight
+        ranked = zip(self.votes, spellings, strict=True)
+        return min(ranked, key=lambda item: (-weights[item[1]], item[0].conditioned, item[0].sample))[0]
 
 
 @dataclass(frozen=True)
@@ -106,7 +149,8 @@ class PluralitySelection:
         """Index of the winning sample; None while no sample has voted.
 
         The answer with most votes wins. Ties go to the answer with more independent votes, then to the one sampled
-        first. Among its samples the first independent one speaks; if there is none, the first.
+        first. Among its samples those speak that put it as most of them do, letter by letter: the first independent
+        one of them; if there is none, the first.
 
         Args:
             favour_conditioned: Whether ties go to the answer with more votes of samples that saw earlier ones.
@@ -116,7 +160,7 @@ class PluralitySelection:
 
         def rank(standing: _Standing) -> tuple[int | Fraction, int | Fraction, int]:
             favoured = standing.conditioned if favour_conditioned else standing.independent
-            return standing.weight, favoured, -standing.first.sample
+            return standing.weight, favoured, -standing.first
 
         return max(self._standings.values(), key=rank).speaker.sample
 
@@ -132,33 +176,29 @@ class PluralitySelection:
 
     def groups(self) -> Sequence[Group]:
         """The answers, most votes first; of equal ones the one sampled first."""
-        ranked = sorted(self._standings.items(), key=lambda item: (-item[1].weight, item[1].first.sample))
+        ranked = sorted(self._standings.items(), key=lambda item: (-item[1].weight, item[1].first))
         return tuple(
             Group(
-                answer=standing.first.vote.answer,
+                answer=standing.speaker.vote.answer,
                 key=key,
                 independent=_plain(standing.independent),
                 conditioned=_plain(standing.conditioned),
-                samples=tuple(sorted(standing.samples)),
+                samples=tuple(sorted(cast.sample for cast in standing.votes)),
             )
             for key, standing in ranked
         )
 
     @cached_property
     def _standings(self) -> dict[AnswerKey, _Standing]:
-        standings: dict[AnswerKey, _Standing] = {}
+        standings: dict[AnswerKey, _Standing] = defaultdict(_Standing)
         for cast in self.votes:
-            standing = standings.get(cast.vote.key)
-            if standing is None:
-                standing = standings[cast.vote.key] = _Standing(cast, cast, [])
-            standing.samples.append(cast.sample)
-            standing.first = min(standing.first, cast, key=lambda each: each.sample)
-            standing.speaker = min(standing.speaker, cast, key=lambda each: (each.conditioned, each.sample))
+            standing = standings[cast.vote.key]
+            standing.votes.append(cast)
             if cast.conditioned:
                 standing.conditioned += cast.weight
             else:
                 standing.independent += cast.weight
-        return standings
+        return dict(standings)
 
 
 def _plain(weight: int | Fraction) -> float:

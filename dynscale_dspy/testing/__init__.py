@@ -4,13 +4,14 @@ Also the laws that every policy, selector, strategy and store must keep, as clas
 """
 
 from dynscale_dspy.testing.fake_model import FakeQuestion, questions
-from dynscale_dspy.testing.fake_server import FAULTS, PERMANENT_FAULTS, FakeServer, FakeStatistics
+from dynscale_dspy.testing.fake_server import BUSY_FAULTS, FAULTS, PERMANENT_FAULTS, FakeServer, FakeStatistics
 from dynscale_dspy.testing.policies import PolicyLaws
 from dynscale_dspy.testing.samplers import StrategyLaws
 from dynscale_dspy.testing.selectors import SelectorLaws
 from dynscale_dspy.testing.stores import StoreLaws
 
 __all__ = [
+    "BUSY_FAULTS",
     "FAULTS",
     "PERMANENT_FAULTS",
     "FakeQuestion",

@@ -11,6 +11,7 @@ import dataclasses
 import inspect
 import json
 import math
+import re
 import socket
 import struct
 import threading
@@ -51,17 +52,26 @@ FAULTS = (
 )
 """Kinds of fault. The first five are refusals, which cost no sample; the last four are good replies, late or
 wrong about their usage; the others generate a sample and lose it (a choice too many, where the client minds)."""
+REFUSED = Mapping[str, tuple[int, Mapping[str, Any] | str]]
+"""What a server does not take: names of settings with a ``+`` between them, and the status and body of the refusal."""
 PERMANENT_FAULTS = (
     "auth",  # refused: the key is not known
     "unknown_model",  # refused: there is no such model
 )
 """Further kinds, of the sort that trying again does not help."""
+BUSY_FAULTS = (
+    "503_retry_after",  # refused, with one
+)
+"""Further kinds, of a server that wants to be left alone."""
 
+_KINDS = (*FAULTS, *PERMANENT_FAULTS, *BUSY_FAULTS)
+_PATIENCE = ("429_retry_after", "503_retry_after")
 _REFUSALS = {
     "429": (429, "rate_limit_error", "rate_limit_exceeded"),
     "429_retry_after": (429, "rate_limit_error", "rate_limit_exceeded"),
     "500": (500, "server_error", "server_error"),
     "503": (503, "server_error", "service_unavailable"),
+    "503_retry_after": (503, "server_error", "service_unavailable"),
     "context_length": (400, "invalid_request_error", "context_length_exceeded"),
     "auth": (401, "invalid_request_error", "invalid_api_key"),
     "unknown_model": (404, "invalid_request_error", "model_not_found"),
@@ -83,6 +93,7 @@ class FakeStatistics:
         requests: Chat requests received, whatever became of them.
         samples: Choices generated; an ``n=3`` request makes three, a refused one none.
         delivered: Choices sent to a client still there, in a reply without fault.
+        streamed: Replies made as a stream.
         conditioned: Requests whose prompt showed earlier attempts.
         unauthorized: Requests refused for their key.
         faults: Faults by kind.
@@ -98,6 +109,7 @@ class FakeStatistics:
     requests: int = 0
     samples: int = 0
     delivered: int = 0
+    streamed: int = 0
     conditioned: int = 0
     unauthorized: int = 0
     faults: Mapping[str, int] = field(default_factory=dict)
@@ -117,7 +129,7 @@ class _Options:
     sigma: float = 0.5
     fault_rate: float = 0.0
     faults: tuple[str, ...] = FAULTS
-    retry_after: float = 0.05
+    retry_after: float | Sequence[float] = 0.05
     hang: float = 5.0
     sharpen: float = 0.0
     api_key: str | None = None
@@ -125,19 +137,36 @@ class _Options:
     choices: str = "all"
     capacity: int | None = None
     record: int = 10_000
+    refused: REFUSED = field(default_factory=dict)
+
+    def refusal(self, request: Mapping[str, Any]) -> tuple[int, Mapping[str, Any] | str] | None:
+        """How a request is refused for the settings it has; None if it is not."""
+        given = {name for name, value in request.items() if value is not None and (name, value) != ("n", 1)}
+        return next((answer for names, answer in self.refused.items() if given.issuperset(names.split("+"))), None)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "faults", tuple(self.faults))
-        unknown = set(self.faults) - {*FAULTS, *PERMANENT_FAULTS}
+        unknown = set(self.faults) - set(_KINDS)
         if unknown:
-            raise ValueError(f"unknown faults {sorted(unknown)}; there are {[*FAULTS, *PERMANENT_FAULTS]}")
+            raise ValueError(f"unknown faults {sorted(unknown)}; there are {list(_KINDS)}")
         if not 0 <= self.fault_rate <= 1:
             raise ValueError(f"fault_rate must be between 0 and 1, got {self.fault_rate!r}")
         if self.choices not in ("all", "one", "refuse"):
             raise ValueError(f"choices must be 'all', 'one' or 'refuse', got {self.choices!r}")
-        for name in ("median_latency", "sigma", "retry_after", "hang", "record"):
+        for name in ("median_latency", "sigma", "hang", "record"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)!r}")
+        if not self.patience or min(self.patience) < 0:
+            raise ValueError(f"retry_after must be at least 0, or several such numbers, got {self.retry_after!r}")
+
+    @property
+    def patience(self) -> tuple[float, ...]:
+        return (self.retry_after,) if isinstance(self.retry_after, (int, float)) else tuple(self.retry_after)
+
+    def pause(self, name: str, attempt: int) -> tuple[str]:
+        """The header of a request that is refused for now."""
+        asked = self.patience[int(uniform(self.seed, name, attempt, "retry after") * len(self.patience))]
+        return (f"retry-after: {asked:g}",)
 
     def delay(self, name: str, attempt: int) -> float:
         normal = NormalDist().inv_cdf(uniform(self.seed, name, attempt, "delay"))
@@ -152,8 +181,8 @@ class FakeServer:
     of the two is paired. Which concurrent request is the k-th is up to the order in which they arrive.
 
     Replies are framed as the prompt asks: the fields of DSPy's chat, JSON or XML adapter, or a JSON schema; every
-    field that is not reasoning holds the answer. DSPy's ReAct gets one tool call and then an end. There is no
-    streaming.
+    field that is not reasoning holds the answer. DSPy's ReAct gets one tool call and then an end. A reply that is to be
+    streamed comes as events of one word each, all at once.
 
     Besides the OpenAI routes there are, for clients in other processes, ``GET /questions``, ``GET /stats`` and
     ``POST /reset`` (options as JSON).
@@ -165,7 +194,7 @@ class FakeServer:
         sigma: Spread of the log-normal delay; 0 for the same every time.
         fault_rate: Share of requests that go wrong.
         faults: In which ways, with equal chances; see :data:`FAULTS`.
-        retry_after: Seconds that ``Retry-After`` asks for.
+        retry_after: Seconds that ``Retry-After`` asks for; of several numbers each time one, with equal chances.
         hang: Seconds before a hanging connection is closed.
         sharpen: Answers of requests that show earlier attempts have chances raised to ``1 + sharpen``.
         api_key: If given, requests with any other key are refused with status 401.
@@ -174,6 +203,9 @@ class FakeServer:
             ``"refuse"``.
         capacity: If given, requests beyond so many in flight are refused with status 429 and a Retry-After.
         record: How many of the latest request bodies :attr:`bodies` keeps.
+        refused: Settings that are refused, with the status and the body of the reply: ``{"seed": (400, {...})}``. Those
+            with a ``+`` between them are refused together: ``{"temperature+top_p": (400, {...})}``; ``n`` is if it is
+            above 1. The body is JSON, or a text as it is.
 
     Raises:
         ValueError: If an option is out of range.
@@ -196,7 +228,7 @@ class FakeServer:
         sigma: float = 0.5,
         fault_rate: float = 0.0,
         faults: Sequence[str] = FAULTS,
-        retry_after: float = 0.05,
+        retry_after: float | Sequence[float] = 0.05,
         hang: float = 5.0,
         sharpen: float = 0.0,
         api_key: str | None = None,
@@ -204,6 +236,7 @@ class FakeServer:
         choices: str = "all",
         capacity: int | None = None,
         record: int = 10_000,
+        refused: REFUSED | None = None,
     ) -> None:
         options = _Options(
             seed=seed,
@@ -219,6 +252,7 @@ class FakeServer:
             choices=choices,
             capacity=capacity,
             record=record,
+            refused=refused or {},
         )
         self._world = _World(bank, options)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -359,6 +393,7 @@ class _Reply:
     headers: tuple[str, ...] = ()
     ending: str = "send"  # or "close", "reset", "stall"
     delivers: int = 0
+    kind: str = "application/json"
 
 
 class _Counts:
@@ -461,13 +496,14 @@ class _World:
         if not authorized:
             counts.plain["unauthorized"] += 1
             return _Reply(counts, status=401, payload=_error("Incorrect API key provided", "invalid_api_key"))
-        if request.get("stream"):
-            return _Reply(counts, status=400, payload=_error("this server does not stream", "invalid_request_error"))
+        if (refusal := options.refusal(request)) is not None:
+            status, told = refusal
+            return _Reply(counts, status=status, payload=(told if isinstance(told, str) else json.dumps(told)).encode())
         wanted = int(request.get("n") or 1)
         if wanted > 1 and options.choices == "refuse":
             return _Reply(counts, status=400, payload=_error("n must be 1", "invalid_request_error"))
         if options.capacity is not None and counts.plain["in_flight"] > options.capacity:
-            headers = (f"retry-after: {options.retry_after:g}",)
+            headers = options.pause(name, attempt)
             counts.faults["429_retry_after"] += 1
             return _Reply(counts, status=429, payload=_error("too many requests", "rate_limit_error"), headers=headers)
         delay = options.delay(name, attempt)
@@ -478,7 +514,7 @@ class _World:
         if options.context is not None and sum(map(_tokens, prompt.messages)) > options.context:
             fault = "context_length"
         if fault in _REFUSALS:
-            headers = (f"retry-after: {options.retry_after:g}",) if fault == "429_retry_after" else ()
+            headers = options.pause(name, attempt) if fault in _PATIENCE else ()
             status, kind, code = _REFUSALS[fault]
             return _Reply(counts, delay, status, _error(_SAYS.get(fault, f"fault {fault}"), kind, code), headers)
 
@@ -530,7 +566,9 @@ class _World:
             body["usage"] = _usage(prompt_tokens, 10**9)
         elif fault == "usage_of_one":
             body["usage"] = _usage(prompt_tokens, _tokens(texts[0]))
-        payload = json.dumps(body).encode()
+        streams = bool(request.get("stream"))
+        counts.plain["streamed"] += streams
+        payload = _events(body, request) if streams else json.dumps(body).encode()
         if fault == "truncated_body":
             payload = payload[: len(payload) // 2]
         elif fault == "malformed_json":
@@ -539,6 +577,7 @@ class _World:
             counts,
             {"hang": options.hang, "slow": 10 * delay}.get(fault, delay),
             payload=payload,
+            kind="text/event-stream" if streams else "application/json",
             ending={"hang": "close", "reset": "reset", "stall": "stall"}.get(fault, "send"),
             delivers=len(texts) if not fault or fault in _HARMLESS else 0,
         )
@@ -628,7 +667,7 @@ class _Connection(asyncio.Protocol):
         # Counted before it is sent: whoever has the reply must find it counted.
         self._world.end(reply)
         if reply.ending == "send":
-            self._send(reply.status, reply.payload, reply.headers)
+            self._send(reply.status, reply.payload, reply.headers, kind=reply.kind)
             self.data_received(b"")  # a next request may be here already
         elif reply.ending == "close":
             self._transport.close()
@@ -640,10 +679,18 @@ class _Connection(asyncio.Protocol):
     def _send_json(self, value: Any) -> None:
         self._send(200, json.dumps(value).encode())
 
-    def _send(self, status: int, payload: bytes, headers: Sequence[str] = (), *, close: bool = False) -> None:
+    def _send(
+        self,
+        status: int,
+        payload: bytes,
+        headers: Sequence[str] = (),
+        *,
+        kind: str = "application/json",
+        close: bool = False,
+    ) -> None:
         head = [
             f"HTTP/1.1 {status} {_REASONS.get(status, 'Error')}",
-            "content-type: application/json",
+            f"content-type: {kind}",
             f"content-length: {len(payload)}",
             *headers,
             *(["connection: close"] if close else []),
@@ -669,6 +716,21 @@ def _wire(statistics: FakeStatistics, bank: Sequence[FakeQuestion]) -> dict[str,
 
 def _error(message: str, kind: str, code: str | None = None) -> bytes:
     return json.dumps({"error": {"message": message, "type": kind, "param": None, "code": code or kind}}).encode()
+
+
+def _events(body: Mapping[str, Any], request: Mapping[str, Any]) -> bytes:
+    """A reply as the events of a stream, a word each, with its usage at the end if that is asked for."""
+    about = {name: body[name] for name in ("id", "created", "model")} | {"object": "chat.completion.chunk"}
+    events: list[dict[str, Any]] = []
+    for choice in body["choices"]:
+        words = re.findall(r"\S+\s*|\s+", choice["message"]["content"] or "")
+        deltas = [{"role": "assistant", "content": word} for word in words]
+        said = [{"index": choice["index"], "delta": delta, "finish_reason": None} for delta in deltas]
+        said.append({"index": choice["index"], "delta": {}, "finish_reason": choice["finish_reason"]})
+        events += [{**about, "choices": [each]} for each in said]
+    if "usage" in body and (request.get("stream_options") or {}).get("include_usage"):
+        events.append({**about, "choices": [], "usage": body["usage"]})
+    return b"".join(f"data: {line}\n\n".encode() for line in [*map(json.dumps, events), "[DONE]"])
 
 
 def _usage(prompt: int, completion: int) -> dict[str, int]:

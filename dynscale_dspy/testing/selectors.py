@@ -76,9 +76,14 @@ class SelectorLaws:
                 assert one is not None and other is not None, f"{answer!r} casts no vote"
                 assert one.key == other.key and one.answer == answer
 
-    def test_no_answer_casts_no_vote(self) -> None:
-        """None is what a sample without an answer gives."""
-        assert self.selector().read(None) is None
+    def test_none_is_an_answer(self) -> None:
+        """None may be what a program rightly says, "there is none": a sample without an answer is not read at all."""
+        vote = self.selector().read(None)
+        assert vote is not None and vote.answer is None, "None casts no vote"
+        selection = self.selector().empty().add(vote, sample=0)
+        for place, answer in enumerate(self.answers(), 1):
+            selection = selection.add(self.selector().read(answer), sample=place)
+        assert len(selection.groups()) == 1 + len(self.answers()), "None is taken for another answer"
 
     # ---- nobody has voted
 

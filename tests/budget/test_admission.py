@@ -109,7 +109,7 @@ def test_a_paused_pool_opens_a_known_set_which_then_waits_and_a_stopped_one_does
         pool.admission.open_known(2)
 
 
-def test_why_nothing_is_left_is_said_of_each_pool_around():
+def test_why_nothing_is_left_is_said_of_the_pool_that_is_empty_or_of_all():
     pool = BudgetPool(samples=1)
     with pool.scope(samples=3) as scope:
         arm = open_call(scope)
@@ -117,7 +117,10 @@ def test_why_nothing_is_left_is_said_of_each_pool_around():
         draw(arm)
         arm.close()
         error = scope.admission.exhausted()
-    assert "1 of 3 samples" in str(error) and "within BudgetPool(1 of 1 samples" in str(error)
+    assert "first sample: 1 of 1 samples of the pool are spent, 0 reserved" in str(error)
+    with BudgetPool(samples=2).scope(samples=3) as scope:  # what was in the way is gone when the error is made
+        error = scope.admission.exhausted()
+    assert "BudgetPool(0 of 3 samples" in str(error) and "within BudgetPool(0 of 2 samples" in str(error)
 
 
 def test_a_sample_that_is_cut_off_is_told_by_what():
@@ -290,3 +293,16 @@ def test_an_interrupt_inside_any_step_lets_go_of_the_lock_and_passes_no_cap(wher
             break
     assert interrupted >= 1
     assert bomb.left <= 0
+
+
+def test_nobody_waits_for_a_change_in_a_pool_that_has_ended():
+    now = [0.0]
+    pool = BudgetPool(samples=5, dollars=1, deadline=10, clock=lambda: now[0])
+    assert not pool.admission.change().done()
+    pool.pause()
+    assert not pool.admission.change().done()
+    pool.stop()
+    assert pool.admission.change().done()
+    pool.resume()
+    now[0] = 10
+    assert pool.admission.change().done()

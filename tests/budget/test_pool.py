@@ -722,6 +722,39 @@ def test_caps_begin_anew_with_each_period():
     assert open_call(pool, 1) is None
 
 
+@settings(max_examples=40, deadline=None)
+@given(
+    in_a_file=st.booleans(),
+    steps=st.lists(
+        st.tuples(st.integers(0, 2), st.sampled_from([0, 1, 40]), st.sampled_from([-20, 0, 20])),
+        min_size=5,
+        max_size=40,
+    ),
+)
+def test_no_period_has_more_than_its_cap_however_the_clocks_step(in_a_file, steps):
+    """Clocks go forth and step back over the border; in a file each of three pools has a clock of its own."""
+    true, shown = 3600.0 * 1000 - 30, [0.0] * 3
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "budget.sqlite" if in_a_file else None
+        shown[:] = [true] * 3
+        pools = [
+            BudgetPool(samples=3, period="hour", clock=lambda i=i: shown[i], path=path)
+            for i in range(3 if in_a_file else 1)
+        ]
+        seen, drawn = {int(true // 3600)}, 0
+        for number, passes, off in steps:
+            pool = pools[number % len(pools)]
+            true += passes
+            shown[number % len(pools)] = true + off
+            seen.add(int((true + off) // 3600))
+            while (arm := open_call(pool, 1)) is not None:
+                draw_one(arm)
+                arm.close()
+                drawn += 1
+        assert drawn <= 3 * len(seen)
+        assert all(pool.statistics().reserved == Cost() for pool in pools)
+
+
 def test_a_warning_comes_once_for_each_cap():
     warnings = []
     pool = BudgetPool(samples=10, requests=1000, warn_at=0.5, on_warning=warnings.append)

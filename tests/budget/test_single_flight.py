@@ -16,10 +16,10 @@ def test_the_same_call_is_one_flight_until_it_has_left():
     other, third = flights.join("b")
     assert (mine, second, third) == (True, False, True)
     assert first is again and other is not first
-    flights.leave("a")
+    assert flights.leave("a") and not flights.leave("b")
     fresh, mine = flights.join("a")
     assert mine and fresh is not first
-    flights.leave("nobody")  # twice, or never joined: no harm
+    assert not flights.leave("nobody")  # twice, or never joined: no harm
 
 
 def test_of_many_threads_one_brings_it_about():

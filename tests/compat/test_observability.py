@@ -269,14 +269,16 @@ PROGRAMS: dict[str, Callable[[], dspy.Module]] = {
 
 @pytest.mark.parametrize("awaited", [False, True], ids=["sync", "async"])
 @pytest.mark.parametrize("make", PROGRAMS.values(), ids=PROGRAMS)
-def test_a_stream_is_the_final_prediction(make: Callable[[], dspy.Module], awaited: bool) -> None:
+def test_a_stream_is_the_winner(make: Callable[[], dspy.Module], awaited: bool) -> None:
     chunks = streamed(make(), ScriptedModel(cycle("A", "B", "B", "B")), is_async_program=awaited)
     assert [type(chunk) for chunk in chunks] == [dspy.Prediction]
     assert chunks[0].answer == "B"
     listeners = [dspy.streaming.StreamListener(signature_field_name="answer")]
     program = make()
     chunks = streamed(program, ScriptedModel(cycle("B")), is_async_program=awaited, stream_listeners=listeners)
-    assert [type(chunk) for chunk in chunks] == [dspy.Prediction]
+    heard, prediction = chunks
+    assert (heard.chunk, heard.signature_field_name, heard.is_last_chunk) == ("B", "answer", True)
+    assert prediction.answer == "B"
 
 
 @pytest.mark.parametrize("awaited", [False, True], ids=["sync", "async"])

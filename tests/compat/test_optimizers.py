@@ -142,6 +142,10 @@ class Outer(dspy.Module):
         return self.answer(question=question, draft=self.draft(question=question).draft)
 
 
+def predictor() -> dspy.Module:
+    return dspy.Predict("question -> answer")
+
+
 def scaler(pool: BudgetPool) -> Callable[[dspy.Module], dspy.Module]:
     return lambda module: DynScaling(module, budget=pool)
 
@@ -153,6 +157,8 @@ PROGRAMS: dict[str, tuple[Callable[[], dspy.Module], Callable[[BudgetPool], dspy
     ),
     "an outer program": (Outer, lambda pool: Outer(scaler(pool))),
     "wrap(program)": (Outer, lambda pool: wrap(Outer(), budget=pool)),
+    "a wrapped predictor": (predictor, lambda pool: DynScaling(predictor(), budget=pool)),
+    "wrap(predictor)": (predictor, lambda pool: wrap(predictor(), budget=pool)),
 }
 
 
@@ -174,14 +180,15 @@ def pools_of(program: dspy.Module) -> list[BudgetPool]:
     return [module.pool for module in [*inside, *scaled]]
 
 
-@pytest.mark.parametrize("cheaply", [False, True], ids=["scaled", "unscaled"])
+@pytest.mark.parametrize("samples", [2, 1, 0], ids=["scaled", "one sample", "unscaled"])
 @pytest.mark.parametrize("kind", PROGRAMS)
 @pytest.mark.parametrize("optimize", OPTIMIZERS, ids=lambda optimize: optimize.__name__)
 def test_compiling_a_wrapped_program_gives_what_the_plain_one_gets(
-    optimize: Callable[[Any], Any], kind: str, cheaply: bool, quiet: None, capsys: Any
+    optimize: Callable[[Any], Any], kind: str, samples: int, quiet: None, capsys: Any
 ) -> None:
     make_plain, make_wrapped = PROGRAMS[kind]
-    pool = BudgetPool(per_call=2, policy=Uniform())
+    cheaply = samples == 0
+    pool = BudgetPool(per_call=samples or 2, policy=Uniform())
     program = make_wrapped(pool)
     with dspy.context(lm=(model := ScriptedModel(reply)).lm(temperature=1.0, max_tokens=500)):
         plain, expected = compiled_state(optimize, make_plain())

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import logging
+from typing import Any, Literal, Optional
 
 import dspy
 import pytest
 
 from dynscale_dspy.execution.answer_reader import AnswerReader
+from dynscale_dspy.selection.fields import ABSENT
 
 
 def read(module, fields, answer=None):
@@ -22,8 +24,82 @@ def test_reasoning_is_not_an_answer():
 
 
 def test_several_answer_fields_vote_together():
-    module = dspy.Predict("text -> label: Literal['a', 'b'], score: float")
-    assert read(module, {"label": "a", "score": 0.5}) == {"label": "a", "score": 0.5}
+    module = dspy.Predict("text -> label: Literal['a', 'b'], amount: float")
+    assert read(module, {"label": "a", "amount": 0.5}) == {"label": "a", "amount": 0.5}
+
+
+def test_what_explains_or_rates_a_label_does_not_vote_unless_it_is_named():
+    module = dspy.ChainOfThought("text -> label: Literal['a', 'b'], confidence: float, explanation")
+    fields = {"reasoning": "r", "label": "a", "confidence": 0.71, "explanation": "for"}
+    assert read(module, fields) == "a"
+    assert read(module, fields, answer="confidence") == 0.71
+    assert read(module, fields, answer=["label", "explanation"]) == {"label": "a", "explanation": "for"}
+    assert AnswerReader(module).left_out == ["confidence", "explanation"]
+    assert AnswerReader(module, "label").left_out == []
+
+
+def test_which_fields_vote_is_said_where_some_do_not(caplog):
+    with caplog.at_level(logging.DEBUG, "dynscale_dspy"):
+        AnswerReader(dspy.Predict("text -> label, explanation"))
+        AnswerReader(dspy.Predict("text -> label"))
+    (told,) = caplog.messages
+    assert told == (
+        "Predict: the votes are about label; explanation explain or rate it and do not vote, unless answer= names them"
+    )
+
+
+def test_a_custom_programs_fields_vote_by_the_same_rule():
+    class Program(dspy.Module):
+        def __init__(self):
+            super().__init__()
+            self.classify = dspy.ChainOfThought("text -> label: bool, confidence: float")
+
+    fields = {"label": True, "confidence": 0.5, "note": "n", "city": "Paris"}
+    assert read(Program(), fields) == {"label": True, "city": "Paris"}
+    assert read(Program(), {"confidence": 0.5}) == 0.5
+
+
+@pytest.mark.parametrize("kind", [int | None, str | None, Literal["a", None], list[str] | None, Any, type(None)])
+def test_none_is_an_answer_where_the_type_allows_it(kind):
+    module = dspy.Predict(dspy.Signature({"text": (str, dspy.InputField()), "found": (kind, dspy.OutputField())}))
+    for answer in (None, "found"):
+        assert read(module, {"found": None}, answer=answer) is None
+        assert read(module, {}, answer=answer) is ABSENT
+
+
+@pytest.mark.parametrize("kind", [int, str, Literal["a", "b"], list[str], dict[str, int], bool])
+def test_none_is_no_answer_where_the_type_forbids_it(kind):
+    module = dspy.Predict(dspy.Signature({"text": (str, dspy.InputField()), "found": (kind, dspy.OutputField())}))
+    assert read(module, {"found": None}) is ABSENT
+
+
+def test_a_record_of_nones_is_an_answer_where_all_may_be_none():
+    module = dspy.Predict("text -> name: Optional[str], phone: Optional[str]")
+    assert read(module, {"name": None, "phone": None}) == {"name": None, "phone": None}
+    assert read(module, {"name": "Ann", "phone": "null"}) == {"name": "Ann", "phone": None}
+    assert read(module, {"name": "Ann"}) == {"name": "Ann"}
+    assert read(module, {}) is ABSENT
+
+
+def test_a_record_of_blanks_is_no_answer():
+    module = dspy.Predict("text -> name: str, phone: str")
+    assert read(module, {"name": "", "phone": " "}) is ABSENT
+    assert read(module, {"name": "Ann", "phone": ""}) == {"name": "Ann"}
+
+
+def test_a_custom_program_may_answer_none_where_its_predictors_may():
+    class Program(dspy.Module):
+        def __init__(self):
+            super().__init__()
+            self.find = dspy.Predict("text -> found: Optional[int]")
+
+    assert read(Program(), {"found": None}) is None
+    assert read(Program(), {"city": None}) is ABSENT
+
+
+def test_none_of_an_answer_function_is_no_answer():
+    module = dspy.Predict("text -> found: Optional[int]")
+    assert read(module, {"found": None}, answer=lambda p: p.found) is ABSENT
 
 
 def test_an_agent_answers_with_its_own_signature():
@@ -52,13 +128,13 @@ def test_the_user_may_name_the_answer():
 
 def test_a_failing_answer_function_costs_the_vote_not_the_call(caplog):
     module = dspy.Predict("text -> label")
-    assert read(module, {"label": "a"}, answer=lambda p: 1 / 0) is None
+    assert read(module, {"label": "a"}, answer=lambda p: 1 / 0) is ABSENT
     assert "casts no vote" in caplog.text
 
 
 def test_the_words_of_the_answer_functions_error_are_not_logged(caplog):
     module = dspy.Predict("text -> label")
-    assert read(module, {"label": "secret"}, answer=lambda p: {}[p.label]) is None
+    assert read(module, {"label": "secret"}, answer=lambda p: {}[p.label]) is ABSENT
     assert "KeyError" in caplog.text and "secret" not in caplog.text
 
 
@@ -89,7 +165,7 @@ def test_an_answer_that_names_nothing_is_refused(bad):
 @pytest.mark.parametrize(
     ("answer", "types"),
     [
-        (None, {"label": Literal["a", "b"], "score": float}),
+        (None, {"label": Literal["a", "b"]}),
         ("score", {"score": float}),
         (["score", "label"], {"score": float, "label": Literal["a", "b"]}),
         (lambda prediction: prediction.score, {}),
@@ -107,7 +183,7 @@ def test_types_of_a_program_without_a_signature_are_not_known():
 
 @pytest.mark.parametrize("fields", [{}, {"answer": None}])
 def test_a_sample_that_lacks_the_answer_gives_none(fields):
-    assert read(dspy.Predict("question -> answer"), fields) is None
+    assert read(dspy.Predict("question -> answer"), fields) is ABSENT
 
 
-_ = Literal  # used by the signatures above, which DSPy resolves by name
+_ = Literal, Optional  # used by the signatures above, which DSPy resolves by name

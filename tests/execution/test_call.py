@@ -38,11 +38,11 @@ def test_a_call_needs_no_wrapper_to_be_driven():
     pool = BudgetPool(per_call=3, policy=Uniform())
     with dspy.context(lm=ScriptedModel(cycle("A", "B", "B")).lm()):
         call = Call(scaled(pool), (), {"question": "q"})
-        winner, own = drive(call.steps(), call.run, call.desk())
-        assert call.answer(call.finish(winner, own)).answer == "B"
+        outcome = drive(call.steps(), call.run, call.desk())
+        assert call.answer(call.finish(outcome)).answer == "B"
         again = Call(scaled(pool), (), {"question": "other"})
-        assert asyncio.run(adrive(again.steps(), again.arun, again.desk()))[1]
-    assert call.explain(winner) is call.explain(winner)
+        assert asyncio.run(adrive(again.steps(), again.arun, again.desk())).winner.prediction.answer in "AB"
+    assert call.outcome(outcome.winner) is outcome
     assert list(pool.history.programs) == ["Predict(question -> answer)"]
 
 
@@ -99,13 +99,13 @@ def test_a_sample_that_is_not_needed_any_more_is_not_run():
     assert model.requests == []
 
 
-def test_only_the_first_of_two_equal_calls_reports_its_usage():
+def test_each_of_two_equal_calls_is_told_its_usage():
     with dspy.context(lm=ScriptedModel(cycle("A")).lm(), track_usage=True):
         call = Call(scaled(), (), {"question": "q"})
-        winner, _ = drive(call.steps(), call.run, call.desk())
-        tracker = dspy.utils.usage_tracker.UsageTracker()
-        with dspy.context(usage_tracker=tracker, trace=[]):
-            call.finish(winner, False)
-            assert not tracker.usage_data and len(dspy.settings.trace) == 1
-            call.finish(winner, True)
-            assert len(tracker.usage_data["scripted/model"]) == 3
+        outcome = drive(call.steps(), call.run, call.desk())
+        other = outcome.copied()
+        for each in (outcome, other):
+            with dspy.track_usage() as usage:
+                call.finish(each)
+            assert len(usage.usage_data["scripted/model"]) == 3
+    assert other.usage == outcome.usage and other.usage is not outcome.usage

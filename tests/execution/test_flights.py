@@ -1,11 +1,15 @@
-"""The same call made again while it runs waits for the first one's winner. tests/transport has it on the wire."""
+"""The same call made again while it runs waits for the first one's outcome. tests/transport has it on the wire."""
 
 from __future__ import annotations
 
+import threading
+from dataclasses import replace
+
+import dspy
 import pytest
 
 from dynscale_dspy.budget.single_flight import SingleFlight
-from dynscale_dspy.execution.flights import Abandoned, once
+from dynscale_dspy.execution.flights import Abandoned, once, submitted_item
 from dynscale_dspy.sampling.sample import Draw, Sample
 from dynscale_dspy.sampling.steps import Gate, Wait
 
@@ -20,6 +24,13 @@ def steps(winner=WINNER, error=None):
     return winner
 
 
+def copied(winner):
+    return replace(winner, problem=f"{winner.problem}copy ")
+
+
+COPY = copied(WINNER)
+
+
 def outcome(generator, reply=None):
     """What the steps return when they are sent this."""
     with pytest.raises(StopIteration) as stop:
@@ -28,57 +39,69 @@ def outcome(generator, reply=None):
 
 
 def test_a_call_alone_draws_its_own_winner_and_is_forgotten():
-    flights, told = SingleFlight(), []
+    flights = SingleFlight()
     for _ in range(2):
-        call = once(flights, "q", steps(), decided=told.append)
+        call = once(flights, "q", steps(), copied=copied)
         assert next(call) == Gate()
-        assert outcome(call) == (WINNER, True)
-    assert told == [WINNER, WINNER]
+        assert outcome(call) is WINNER
     assert flights.join("q")[1] is True
 
 
-def test_the_same_call_waits_for_the_first_and_shares_its_winner():
+def test_the_same_call_waits_for_the_first_and_gets_a_copy_of_its_own():
     flights, order = SingleFlight(), []
-    first = once(flights, "q", steps(), decided=lambda winner: order.append("told"))
-    second, third = (once(flights, "q", steps(Sample(Draw(1)))) for _ in range(2))
+
+    def watched(winner):
+        order.append("copied")
+        return copied(winner)
+
+    first = once(flights, "q", steps(), copied=watched)
+    second, third = (once(flights, "q", steps(Sample(Draw(1))), copied=watched) for _ in range(2))
     assert next(first) == Gate()
     waits = [next(second), next(third)]
     assert all(isinstance(wait, Wait) for wait in waits) and waits[0].future is waits[1].future
     waits[0].future.add_done_callback(lambda future: order.append("done"))
-    assert outcome(first) == (WINNER, True)
-    assert order == ["told", "done"]
-    assert [outcome(call, True) for call in (second, third)] == [(WINNER, False)] * 2
+    assert outcome(first) is WINNER
+    assert order == ["copied", "done"]  # before the first caller can change it
+    mine, yours = (outcome(call, True) for call in (second, third))
+    assert mine == yours == copied(COPY) and mine is not yours
 
 
 def test_other_calls_do_not_wait():
     flights = SingleFlight()
-    calls = [once(flights, key, steps()) for key in ("q", "p")]
+    calls = [once(flights, key, steps(), copied=copied) for key in ("q", "p")]
     assert [next(call) for call in calls] == [Gate(), Gate()]
 
 
 @pytest.mark.parametrize("reply", [None, False], ids=["no place to wait", "it takes too long"])
 def test_a_call_that_cannot_wait_goes_alone_and_leaves_the_first_alone(reply):
     flights = SingleFlight()
-    first, second = once(flights, "q", steps()), once(flights, "q", steps(Sample(Draw(1))))
+    first, second = (
+        once(flights, "q", steps(), copied=copied),
+        once(flights, "q", steps(Sample(Draw(1))), copied=copied),
+    )
     assert next(first) == Gate()
     future = next(second).future
     assert second.send(reply) == Gate()
-    assert outcome(second) == (Sample(Draw(1)), True)
+    assert outcome(second) == Sample(Draw(1))
     assert not future.done() and flights.join("q")[1] is False
-    assert outcome(first) == (WINNER, True)
-    assert future.result() is WINNER
+    assert outcome(first) == WINNER
+    assert future.result() == COPY
 
 
-@pytest.mark.parametrize("place", ["the steps", "the telling"])
+@pytest.mark.parametrize("place", ["the steps", "the copying"])
 def test_an_error_of_the_first_is_everyones(place):
     flights, error = SingleFlight(), ValueError("bad")
 
-    def tell(winner):
+    def refuse(winner):
         raise error
 
-    options = {"decided": tell} if place == "the telling" else {}
-    first = once(flights, "q", steps(error=error if place == "the steps" else None), **options)
-    second = once(flights, "q", steps())
+    first = once(
+        flights,
+        "q",
+        steps(error=error if place == "the steps" else None),
+        copied=refuse if place == "the copying" else copied,
+    )
+    second = once(flights, "q", steps(), copied=copied)
     assert next(first) == Gate()
     assert isinstance(next(second), Wait)
     for call, reply in ((first, None), (second, True)):
@@ -91,7 +114,7 @@ def test_an_error_of_the_first_is_everyones(place):
 @pytest.mark.parametrize("interrupt", ["closed", "interrupted"])
 def test_if_the_first_is_interrupted_one_of_the_others_takes_over(interrupt):
     flights = SingleFlight()
-    first, second, third = (once(flights, "q", steps()) for _ in range(3))
+    first, second, third = (once(flights, "q", steps(), copied=copied) for _ in range(3))
     assert next(first) == Gate()
     future = next(second).future
     assert isinstance(next(third), Wait)
@@ -103,21 +126,49 @@ def test_if_the_first_is_interrupted_one_of_the_others_takes_over(interrupt):
     assert isinstance(future.exception(), Abandoned)
     assert second.send(True) == Gate()
     assert isinstance(third.send(True), Wait)  # for the second now
-    assert outcome(second) == (WINNER, True)
-    assert outcome(third, True) == (WINNER, False)
+    assert outcome(second) == WINNER
+    assert outcome(third, True) == copied(COPY)
 
 
 def test_a_call_that_is_closed_while_it_waits_leaves_the_first_alone():
     flights = SingleFlight()
-    first, second = once(flights, "q", steps()), once(flights, "q", steps())
+    first, second = once(flights, "q", steps(), copied=copied), once(flights, "q", steps(), copied=copied)
     assert next(first) == Gate()
     assert isinstance(next(second), Wait)
     second.close()
     assert flights.join("q")[1] is False
-    assert outcome(first) == (WINNER, True)
+    assert outcome(first) == WINNER
 
 
 def test_a_call_that_never_began_is_in_nobodys_way():
     flights = SingleFlight()
-    once(flights, "q", steps()).close()
+    once(flights, "q", steps(), copied=copied).close()
     assert flights.join("q")[1] is True
+
+
+@pytest.mark.parametrize("drive", ["Parallel", "Evaluate", "batch"])
+def test_items_of_dspys_executor_are_told_apart(drive):
+    seen = []
+
+    class Look(dspy.Module):
+        def forward(self, question):
+            seen.append(submitted_item())
+            return dspy.Prediction(answer=question)
+
+    examples = [dspy.Example(question="same").with_inputs("question")] * 4
+    if drive == "Parallel":
+        dspy.Parallel(num_threads=2, disable_progress_bar=True)([(Look(), example) for example in examples])
+    elif drive == "batch":
+        Look().batch(examples, num_threads=2, disable_progress_bar=True)
+    else:
+        dspy.Evaluate(devset=examples, metric=lambda *_: 1.0, num_threads=2, display_progress=False)(Look())
+    assert sorted(seen) == [0, 1, 2, 3]
+    assert submitted_item() is None
+
+
+def test_a_thread_of_the_users_own_is_at_no_item():
+    seen = []
+    thread = threading.Thread(target=lambda: seen.append(submitted_item()))
+    thread.start()
+    thread.join()
+    assert seen == [None]

@@ -132,19 +132,26 @@ def test_samples_share_requests_where_one_predictor_asks_as_many_as_the_user_all
     assert seen == [(lm, {"temperature": 0.5, "n": 2})]
 
 
-def test_a_program_without_a_language_model_is_not_ready():
-    predictor = dspy.Predict("a -> b")
+@pytest.mark.parametrize("program", [dspy.Predict("a -> b"), dspy.ChainOfThought("a -> b")])
+def test_a_predictor_without_a_language_model_is_not_ready(program):
     with pytest.raises(ValueError, match=r"^No LM is loaded"):
-        check_ready([predictor], predictor, {}, temperature=None, vary=False)
+        check_ready(program.predictors(), program, {}, temperature=None, vary=False)
 
 
-def test_temperature_zero_is_refused_only_where_samples_must_differ():
+def test_whatever_may_choose_its_language_model_as_it_runs_is_ready():
+    check_ready(Nested().predictors(), Nested(), {}, temperature=None, vary=True)
+    patched = dspy.Predict("a -> b")
+    patched.forward = lambda **inputs: None
+    check_ready([patched], patched, {}, temperature=None, vary=True)
+
+
+def test_temperature_zero_is_refused_where_it_was_asked_for_and_samples_must_differ():
     predictor = dspy.Predict("a -> b")
     with dspy.context(lm=ScriptedModel(cycle("A")).lm(temperature=0.0)):
         with pytest.raises(ValueError, match=r"^temperature is 0, so every sample would be the same"):
-            check_ready([predictor], predictor, {}, temperature=None, vary=True)
-        check_ready([predictor], predictor, {}, temperature=0.7, vary=True)
-        check_ready([predictor], predictor, {}, temperature=None, vary=False)
+            check_ready([predictor], predictor, {}, temperature=0.0, vary=True)
+        for asked, vary in [(None, True), (0.7, True), (0.0, False)]:
+            check_ready([predictor], predictor, {}, temperature=asked, vary=vary)
 
 
 # ---- programs that decide at once

@@ -5,6 +5,7 @@ import pytest
 
 from dynscale_dspy.execution import lm_errors
 from dynscale_dspy.execution.lm_errors import is_permanent
+from tests.execution.refused_bodies import OTHERS, REFUSALS, UNEXPLAINED
 from tests.support import needs_lm_errors
 
 
@@ -84,3 +85,84 @@ def test_an_unreadable_reply():
     error = dspy.utils.exceptions.AdapterParseError("ChatAdapter", signature, "no format at all")
     assert lm_errors.is_unreadable(error)
     assert not lm_errors.is_unreadable(ValueError())
+
+
+# ---- refused settings
+
+ASKED = {"temperature": 1.0, "seed": 7, "logprobs": True, "top_p": 0.9, "max_tokens": 100}
+NAMES = ["temperature", "seed", "logprobs"]
+
+
+class Turned(Exception):
+    """As an SDK has it: the body of the reply, and what it says."""
+
+    def __init__(self, status, body):
+        error = body.get("error", body) if isinstance(body, dict) else {}
+        self.status_code, self.body, self.message = status, body, f"Error code: {status}"
+        self.param, self.code = error.get("param"), error.get("code")
+        super().__init__(self.message)
+
+
+@pytest.mark.parametrize("reply", REFUSALS.values(), ids=REFUSALS)
+def test_a_refused_setting_is_known_by_its_name_a_code_or_words(reply):
+    status, body, refused = reply
+    found = lm_errors.complaint_of(Turned(status, body), NAMES, ASKED)
+    assert set(found.refused) == refused and not found.of_value
+    beside = {"top_p"} if "top_p" in str(body) else set()
+    assert set(found.refused.values()) == {frozenset(beside)}
+    assert not lm_errors.complaint_of(Turned(status, body), [n for n in NAMES if n not in refused], ASKED).refused
+
+
+@pytest.mark.parametrize("reply", UNEXPLAINED.values(), ids=UNEXPLAINED)
+def test_a_refusal_that_says_nothing_may_be_of_any_setting(reply):
+    assert lm_errors.complaint_of(Turned(*reply), NAMES, ASKED) == lm_errors.Complaint({}, unexplained=True)
+
+
+@pytest.mark.parametrize("reply", OTHERS.values(), ids=OTHERS)
+def test_what_was_turned_away_for_something_else_is_no_refusal_of_a_setting(reply):
+    assert lm_errors.complaint_of(Turned(*reply), NAMES, ASKED) == lm_errors.OTHER
+
+
+def test_a_context_overflow_and_an_unknown_model_are_none_either():
+    for name in ("ContextWindowExceededError", "LMUnsupportedModelError"):
+        error = failure(name, status=400, message="temperature")
+        assert lm_errors.complaint_of(error, NAMES, ASKED) == lm_errors.OTHER
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Expected temperature to be between 0 and 2",
+        "`temperature` must be strictly positive",
+        "temperature: Input should be less than or equal to 1",
+        "Invalid 'temperature': decimal above maximum value. Expected a value <= 2, but got 3 instead.",
+    ],
+)
+def test_a_value_out_of_range_is_a_complaint_of_the_value(message):
+    found = lm_errors.complaint_of(Turned(400, {"error": {"message": message}}), NAMES, ASKED)
+    assert found.of_value and set(found.refused) == {"temperature"}
+
+
+def test_litellm_knows_of_some_settings_before_it_sends_them():
+    text = "anthropic does not support parameters: ['seed', 'logprobs'], for model=claude. To drop these, set ..."
+    found = lm_errors.complaint_of(failure("UnsupportedParamsError", message=text), NAMES, ASKED)
+    assert set(found.refused) == {"seed", "logprobs"}
+
+
+def test_a_language_model_of_ones_own_may_have_no_such_argument():
+    def forward(prompt=None):
+        return prompt
+
+    with pytest.raises(TypeError) as raised:
+        forward(**{"temperature": 1.0})
+    assert set(lm_errors.complaint_of(raised.value, NAMES, ASKED).refused) == {"temperature"}
+    assert lm_errors.complaint_of(raised.value, ["seed"], ASKED) == lm_errors.OTHER
+    assert lm_errors.complaint_of(TypeError("temperature"), NAMES, ASKED) == lm_errors.OTHER
+    assert lm_errors.was_never_sent(raised.value) and not lm_errors.was_never_sent(TypeError("temperature"))
+
+
+def test_a_server_has_crashed_where_it_says_so_itself():
+    assert lm_errors.has_crashed(failure("Error", status=500)) and lm_errors.has_crashed(failure("Error", status=502))
+    for status in (400, 429, 503, 504, None):
+        assert not lm_errors.has_crashed(failure("Error", status=status))
+    assert not lm_errors.has_crashed(failure("APIConnectionError", "litellm.exceptions", status_code=500))

@@ -111,3 +111,5 @@ def test_finish_reasons_of_either_engine():
     assert finish_reasons({"response": Response(choices=choices)}) == ["stop", "length"]
     assert finish_reasons({"response": Response(finish_reason="stop")}) == ["stop"]
     assert finish_reasons({}) == [None]
+    cut = Response(status="incomplete", incomplete_details=Response(reason="max_output_tokens"))
+    assert finish_reasons({"response": cut}) == ["length"]

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import contextlib
+from types import SimpleNamespace
+from unittest import mock
+
 import dspy
 import pytest
 
-from dynscale_dspy import BudgetPool, DynScaling, wrap
+from dynscale_dspy import BudgetPool, DynScaling, Parallel, explain, wrap
 from dynscale_dspy.execution.meter import current_meter
 from dynscale_dspy.execution.run import is_sample_of
 from dynscale_dspy.sampling.sample import Draw
@@ -61,6 +65,46 @@ def test_a_blank_or_truncated_answer_casts_no_vote():
 
 
 @needs_lm_errors
+@pytest.mark.parametrize("choices", [mock.MagicMock(), [], None, ()])
+def test_a_reply_without_finish_reasons_votes_all_the_same(choices):
+    class Mocked(dspy.BaseLM):
+        def forward(self, prompt=None, messages=None, **kwargs):
+            return mock.MagicMock(choices=choices)
+
+    class Fixed(dspy.ChatAdapter):
+        def __call__(self, lm, lm_kwargs, signature, demos, inputs):
+            with contextlib.suppress(TypeError):  # of DSPy's own, where there are no choices to read
+                lm(messages=[{"role": "user", "content": "?"}], **lm_kwargs)
+            return [{"answer": "4"}]
+
+    program = DynScaling(dspy.Predict("question -> answer"), BudgetPool(samples=3, min_per_call=3), sampling=Parallel())
+    with dspy.context(lm=Mocked("mocked", temperature=1.0), adapter=Fixed()):
+        assert explain(program(question="?")).votes[0].total == 3
+
+
+class Narrow(dspy.BaseLM):
+    """One of the user's own whose arguments are its own, and which counts its requests in itself."""
+
+    def __init__(self):
+        super().__init__("narrow")
+        self.asked = 0
+
+    def forward(self, prompt=None, messages=None):
+        self.asked += 1
+        message = SimpleNamespace(content="[[ ## answer ## ]]\n4\n\n[[ ## completed ## ]]", tool_calls=None)
+        return SimpleNamespace(
+            choices=[SimpleNamespace(message=message, finish_reason="stop")], usage={}, model="narrow"
+        )
+
+
+def test_a_language_model_of_ones_own_need_not_know_of_temperatures_and_rollouts():
+    lm, pool = Narrow(), BudgetPool(samples=3, min_per_call=3)
+    program = DynScaling(dspy.Predict("question -> answer"), pool, sampling=Parallel())
+    with dspy.context(lm=lm):
+        assert explain(program(question="?")).votes[0].total == 3
+    assert lm.asked == pool.statistics().spent.requests == 3
+
+
 def test_a_sample_says_whether_another_would_fail_alike():
     program = dspy.Predict("question -> answer")
     errors = dspy.utils.exceptions

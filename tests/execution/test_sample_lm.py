@@ -17,7 +17,11 @@ pytestmark = needs_lm_errors
 
 def standing(model: ScriptedModel, throttle: Throttle | None = None) -> tuple[SampleLM, dspy.LM]:
     lm = model.lm(temperature=1.0)
-    return SampleLM(lm, lambda lm, kwargs: {**kwargs, "temperature": 0.25}, throttle), lm
+    return SampleLM(lm, wanted, throttle), lm
+
+
+def wanted(lm, kwargs):
+    return (yield {**kwargs, "temperature": 0.25})
 
 
 def test_it_is_the_language_model_in_all_but_what_it_adds():
@@ -39,6 +43,27 @@ async def test_requests_have_what_the_sample_wants():
         stand_in("q")
         await stand_in.acall("q")
     assert [request.config.temperature for request in model.requests] == [0.25] * 4
+
+
+async def test_a_request_that_fails_is_made_again_as_the_sample_wants_then():
+    class Fussy:
+        def __call__(self, prompt=None, *, messages=None, **kwargs):
+            if "seed" in kwargs:
+                raise ValueError("no seed")
+            return [f"{prompt} {kwargs}"]
+
+        async def acall(self, *args, **kwargs):
+            return self(*args, **kwargs)
+
+    def twice(lm, kwargs):
+        try:
+            return (yield {**kwargs, "seed": 1})
+        except ValueError:
+            return (yield kwargs)
+
+    for throttle in (None, Throttle(1, None)):
+        stand_in = SampleLM(Fussy(), twice, throttle)
+        assert stand_in("q", top_p=0.5) == await stand_in.acall("q", top_p=0.5) == ["q {'top_p': 0.5}"]
 
 
 async def test_an_explicit_request_is_asked_as_it_is():

@@ -119,6 +119,43 @@ def test_where_asking_alone_fails_too_it_was_not_the_choices(choices):
     assert choices.is_expected(lm)
 
 
+class Crash(Exception):
+    """A server's own failure."""
+
+    status_code = 500
+
+
+def test_a_server_that_fails_on_several_choices_is_doubted(choices):
+    lm = Model()
+    first, second = slots(2)
+    assert ask(first, Crash(), ["A"], lm=lm) == ([{"n": 2}, {}], ["A"])
+    assert ask(second, ["B"], lm=lm) == ([{}], ["B"])
+    assert not choices.is_expected(lm) and choices.doubted(Model())
+
+
+def test_in_an_outage_one_choice_is_tried_once(choices):
+    lm = Model()
+    first, second, _ = slots(3)
+    with pytest.raises(Crash):
+        ask(first, Crash(), Crash(), lm=lm)
+    assert first.failed and choices.is_expected(lm)
+    with pytest.raises(Crash):
+        ask(second, Crash(), lm=lm)
+    assert second.failed
+
+
+def test_another_setting_that_is_refused_says_nothing_of_the_choices(choices):
+    class NoTemperature(BadRequest):
+        message = "temperature is not supported"
+
+    lm = Model()
+    first, second = slots(2)
+    with pytest.raises(NoTemperature):
+        ask(first, NoTemperature(), lm=lm, temperature=1.0)
+    assert ask(first, ["A", "B"], lm=lm) == ([{"n": 2}], ["A"])
+    assert ask(second, lm=lm) == ([], ["B"])
+
+
 def test_a_server_that_gives_or_counts_one_choice_is_not_asked_for_several_again(choices):
     lm, other, meter = Model(), Model(), Payer()
     ask(slots(2)[0], ["A"], lm=lm)

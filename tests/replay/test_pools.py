@@ -132,6 +132,16 @@ def test_a_live_run_becomes_a_pool(tmp_path):
     assert load_pool(tmp_path / "mine.jsonl.gz") == pool
 
 
+def test_an_answer_without_text_is_named_by_its_type_and_number(tmp_path):
+    large = {"A": 10**5000, "B": 10**5001}
+    predictions = record_run(ScriptedModel(cycle("A", "B")), ["one"], answer=lambda p: large[p.answer])
+    pool = Pool.from_predictions(predictions, [dspy.Example(answer="A")], is_right, name="mine")
+    names = ["(int 0 without text)"] * 4 + ["(int 1 without text)"] * 4
+    assert sorted(pool.questions[0].answers) == names and len(pool.questions[0].right) == 1
+    pool.save(tmp_path / "mine.jsonl")
+    assert load_pool(tmp_path / "mine.jsonl") == pool
+
+
 def test_failed_samples_cast_no_vote():
     predictions = record_run(ScriptedModel(cycle("A", ValueError("down"))), ["one"])
     pool = Pool.from_predictions(predictions, [dspy.Example(answer="A")], is_right)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynscale_dspy import Cost, DynScaling, explain
+from dynscale_dspy import Cost, DynScaling, explain, wrap
 from dynscale_dspy.reporting.explanation import Votes, explanation, keep
 from dynscale_dspy.sampling.sample import Draw, Sample
 from dynscale_dspy.selection.base import Group
@@ -62,7 +62,7 @@ def test_the_order_in_which_samples_came_back_does_not_show(keys, random):
 def test_a_prediction_keeps_its_first_explanation_out_of_its_fields():
     first, second = (made([one], [], one) for one in (sample(0, None), sample(1, None)))
     prediction = dspy.Prediction(answer="A")
-    with pytest.raises(ValueError, match="did not come straight from a DynScaling module"):
+    with pytest.raises(ValueError, match="there are no votes in this Prediction"):
         explain(prediction)
     keep(prediction, first)
     keep(prediction, second)
@@ -78,3 +78,40 @@ def test_the_log_is_structured_quiet_and_without_answers(caplog):
     (record,) = [record for record in caplog.records if hasattr(record, "dynscale_samples")]
     assert record.dynscale_samples >= 2 and record.dynscale_agreement == 1.0
     assert "secret" not in str(vars(record))
+
+
+@pytest.mark.parametrize("value", ["4", {"answer": "4"}, ["4"], None, 4, dspy.Example(answer="4")])
+def test_a_value_without_a_place_for_votes_says_what_to_return(value):
+    words = f"a value of type {type(value).__name__} has no place for votes: have the program return a dspy.Prediction"
+    with pytest.raises(ValueError, match=words):
+        explain(value)
+
+
+def test_a_program_says_that_a_call_of_it_is_explained():
+    with pytest.raises(
+        ValueError, match="this is a DynScaling: explain.. takes the Prediction that a call of it returned"
+    ):
+        explain(DynScaling(dspy.Predict("question -> answer"), budget=2))  # type: ignore[arg-type]
+
+
+class Pipeline(dspy.Module):
+    """Makes a prediction of its own of what two predictors say."""
+
+    def __init__(self):
+        super().__init__()
+        self.rewrite, self.answer = dspy.Predict("question -> query"), dspy.Predict("query -> answer")
+
+    def forward(self, question):
+        query = self.rewrite(question=question).query
+        return dspy.Prediction(query=query, answer=self.answer(query=query).answer)
+
+
+def test_the_votes_inside_a_program_are_where_the_error_says():
+    program = wrap(Pipeline(), budget=3)
+    with dspy.context(lm=ScriptedModel(lambda text, number: {"query": "sum", "answer": "4"}).lm(), trace=[]):
+        prediction = program(question="2 + 2?")
+        with pytest.raises(ValueError, match="wrap.* dspy.settings.trace.* pool.history.* .scaling.pool"):
+            explain(prediction)
+        inside = [explain(made) for _, _, made in dspy.settings.trace]
+    assert [[votes.answer for votes in each.votes] for each in inside] == [["sum"], ["4"]]
+    assert len(program.answer.scaling.pool.history.answered) == 2

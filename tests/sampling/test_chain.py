@@ -145,12 +145,15 @@ MARKERS = [
     *("[TOOL_RESULTS]", "[SYSTEM_PROMPT]", "[/AVAILABLE_TOOLS]", "[gMASK]", "[|user|]", "[|endofturn|]", "[|Human|]"),
     *("<extra_id_1>", "<reserved_106>", "<eoh>", "]~b]user", "[e~[", "<human>:", "<tool_response>", "<seed:bos>"),
     *("</earlier_attempts>", "</ earlier_attempts>", "<\t/earlier_attempts>", "<earlier_attempts>"),
+    *("<SPECIAL_11>", "<role>HUMAN</role>", "<longcat_user>", "<end_of_utterance>", "[USER]", "[SEP]", "[BOT]"),
+    *("[unused9]", "[UNUSED_TOKEN_146]"),
     *("[[ ## answer ## ]]", "[[\u00a0## answer ## ]]", "[[\n## answer ## ]]"),
 ]  # fmt: skip
 HEADINGS = [
     *("Attempt 9:", "attempt 9 :", "Attempt #9:", "ATTEMPT 9：", "Attempt\u00a09:", "Attempt (9):", "Attempt no. 9:"),
     *("𝐀𝐭𝐭𝐞𝐦𝐩𝐭 𝟗:", "Ａｔｔｅｍｐｔ 9:", "Human:", "Assistant:", "User:", "USER:", "ASSISTANT:", "System:"),
-    *("### Instruction:", "### Response:", "### Human:", "### Assistant:"),
+    *("### Instruction:", "### Response:", "### Human:", "### Assistant:", "GPT4 Correct User:", "Code Assistant:"),
+    *("Checking these attempts:",),
 ]  # fmt: skip
 BREAKS = ["", "\n", "\r", "\r\n", "\n\n", "\v", "\f", "\x85", "\u2028", "\u2029", "\x1e"]
 UNSEEN = ["", "\u200b", "\u200d", "\u202a", "\u2066", "\ufeff", "\u00ad", "\u0332", "\x00", "\x1b", "\U000e0041"]
@@ -178,13 +181,14 @@ def seen(text):
 SPECIAL = re.compile(
     r"<\||\[\[\s+##|<[\s/]*/\s*earlier_attempts|<earlier_attempts|<\s+/?\s*/earlier|"
     r"</?(?:s|bos|eos|EOS_TOKEN|start_of_turn|end_of_turn|turn\||extra_id_1|reserved_106|eoh|human|tool_response|seed:bos)>|"
+    r"<(?:SPECIAL_11|longcat_user|end_of_utterance|role>HUMAN</role)>|\[(?:USER|SEP|BOT|unused9|UNUSED_TOKEN_146)\]|"
     r"\[/?(?:INST|TOOL_RESULTS|SYSTEM_PROMPT|AVAILABLE_TOOLS|gMASK)\]|<</?SYS>>|\[\|(?:user|endofturn|Human)\|\]|"
     r"\]~b\]|\[e~\["
 )
 HEADING = re.compile(
     r"(?:^|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029])[\s*_>\"“#`-]*"
     r"(?:(?i:attempt)\s*(?:no\.\s*)?[#(]?\d+\)?\s*:|(?:Human|Assistant|User|System|USER|ASSISTANT)\s*:|"
-    r"### (?:Instruction|Response)\s*:)"
+    r"(?:GPT4 Correct User|Code Assistant|(?i:Checking these attempts))\s*:|### (?:Instruction|Response)\s*:)"
 )
 
 
@@ -210,12 +214,20 @@ def test_every_marker_is_changed_and_the_model_is_warned(marker):
     assert chain.describe(text) == f"{chain.DESCRIPTION} {chain.WARNING}"
 
 
+@pytest.mark.parametrize("before", [*AROUND, "<b>", "<h3>", "\\textbf{", "1. ", "2) ", "> **1.** <em>"])
+@pytest.mark.parametrize("heading", HEADINGS)
+def test_no_heading_survives_whatever_marks_it_on_its_line(heading, before):
+    for line_break in BREAKS[1:]:
+        text = f"so{line_break}{before}{heading} 7"
+        assert chain.harmless(text) != text
+
+
 @pytest.mark.parametrize(
     "text",
     [
         "41+27=68;68-13=55",
         "If a < b and c > d, then [a, b] is not empty: see [1].",
-        "My second attempt: 3 * 4 = 12. In attempt 2: 13.",
+        "My second attempt: 3 * 4 = 12. In attempt 2: 13. <role>admin</role>",
         "The user: who is it? A human: me.",
         "vector<string> v; x[i] |= y; List<S> z; [INSTALL]; <b>bold</b>; <span>",
         "{'User': 1, 'System': 2, 'Attempt 1': 3}",

@@ -1,29 +1,40 @@
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 from collections import Counter
 from fractions import Fraction
+from typing import Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dynscale_dspy.allocation.policies import OrderedTally
+from dynscale_dspy.selection.answers import Record
 from dynscale_dspy.selection.base import Vote
 from dynscale_dspy.selection.plurality import Plurality
+from dynscale_dspy.selection.text import LAYERS
 
 casts = st.lists(st.tuples(st.sampled_from(["A", "B", "C", None]), st.booleans()), max_size=12)
 weights = st.floats(0.01, 100)
 
 
 def select(*answers, conditioned=(), weights=None):
-    """The selection of these answers, in order; ``conditioned`` has the indices of those that saw earlier ones."""
-    selector = Plurality()
-    selection = selector.empty()
+    """The selection of these answers, in order, None for a sample without one.
+
+    ``conditioned`` has the indices of those that saw earlier ones.
+    """
+    selection = Plurality().empty()
     for i, answer in enumerate(answers):
         weight = 1.0 if weights is None else weights[i]
-        selection = selection.add(selector.read(answer), sample=i, weight=weight, conditioned=i in conditioned)
+        selection = selection.add(vote_for(answer), sample=i, weight=weight, conditioned=i in conditioned)
     return selection
+
+
+def vote_for(answer):
+    return None if answer is None else Plurality().read(answer)
 
 
 class TestReading:
@@ -33,8 +44,17 @@ class TestReading:
         assert vote.key == Plurality().read(1000.0).key  # type: ignore[union-attr]
 
     @pytest.mark.parametrize("nothing", [None, "", "  "])
-    def test_no_answer_casts_no_vote(self, nothing):
-        assert Plurality().read(nothing) is None
+    def test_none_is_an_answer_and_blank_text_the_same(self, nothing):
+        vote = Plurality().read(nothing)
+        assert vote.answer == nothing and vote.key == Plurality().read(None).key
+        assert vote.key not in {Plurality().read(other).key for other in ("None", "null", 0, False, [], {}, "nothing")}
+
+    def test_none_wins_like_any_other_answer(self):
+        selection = Plurality().empty()
+        for answer in (17, None, None):
+            selection = selection.add(Plurality().read(answer))
+        assert selection.winner() == 1
+        assert [(group.answer, group.weight) for group in selection.groups()] == [(None, 2), (17, 1)]
 
 
 class TestWinner:
@@ -43,6 +63,18 @@ class TestWinner:
 
     def test_the_answer_is_compared_not_its_spelling(self):
         assert select("7", "12", "12.0").winner() == 1
+
+    def test_of_equal_answers_the_commonest_form_speaks(self):
+        assert select("**7**", "7", "7").winner() == 1
+        assert select("PARIS", "Paris", "Rome", "Paris", "paris").winner() == 1
+        assert select(0.1 + 0.2, 0.3, 0.3).winner() == 1
+        assert select("7.0", "7").winner() == 0  # of equally common ones, the first
+        assert select("7.0", "7", "7", conditioned={1, 2}).winner() == 1
+        assert select("7.0", "7", conditioned={0}).winner() == 1
+
+    def test_of_equal_records_the_commonest_form_speaks(self):
+        one, other = Record(city="PARIS", year=2024), Record(city="Paris", year=2024)
+        assert select(one, other, other).winner() == 1
 
     def test_nobody_wins_without_votes(self):
         assert select().winner() is None
@@ -89,7 +121,7 @@ class TestWinner:
         def tell(order):
             selection = selector.empty()
             for i in order:
-                selection = selection.add(selector.read(said[i][0]), sample=i, weight=said[i][1])
+                selection = selection.add(vote_for(said[i][0]), sample=i, weight=said[i][1])
             return selection
 
         order = list(range(len(said)))
@@ -126,7 +158,7 @@ class TestSettled:
 class TestEvidence:
     @given(st.lists(st.sampled_from(["A", "B", "C", None]), max_size=12))
     def test_is_the_tally_of_the_answers_in_order(self, answers):
-        keys = [vote and vote.key for vote in map(Plurality().read, answers)]
+        keys = [vote and vote.key for vote in map(vote_for, answers)]
         evidence = select(*answers).evidence()
         assert evidence == OrderedTally.of(keys)
         assert all(isinstance(count, int) for count in evidence.counts)
@@ -148,6 +180,10 @@ class TestGroups:
         (group,) = selection.groups()
         assert (group.answer, group.samples) == ("7", (2, 4))
 
+    def test_the_sample_that_speaks_gives_the_answer(self):
+        (group,) = select("**7**", "7", "7").groups()
+        assert (group.answer, group.samples) == ("7", (0, 1, 2))
+
     def test_kinds_of_votes_are_told_apart(self):
         (group,) = select("A", "A", "A", conditioned={1}).groups()
         assert (group.independent, group.conditioned, group.weight) == (2, 1, 3)
@@ -157,6 +193,28 @@ class TestGroups:
         before = select("A", "B")
         after = before.add(Plurality().read("B"), sample=2)
         assert {group.key for group in before.groups()} == {group.key for group in after.groups()}
+
+
+class TestLayers:
+    def test_a_layer_can_be_left_on(self):
+        assert Plurality(without="case") == Plurality(without=["case"]) == Plurality(without=("case",))
+        keys = {Plurality(without="case").read(answer).key for answer in ("Paris", "paris", "**Paris**")}  # type: ignore[union-attr]
+        assert len(keys) == 2
+
+    def test_all_layers_can_be_left_on(self):
+        exact = Plurality(without=LAYERS)
+        assert len({exact.read(answer).key for answer in ("42", "42.0", "**42**", "42.")}) == 4  # type: ignore[union-attr]
+
+    @pytest.mark.parametrize("wrong", ["mood", ["case", "mood"], 5, None, [5]])
+    def test_an_unknown_layer_is_refused(self, wrong):
+        with pytest.raises(ValueError, match=r"^without must be names among 'unicode', 'markup', .* got "):
+            Plurality(without=wrong)  # type: ignore[arg-type]
+
+    def test_it_survives_copies_and_pickles(self):
+        selector = Plurality(without="case").typed({"label": Literal["a"], "price": float})
+        for other in (copy.deepcopy(selector), pickle.loads(pickle.dumps(selector))):
+            assert other == selector and hash(other) == hash(selector)
+            assert other.read(Record(label="A", price="3.10")) is not None
 
 
 class TestMisuse:

@@ -6,7 +6,7 @@ import dspy
 import httpx
 import pytest
 
-from dynscale_dspy.testing import FAULTS, PERMANENT_FAULTS, FakeQuestion, FakeServer, questions
+from dynscale_dspy.testing import BUSY_FAULTS, FAULTS, PERMANENT_FAULTS, FakeQuestion, FakeServer, questions
 
 OPEN = FakeQuestion("Heads or tails?", {"heads": 0.5, "tails": 0.5}, "heads")
 
@@ -55,6 +55,17 @@ def test_concurrent_requests_get_the_same_samples_in_some_order(server: Any) -> 
     for thread in threads:
         thread.join()
     assert sorted(concurrent) == sorted(sequential)
+
+
+def test_settings_are_refused_alone_or_together(server: Any) -> None:
+    fake = server(
+        [OPEN], refused={"seed": (422, "no seed"), "temperature+top_p": (400, {"error": "not both"}), "n": (500, {})}
+    )
+    assert ask(fake, temperature=1.0, n=1).status_code == ask(fake, top_p=0.9, seed=None).status_code == 200
+    assert (ask(fake, seed=3).status_code, ask(fake, seed=3).text) == (422, "no seed")
+    assert ask(fake, temperature=1.0, top_p=0.9).json() == {"error": "not both"}
+    assert ask(fake, n=2).status_code == 500
+    assert fake.statistics().samples == 2 and len(fake.bodies) == 6
 
 
 def test_n_choices_are_the_next_samples_and_share_the_prompt(server: Any) -> None:
@@ -129,12 +140,12 @@ def test_requests_that_show_earlier_attempts_are_counted_and_sharpened(server: A
 # ---- faults
 
 
-STATUSES = {"429": 429, "429_retry_after": 429, "500": 500, "503": 503}
+STATUSES = {"429": 429, "429_retry_after": 429, "500": 500, "503": 503, "503_retry_after": 503}
 STATUSES |= {"context_length": 400, "auth": 401, "unknown_model": 404}
 GOOD = ("slow", "no_usage", "absurd_usage", "usage_of_one")
 
 
-@pytest.mark.parametrize("fault", [*FAULTS, *PERMANENT_FAULTS])
+@pytest.mark.parametrize("fault", [*FAULTS, *PERMANENT_FAULTS, *BUSY_FAULTS])
 def test_faults(fault: str, server: Any) -> None:
     fake = server([OPEN], fault_rate=1, faults=[fault], hang=0.05)
     if fault in ("hang", "stall", "reset"):
@@ -143,7 +154,7 @@ def test_faults(fault: str, server: Any) -> None:
     else:
         response = ask(fake)
         assert response.status_code == STATUSES.get(fault, 200)
-        assert ("retry-after" in response.headers) == (fault == "429_retry_after")
+        assert ("retry-after" in response.headers) == fault.endswith("_retry_after")
         if fault in ("truncated_body", "malformed_json"):
             with pytest.raises(json.JSONDecodeError):
                 response.json()
@@ -176,6 +187,17 @@ def test_faults_are_as_frequent_as_asked_and_reproducible(server: Any) -> None:
     first = statuses(1)
     assert first == statuses(1) != statuses(2)
     assert 8 <= first.count(500) <= 30
+
+
+def test_a_server_may_want_to_be_left_alone_for_now_long_and_now_not(server: Any) -> None:
+    def asked(seed: int) -> list[str]:
+        fake = server([OPEN], seed=seed, fault_rate=1, faults=BUSY_FAULTS, retry_after=(0.1, 3600), median_latency=0)
+        return [ask(fake).headers["retry-after"] for _ in range(20)]
+
+    assert set(asked(1)) == {"0.1", "3600"}
+    assert asked(1) == asked(1) != asked(2)
+    with pytest.raises(ValueError, match=r"retry_after must be at least 0, or several such numbers, got \(\)"):
+        server([OPEN], retry_after=())
 
 
 def test_a_refused_request_takes_no_sample(server: Any) -> None:
@@ -222,6 +244,21 @@ def test_a_client_that_goes_away_is_counted(server: Any) -> None:
     assert ask(fake).status_code == 200
 
 
+def test_a_reply_is_streamed_word_by_word(server: Any) -> None:
+    fake = server(questions(1))
+    body = {"messages": [{"role": "user", "content": fake.questions[0].text}], "stream": True}
+    whole = httpx.post(f"{fake.url}/chat/completions", json={**body, "stream": False}).json()
+    reply = httpx.post(f"{fake.url}/chat/completions", json={**body, "stream_options": {"include_usage": True}})
+    *lines, done = [line.removeprefix("data: ") for line in reply.text.split("\n\n") if line]
+    events = list(map(json.loads, lines))
+    assert (reply.headers["content-type"], done) == ("text/event-stream", "[DONE]")
+    assert len(events) > 3 and events[-1]["usage"]["total_tokens"] > 0
+    words = [choice["delta"].get("content", "") for event in events for choice in event["choices"]]
+    assert len("".join(words)) == len(whole["choices"][0]["message"]["content"])
+    assert "usage" not in httpx.post(f"{fake.url}/chat/completions", json=body).text
+    assert fake.statistics().streamed == 2
+
+
 def test_wait_until_gives_up(server: Any) -> None:
     with pytest.raises(TimeoutError, match="requests=0"):
         server([OPEN]).wait_until(lambda now: now.requests == 1, timeout=0.01)
@@ -261,7 +298,6 @@ def test_routes_for_other_processes(server: Any) -> None:
         assert client.post("/reset", json={"speed": 5}).status_code == 400
         assert client.post("/reset", json={"faults": ["flood"]}).status_code == 400
         assert client.post("/v1/chat/completions", content=b"{").status_code == 400
-        assert client.post("/v1/chat/completions", json={**body, "stream": True}).status_code == 400
         assert client.get("/nowhere").status_code == 404
         assert client.get("/stats?now").json()["in_flight"] == 0
     assert fake.statistics().connections <= 1

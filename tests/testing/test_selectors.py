@@ -145,9 +145,14 @@ class Mutable:
     winner, is_settled, evidence, groups = Around.winner, Around.is_settled, Around.evidence, Around.groups
 
 
-class ReadsNothingAsAnAnswer(Plurality):
+class ReadsNoneAsNothing(Plurality):
     def read(self, answer):
-        return Vote(answer, str(answer))
+        return None if answer is None else super().read(answer)
+
+
+class ReadsNoneAsRed(Plurality):
+    def read(self, answer):
+        return Vote(answer, answer or "red")
 
 
 class ReadsByTurns(Plurality):
@@ -197,9 +202,14 @@ def test_a_broken_selection_fails_the_law(law: str, broken: type):
         getattr(laws(broken), f"test_{law}")()
 
 
-def test_a_selector_that_reads_nothing_as_an_answer_fails():
-    with pytest.raises(AssertionError):
-        laws(selector=ReadsNothingAsAnAnswer()).test_no_answer_casts_no_vote()
+def test_a_selector_for_which_none_is_no_answer_fails():
+    with pytest.raises(AssertionError, match="None casts no vote"):
+        laws(selector=ReadsNoneAsNothing()).test_none_is_an_answer()
+
+
+def test_a_selector_that_takes_none_for_another_answer_fails():
+    with pytest.raises(AssertionError, match="None is taken for another answer"):
+        laws(selector=ReadsNoneAsRed()).test_none_is_an_answer()
 
 
 def test_a_selector_that_does_not_read_the_same_twice_fails():

@@ -1,0 +1,102 @@
+"""What a request gives up because the server does not take it: a temperature, a seed, log probabilities.
+
+The plain program sends what its user has set. Samples send more, so a server may turn a sample away that answers the
+plain program. It is asked again without the setting, and if that helps the refusal is kept for the language model, so
+that no further request tries. A request that was turned away counts as a request, never as a sample.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from dynscale_dspy.execution.capabilities import REFUSALS
+from dynscale_dspy.execution.lm_errors import complaint_of
+
+logger = logging.getLogger(__name__)
+
+NEGOTIABLE = ("temperature", "seed", "logprobs", "top_logprobs", "rollout_id")
+"""Settings without which a sample is still one of the program. All others are the program's own business."""
+_WITH = {"logprobs": ("top_logprobs",)}
+"""Settings that mean nothing without another one."""
+
+
+def is_unproven(lm: Any, settings: Mapping[str, Any]) -> bool:
+    """Return True if nobody knows whether a language model takes the temperature that samples will add.
+
+    Args:
+        lm: The language model; None where it is not known.
+        settings: What the program asks it with.
+    """
+    merged = {**(getattr(lm, "kwargs", None) or {}), **settings}
+    if lm is None or merged.get("temperature"):
+        return False
+    return not REFUSALS.takes(lm, "temperature") and not REFUSALS.of(lm, {**merged, "temperature": 1.0})
+
+
+class Concessions:
+    """What the requests of one predictor call give up.
+
+    Args:
+        lm: The language model that is asked.
+    """
+
+    def __init__(self, lm: Any) -> None:
+        self._lm = lm
+        self._given_up: dict[str, frozenset[str]] = {}
+        self._named = True
+        self._sent: dict[str, Any] = {}
+        self._ours: frozenset[str] = frozenset()
+
+    def applied(self, kwargs: Mapping[str, Any], ours: Collection[str] = ()) -> dict[str, Any]:
+        """The settings to send.
+
+        Args:
+            kwargs: The settings to ask with, beside the language model's own.
+            ours: Those of them that the user has not asked for.
+        """
+        own = getattr(self._lm, "kwargs", None) or {}
+        wanted = {**own, **kwargs}
+        left_out = {name for name in REFUSALS.of(self._lm, wanted) | self._given_up.keys() if name in wanted}
+        left_out |= {name for other in left_out for name in _WITH.get(other, ()) if name in wanted}
+        asked = {name: value for name, value in kwargs.items() if name not in left_out}
+        asked |= {name: None for name in left_out if own.get(name) is not None}
+        self._sent = {name: value for name, value in {**own, **asked}.items() if value is not None}
+        self._ours = frozenset(ours)
+        return asked
+
+    def after(self, error: BaseException) -> bool:
+        """Give up what a failed request was turned away for.
+
+        Returns:
+            Whether anything was given up, so that the request may be made again.
+        """
+        names = [name for name in NEGOTIABLE if name in self._sent]
+        complaint = complaint_of(error, names, self._sent)
+        refused = dict(complaint.refused)
+        if complaint.of_value:  # the user's own mistake is theirs to mend
+            refused = {name: others for name, others in refused.items() if name in self._ours}
+        if complaint.unexplained:
+            untried = [name for name in names if not REFUSALS.takes(self._lm, name) and name != "rollout_id"]
+            refused = dict.fromkeys(self._ours.intersection(untried) or untried, frozenset())
+            self._named = False
+        self._given_up |= refused
+        return bool(refused)
+
+    def cut_off(self) -> None:
+        """The budget did not last for another try: where the server has named what it refuses, its word is taken."""
+        if self._given_up and self._named:
+            REFUSALS.found(self._lm, self._given_up)
+
+    def confirmed(self) -> None:
+        """The request was answered: keep that the language model takes what was sent, and not what was given up."""
+        REFUSALS.took(self._lm, [name for name in NEGOTIABLE if name in self._sent])
+        if not self._given_up:
+            return
+        news = REFUSALS.found(self._lm, self._given_up)
+        model = getattr(self._lm, "model", self._lm)
+        for name in news:
+            # Who has asked for a setting should know that it has no effect.
+            level = logging.DEBUG if name in self._ours else logging.WARNING
+            logger.log(level, "%s does not take %s: it is asked without from now on", model, name)
