@@ -57,7 +57,7 @@ def named_predictors(
             return
         seen.add(id(part))
         kind = type(part)  # asked of the type: a program may hold values whose own code fails
-        if issubclass(kind, dspy.Predict):
+        if issubclass(kind, dspy.Predict) and not is_wrapper(part):
             yield name or "self", part
         if issubclass(kind, dspy.Module):
             if part is not module and not into(part):

@@ -21,6 +21,7 @@ from dynscale_dspy.execution.drivers import adrive, drive, in_thread
 from dynscale_dspy.execution.fallback import check_sync
 from dynscale_dspy.execution.inputs import inputs_of
 from dynscale_dspy.execution.introspection import has_aforward
+from dynscale_dspy.execution.outcome import traced_as
 from dynscale_dspy.sampling.strategies import Strategy
 from dynscale_dspy.selection.base import Selector, check_policy
 from dynscale_dspy.selection.default import default_selector, told
@@ -33,9 +34,10 @@ class DynScaling(dspy.Module):
 
     How many samples a call gets depends on how much one more is expected to help. The result is the winning sample's
     own ``Prediction``; :func:`explain` tells how it came about. The wrapper is transparent: parameters, demos, saved
-    state and traces are the program's own, so optimizers and ``save``/``load`` work as without it. The program is never
-    copied: its samples run side by side on the same object. So a program whose ``forward`` changes ``self`` is not safe
-    to wrap, and tools with side effects run once a sample.
+    state and traces are the program's own, so optimizers and ``save``/``load`` work as without it. Around a bare
+    ``dspy.Predict`` it is a ``dspy.Predict`` itself (:class:`ScaledPredictor`). The program is never copied: its
+    samples run side by side on the same object. So a program whose ``forward`` changes ``self`` is not safe to wrap,
+    and tools with side effects run once a sample.
 
     Args:
         module: The program.
@@ -86,6 +88,10 @@ class DynScaling(dspy.Module):
     scaled_predictor: str | None = None
     """The name, for reports, of the predictor that :func:`wrap` scales in place; None for any other module."""
 
+    def __new__(cls, module: Any = None, *arguments: Any, **options: Any) -> DynScaling:
+        """Make a wrapper of the kind that fits the program; a copy in the making has none yet."""
+        return object.__new__(_class_for(cls, module))
+
     def __init__(
         self,
         module: dspy.Module,
@@ -104,7 +110,7 @@ class DynScaling(dspy.Module):
         on_low: Literal["abstain", "raise"] | Callable[..., Any] = "abstain",
         seed: int = 0,
     ) -> None:
-        super().__init__()
+        dspy.Module.__init__(self)
         if not isinstance(module, dspy.Module):
             raise TypeError(
                 f"module must be a dspy.Module such as dspy.ChainOfThought('question -> answer'), got {module!r}"
@@ -157,7 +163,8 @@ class DynScaling(dspy.Module):
             Exception: The first sample's error, unchanged, if every sample failed.
         """
         if _ambient.is_unscaled():
-            return self.module(*args, **kwargs)
+            with traced_as(self.module, self._speaker):
+                return self.module(*args, **kwargs)
         check_sync(self.on_low)
         call = Call(self._scaled(), args, kwargs)
         return call.answer(call.finish(drive(call.steps(), call.run, call.desk())))
@@ -168,9 +175,10 @@ class DynScaling(dspy.Module):
         if known is not None and known.owner is self:
             return await known.wait()
         if _ambient.is_unscaled():
-            if has_aforward(self.module):
-                return await self.module.acall(*args, **kwargs)
-            return await in_thread(lambda: self.module(*args, **kwargs))
+            with traced_as(self.module, self._speaker):
+                if has_aforward(self.module):
+                    return await self.module.acall(*args, **kwargs)
+                return await in_thread(lambda: self.module(*args, **kwargs))
         call = Call(self._scaled(), args, kwargs)
         return await call.aanswer(call.finish(await adrive(call.steps(), call.arun, call.desk())))
 
@@ -248,7 +256,12 @@ class DynScaling(dspy.Module):
         pool = self.pool
         if self._budget is None:
             check_policy(pool.policy, self._selector)
-        return Scaled(self, self.module, pool, self._reader, self._selector, self._settings)
+        return Scaled(self, self.module, pool, self._reader, self._selector, self._settings, self._speaker)
+
+    @property
+    def _speaker(self) -> dspy.Predict | None:
+        """The predictor that DSPy takes the program for, if that is not the program itself."""
+        return None
 
     def _take(self, settings: ScalingSettings, reader: AnswerReader) -> None:
         """Use these settings, and this reader of their ``answer``, from now on.
@@ -359,6 +372,7 @@ class DynScaling(dspy.Module):
             saved = {name: value for name, value in saved.items() if name not in own}
         # Copies begin with a history and callbacks of their own, not with what `__getattr__` finds in the program.
         super().__setstate__({"history": [], "callbacks": [], **saved})
+        self.__class__ = _class_for(type(self), self.module)  # type: ignore[assignment]  # a subclass: versions before had none
         self._take(settings, self._reader)
 
     if TYPE_CHECKING:
@@ -374,6 +388,30 @@ class DynScaling(dspy.Module):
     def __repr__(self) -> str:  # type: ignore[override]  # DSPy's own is inferred as a literal string
         voting = f", answer={list(self._reader.output_types)!r}" if self._reader.left_out else ""
         return f"DynScaling({self.module!r}{voting})"
+
+
+class ScaledPredictor(DynScaling, dspy.Predict):
+    """A :class:`DynScaling` around a bare ``dspy.Predict``; ``DynScaling(...)`` makes one.
+
+    To DSPy it is that predictor: an attribute of a program under the same name, in ``named_predictors`` and so for
+    optimizers, in saved state, in traces and for stream listeners. Demos, signature, language model and all else that
+    a predictor has are those of the one inside.
+    """
+
+    @property
+    def _speaker(self) -> dspy.Predict | None:
+        return self if self.scaled_predictor is None else None
+
+    def named_parameters(self) -> list[tuple[str, Any]]:
+        """Itself, as for a predictor."""
+        return [("self", self)]
+
+
+ScaledPredictor.__name__ = DynScaling.__name__  # callbacks and spans are named after it: what the user wrote
+
+
+def _class_for(kind: type[DynScaling], module: Any) -> type[DynScaling]:
+    return ScaledPredictor if kind is DynScaling and isinstance(module, dspy.Predict) else kind
 
 
 class _Setting:

@@ -84,7 +84,7 @@ def wrap(
                 raise
             logger.info("the predictor %r is left as it is: %s", name, error)
     if not scalings:
-        raise ValueError(f"there is nothing to scale in {program!r}: its predictors are {sorted(found)}")
+        raise ValueError(f"there is nothing to scale in {type(program).__name__}: its predictors are {sorted(found)}")
     for name, scaling in scalings.items():
         predictor = found[name]
         predictor.__class__ = _scaled_class(type(predictor))

@@ -9,6 +9,7 @@ from pathlib import Path
 import dspy
 import pytest
 
+from dynscale_dspy.selection.text import LAYERS, key_of_text
 from dynscale_dspy.testing import FAULTS
 from tests.support import ScriptedModel, cycle
 
@@ -151,3 +152,24 @@ def test_servers_on_the_page_are_those_of_the_example():
     models = re.findall(r'\| `"([^"]+)"', page)
     assert len(models) == 6
     assert all(f'"{model}"' in example for model in models)
+
+
+SAME_ANSWER = (ROOT / "docs" / "same-answer.md").read_text(encoding="utf-8")
+
+
+def test_the_page_of_same_answers_shows_what_it_prints(capsys):
+    namespace: dict[str, object] = {}
+    for block in re.findall(r"```python\n(.*?)```", SAME_ANSWER, flags=re.DOTALL):
+        exec(compile(block, "same-answer.md", "exec"), namespace)
+    assert capsys.readouterr().out == re.findall(r"```text\n(.*?)```", SAME_ANSWER, flags=re.DOTALL)[0]
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_the_page_of_same_answers_is_true_of_each_layer(layer):
+    row = next(line for line in SAME_ANSWER.splitlines() if line.startswith(f"| `{layer}` |"))
+    _, _, agree, differ = row.strip("| ").split(" | ")
+    for group in agree.split("; "):
+        assert len({key_of_text(text) for text in re.findall("`([^`]+)`", group)}) == 1, group
+    for group in differ.split("; "):
+        texts = re.findall("`([^`]+)`", group)
+        assert len({key_of_text(text) for text in texts}) == len(texts) == 2, group

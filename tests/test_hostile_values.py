@@ -7,7 +7,7 @@ import logging
 
 import dspy
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 
 from dynscale_dspy import BudgetPool, DynScaling, Uniform, explain
 from tests import hostile
@@ -47,6 +47,27 @@ def test_an_odd_answer_costs_its_vote_at_most(make):
         assert not set(report) & set("\x1b\x07\x9b\u202e\r\x08")
     state = pool.statistics()
     assert state.reserved.samples == 0 and state.open_calls == 0
+
+
+class AlwaysOdd(dspy.Module):
+    """Each of its runs returns the same odd thing."""
+
+    def __init__(self, odd):
+        super().__init__()
+        self.odd = odd
+
+    def forward(self, question):
+        return dspy.Prediction(answer=self.odd)
+
+
+@settings(max_examples=60)
+@example(lambda: 10**5000)
+@example(lambda: -(10**5000))
+@given(hostile.makers)
+def test_what_is_odd_in_every_sample_is_answered_all_the_same(make):
+    qa = DynScaling(AlwaysOdd(make()), budget=BudgetPool(per_call=3, policy=Uniform()))
+    told = explain(qa(question="q"))
+    assert len(told.samples) == 3 and str(told) and told._repr_html_()
 
 
 @pytest.mark.parametrize("name", hostile.LAZY)

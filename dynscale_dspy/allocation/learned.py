@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dynscale_dspy.allocation.costs import Cost, CostRecord
 from dynscale_dspy.allocation.gains import GainEstimator
+from dynscale_dspy.allocation.repeats import Repeats
 
 
 class SamplerRecord:
@@ -34,6 +35,8 @@ class Learned:
         need: The most that a sample of any of them has held at once; None before one has finished.
         cost: What samples of all of them have cost.
         gains: What one more sample of each is expected to change.
+        repeats: Whether its samples ever say the same.
+        ids_tell: Whether equal ids of responses mean equal responses; not where one id was seen on different ones.
 
     Example:
         >>> learned = Learned()
@@ -42,13 +45,15 @@ class Learned:
         (2, 2)
     """
 
-    __slots__ = ("_first", "cost", "gains", "need", "records")
+    __slots__ = ("_first", "cost", "gains", "ids_tell", "need", "records", "repeats")
 
     def __init__(self) -> None:
         self.records: dict[str, SamplerRecord] = {}
         self.need: Cost | None = None
         self.cost = CostRecord()
         self.gains = GainEstimator()
+        self.repeats = Repeats()
+        self.ids_tell = True
         self._first: Cost | None = None
 
     def of(self, sampler: str) -> SamplerRecord:

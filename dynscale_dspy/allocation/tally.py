@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from dynscale_dspy.allocation.evidence import Detail
-from dynscale_dspy.allocation.tables import leader_confidence
+from dynscale_dspy.allocation.evidence import Detail, confidence_of
 
 AnswerKey = Hashable
 
@@ -38,7 +37,7 @@ class Tally:
         >>> tally.lead, tally.rival, tally.samples
         (2, 1, 4)
         >>> tally.agreement
-        0.6666666666666666
+        0.5
         >>> weighted = tally.add("B", weight=1.5)
         >>> weighted.lead, weighted.rival, weighted.samples
         (2.5, 2, 5)
@@ -120,13 +119,19 @@ class Tally:
 
     @property
     def agreement(self) -> float:
-        """The leader's share of the votes, 0 when nobody voted."""
-        return self.lead / self.valid if self.valid else 0.0
+        """The leader's share of the samples, those without a vote included; 0 when nobody voted.
+
+        Where votes have weights: its share of the votes, times the share of the samples that voted.
+        """
+        return self.lead / self.valid * self.voters / self.samples if self.valid else 0.0
 
     @property
     def confidence(self) -> float:
-        """Posterior probability that the leader is ahead of the rival in the long run; 0.5 when nobody voted."""
-        return leader_confidence(self.lead, self.rival)
+        """Posterior probability that the leader is ahead of the rival in the long run; 0 when nobody voted.
+
+        See :func:`~dynscale_dspy.allocation.evidence.confidence_of`.
+        """
+        return confidence_of(self.lead, self.rival, self.empty)
 
     @property
     def detail(self) -> Detail:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 from dynscale_dspy._naming import name_of
@@ -149,23 +149,20 @@ class Ledger:
         Raises:
             StorageError: If a store fails; nothing has changed then.
         """
-        handles: list[tuple[Ledger, Hashable]] = []
-        refused = True
+        handles: list[tuple[Ledger, Hashable | None]] = []
         try:
             for ledger in self.chain:
-                handle = ledger.store.reserve(amount, ledger.limits)
-                if handle is None:
+                handles.append((ledger, ledger.store.reserve(amount, ledger.limits)))
+                if handles[-1][1] is None:
+                    _give_back(handles)
                     return None
-                handles.append((ledger, handle))
             reservation: Reservation | None = None
             for _, handle in reversed(handles):
                 reservation = Reservation(amount, handle, reservation)
-            refused = False
             return reservation
-        finally:
-            if refused:  # or the store of one above has failed, or an interrupt came
-                for below, held in handles:
-                    below.store.settle(held, Cost())
+        except BaseException:  # the store of one above has failed, or an interrupt came
+            _give_back(handles)
+            raise
 
     def amend(self, reservation: Reservation, amount: Cost) -> bool:
         """Hold another amount under an open reservation; False, and nothing changes, if it would pass a cap.
@@ -186,25 +183,29 @@ class Ledger:
     def exceeds(self, reservation: Reservation, used: Cost) -> bool:
         """Whether more was used than is held, of a unit that is capped here or above."""
         held = reservation.amount
-        return any(getattr(used, unit) > getattr(held, unit) and self.capped(unit) for unit in UNITS)
+        for unit in UNITS:  # noqa: SIM110  # asked twice a sample: a loop is quicker than a generator
+            if getattr(used, unit) > getattr(held, unit) and self.capped(unit):
+                return True
+        return False
 
     def _amend(self, reservation: Reservation, amount: Cost, *, within: bool) -> bool:
-        amended: list[tuple[Ledger, Reservation]] = []
+        amended: list[tuple[Ledger, Reservation, Cost]] = []
         refused = True
         try:
             for ledger, held in self._held(reservation):
                 self._require_open(held)
                 if not ledger.store.amend(held.handle, amount, ledger.limits if within else {}):
                     return False
-                amended.append((ledger, held))
+                amended.append((ledger, held, held.amount))
+            for _, held, _ in amended:
+                held.amount = amount
             refused = False
+            return True
         finally:
-            if refused:  # or the store of one above has failed
-                for below, held in amended:
-                    below.store.put_back(held.handle, held.amount)
-        for _, held in amended:
-            held.amount = amount
-        return True
+            if refused:  # or the store of one above has failed, or an interrupt came
+                for below, held, before in amended:
+                    below.store.put_back(held.handle, before)
+                    held.amount = before
 
     def extend(self, reservation: Reservation, more: Cost) -> bool:
         """Set more aside under an open reservation; False, and nothing changes, if it would pass a cap."""
@@ -256,6 +257,12 @@ class Ledger:
             raise ValueError("this reservation is already settled")
 
 
+def _give_back(handles: Sequence[tuple[Ledger, Hashable | None]]) -> None:
+    for ledger, handle in handles:
+        if handle is not None:
+            ledger.store.settle(handle, Cost())
+
+
 class Accounts:
     """The caps of one pool or scope, and what is reserved, spent and usual under them.
 
@@ -303,7 +310,7 @@ class Accounts:
     @property
     def metered(self) -> bool:
         """Whether tokens or dollars are capped, here or in a pool around."""
-        return any(self.ledger.capped(unit) for unit in METERED)
+        return self.ledger.capped("tokens") or self.ledger.capped("nanodollars")
 
     @property
     def binding_unit(self) -> str | None:

@@ -208,7 +208,10 @@ class Admission:
     @property
     def is_stopped(self) -> bool:
         """Whether this pool or one around it was stopped."""
-        return any(node.breaker.state == "stopped" for node in self.chain)
+        for node in self.chain:  # noqa: SIM110
+            if node.breaker.state == "stopped":
+                return True
+        return False
 
     @property
     def is_durable(self) -> bool:
@@ -348,6 +351,7 @@ class Admission:
         program: object | None = None,
         requests: int = 1,
         keys: Sequence[bytes | None] | None = None,
+        hold: Callable[[Arm], object] | None = None,
     ) -> tuple[list[Arm], float, float]:
         """Open a known set of calls; also returns the samples and the requests they may take together.
 
@@ -356,16 +360,22 @@ class Admission:
             program: Whose samples these are.
             requests: A guess of the requests one makes, until one has finished.
             keys: Names of the calls that outlive the process.
+            hold: Told of each arm before anything is reserved: whatever happens in between, it can be closed.
 
         Raises:
             BudgetExhausted: If there is not one sample for each; nothing is opened then.
         """
         self.shared.supply.prepare(count, requests)
-        return self._open_known(count, program, requests, keys)
+        return self._open_known(count, program, requests, keys, hold)
 
     @step
     def _open_known(
-        self, count: int, program: object | None, requests: int, keys: Sequence[bytes | None] | None
+        self,
+        count: int,
+        program: object | None,
+        requests: int,
+        keys: Sequence[bytes | None] | None,
+        hold: Callable[[Arm], object] | None,
     ) -> tuple[list[Arm], float, float]:
         if self.is_halted and not self._is_paused:
             raise BudgetExhausted(self._why_halted()) from self._cause
@@ -391,6 +401,9 @@ class Admission:
         enough = left + paid >= count * self.policy.first
         first = max(self.policy.first if enough else 1, self.min_per_call if not paid else 1)
         try:
+            if hold is not None:
+                for arm in arms:
+                    hold(arm)
             for round_ in range(first):
                 for arm in arms:
                     if arm.waiting == round_:

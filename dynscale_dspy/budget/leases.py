@@ -13,6 +13,7 @@ from dynscale_dspy.allocation.evidence import Evidence
 from dynscale_dspy.allocation.learned import Learned
 from dynscale_dspy.allocation.pacing import Pacing
 from dynscale_dspy.allocation.policies import Policy
+from dynscale_dspy.allocation.repeats import LOOK
 from dynscale_dspy.budget.accounts import Accounts, Ledger, Reservation
 from dynscale_dspy.budget.locking import StepLock, step
 from dynscale_dspy.budget.shortages import lacking
@@ -34,13 +35,15 @@ class Program:
     Attributes:
         learned: What its samples need, cost and change.
         open_calls: Numbers of its calls that are being answered.
+        opened: How many calls it has had.
     """
 
-    __slots__ = ("learned", "open_calls")
+    __slots__ = ("learned", "open_calls", "opened")
 
     def __init__(self) -> None:
         self.learned = Learned()
         self.open_calls: set[int] = set()
+        self.opened = 0
         _locks.add(self.learned.gains)
 
 
@@ -172,6 +175,7 @@ class Arm:
         self._charged = Cost()
         self._price = 0.0
         self._due = 0
+        self._looks = False
 
     # ---- what a sample takes
 
@@ -333,6 +337,8 @@ class Arm:
         """The call is open; inside the lock."""
         self._open = True
         self._program.open_calls.add(self.number)
+        self._program.opened += 1
+        self._looks = self._program.opened % LOOK == 0
 
     def give_up(self) -> None:
         """Free what is reserved and not started; inside the lock."""
@@ -376,8 +382,10 @@ class Arm:
         for sampler in samplers[granted:]:
             free = self._made in self.paid
             ahead = pending + granted
-            relative = self.relative_cost(sampler) if payer.policy.is_gain else 1.0
-            worth = payer.policy.index(evidence, pending=ahead, total=payer.drawn + ahead) / relative
+            worth = payer.policy.index(evidence, pending=ahead, total=payer.drawn + ahead)
+            if payer.policy.is_gain:
+                promise = self.learned.repeats.promise(evidence, pending=ahead, looking=self._looks)
+                worth *= promise / self.relative_cost(sampler)
             if not free and (bought >= credit or worth <= self._price):
                 break
             if not self.reserve([sampler]):
@@ -435,7 +443,7 @@ class Arm:
 
     @property
     def _counts_requests(self) -> bool:
-        return any(self.ledger.capped(unit) for unit in ("requests", *METERED))
+        return self.ledger.capped("requests") or self.ledger.capped("tokens") or self.ledger.capped("nanodollars")
 
     def _amount(self, sampler: str, requests: int | None, *, metered: bool) -> Cost:
         """What to set aside for the next sample."""
@@ -563,11 +571,13 @@ class Lease:
         with self._own:
             if self._state == "settled" or charge not in self._unanswered:
                 return
-            self._unanswered.discard(charge)
+            # Booked before it is struck off: what an interrupt leaves in between is too much, never too little.
             if self.redo and used.cached_requests:
                 self._replayed += used
+                self._unanswered.discard(charge)
                 return
             self._used += used
+            self._unanswered.discard(charge)
             beyond = self.arm.ledger.exceeds(self._reservation, self._owed)
             if beyond:
                 self._peak = self._peak.at_least(self._owed)
@@ -730,7 +740,10 @@ class Lease:
     @property
     def _owed(self) -> Cost:
         """What its requests came to; those without an outcome at their bounds."""
-        return sum((charge.bound for charge in self._unanswered), self._used)
+        owed = self._used
+        for charge in self._unanswered:
+            owed += charge.bound
+        return owed
 
     @property
     def _makes_requests(self) -> bool:

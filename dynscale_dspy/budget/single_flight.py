@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Hashable
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, NamedTuple
 
+from dynscale_dspy.budget.locking import running_loop
 from dynscale_dspy.budget.stores.forks import ForkGuard
+
+
+class Abandoned(Exception):
+    """The call that others waited for was interrupted; one of them must take over."""
+
+
+class _Flight(NamedTuple):
+    """A call under way: its outcome, and the event loop of the task that brings it about, if one does."""
+
+    future: Future[Any]
+    loop: asyncio.AbstractEventLoop | None
+    is_shared: bool = False
+    """Whether others have asked for the outcome."""
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether nothing will come of it: its loop was closed."""
+        return self.loop is not None and self.loop.is_closed() and not self.future.done()
 
 
 class SingleFlight:
@@ -25,31 +45,46 @@ class SingleFlight:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._flights: dict[Hashable, Future[Any]] = {}
-        self._shared: set[Hashable] = set()
+        self._flights: dict[Hashable, _Flight] = {}
         _known.add(self)
+
+    def __len__(self) -> int:
+        """How many calls are under way."""
+        with self._lock:
+            return sum(not flight.is_lost for flight in self._flights.values())
 
     def join(self, key: Hashable) -> tuple[Future[Any], bool]:
         """The outcome of the call of this name, and whether the asker has to bring it about and then :meth:`leave`."""
-        with self._lock:
-            future = self._flights.get(key)
-            if future is not None:
-                self._shared.add(key)
-                return future, False
-            future = self._flights[key] = Future()
-            return future, True
+        mine = _Flight(Future(), running_loop())
+        lost: _Flight | None = None
+        try:
+            with self._lock:
+                flight = self._flights.get(key)
+                if flight is not None and not flight.is_lost:
+                    if not flight.is_shared:
+                        self._flights[key] = flight._replace(is_shared=True)
+                    return flight.future, False
+                self._flights[key], lost = mine, flight
+            if lost is not None:
+                lost.future.set_exception(Abandoned())
+            return mine.future, True
+        except BaseException:  # an interrupt: nobody would bring it about
+            self.leave(key, mine.future)
+            mine.future.set_exception(Abandoned())
+            raise
 
-    def leave(self, key: Hashable) -> bool:
-        """Forget a call: the next of this name is a new one. The caller then resolves the future.
+    def leave(self, key: Hashable, future: Future[Any]) -> bool:
+        """Forget a call, once or again: the next of this name is a new one. The caller then resolves the future.
 
         Returns:
             Whether others have asked for its outcome.
         """
         with self._lock:
-            self._flights.pop(key, None)
-            shared = key in self._shared
-            self._shared.discard(key)
-            return shared
+            flight = self._flights.get(key)
+            if flight is None or flight.future is not future:
+                return False
+            del self._flights[key]
+            return flight.is_shared
 
 
 def _before_fork(flights: SingleFlight) -> None:
@@ -58,7 +93,7 @@ def _before_fork(flights: SingleFlight) -> None:
 
 def _after_fork(flights: SingleFlight, in_child: bool) -> None:
     if in_child:
-        flights._lock, flights._flights, flights._shared = threading.Lock(), {}, set()
+        flights._lock, flights._flights = threading.Lock(), {}
 
 
 _known = ForkGuard(_before_fork, _after_fork)

@@ -7,6 +7,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Generator, Hashable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import dspy
@@ -91,7 +92,7 @@ class SampleAdapter:
         while (attempt := exchange.asked) is not None:
             for nap in self._naps(attempt.pause):
                 time.sleep(nap)
-            with exchange:
+            with exchange, self._heard():
                 try:
                     exchange.outputs = attempt.make()
                 except NoTurn:
@@ -104,12 +105,19 @@ class SampleAdapter:
         while (attempt := exchange.asked) is not None:
             for nap in self._naps(attempt.pause):
                 await asyncio.sleep(nap)
-            with exchange:
+            with exchange, self._heard():
                 try:
                     exchange.outputs = await attempt.amake()
                 except NoTurn:
                     raise self._meter.cut_off() from None
         return exchange.result
+
+    def _heard(self) -> AbstractContextManager[Any]:
+        """Around a request: what it streams is the predictor's that the user's listeners have named."""
+        heard_as = self._settings.heard_as if self._settings is not None else None
+        if heard_as is None or dspy.settings.caller_predict is not self._settings.module:
+            return nullcontext()
+        return dspy.context(caller_predict=heard_as)
 
     def _steps(self, lm: Any, given: Arguments) -> Generator[_Attempt, list[dict], list[dict]]:
         """Yield one attempt after another until one succeeds or its error is to be raised."""
@@ -129,7 +137,7 @@ class SampleAdapter:
                 asking.concessions.cut_off()
                 raise
             else:
-                asking.concessions.confirmed()
+                asking.answered()
                 return values if self._slot is None else self._slot.own(given[1], values)
 
     def _pause(self, asking: _Asking, error: BaseException) -> float | None:
@@ -283,6 +291,7 @@ class _Asking:
     def __init__(self, inner: Any, lm: Any, text: str | None, *, prefill: bool) -> None:
         self.chain = text
         self.started: StartedMessage | None = None
+        self._replaced: StartedMessage | None = None
         if text is not None and prefill and StartedMessage.possible(inner, lm):
             self.started = StartedMessage(inner, lm, text)
         self._inner = inner
@@ -298,6 +307,12 @@ class _Asking:
         """The user's adapter, or the one around it that begins the model's message."""
         return self._inner if self.started is None else self.started.adapter
 
+    def answered(self) -> None:
+        """There was a reply: keep what the server would not have before it."""
+        self.concessions.confirmed()
+        if self._replaced is not None:
+            self._replaced.gave_way()
+
     def again(self, error: Exception) -> float | None:
         """Seconds to wait before asking again; None to raise the error."""
         if self.chain is not None and lm_errors.is_context_overflow(error):
@@ -306,9 +321,9 @@ class _Asking:
         if self.concessions.after(error):
             return 0.0
         if lm_errors.is_unreadable(error):
-            self.concessions.confirmed()
+            self.answered()
         if self.started is not None and self.started.failed(error):
-            self.started = None
+            self._replaced, self.started = self.started, None
             return 0.0
         if self._left <= 0 or not lm_errors.is_retryable(error):
             return None

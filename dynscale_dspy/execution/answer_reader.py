@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -81,12 +82,18 @@ class AnswerReader:
         voting = voting_fields(types)
         return [name for name in types if name not in voting]
 
-    def read(self, module: dspy.Module, prediction: Any) -> Any:
+    def read(self, module: dspy.Module, prediction: Any, reply: str | None = None) -> Any:
         """The answer as the program gave it: one value, or a dict of the fields of several that say something.
 
         What a field says depends on its type: None where that may be the answer, nothing where it may not
         (:func:`~dynscale_dspy.selection.fields.said`). A program of the user's own has the types of its predictors'
-        fields of the same names.
+        fields of the same names. DSPy puts None where an optional field is missing in what the model wrote: that field
+        says nothing.
+
+        Args:
+            module: The program.
+            prediction: What it returned.
+            reply: All that the model wrote, in the framing of one of DSPy's adapters; None if that is not known.
 
         Returns:
             The answer, which may be None; :data:`~dynscale_dspy.selection.fields.ABSENT` if there is none.
@@ -116,11 +123,23 @@ class AnswerReader:
                 raise MissingField(
                     f"answer names {missing[0]!r}, but the program returned the fields {list(prediction.keys())}"
                 )
-        values = {name: said(prediction.get(name), types.get(name)) for name in names}
-        values = {name: value for name, value in values.items() if value is not ABSENT and name in prediction.keys()}  # noqa: SIM118
+        values = {}
+        for name in names:
+            there = name in prediction.keys()  # noqa: SIM118
+            value = said(prediction.get(name), types.get(name)) if there else ABSENT
+            if value is None and reply is not None and not _wrote(reply, name):
+                value = ABSENT
+            if value is not ABSENT:
+                values[name] = value
         if not values:
             return ABSENT
         return next(iter(values.values())) if len(names) == 1 else Record(values)
+
+
+def _wrote(reply: str, name: str) -> bool:
+    """Whether a reply has a field of this name: ``[[ ## name ## ]]``, ``"name":``, ``<name>``."""
+    name = re.escape(name)
+    return re.search(rf"\[\[\s*##\s*{name}\s*##|\b{name}\\?[\"']?\s*:|<{name}[\s>/]", reply) is not None
 
 
 def _types(module: dspy.Module, prediction: dspy.Prediction) -> dict[str, Any]:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Generator, Hashable, Iterator
+from collections.abc import Callable, Generator, Hashable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import dspy
 
 from dynscale_dspy._naming import name_of, named_predictors
+from dynscale_dspy.allocation.evidence import falls_short
 from dynscale_dspy.budget.locking import running_loop
 from dynscale_dspy.budget.pool import BudgetPool
 from dynscale_dspy.config import ScalingSettings
@@ -24,6 +25,7 @@ from dynscale_dspy.execution.desk import CallDesk
 from dynscale_dspy.execution.drivers import in_thread
 from dynscale_dspy.execution.fallback import Fallback
 from dynscale_dspy.execution.flights import once, submitted_item
+from dynscale_dspy.execution.hints import hint
 from dynscale_dspy.execution.inputs import inputs_key, is_lasting, is_long, lasting_name, own_inputs
 from dynscale_dspy.execution.introspection import (
     check_ready,
@@ -37,10 +39,10 @@ from dynscale_dspy.execution.listener import listen_around
 from dynscale_dspy.execution.lm_errors import is_permanent
 from dynscale_dspy.execution.meter import current_meter
 from dynscale_dspy.execution.notices import explanation_of, with_notices
-from dynscale_dspy.execution.outcome import Outcome, add_to_trace
+from dynscale_dspy.execution.outcome import Outcome, add_to_trace, spoken
 from dynscale_dspy.execution.run import SampleRun, SampleSettings
 from dynscale_dspy.execution.shared_request import Slot
-from dynscale_dspy.execution.user_stream import UserStream, winning_chunks
+from dynscale_dspy.execution.user_stream import UserStream, is_listened_to, winning_chunks
 from dynscale_dspy.reporting import tracing
 from dynscale_dspy.reporting.explanation import keep
 from dynscale_dspy.reporting.history import CallRecord
@@ -63,6 +65,7 @@ class Scaled:
         reader: Reads the program's answers.
         selector: Says which answer wins.
         settings: How samples are drawn and answers handed out.
+        speaker: The predictor that DSPy takes the program for, in traces and streams; None for the program itself.
     """
 
     owner: dspy.Module
@@ -71,6 +74,7 @@ class Scaled:
     reader: AnswerReader
     selector: Selector
     settings: ScalingSettings
+    speaker: dspy.Predict | None = None
 
 
 class Call:
@@ -111,6 +115,7 @@ class Call:
             scaled.owner,
             lm,
             self._stream,
+            scaled.speaker if self._stream is not None and is_listened_to(scaled.speaker) else None,
         )
         shares = vary and not pool.is_durable
         choices = choices_per_request(program, predictors, kwargs, settings.max_choices) if shares else 1
@@ -131,6 +136,8 @@ class Call:
             leader=choices == 1 and (careful or (settings.leader and is_long((args, kwargs)))),
             at_once=decides_at_once(program, scaled.reader.output_types, lm, learned.cost.mean("completion_tokens")),
         )
+        called = dspy.settings.caller_modules or [None]
+        self._is_sample_itself = self.plan.max_samples == 1 and called[-1] is program
         if self._stream is not None:
             # Nothing but the answer may be streamed, so only a sample streams itself whose answer is sure to be handed
             # out, and of which no second request is made.
@@ -192,8 +199,9 @@ class Call:
             return sample
         try:
             if not run.take():
-                with run:
-                    run.prediction = self.scaled.program(*own_inputs(self.args), **own_inputs(self.kwargs))
+                with run, self._within() as plain:
+                    program = plain("forward") if plain else self.scaled.program
+                    run.prediction = program(*own_inputs(self.args), **own_inputs(self.kwargs))
         finally:
             run.conclude()
         return run.sample
@@ -215,8 +223,9 @@ class Call:
             return sample
         try:
             if not run.take():
-                with self._cancellable(), run:
-                    run.prediction = await self.scaled.program.acall(*own_inputs(self.args), **own_inputs(self.kwargs))
+                with self._cancellable(), run, self._within() as plain:
+                    program = plain("aforward") if plain else self.scaled.program.acall
+                    run.prediction = await program(*own_inputs(self.args), **own_inputs(self.kwargs))
         except asyncio.CancelledError:
             sample = await unblocked(may_block, partial(self._called_off, run))
             if sample is None:
@@ -227,6 +236,23 @@ class Call:
             raise
         await unblocked(may_block, run.conclude)
         return run.sample
+
+    @contextmanager
+    def _within(self) -> Iterator[Callable[[str], Any] | None]:
+        """Around a sample, which calls the program: unless it is the only one of a call of the program itself.
+
+        Then to DSPy, and to whoever watches, the sample is that call, and not another one in it.
+
+        Yields:
+            What gets a method of the program by its name, in this case; None if the program is to be called.
+        """
+        if not self._is_sample_itself:
+            yield None
+            return
+        program = self.scaled.program
+        with dspy.context(caller_modules=[*dspy.settings.caller_modules, program]):
+            # Not by `getattr`: DSPy warns of it.
+            yield partial(object.__getattribute__, program)
 
     def _run_of(self, job: Job, slot: Slot | None, *, awaited: bool = False) -> SampleRun:
         """The run of a job. What is set aside for it is settled when it is over, however it ends."""
@@ -355,7 +381,8 @@ class Call:
             for sample in self.plan.samples:
                 for model, used in sample.usage.items():
                     usage.setdefault(model, []).extend(used)
-            self._outcome = Outcome(winner, usage, made)
+            trace = spoken(winner.trace, self.scaled.program, self.scaled.speaker)
+            self._outcome = Outcome(replace(winner, trace=trace), usage, made)
             numbers: dict[Any, int] = {}
             answers = (None if s.key is None else numbers.setdefault(s.key, len(numbers)) for s in made.samples)
             name = name_of(self.scaled.owner)
@@ -363,6 +390,7 @@ class Call:
             # Numbers only: an answer may hold what does not belong in a log.
             fields = {f"dynscale_{name}": value for name, value in made.attributes.items() if name != "vote"}
             logger.debug("%s answered: %s", type(self.scaled.program).__name__, made.summary, extra=fields)
+            hint(self.scaled.owner, name, self.plan)
         return self._outcome
 
     def _fallback(self, prediction: Any) -> Fallback | None:
@@ -370,6 +398,6 @@ class Call:
         if asked is None or self._outcome is None:
             return None
         explanation = self._outcome.explanation
-        if explanation.confidence >= asked:
+        if not falls_short(explanation.confidence, asked):
             return None
         return Fallback(self.scaled.settings.on_low, prediction, explanation, asked)

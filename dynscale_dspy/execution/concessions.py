@@ -78,8 +78,10 @@ class Concessions:
         if complaint.of_value:  # the user's own mistake is theirs to mend
             refused = {name: others for name, others in refused.items() if name in self._ours}
         if complaint.unexplained:
-            untried = [name for name in names if not REFUSALS.takes(self._lm, name) and name != "rollout_id"]
-            refused = dict.fromkeys(self._ours.intersection(untried) or untried, frozenset())
+            # As the plain program would ask, first.
+            untried = {name for name in names if name != "rollout_id" and not REFUSALS.takes(self._lm, name)}
+            suspects = untried & self._ours or (untried if complaint.says_nothing else ())
+            refused = dict.fromkeys(suspects, frozenset())
             self._named = False
         self._given_up |= refused
         return bool(refused)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import Any, Protocol
 
 from dynscale_dspy.budget.leases import Arm, Lease
@@ -188,8 +189,10 @@ class BatchDesk:
         self._pool = pool
         self._admission = pool.admission
         pool.arrive()
-        self._arms, limit, requests_left = pool.admission.open_known(
-            count, program=program, requests=requests, keys=keys
+        self._arms: list[Arm] = []
+        self._admission.lock.hold(self, partial(_close_all, self._arms), running_loop())
+        _, limit, requests_left = pool.admission.open_known(
+            count, program=program, requests=requests, keys=keys, hold=self._arms.append
         )
         self.known = KnownSet(
             tuple(arm.waiting for arm in self._arms),
@@ -227,5 +230,10 @@ class BatchDesk:
 
     def close(self) -> None:
         """All calls are over."""
-        for arm in self._arms:
-            arm.close()
+        _close_all(self._arms)
+        self._admission.lock.release(self)
+
+
+def _close_all(arms: Sequence[Arm]) -> None:
+    for arm in arms:
+        arm.close()

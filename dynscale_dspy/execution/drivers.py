@@ -9,6 +9,7 @@ import itertools
 import math
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -48,14 +49,14 @@ helpers would only multiply the concurrency that was asked for. A caller never d
 
 _lock = threading.Lock()
 _helpers: _Helpers | None = None
-_in_flight = 0
+_in_flight: weakref.WeakSet[_Place] = weakref.WeakSet()
 _blocking = Threads(HELPERS, name="dynscale-blocking")
 
 
 def _begin_anew() -> None:
     """Of a fork the child has none of the threads, and nothing of what they had in hand."""
     global _lock, _helpers, _in_flight
-    _lock, _helpers, _in_flight = threading.Lock(), None, 0
+    _lock, _helpers, _in_flight = threading.Lock(), None, weakref.WeakSet()
 
 
 in_child(_begin_anew)
@@ -214,7 +215,8 @@ def _run_together(step: Round, run: Run, desk: Desk) -> list[Sample]:
     here = desk.seconds_left() == math.inf
 
     def work(*, helping: bool = True) -> None:
-        while todo and _join_in(helping):
+        place = _Place()
+        while todo and _join_in(place, helping):
             try:
                 try:
                     position, context, group = todo.popleft()
@@ -234,7 +236,7 @@ def _run_together(step: Round, run: Run, desk: Desk) -> list[Sample]:
                 finally:
                     finished.put(position)
             finally:
-                _drop_out()
+                _drop_out(place)
 
     for _ in range(len(groups) - 1):
         try:
@@ -394,20 +396,24 @@ def _pauses(desk: Desk) -> Iterator[float]:
         yield GRACE if graced else min(left, LOOK_AGAIN, before_deadline)
 
 
-def _join_in(helping: bool) -> bool:
+class _Place:
+    """One sample in flight. A thread that is cut off in an instant at which it cannot drop out does so all the same."""
+
+    __slots__ = ("__weakref__",)
+
+
+def _join_in(place: _Place, helping: bool) -> bool:
     """Count one more sample in flight; False if that is more than a helper should start."""
-    global _in_flight
     with _lock:
-        if helping and _in_flight >= HELPERS:
+        if helping and len(_in_flight) >= HELPERS:
             return False
-        _in_flight += 1
+        _in_flight.add(place)
         return True
 
 
-def _drop_out() -> None:
-    global _in_flight
+def _drop_out(place: _Place) -> None:
     with _lock:
-        _in_flight = max(_in_flight - 1, 0)  # a fork made in a sample may have set it to nothing
+        _in_flight.discard(place)
 
 
 class _Helpers:

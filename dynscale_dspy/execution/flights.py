@@ -7,14 +7,10 @@ from collections.abc import Callable, Generator, Hashable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-from dynscale_dspy.budget.single_flight import SingleFlight
+from dynscale_dspy.budget.single_flight import Abandoned, SingleFlight
 from dynscale_dspy.sampling.steps import Step, Wait
 
 T = TypeVar("T")
-
-
-class Abandoned(Exception):
-    """The call that others waited for was interrupted; one of them must take over."""
 
 
 def once(
@@ -33,29 +29,27 @@ def once(
         The outcome.
     """
     future: Future[T] | None = None
-    while True:
-        future, mine = flights.join(key)
-        if mine:
-            break
-        if not (yield Wait(future)):
-            future = None  # it cannot be waited for here, so this call goes alone
-            break
-        if not isinstance(future.exception(), Abandoned):
-            return copied(future.result())
+    mine = False
     try:
+        while True:
+            future, mine = flights.join(key)
+            if mine or not (yield Wait(future)):
+                break  # what cannot be waited for here goes alone
+            if not isinstance(future.exception(), Abandoned):
+                return copied(future.result())
         outcome = yield from steps
-        kept = copied(outcome) if future is not None and flights.leave(key) else outcome
+        if mine and future is not None:
+            kept = copied(outcome) if flights.leave(key, future) else outcome
+            future.set_result(kept)
+        return outcome
     except BaseException as error:
-        if future is not None:
-            flights.leave(key)
+        if mine and future is not None and not future.done():
+            flights.leave(key, future)
             future.set_exception(error if isinstance(error, Exception) else Abandoned())
         raise
-    if future is not None:
-        future.set_result(kept)
-    return outcome
 
 
-def submitted_item() -> int | None:
+def submitted_item() -> Hashable:
     """Which item of DSPy's parallel executor this thread is at work on; None outside it.
 
     ``Evaluate``, ``dspy.Parallel`` and ``Module.batch`` submit an item that is slow a second time: that is the same
@@ -65,6 +59,6 @@ def submitted_item() -> int | None:
     frame = inspect.currentframe()
     while frame is not None:
         if frame.f_code.co_name == "worker" and frame.f_globals.get("__name__") == "dspy.utils.parallelizer":
-            return frame.f_locals.get("index")
+            return id(frame.f_locals.get("self")), frame.f_locals.get("index")
         frame = frame.f_back
     return None

@@ -10,6 +10,7 @@ from typing import Any
 import dspy
 
 from dynscale_dspy import _ambient
+from dynscale_dspy.allocation.evidence import falls_short
 from dynscale_dspy.execution.call import Call, Scaled
 from dynscale_dspy.execution.shared_request import Slot
 from dynscale_dspy.sampling.plan import Plan
@@ -80,7 +81,7 @@ class KnownCall:
         settings = self._scaled.settings
         if settings.min_confidence is None or not callable(settings.on_low) or not self.plan.samples:
             return False
-        return self.plan.selection.evidence().confidence < settings.min_confidence
+        return falls_short(self.plan.selection.evidence().confidence, settings.min_confidence)
 
     def answer_in(self, executor: Executor) -> None:
         """Have ``on_low`` asked in another thread, rather than in turn when the batch ends."""

@@ -116,7 +116,9 @@ class Complaint(NamedTuple):
     of_value: bool = False
     """Whether another value of the same setting would do, as where one is out of range."""
     unexplained: bool = False
-    """Whether it says nothing, so that any setting may be the reason."""
+    """Whether it names no reason that is known, so that a setting may be one."""
+    says_nothing: bool = False
+    """Whether it has no words of its own."""
 
 
 OTHER = Complaint({})
@@ -151,8 +153,10 @@ def complaint_of(error: BaseException, names: Collection[str], settings: Mapping
     others = frozenset(name for name in beside if _mention(name).search(told.text))
     if found:
         return Complaint(dict.fromkeys(found, others), bool(_OF_VALUE.search(told.text)))
+    if not telling or others - _SAMPLING or _FIELDS.search(told.text):
+        return OTHER
     empty = not _GENERIC.sub("", told.text).strip(" .,:;-()")
-    return Complaint({}, unexplained=telling and (empty or (not others and bool(told.codes & _UNSUPPORTED_CODES))))
+    return Complaint({}, unexplained=True, says_nothing=empty or bool(told.codes & _UNSUPPORTED_CODES))
 
 
 class _Told:
@@ -218,6 +222,12 @@ _ELSEWHERE = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 """Words of other reasons to turn a request away."""
+_FIELDS = re.compile(
+    r"(?<![\w-])(?:messages?|roles?|content|max_(?:completion_|output_)?tokens|stop|stream\w*|logit_bias|\w+_penalty|user"
+    r"|metadata)(?![\w-])",
+    re.IGNORECASE,
+)
+"""Fields of a request that samples have as the plain program has them."""
 _OF_VALUE = re.compile(
     r"between|\brange\b|(?:less|greater|larger|smaller|lower|higher) than|at (?:most|least)|above|below|m(?:ax|in)imum"
     r"|positive|negative|exceed|too (?:high|low|large|small)|[<>≤≥]"

@@ -23,11 +23,12 @@ def explanation_of(plan: Plan, winner: Sample, *, min_confidence: float | None =
     selection = plan.selection
     groups, evidence = selection.groups(), selection.evidence()
     total = sum(group.weight for group in groups)
+    voting = (evidence.samples - evidence.blanks) / evidence.samples if evidence.samples else 0.0
     return explanation(
         plan.samples,
         groups,
         winner,
-        agreement=evidence.lead / total if total else 0.0,
+        agreement=evidence.lead / total * voting if total else 0.0,
         confidence=evidence.confidence,
         cost=plan.cost,
         min_confidence=min_confidence,

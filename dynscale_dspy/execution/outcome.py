@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -52,3 +53,30 @@ def add_to_trace(entries: Iterable[Any]) -> None:
         if most is not None and len(trace) >= most:
             trace.pop(0)
         trace.append(entry)
+
+
+def spoken(trace: Iterable[Any], program: object, speaker: object) -> tuple[Any, ...]:
+    """A trace in which the program is who DSPy takes it for.
+
+    Args:
+        trace: As the program left it.
+        program: The program.
+        speaker: The predictor that DSPy takes it for; None for itself.
+    """
+    if speaker is None:
+        return tuple(trace)
+    return tuple((speaker if entry[0] is program else entry[0], *entry[1:]) for entry in trace)
+
+
+@contextmanager
+def traced_as(program: object, speaker: object) -> Iterator[None]:
+    """Around a plain run of a program: its trace is as :func:`spoken` says."""
+    if speaker is None or dspy.settings.trace is None:
+        yield
+        return
+    own: list[Any] = []
+    try:
+        with dspy.context(trace=own):
+            yield
+    finally:
+        add_to_trace(spoken(own, program, speaker))

@@ -43,12 +43,18 @@ class StartedMessage:
         self._lm = lm
         self._chain = chain
         self._header = ""
+        self._refused = False
         # A copy of the user's adapter, so that its own pipeline runs around the two steps that differ. If the reply
         # cannot be read the attempts go into a field, not to the JSON fallback, which would not show them.
         self.adapter = copy.copy(adapter)
         self.adapter.use_json_adapter_fallback = False
         self.adapter.format = self._format
         self.adapter.parse = self._parse
+
+    def gave_way(self) -> None:
+        """A request in its place was answered: if the server had refused this one, keep that."""
+        if self._refused:
+            self._found(False)
 
     @staticmethod
     def possible(adapter: Any, lm: Any) -> bool:
@@ -60,13 +66,9 @@ class StartedMessage:
         return {**kwargs, "extra_body": {**(kwargs.get("extra_body") or {}), **FLAGS}}
 
     def failed(self, error: Exception) -> bool:
-        """Return True if a request failed because of how the message was begun. A refusal by the server is kept."""
-        if lm_errors.is_unreadable(error):
-            return True
-        refused = lm_errors.has_unsupported_status(error)
-        if refused:
-            self._found(False)
-        return refused
+        """Return True if a request may have failed because of how the message was begun."""
+        self._refused = lm_errors.has_unsupported_status(error)
+        return self._refused or lm_errors.is_unreadable(error)
 
     def _found(self, able: bool) -> None:
         if CONTINUED_MESSAGE.found(self._lm, able) and not able:

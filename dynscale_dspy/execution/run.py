@@ -18,6 +18,7 @@ from dynscale_dspy.execution.introspection import asks_one_model, innermost, nee
 from dynscale_dspy.execution.listener import LISTENER, listen_to
 from dynscale_dspy.execution.lm_errors import is_permanent
 from dynscale_dspy.execution.meter import SETTING, CallRefused, Meter, current_meter, finish_reasons
+from dynscale_dspy.execution.replies import made_of
 from dynscale_dspy.execution.sample_lm import SampleLM, original
 from dynscale_dspy.execution.shared_request import Slot
 from dynscale_dspy.execution.user_stream import UserStream, status_callbacks
@@ -43,6 +44,7 @@ class SampleSettings:
         owner: Whose samples these are.
         lm: What the program's only predictor asks, if it has one.
         stream: The stream that the call was made in, if any.
+        heard_as: The predictor that listeners to the stream take the program for, if that is not the program itself.
     """
 
     module: dspy.Module
@@ -54,6 +56,7 @@ class SampleSettings:
     owner: object = None
     lm: Any = None
     stream: UserStream | None = None
+    heard_as: dspy.Predict | None = None
 
 
 class SampleRun(AbstractContextManager):
@@ -100,6 +103,7 @@ class SampleRun(AbstractContextManager):
         self._recorder = _Recorder(self._meter.history, settings.owner)
         self._trace: list[Any] = []
         self._error: BaseException | None = None
+        self._is_framed = False
         self._reading: tuple[Any, Vote | None, str] | None = None
 
     def __enter__(self) -> SampleRun:
@@ -111,6 +115,7 @@ class SampleRun(AbstractContextManager):
         callbacks = status_callbacks(callbacks, stream, self._settings.module, first=self.draw.index == 0)
         adapter = settings.adapter or dspy.ChatAdapter()
         lm = original(settings.lm if self.draw.sampler.lm is None else self.draw.sampler.lm)
+        self._is_framed = type(adapter).__module__.startswith("dspy.adapters.")  # they name the fields in a reply
         known = original(self._settings.lm) if self.draw.sampler.lm is None else lm
         # With a callback in its settings DSPy binds the arguments of every module and adapter call to tell it of them,
         # which takes longer than all else around a sample. Only a program that may make a language model of its own
@@ -138,6 +143,8 @@ class SampleRun(AbstractContextManager):
             usage_tracker=self._meter.tracker,
             # Chunks of several samples would interleave: a stream gets the winner's.
             send_stream=handed_on,
+            # A predictor streams to listeners that name it. With none it streams to all; who it is, its adapter says.
+            stream_listeners=settings.stream_listeners if self._settings.heard_as is None else [],
             # Through LiteLLM a stream tells its usage only if DSPy asks for it.
             track_usage=settings.track_usage or handed_on is not None,
             lm=lm if alone or lm is None else SampleLM(lm, own.requests, self._settings.payer.throttle),
@@ -203,6 +210,9 @@ class SampleRun(AbstractContextManager):
             trace=tuple(self._trace),
             usage=usage,
             cost=self.cost,
+            replies=self._slot.replies
+            if self._slot is not None and self._slot.served
+            else made_of(self._recorder.history),
         )
 
     def _read(self, prediction: Any, failure: BaseException | None) -> tuple[Any, Vote | None, str]:
@@ -212,7 +222,7 @@ class SampleRun(AbstractContextManager):
         if self._reading is None:
             answer = None
             try:
-                read = self._settings.reader.read(self._settings.module, prediction)
+                read = self._settings.reader.read(self._settings.module, prediction, self._reply())
                 answer = None if read is ABSENT else read
                 if self._finish_reason() == "length":
                     self._reading = answer, None, "truncated"
@@ -230,6 +240,14 @@ class SampleRun(AbstractContextManager):
                 logger.warning("a sample's answer cannot be read, and casts no vote: %s", type(error).__name__)
                 self._reading = answer, None, "unreadable"
         return self._reading
+
+    def _reply(self) -> str | None:
+        """All that the model wrote, where that is known and in the framing of one of DSPy's adapters."""
+        if self._slot is not None and self._slot.served:
+            outputs = [self._slot.request.choices[self._slot.position][0]]
+        else:
+            outputs = [output for entry in self._recorder.history for output in entry.get("outputs") or ()]
+        return "\n".join(map(str, outputs)) if outputs and self._is_framed else None
 
     def _finish_reason(self) -> str | None:
         """Why the sample's last answer ended."""

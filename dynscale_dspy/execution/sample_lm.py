@@ -38,7 +38,7 @@ class SampleLM:
 
     @property
     def __class__(self) -> type:  # type: ignore[override]  # DSPy takes instances of its own class only
-        return type(vars(self)["_lm"])
+        return vars(self)["_lm"].__class__
 
     def __getattr__(self, name: str) -> Any:
         return getattr(vars(self)["_lm"], name)

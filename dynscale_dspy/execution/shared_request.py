@@ -22,6 +22,8 @@ from dynscale_dspy.execution.capabilities import SEVERAL_CHOICES
 from dynscale_dspy.execution.concessions import NEGOTIABLE
 from dynscale_dspy.execution.exchange import Exchange
 from dynscale_dspy.execution.lm_errors import complaint_of, has_crashed, is_permanent, is_unsupported
+from dynscale_dspy.execution.replies import replies_of
+from dynscale_dspy.sampling.replies import Reply
 
 if TYPE_CHECKING:
     from dynscale_dspy.budget.leases import Lease
@@ -49,6 +51,8 @@ class SharedRequest:
         """What was asked, comparable with what another sample is about to ask; None before."""
         self.choices: dict[int, tuple[Any, str | None]] = {}
         """Output and finish reason by the sample's position."""
+        self.replies: dict[int, Reply | None] = {}
+        """What tells its choice from others, by the sample's position."""
         self.predictions: dict[int, tuple[Any, list[Any], str | None]] = {}
         """Prediction, trace and finish reason by position, where one run has read all choices."""
         self.failures = 0
@@ -57,7 +61,14 @@ class SharedRequest:
         self.error: Exception | None = None
         """Why none of the samples that are left need try, if it has failed for good."""
 
-    def keep(self, asked: Any, position: int, outputs: Sequence[Any], reasons: Sequence[str | None]) -> None:
+    def keep(
+        self,
+        asked: Any,
+        position: int,
+        outputs: Sequence[Any],
+        reasons: Sequence[str | None],
+        replies: Sequence[Reply | None] = (),
+    ) -> None:
         """Keep what came back.
 
         Args:
@@ -65,12 +76,14 @@ class SharedRequest:
             position: The position of the sample that asked; the others' choices follow.
             outputs: The choices.
             reasons: Why each ended, as far as that is known.
+            replies: What tells each from others, as far as that is known.
         """
         if self.asked is not None:
             return  # of a request that was given up for a second one
         self.asked = asked
         padded = [*reasons, *[None] * len(outputs)]
         self.choices = {position + i: (output, padded[i]) for i, output in enumerate(outputs)}
+        self.replies = dict(enumerate(replies, position))
 
     def read(self, position: int, signature: Any, values: Sequence[Any], trace: Sequence[Any]) -> None:
         """Keep what one run read for the samples from this position on.
@@ -117,6 +130,12 @@ class Slot:
         self._asked = False
         self._handed = False
         self._read: tuple[Any, Sequence[Any]] | None = None
+
+    @property
+    def replies(self) -> tuple[Reply, ...]:
+        """What tells the sample's choice from others; empty if that is not known."""
+        reply = self.request.replies.get(self.position)
+        return () if reply is None else (reply,)
 
     @property
     def is_ready(self) -> bool:
@@ -218,7 +237,8 @@ class Slot:
                 _told(lm, SEVERAL_CHOICES.found(lm, False))  # it was the several choices that it would not have
             request.asked = _NOTHING
             return outputs
-        request.keep(asked, self.position, outputs, meter.finish_reasons())
+        replies = replies_of(meter.history[-1]) if meter.history else []
+        request.keep(asked, self.position, outputs, meter.finish_reasons(), replies)
         self.served = True
         # A server that counts one choice only is not always caught at it: it is not asked for several again.
         able = len(outputs) > 1 and not meter.miscounted

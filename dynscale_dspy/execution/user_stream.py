@@ -24,6 +24,7 @@ from dspy.streaming.messages import StatusStreamingCallback
 from dspy.utils.callback import BaseCallback
 from pydantic_core import to_json, to_jsonable_python
 
+from dynscale_dspy._naming import is_wrapper
 from dynscale_dspy.budget.locking import running_loop
 from dynscale_dspy.reporting.text import said
 from dynscale_dspy.sampling.steps import Notice
@@ -142,11 +143,21 @@ def winning_chunks(trace: Iterable[tuple[Any, Any, Any]], listeners: Sequence[An
             yield StreamResponse(listener.predict_name, listener.signature_field_name, chunk, is_last_chunk=True)
 
 
+def is_listened_to(predictor: Any) -> bool:
+    """Whether one of the user's listeners names this very predictor."""
+    return any(listener.predict is predictor for listener in dspy.settings.stream_listeners or [])
+
+
 def _is_meant(named: Any, predictor: Any) -> bool:
     """Whether a listener to this predictor, or to a wrapper of it, hears this one."""
-    while named is not predictor and isinstance(named, dspy.Module) and not isinstance(named, dspy.Predict):
-        named = vars(named).get("module")
-    return named is predictor
+    return _bare(named) is _bare(predictor)
+
+
+def _bare(module: Any) -> Any:
+    """What is inside all wrappers."""
+    while is_wrapper(module):
+        module = module.module
+    return module
 
 
 def _written(value: Any) -> Any:

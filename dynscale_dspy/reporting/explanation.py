@@ -9,6 +9,7 @@ from typing import Any
 import dspy
 
 from dynscale_dspy.allocation.costs import Cost
+from dynscale_dspy.allocation.evidence import falls_short
 from dynscale_dspy.reporting import html, text
 from dynscale_dspy.sampling.sample import Sample
 from dynscale_dspy.selection.base import Group, keys_of
@@ -76,9 +77,9 @@ class Explanation:
 
     Args:
         votes: Votes by answer, the winner first.
-        agreement: The winner's share of the votes, 0 to 1.
-        confidence: Posterior probability that the winner is ahead of the second answer in the long run, 1/2 to 1.
-            About the vote, not about the truth: a model that is sure and wrong is confident here.
+        agreement: The winner's share of the samples, 0 to 1. Samples that cast no vote count.
+        confidence: Posterior probability that the winner is ahead of the second answer in the long run, 1/2 to 1; 0 if
+            nobody voted. About the vote, not about the truth: a model that is sure and wrong is confident here.
         samples: Every sample, in order.
         rounds: How many rounds of samples the call drew, each with the results of those before it known.
         cost: What the call cost.
@@ -96,7 +97,7 @@ class Explanation:
     @property
     def is_low(self) -> bool:
         """Whether confidence is below what the module asked for, so that its ``on_low`` decided."""
-        return self.min_confidence is not None and self.confidence < self.min_confidence
+        return self.min_confidence is not None and falls_short(self.confidence, self.min_confidence)
 
     @property
     def summary(self) -> str:
@@ -208,7 +209,7 @@ def explanation(
         samples: Its samples so far, in any order.
         groups: Its answers, heaviest first.
         winner: The winning sample, whose group comes first in the explanation's votes.
-        agreement: The winner's share of the votes.
+        agreement: The winner's share of the samples.
         confidence: Posterior probability that the winner stays ahead.
         cost: What the call has cost.
         min_confidence: The confidence that the module asked for.

@@ -44,7 +44,7 @@ background:none;color:inherit}
 white-space:nowrap}
 .dynscale .wide .row td:nth-child(2){width:22%}
 .dynscale .wide .row td:last-child{white-space:normal;width:42%}
-.dynscale .bar{display:block;height:.7rem;line-height:0;white-space:nowrap;border-radius:3px;overflow:hidden;
+.dynscale .bar{height:.7rem;line-height:0;white-space:nowrap;border-radius:3px;overflow:hidden;
 background:color-mix(in srgb,currentColor 13%,transparent)}
 .dynscale .charts{display:flex;flex-wrap:wrap;gap:0 20px}
 .dynscale .charts>div{flex:1 1 170px;min-width:0;max-width:272px}
@@ -170,7 +170,7 @@ def _bar(shares: Iterable[tuple[float, str]]) -> str:
         f'<i style="display:inline-block;height:.7em;width:{100 * min(share, 1):.1f}%;background:{colour}"></i>'
         for share, colour in shares
     )
-    return f'<span class="bar">{filled}</span>'
+    return f'<span class="bar" style="display:block;min-width:6em">{filled}</span>'
 
 
 def _dot(colour: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from dynscale_dspy.allocation.costs import Cost, CostRecord, relative_cost
 from dynscale_dspy.allocation.policies import Policy
+from dynscale_dspy.allocation.repeats import Repeats
 from dynscale_dspy.errors import BudgetExhausted
 from dynscale_dspy.sampling.plan import Plan
 from dynscale_dspy.sampling.steps import Change, Job, Look, ReserveFor, Standing, Wait, grouped
@@ -69,7 +70,8 @@ def coordinate(
     guaranteed = sum(waiting)
     limit, requests, metered = known.limit, known.requests, known.metered
     costs = _Costs(len(plans), weighs=policy.is_gain and metered)
-    ranking = _Ranking(plans, policy, costs)
+    repeats = Repeats()  # of this set alone: what else the pool has seen depends on what it was asked before
+    ranking = _Ranking(plans, policy, costs, repeats)
     issued = outstanding = under_way = 0
     # What a sample takes is learned from samples handed back, not from those that happen to have finished.
     each, measured = known.each, known.measured or (requests == math.inf and not metered)
@@ -160,7 +162,10 @@ def coordinate(
             if not isinstance(sample.error, BudgetExhausted):  # one that was cut off does not say what it needed
                 each = max(sample.cost.requests, each if measured else 1)
                 measured = True
-            plans[job.call].tell(sample)
+            plan = plans[job.call]
+            before = plan.selection.evidence()
+            plan.tell(sample)
+            repeats.tell(before, plan.selection.evidence())
             ranking.changed(job.call)
 
 
@@ -220,10 +225,12 @@ class _Costs:
 class _Ranking:
     """The calls, ordered by index. A heap with lazy deletion, rebuilt each time for policies whose indices all move."""
 
-    def __init__(self, plans: Sequence[Plan], policy: Policy, costs: _Costs) -> None:
+    def __init__(self, plans: Sequence[Plan], policy: Policy, costs: _Costs, repeats: Repeats) -> None:
         self._plans = plans
         self._policy = policy
         self._costs = costs
+        self._repeats = repeats
+        self._level = repeats.level
         self._dropped: set[int] = set()
         self._version = [0] * len(plans)
         self._heap: list[tuple[float, int, int, int]] = []
@@ -246,7 +253,8 @@ class _Ranking:
     def best(self, total: int) -> int | None:
         """The call whose next sample is worth most, or None if none is worth anything."""
         self._total = total
-        if self._policy.depends_on_total:
+        if self._policy.depends_on_total or self._repeats.level != self._level:
+            self._level = self._repeats.level
             open_calls = (call for call, plan in enumerate(self._plans) if plan.room > 0 and call not in self._dropped)
             self._heap = [self._entry(call) for call in open_calls]
             heapq.heapify(self._heap)
@@ -267,8 +275,9 @@ class _Ranking:
 
     def _entry(self, call: int) -> tuple[float, int, int, int]:
         plan = self._plans[call]
-        index = self._policy.index(
-            plan.selection.evidence(), pending=plan.pending, total=self._total
-        ) / self._costs.relative(call)
+        evidence = plan.selection.evidence()
+        index = self._policy.index(evidence, pending=plan.pending, total=self._total) / self._costs.relative(call)
+        if self._policy.is_gain:
+            index *= self._repeats.promise(evidence, pending=plan.pending)
         # Equal worth: the call with fewer samples, then the earlier one.
         return (-index, len(plan.samples) + plan.pending, call, self._version[call])

@@ -17,10 +17,12 @@ import numpy as np
 from dynscale_dspy.allocation.costs import Cost
 from dynscale_dspy.allocation.gains import CONDITIONED, DOUBT, INDEPENDENT, Dissent
 from dynscale_dspy.allocation.learned import Learned
+from dynscale_dspy.allocation.repeats import Repeats
 from dynscale_dspy.allocation.tally import Tally
 from dynscale_dspy.errors import BudgetExhausted
 from dynscale_dspy.sampling.chain import build_chain
-from dynscale_dspy.sampling.sample import SPARED, Draw, Sample
+from dynscale_dspy.sampling.replies import Replies
+from dynscale_dspy.sampling.sample import REPEATED, SPARED, Draw, Sample
 from dynscale_dspy.sampling.samplers import CallView, Lazily, Sampler
 from dynscale_dspy.sampling.steps import (
     Change,
@@ -102,6 +104,8 @@ class Plan:
         self._drawn = 0
         self._told_when_declined = -1
         self._groups = 0
+        self._replies = Replies()
+        self._repeated: dict[int, Sample] = {}
         self._beliefs = (0.0, 0.0)
         if strategy.learned:
             self._dissent = Dissent(self._learned.gains)
@@ -124,7 +128,7 @@ class Plan:
 
         None where the strategy has proposed no sampler for the next one; it is asked again once another is finished.
         """
-        if self.decided or self._told_when_declined == len(self.samples):
+        if self.decided or self._told_when_declined == len(self.samples) or self.only_repeats:
             return 0
         if self._leader and not self.samples:
             return 1 - self._drawn
@@ -204,8 +208,9 @@ class Plan:
     def tell(self, sample: Sample) -> None:
         """A drawn sample is finished."""
         sampler = sample.draw.sampler
+        sample = self._unless_repeated(sample)
         before = self.selection
-        if sample.problem != SPARED:
+        if sample.problem not in (SPARED, REPEATED):
             try:
                 self.selection = self._with(before, sample)
             except Exception:
@@ -214,6 +219,7 @@ class Plan:
                 # The selector cannot take what it read. The sample is paid for, and loses its vote only.
                 sample = replace(sample, vote=None, problem="unreadable")
                 self.selection = self._with(before, sample)
+        self._learned.repeats.tell(before.evidence(), self.selection.evidence())
         self.samples.append(sample)
         record = self._learned.of(sampler.name)
         record.samples += 1
@@ -226,6 +232,16 @@ class Plan:
                 leader = before.winner(favour_conditioned=self._favours_conditioned)
                 leading = None if leader is None else keys[leader]
                 self._dissent.tell(keys[sample.draw.index], before.evidence(), leading, sampler=kind)
+
+    @property
+    def only_repeats(self) -> bool:
+        """Whether half of the samples or more are made of replies that another one is made of: more would be too."""
+        return len(self._repeated) > 0 and 2 * len(self._repeated) >= len(self.samples)
+
+    @property
+    def repeats(self) -> Repeats:
+        """What is known of whether samples of the program ever say the same."""
+        return self._learned.repeats
 
     @property
     def only_cut_off(self) -> bool:
@@ -250,6 +266,22 @@ class Plan:
         return sum((sample.cost for sample in self.samples), Cost())
 
     # ---- inside
+
+    def _unless_repeated(self, sample: Sample) -> Sample:
+        """The sample; without a vote if it is made of replies that have voted, for it says nothing of its own."""
+        learned = self._learned
+        if sample.vote is None or not learned.ids_tell:
+            return sample
+        if self._replies.contradict(sample.replies):
+            learned.ids_tell = False
+            for place, repeated in self._repeated.items():
+                self.selection = self._with(self.selection, repeated)
+                self.samples[place] = repeated
+            self._repeated.clear()
+        elif self._replies.repeat(sample.replies):
+            self._repeated[len(self.samples)] = sample
+            return replace(sample, vote=None, problem=REPEATED)
+        return sample
 
     def _with(self, selection: Selection, sample: Sample) -> Selection:
         weight = self.strategy.weight(sample.draw.sampler)

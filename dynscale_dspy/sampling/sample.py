@@ -7,11 +7,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dynscale_dspy.allocation.costs import Cost
+from dynscale_dspy.sampling.replies import Reply
 from dynscale_dspy.sampling.samplers import ALONE, Sampler
 from dynscale_dspy.selection.base import Vote
 
 SPARED = "not needed"
 """The problem of a sample that was called off, since the vote was decided without it."""
+
+REPEATED = "the same reply"
+"""The problem of a sample that is made of the replies of an earlier one, as from a gateway's cache."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +54,13 @@ class Sample:
         answer: The answer as the program gave it, or None.
         vote: What it says, as the selector read it where the sample ran; None if it casts no vote.
         problem: Why it casts no vote: ``"failed"``, ``"truncated"``, ``"no answer"``, ``"unreadable"``,
-            ``"not needed"``; empty if it votes.
+            ``"not needed"``, ``"the same reply"``; empty if it votes.
         error: The exception, if it failed.
         permanent: Whether another sample of the call would fail alike.
         trace: DSPy's trace of the run: ``(predictor, inputs, prediction)`` in order.
         usage: Tokens by language model, as DSPy's usage tracker reports them.
         cost: What it was charged.
+        replies: The replies that it is made of; empty if they have no ids.
     """
 
     draw: Draw
@@ -68,6 +73,7 @@ class Sample:
     trace: tuple[Any, ...] = ()
     usage: Mapping[str, list[dict[str, Any]]] = field(default_factory=dict)
     cost: Cost = field(default_factory=Cost)
+    replies: tuple[Reply, ...] = ()
 
     @property
     def key(self) -> Hashable:

@@ -160,7 +160,9 @@ def spelling(answer: Any) -> Hashable:
         return frozenset((name, spelling(value)) for name, value in answer.items())
     if isinstance(answer, str):
         return str.__str__(answer)
-    return repr(answer) if type(answer) in (int, float, Decimal) else None
+    if type(answer) is int:
+        return answer  # of any size: Python writes none of more than 4,300 digits
+    return repr(answer) if type(answer) in (float, Decimal) else None
 
 
 class _Reading:
@@ -186,11 +188,14 @@ class _Reading:
             return ("bool", value)
         if isinstance(value, str):
             return ("text", exact_text(str.__str__(value)))
-        if isinstance(value, (Real, Decimal)):
+        if isinstance(value, (Real, Decimal, complex)):
             return numerals.key_of_value(value)
         below = depth + 1
         if isinstance(value, pydantic.BaseModel):
-            return (_name(value), self.key({**vars(value), **(value.__pydantic_extra__ or {})}, below))
+            fields = {**vars(value), **(value.__pydantic_extra__ or {})}
+            if type(value).__module__.startswith("dspy."):
+                fields.pop("id", None)  # a provider gives each tool call another one
+            return (_name(value), self.key(fields, below))
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
             fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
             return (_name(value), self.key(fields, below))

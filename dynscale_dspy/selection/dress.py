@@ -79,10 +79,10 @@ def _unicode_compatible(text: str) -> str:
 
 _INFO = re.compile(r"[\w+#.-]*")
 _NO_LANGUAGE = frozenset({"", "text", "txt", "plaintext", "plain", "json", "latex", "tex", "math", "markdown", "md"})
-_TAGGED = re.compile(r"<(answer|final_answer|b|strong|i|em|code)>(.*)</\1>", re.IGNORECASE | re.DOTALL)
+_TAGGED = re.compile(r"<(answer|final_answer|p|b|strong|i|em|code)>(.*)</\1>", re.IGNORECASE | re.DOTALL)
 _NAME = re.compile(r"[a-z0-9_.\-]*[a-z_][a-z0-9_.\-]*")
 _HEADING = re.compile(r"#{1,6} +(?=\S)")
-_BULLET = re.compile(r"(?:[-*] +(?=[^\W\d_]{3,}[ .!]*(?: |$)(?!\()[^\d()=]*$)|• *)(?=\S)")
+_BULLET = re.compile(r"(?:[-*>] +(?=[^\W\d_]{3,}[ .!]*(?: |$)(?!\()[^\d()=]*$)|• *)(?=\S)")
 
 
 def fenced(text: str) -> tuple[str, bool] | None:
@@ -98,12 +98,20 @@ def fenced(text: str) -> tuple[str, bool] | None:
     return body, language not in _NO_LANGUAGE
 
 
+def within_lines(text: str) -> str:
+    """The one line between marks that have lines of their own: dollars, tags, brackets of a formula; else the text."""
+    inner = without_latex_marks(text) if text[0] in "$\\" else text
+    if text[0] == "<" and (found := _TAGGED.fullmatch(text)):
+        inner = found[2].strip()
+    return inner if inner and "\n" not in inner else text
+
+
 def without_markup(text: str) -> str:
     """One line of text without its outermost markup: emphasis, code, quotes, tags, a heading's or a bullet's mark."""
     first = text[0]
     if first == "#":
         return _HEADING.sub("", text, count=1)
-    if first in "-•" or text.startswith("* "):
+    if first in "-•>" or text.startswith("* "):
         return _BULLET.sub("", text, count=1)
     if first != text[-1]:
         if first == "<" and (found := _TAGGED.fullmatch(text)) and f"<{found[1]}>".lower() not in found[2].lower():
@@ -137,7 +145,7 @@ def _within(text: str, mark: str) -> str:
 
 _SUBJECT = (
     r"(?:(?:so|thus|hence|therefore|finally)\b,? +)?(?:(?:the|my|our) +)?(?:(?:final|correct|right|best) +)*"
-    r"(?:answer|ans|result|option|choice)\b"
+    r"(?:answer|ans|result|output|response|solution|option|choice)\b"
 )
 _VERB = r"(?:(?:is|are|was|would be|must be)\b:?|:|\n)"
 _OPENING = re.compile(
@@ -146,6 +154,7 @@ _OPENING = re.compile(
     re.IGNORECASE,
 )
 _OPENING_LINE = re.compile(rf"(?:{_OPENING.pattern})(?<=\n)", re.IGNORECASE)
+_CLOSING = re.compile(r"\. I hope (?:it|this) is correct\.?$")
 _FIRST_OF_OPENINGS = frozenset("#*_sthfmocrba")
 
 
@@ -154,13 +163,17 @@ def without_opening(text: str) -> str:
     if text[0].lower() not in _FIRST_OF_OPENINGS:
         return text
     found = (_OPENING_LINE if "\n" in text else _OPENING).match(text)
-    return text[found.end() :] or text if found else text
+    if found is None:
+        return text
+    return _CLOSING.sub(".", text[found.end() :]) or text
 
 
 def without_stop(text: str) -> str:
     """One line of text without a final full stop. An ellipsis, and the dot in ``git add .``, stay."""
-    if text[-1] != "." or len(text) < 2 or "\\" in text or text[0] == "^":
+    if text[-1] != "." or len(text) < 2 or text[0] == "^":
         return text
+    if "\\" in text:
+        return text[:-1] if text.endswith((r"\).", r"\].")) else text
     before = text[-2]
     after_word = before.isalnum() or before in ")]}%°" or unicodedata.category(before)[0] == "M"
     return text[:-1] if after_word or (before in "\"'*_`$" and before == text[0]) else text
@@ -213,7 +226,8 @@ def without_latex_marks(text: str) -> str:
     for begin, end in _PAIRS:
         if text.startswith(begin) and text.endswith(end) and len(text) > len(begin) + len(end):
             inner = text[len(begin) : -len(end)]
-            if begin not in inner and end not in inner and inner.strip():
+            unescaped = inner.replace(r"\$", "")
+            if begin not in unescaped and end not in unescaped and inner.strip():
                 return inner.strip()
     if text.startswith(r"\{") and text.endswith(r"\}"):
         return "{" + text[2:-2] + "}"
@@ -242,10 +256,15 @@ def _rewritten(text: str, depth: int) -> str:
     parts, at = [], 0
 
     def put(part: str) -> None:
-        # "2\frac{1}{3}" is no 21/3, nor "\pi r" the letter of another command.
+        # "2\frac{1}{3}" is no 21/3.
         if part and parts and parts[-1] and part[0].isdigit() and _LETTER_OR_DIGIT.fullmatch(parts[-1][-1]):
             parts.append(" ")
         parts.append(part)
+
+    def part_digits() -> None:
+        # "\sqrt{3}2" is no root of 32.
+        if text[at : at + 1].isdigit():
+            parts.append(" ")
 
     while found := _STEP.search(text, at):
         parts.append(text[at : found.start()])
@@ -254,17 +273,18 @@ def _rewritten(text: str, depth: int) -> str:
         if script:
             argument, at = _argument(text, at, depth)
             parts.append("°" if script == "^" and argument == "°" else script + _grouped(argument))
+            part_digits()
         elif sign:
             parts.append(sign if sign in "{}%$&#_|" else " " if sign in ",;:!> " else "\\" + sign)
         elif name in ("frac", "dfrac", "tfrac", "cfrac"):
             above, at = _argument(text, at, depth)
             below, at = _argument(text, at, depth)
             put(f"{_grouped(above)}/{_grouped(below)}")
-            if at < len(text) and text[at].isdigit():
-                parts.append(" ")
+            part_digits()
         elif name == "sqrt" and not text.startswith("[", at):
             argument, at = _argument(text, at, depth)
             parts.append("√" + _grouped(argument))
+            part_digits()
         elif name in _AROUND or name == "boxed":
             argument, at = _argument(text, at, depth)
             parts.append(argument)

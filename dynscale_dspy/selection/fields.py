@@ -97,7 +97,7 @@ def said(value: Any, annotation: Any) -> Any:
     nullable = annotation is not None and allows_none(annotation)
     if value is None:
         return None if nullable else ABSENT
-    if not isinstance(value, str) or isinstance(value, Enum):
+    if not issubclass(type(value), str) or issubclass(type(value), Enum):  # asked of the type: no code of its own runs
         return value
     text = str.__str__(value).strip()
     if nullable and text in ("", "null", "None") and not _lists(annotation, value):

@@ -18,6 +18,7 @@ NUMERAL = rf"(?:(?:{_GROUPED}|{_SPACED}|[1-9]\d*|0)(?:\.\d*)?|\.\d+)"
 
 _NUMBER = re.compile(rf"(-?)({NUMERAL})(?:[eE]([+-]?\d{{1,3}}))?")
 _FRACTION = re.compile(r"(-?)([1-9]\d{0,29}) ?/ ?([1-9]\d{0,29})")
+_THOUSANDS = re.compile(r"-?[1-9]\d{0,2}\.\d{3}")
 _SEPARATORS = re.compile(r"[,'_ ]")
 _LONGEST = 60
 _MOST_DIGITS = 400
@@ -38,10 +39,12 @@ def key_of_value(number: Any) -> Hashable:
     Every other number is compared exactly, and NaN is NaN.
 
     Args:
-        number: An int, float, ``Decimal``, ``Fraction``, or a scalar of NumPy; no bool.
+        number: An int, float, complex, ``Decimal``, ``Fraction``, or a scalar of NumPy; no bool.
     """
     if isinstance(number, Rational):
         return ("number", _plain(Fraction(int(number.numerator), int(number.denominator))))
+    if isinstance(number, complex):
+        return ("complex", key_of_value(number.real), key_of_value(number.imag))
     if isinstance(number, Decimal):
         if not number.is_finite():
             return ("text", "nan" if number.is_nan() else repr(float(number)))
@@ -61,7 +64,7 @@ def key_of_value(number: Any) -> Hashable:
 def key_of_text(text: str) -> Hashable | None:
     """The key of a number that is written so; None if the text is no number, or reading it as one loses something.
 
-    ``+49``, ``007``, ``3.10`` and ``2/4`` say more than their value. Decimals that are all zeros say nothing.
+    ``+49``, ``007``, ``3.10``, ``1.000`` and ``2/4`` say more than their value. Decimals of one zero or two do not.
 
     Args:
         text: One line of text without spaces around it.
@@ -74,14 +77,14 @@ def key_of_text(text: str) -> Hashable | None:
         sign, numeral, exponent = match.groups()
         numeral = _SEPARATORS.sub("", numeral)
         whole, _, decimals = numeral.partition(".")
-        if decimals.strip("0") == "":
-            numeral = whole
+        if not decimals.strip("0") and not _may_be_thousands(text):
+            numeral = whole or "0"
         elif decimals.endswith("0") and exponent is None:
             return None
         decimal = Decimal(f"{sign}{numeral}e{exponent or 0}")
         if exponent is not None and not decimal:
             return None
-        return _of_decimal(_without_noise(decimal))
+        return _of_decimal(_without_noise(decimal) if "." in numeral else decimal)
     if match := _FRACTION.fullmatch(text):
         sign, above, below = match[1], int(match[2]), int(match[3])
         if below > 1 and math.gcd(above, below) == 1:
@@ -92,7 +95,7 @@ def key_of_text(text: str) -> Hashable | None:
 def key_of_amount(text: str) -> Hashable | None:
     """The key of a number that is surely one, such as the text of a number's field: ``3.10`` is ``3.1`` here."""
     key = key_of_text(text)
-    if key is None and len(text) <= _LONGEST and _NUMBER.fullmatch(text):
+    if key is None and len(text) <= _LONGEST and _NUMBER.fullmatch(text) and not _may_be_thousands(text):
         key = _of_decimal(_without_noise(Decimal(_SEPARATORS.sub("", text))))
     return key
 
@@ -101,12 +104,19 @@ def ungrouped(numeral: str) -> str:
     """A numeral without separators of its digits, and without decimals that are all zeros."""
     numeral = _SEPARATORS.sub("", numeral)
     whole, _, decimals = numeral.partition(".")
-    return numeral if decimals.strip("0") else whole
+    return numeral if decimals.strip("0") or _may_be_thousands(numeral) else whole or "0"
+
+
+def _may_be_thousands(text: str) -> bool:
+    """Whether a numeral such as "1.000" is a thousand to those who put a comma before decimals."""
+    return _THOUSANDS.fullmatch(text) is not None
 
 
 def _without_noise(decimal: Decimal) -> Decimal:
     """The decimal, or the shorter one beside it if its digits look like 0.30000000000000004."""
-    if _OF_TEXT.prec < len(decimal.as_tuple().digits) <= _OF_TEXT.prec + 2:
+    _, digits, exponent = decimal.as_tuple()
+    # Integers have no noise: each of their digits was meant.
+    if isinstance(exponent, int) and exponent < 0 and _OF_TEXT.prec < len(digits) <= _OF_TEXT.prec + 2:
         nearest = _OF_TEXT.plus(decimal).normalize(_OF_TEXT)
         if len(nearest.as_tuple().digits) <= _WITHOUT_NOISE:
             return nearest

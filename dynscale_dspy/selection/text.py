@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Annotated
 
 from dynscale_dspy._fields import SomeOf
-from dynscale_dspy.selection import dress, numerals
+from dynscale_dspy.selection import dress, numerals, words
 
 LAYERS = MappingProxyType(
     {
@@ -24,7 +24,7 @@ LAYERS = MappingProxyType(
         "number": "separators of thousands, decimals that are zeros, fractions and decimals, the last digits of floats",
         "structure": "spaces and quotes in tuples, lists and JSON, the order of the keys of a dict",
         "spacing": "runs of spaces between words, spaces around operators",
-        "case": "capitals that follow the form of a text: all of it, its beginning, or each word's",
+        "case": "capitals of a text all in capitals, and of words in a text that begins with one",
     }
 )
 """What comes off a text before it is compared, by name. Each can be left on."""
@@ -40,6 +40,7 @@ _MOST_LAYERS = 24
 _DEEPEST = 20
 
 _EVERY = frozenset(LAYERS)
+_NONE: frozenset[str] = frozenset()
 
 
 def exact_text(text: str) -> str:
@@ -86,10 +87,10 @@ def undressed(text: str, layers: Collection[str] = _EVERY) -> str:
 
 
 def _key(text: str, layers: frozenset[str]) -> Hashable | None:
-    text, is_exact = _undressed(text, layers)
+    text, left = _undressed(text, layers)
     if not text:
         return None
-    return ("text", text) if is_exact else _key_of_line(text, layers, 0)
+    return _key_of_line(text, left, 0) if left else ("text", text)
 
 
 _remembered = lru_cache(maxsize=4096)(_key)
@@ -98,36 +99,39 @@ _remembered = lru_cache(maxsize=4096)(_key)
 # ---- what is around an answer
 
 
-def _undressed(text: str, layers: frozenset[str]) -> tuple[str, bool]:
-    """The text without what is around it, and whether what is left is to be compared as it is."""
+def _undressed(text: str, layers: frozenset[str]) -> tuple[str, frozenset[str]]:
+    """The text without what is around it, and the layers that may come off what is left; none to compare it exactly."""
     text = exact_text(text)
     lines = text.strip("\n").rstrip()  # the indentation of a first line is kept
     if len(text) > LONGEST:
-        return lines, True
+        return lines, _NONE
     if "latex" in layers:
         lines = dress.repaired(lines)
     if not lines.strip():
-        return "", True
+        return "", _NONE
     for _ in range(_MOST_LAYERS):
         before = lines
         if "markup" in layers and (block := dress.fenced(lines.strip())):
             lines, names_language = block
             lines = lines.strip("\n").rstrip()
             if names_language:
-                return lines, True
+                return (lines, _NONE) if "\n" in lines else (lines.strip(), layers - {"case"})
         elif "\n" not in lines:
-            return _undressed_line(lines.strip(), layers)
-        elif "opening" in layers:
-            lines = dress.without_opening(lines.strip()) if lines[0] not in " \t" else lines
+            return _undressed_line(lines.strip(), layers), layers
+        elif lines[0] not in " \t":
+            if "opening" in layers:
+                lines = dress.without_opening(lines)
+            if "latex" in layers and "markup" in layers:
+                lines = dress.within_lines(lines)
         if lines == before:
             break
     if "\n" not in lines:
-        return _undressed_line(lines.strip(), layers)
+        return _undressed_line(lines.strip(), layers), layers
     # JSON in several lines is one value.
-    return lines, "structure" not in layers or lines[0] not in "[{"
+    return lines, layers if "structure" in layers and lines[0] in "[{" else _NONE
 
 
-def _undressed_line(text: str, layers: frozenset[str]) -> tuple[str, bool]:
+def _undressed_line(text: str, layers: frozenset[str]) -> str:
     if "unicode" in layers:
         text = dress.plain_characters(text)
     for _ in range(_MOST_LAYERS):
@@ -142,13 +146,14 @@ def _undressed_line(text: str, layers: frozenset[str]) -> tuple[str, bool]:
             text = dress.without_stop(text)
         if text == before:
             break
-    return text, False
+    return text
 
 
 # ---- what an answer is
 
 _OPTION = re.compile(
-    r"(?:(?:[Oo]ption|[Cc]hoice|OPTION|CHOICE) +)?(?:\(([A-Ja-j])\)|\[([A-Ja-j])\]|([A-Ja-j])[).:]|([A-Ja-j])(?![^\s]))"
+    r"(?:(?:[Oo]ption|[Cc]hoice|OPTION|CHOICE) +)?"
+    r"(?:\(([A-Ja-j])\)|\[([A-Ja-j])\]|([A-Ja-j])(?:[).]|:(?= ))|([A-Ja-j])(?![^\s]))"
     r"(?: +(\S.*))?"
 )
 _NAMED_OPTION = re.compile(r"[Oo]ption |[Cc]hoice |OPTION |CHOICE ")
@@ -156,15 +161,6 @@ _AMOUNT = re.compile(
     rf"(-?)(?:\\?([$€£¥₹]) ?)?({numerals.NUMERAL})(?: ?(\\?%|‰)| ?\\?([$€£¥₹])|( ?)([^\W\d_][^\n]*|°[^\n]*))?"
 )
 _UNIT = re.compile(r"(?:°|[^\W\d_]|Ω|%)(?:[^\W\d_]|[/·*°%]|\^-?\d+)*")
-_OPERATOR = re.compile(
-    r"(?<=\S) ([=<>≤≥≠≈×·÷/^*±∈∪∩→|]) (?=\S)|(?<=[^\s(,=<>+\-*/^]) ([+-]) (?=\S)|(?<=\S) ?(,) ?(?=\S)"
-)
-_LETTERS = r"[^\W\d_]"
-_LONG_WORD = re.compile(rf"{_LETTERS}{{3}}")
-_FUNCTION = re.compile(rf"(?<!{_LETTERS})(?:sin|cos|tan|log|exp)(?!{_LETTERS})")
-_WORD = re.compile(rf"[(]?({_LETTERS}+(?:['\-]{_LETTERS}+)*)[,.;:!?)]{{0,3}}")
-_PARTS = re.compile("['-]")
-_BLANK = re.compile(r"\s+")
 
 
 def _key_of_line(text: str, layers: frozenset[str], depth: int) -> Hashable:
@@ -184,7 +180,7 @@ def _key_of_line(text: str, layers: frozenset[str], depth: int) -> Hashable:
             pass
     if "\n" in text:
         return ("text", text)
-    return ("text", _words(text, layers))
+    return ("text", words.plain_words(text, layers))
 
 
 def _option(text: str, layers: frozenset[str], depth: int) -> Hashable | None:
@@ -199,7 +195,7 @@ def _option(text: str, layers: frozenset[str], depth: int) -> Hashable | None:
         return ("text", letter)
     if found[4] is not None and not _NAMED_OPTION.match(text):
         return None  # "A cat"
-    rest, _ = _undressed_line(rest, layers)
+    rest = _undressed_line(rest, layers)
     return ("option", letter, _key_of_line(rest, layers, depth + 1) if rest else None)
 
 
@@ -221,89 +217,8 @@ def _amount(text: str, layers: frozenset[str]) -> Hashable | None:
         return ("text", numeral)  # a number that loses something if it is read as one: "3.10"
     if _UNIT.fullmatch(rest):
         return ("text", f"{numeral} {rest}")
-    return ("text", f"{numeral} {_words(rest, layers)}") if space and rest[0].isalpha() else None
-
-
-# ---- spaces and capitals
-
-
-def _words(text: str, layers: frozenset[str]) -> str:
-    """Text with single spaces and in small letters, where neither spaces nor capitals mean anything in it."""
-    if "spacing" in layers and _is_formula(text):
-        return _OPERATOR.sub(_joined, _BLANK.sub(" ", text))
-    tokens = text.split()
-    matches = [_WORD.fullmatch(token) for token in tokens]
-    if matches[-1] is None and len(tokens) > 1 and tokens[-1].isdecimal():
-        del matches[-1]  # "World War 2"
-    if not all(matches):
-        return text
-    if "case" in layers:
-        words = [match[1] for match in matches if match is not None]
-        tokens = _in_small_letters(tokens, words)
-    if "spacing" in layers:
-        return " ".join(tokens)
-    pieces = re.split(r"(\s+)", text)
-    pieces[::2] = tokens
-    return "".join(pieces)
-
-
-def _is_formula(text: str) -> bool:
-    """Whether a text is numbers, signs and short names, so that spaces on both sides of a sign mean nothing."""
-    if len(text) > dress.LONGEST_LATEX or "'" in text or '"' in text or "\\" in text or ":" in text or "$" in text:
-        return False
-    return _LONG_WORD.search(_FUNCTION.sub("", text)) is None and _FORMULA_SIGN.search(text) is not None
-
-
-_FORMULA_SIGN = re.compile(r"[=<>≤≥≠≈×·÷/^*±∈∪∩→|,]|[^\s(] [+-] ")
-
-
-def _joined(found: re.Match[str]) -> str:
-    sign = found[1] or found[2]
-    if sign:
-        return sign
-    # "1, 5" may be two numbers, and "1,5" one.
-    text = found.string
-    beside = text[found.start() - 1 : found.start()].isdigit() and text[found.end() : found.end() + 1].isdigit()
-    return found[0] if beside and text.count(",") == 1 else ","
-
-
-_SAME_IN_CAPITALS = frozenset({"YES", "NO", "OK"})
-
-
-def _in_small_letters(tokens: list[str], words: list[str]) -> list[str]:
-    """Tokens in small letters, so far as their capitals follow from the form of the text.
-
-    That is: all of it in capitals, each word with one, or the first. Other capitals tell things apart (``US``, ``pH``,
-    ``cd Downloads``), and so do those of one or two letters alone (``CO`` and ``Co``, ``mW`` and ``MW``).
-    """
-    count = len(words)
-    if count == 1 and len(words[0]) < 3:
-        return [tokens[0].lower(), *tokens[1:]] if words[0].upper() in _SAME_IN_CAPITALS else tokens
-    if all(map(str.isupper, words)):
-        long = any(len(word) > 3 for word in words) and not _stands_for_letters(words[0])
-        return [token.lower() for token in tokens] if long or words[0] in _SAME_IN_CAPITALS else tokens
-    has_capital = [_has_one_capital(word) for word in words]
-    if not has_capital[0]:
-        return tokens
-    if all(is_capital or len(word) <= 3 for word, is_capital in zip(words, has_capital, strict=True)):
-        small = [is_capital and len(word) > 1 for word, is_capital in zip(words, has_capital, strict=True)]
-    else:
-        small = [False] * count
-    small[0] = True
-    small += [False] * (len(tokens) - count)
-    return [token.lower() if is_small else token for token, is_small in zip(tokens, small, strict=True)]
-
-
-def _has_one_capital(word: str) -> bool:
-    """Whether a word is written as at the beginning of a sentence, or each part of it is, as in ``Well-Known``."""
-    return (
-        word[0].isupper() and (word == "A" or len(word) > 1) and all(p[1:] == p[1:].lower() for p in _PARTS.split(word))
-    )
-
-
-def _stands_for_letters(word: str) -> bool:
-    """Whether a word in capitals is no word, such as the genotype AABB, which is not aabb."""
-    return word[:2] == word[:1] * 2
+    tokens = rest.split()
+    return ("text", f"{numeral} {' '.join(tokens)}") if space and all(map(words.WORD.fullmatch, tokens)) else None
 
 
 # ---- tuples, lists and JSON
@@ -317,7 +232,11 @@ _STRING = re.compile(r'"((?:[^"\\\n]|\\.)*)"|\'((?:[^\'\\\n]|\\.)*)\'')
 _ATOM = re.compile(r"[^,()\[\]{}\"\n]+")
 _ATOM_OF_DICT = re.compile(r"[^,:()\[\]{}\"\n]+")
 _CLOSERS = {"(": ")]", "[": ")]", "{": "}"}
-_NOTHING = ("null", "None")
+_CONSTANTS: dict[str, Hashable] = {
+    **dict.fromkeys(("true", "True"), ("bool", True)),
+    **dict.fromkeys(("false", "False"), ("bool", False)),
+    **dict.fromkeys(("null", "None")),
+}
 
 
 def _value(text: str, at: int, layers: frozenset[str], depth: int) -> tuple[Hashable, int]:
@@ -365,7 +284,8 @@ def _item(text: str, at: int, layers: frozenset[str], depth: int, *, in_dict: bo
         found = (_ATOM_OF_DICT if in_dict else _ATOM).match(text, at)
         if found is None or not (atom := found[0].strip()):
             raise _NoStructure
-        end, key = found.end(), None if atom in _NOTHING else _key_of_line(atom, layers, _DEEPEST)
+        end = found.end()
+        key = _CONSTANTS[atom] if atom in _CONSTANTS else _key_of_line(atom, layers, _DEEPEST)
     return key, _past_blanks(text, end)
 
 

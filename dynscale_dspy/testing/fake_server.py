@@ -136,6 +136,7 @@ class _Options:
     context: int | None = None
     choices: str = "all"
     capacity: int | None = None
+    cached: bool = False
     record: int = 10_000
     refused: REFUSED = field(default_factory=dict)
 
@@ -202,6 +203,7 @@ class FakeServer:
         choices: What a request for several choices gets: ``"all"`` of them, ``"one"``, or is told to be impossible:
             ``"refuse"``.
         capacity: If given, requests beyond so many in flight are refused with status 429 and a Retry-After.
+        cached: Whether equal requests get the first one's reply, id and all, as from a gateway that caches.
         record: How many of the latest request bodies :attr:`bodies` keeps.
         refused: Settings that are refused, with the status and the body of the reply: ``{"seed": (400, {...})}``. Those
             with a ``+`` between them are refused together: ``{"temperature+top_p": (400, {...})}``; ``n`` is if it is
@@ -235,6 +237,7 @@ class FakeServer:
         context: int | None = None,
         choices: str = "all",
         capacity: int | None = None,
+        cached: bool = False,
         record: int = 10_000,
         refused: REFUSED | None = None,
     ) -> None:
@@ -251,6 +254,7 @@ class FakeServer:
             context=context,
             choices=choices,
             capacity=capacity,
+            cached=cached,
             record=record,
             refused=refused or {},
         )
@@ -465,7 +469,7 @@ class _World:
             plain["peak_in_flight"] = max(plain["peak_in_flight"], plain["in_flight"])
             plain["conditioned"] += prompt.conditioned
             self.bodies.append(request)
-            attempt = counts.attempts[name]
+            attempt = 0 if options.cached else counts.attempts[name]
             counts.attempts[name] += 1
             reply = self._reply(request, prompt, question, name, attempt, authorized=options.api_key in (None, key))
             self.changed.notify_all()
@@ -520,8 +524,9 @@ class _World:
 
         texts = []
         answers = []
-        for _ in range(wanted if options.choices == "all" else 1):
-            point = uniform(seed, name, counts.per_question[name], "answer")
+        for choice in range(wanted if options.choices == "all" else 1):
+            number = choice if options.cached else counts.per_question[name]
+            point = uniform(seed, name, number, "answer")
             counts.per_question[name] += 1
             sharpen = options.sharpen if prompt.conditioned else 0.0
             answers.append(question.draw(point, sharpen) if question else "unknown")

@@ -20,7 +20,7 @@ def test_counts_votes_and_keeps_what_cast_none():
 
 def test_an_empty_tally_knows_nothing():
     tally = Tally()
-    assert (tally.leader, tally.runner_up, tally.samples, tally.agreement, tally.confidence) == (0, 0, 0, 0.0, 0.5)
+    assert (tally.leader, tally.runner_up, tally.samples, tally.agreement, tally.confidence) == (0, 0, 0, 0.0, 0.0)
 
 
 def test_confidence_is_that_of_a_beta_posterior():
@@ -105,7 +105,15 @@ def test_weights_add_up_and_samples_are_samples(said):
     assert tally.valid == pytest.approx(sum(tally.votes.values()))
     assert (tally.samples, tally.blanks) == (len(said), sum(key is None for key, _ in said))
     assert tally.voters == tally.samples - tally.blanks
-    assert 0 <= tally.rival <= tally.lead and 0.5 - 1e-9 <= tally.confidence <= 1
+    least = 0.5 - 1e-9 if tally.voters else 0.0
+    assert 0 <= tally.rival <= tally.lead and least <= tally.confidence <= 1
+    assert 0 <= tally.agreement <= 1 + 1e-9
+
+
+def test_samples_without_a_vote_are_no_agreement():
+    assert Tally.of(["A", *[None] * 7]).agreement == 1 / 8
+    assert Tally.of([None, None]).agreement == 0
+    assert Tally({"A": 2.5, "B": 0.5}, 1, voters=3).agreement == pytest.approx(2.5 / 3 * 3 / 4)
 
 
 @given(keys)

@@ -94,6 +94,23 @@ def test_equal_items_are_calls_of_their_own(
     assert pool.statistics().spent.samples == fake.statistics().samples == 4 * PER_CALL
 
 
+def test_so_are_equal_items_of_lists_in_lists(server: Callable[..., FakeServer]) -> None:
+    class Outer(dspy.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.qa, self.pool = scaled("in place")
+
+        def forward(self, question: str) -> Any:
+            return dspy.Parallel(num_threads=2, disable_progress_bar=True)([(self.qa, {"question": question})] * 2)
+
+    fake = server([QUESTION], median_latency=0.1)
+    program = Outer()
+    with dspy.context(lm=fake.lm()):
+        made = dspy.Parallel(num_threads=2, disable_progress_bar=True)([(program, {"question": QUESTION.text})] * 2)
+    assert len({id(prediction) for predictions in made for prediction in predictions}) == 4
+    assert program.pool.statistics().spent.samples == fake.statistics().samples == 4 * PER_CALL
+
+
 @pytest.mark.parametrize("most", [0, 1, 3])
 @pytest.mark.parametrize("shape", ["plain", *SHAPES])
 def test_traces_and_histories_keep_to_their_bounds(shape: str, most: int, server: Callable[..., FakeServer]) -> None:

@@ -128,6 +128,21 @@ def test_callbacks_of_the_module_itself() -> None:
     assert Counter(inner.names.values())["Predict"] == 2 * SAMPLES  # ChainOfThought hands them on
 
 
+@pytest.mark.parametrize("way", ["sync", "async"])
+@pytest.mark.parametrize("samples", [1, 3])
+def test_callbacks_of_what_is_scaled_in_place(samples: int, way: str) -> None:
+    tree = Tree()
+    program = wrap(dspy.ChainOfThought("question -> answer"), BudgetPool(per_call=samples, policy=Uniform()))
+    with dspy.context(lm=ScriptedModel(cycle("A")).lm(), callbacks=[tree]):
+        WAYS[way](program, QUESTIONS[:1])
+    # The only sample of a call is the call; of several each is one in it.
+    inside = {("Predict", "Predict"): samples} if samples > 1 else {}
+    expected = {(None, "ChainOfThought"): 1, ("ChainOfThought", "Predict"): 1, **inside}
+    assert tree.edges == Counter({**expected, ("Predict", "format"): samples, ("Predict", "LM"): samples})
+    assert set(tree.begun.values()) == set(tree.ended.values()) == {1}
+    assert len(program.predict.history) == samples
+
+
 def test_a_batch_that_breaks_off_ends_what_it_began() -> None:
     tree = Tree()
     with dspy.context(lm=ScriptedModel(lambda prompt, n: PermissionError("wrong key")).lm(), callbacks=[tree]):

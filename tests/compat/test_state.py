@@ -60,6 +60,9 @@ PROGRAMS: dict[str, Callable[[Scale], dspy.Module]] = {
     ),
     "wrapped in place": lambda scale: TwoStage() if scale is plain else wrap(TwoStage(), budget=uniform()),
     "wrapped in place, bare": lambda scale: Bare() if scale is plain else wrap(Bare(), budget=uniform()),
+    "bare": lambda scale: Bare(scale),
+    "bare, wrapped twice": lambda scale: Bare(lambda module: scale(scale(module))),
+    "bare, inside and around": lambda scale: scale(Bare(scale)),
 }
 
 
@@ -68,11 +71,13 @@ def plain(module: dspy.Module) -> dspy.Module:
 
 
 class Bare(dspy.Module):
-    """The one shape whose names change when an attribute is replaced by a wrapper."""
+    """Predictors that are attributes themselves, where wrappers take their place."""
 
-    def __init__(self) -> None:
+    def __init__(self, scale: Scale = lambda module: module) -> None:
         super().__init__()
-        self.qa = dspy.Predict("question -> answer")
+        self.qa = scale(dspy.Predict("question -> answer"))
+        self.listed = [scale(dspy.Predict("question -> answer")), dspy.Predict("question -> answer")]
+        self.named = {"a": scale(dspy.Predict("question -> answer"))}
 
     def forward(self, question: str) -> dspy.Prediction:
         return self.qa(question=question)
@@ -260,3 +265,63 @@ def test_settings_of_predictors_scaled_in_place(tmp_path: Path) -> None:
     unwrapped = TwoStage()
     unwrapped.load(tmp_path / "state.json")
     assert parameters_of(unwrapped) == parameters_of(unwrap(program))
+
+
+# ---- a wrapper around a bare predictor is that predictor to DSPy
+
+
+def test_a_wrapper_takes_the_place_of_a_bare_predictor_under_its_name() -> None:
+    program = Bare(scaled)
+    assert [name for name, _ in program.named_predictors()] == ["qa", "listed[0]", "listed[1]", "named['a']"]
+    inside = program.qa.module
+    assert program.predictors()[0] is program.qa and isinstance(program.qa, DynScaling)
+    assert isinstance(program.qa, dspy.Predict) and type(inside) is dspy.Predict
+    compile_by_hand(program)
+    assert inside.demos == [dspy.Example(question="1 + 1", answer="0")]
+    assert program.qa.signature is inside.signature and inside.signature.instructions == "Instruction 0."
+    with dspy.context(lm=ScriptedModel(cycle("A")).lm(), trace=[]):
+        prediction = program(question="q")
+        [(predictor, inputs, traced)] = dspy.settings.trace
+    assert predictor is program.qa and inputs == {"question": "q"} and traced is prediction
+    program.qa.reset()
+    assert inside.demos == [] and inside.lm is None
+    with pytest.raises(ValueError, match="Positional arguments are not allowed"):
+        program.qa("q")
+
+
+@pytest.mark.parametrize(
+    "copied", [copy.deepcopy, lambda p: p.deepcopy(), lambda p: cloudpickle.loads(cloudpickle.dumps(p))]
+)
+def test_its_copies_are_predictors_too(copied: Callable[[Any], Any]) -> None:
+    program = Bare(scaled)
+    compile_by_hand(program)
+    twin = copied(program)
+    assert parameters_of(twin) == parameters_of(program)
+    assert isinstance(twin.qa, DynScaling) and isinstance(twin.qa, dspy.Predict) and twin.qa is not program.qa
+    twin.reset_copy()
+    twin.qa.demos = []
+    assert program.qa.demos != []
+
+
+def test_what_was_pickled_before_wrappers_were_predictors_is_one() -> None:
+    old = DynScaling(dspy.ChainOfThought("question -> answer"), budget=3)
+    vars(old)["module"] = dspy.Predict("question -> answer")
+    assert type(old) is DynScaling
+    assert isinstance(copy.deepcopy(old), dspy.Predict)
+
+
+def test_its_predictors_are_mapped_where_they_are() -> None:
+    program = Bare(scaled)
+    other = dspy.Predict("question -> answer")
+    program.qa.map_named_predictors(lambda predictor: other)
+    assert program.qa.module is other
+    program.map_named_predictors(lambda predictor: other)
+    assert program.qa is other
+
+
+def test_scaling_in_place_leaves_it_alone() -> None:
+    program = Bare(scaled)
+    wrap(program, budget=uniform())
+    assert [hasattr(predictor, "scaling") for predictor in program.predictors()] == [False, False, True, False]
+    with pytest.raises(ValueError, match="predictors names 'qa'"):
+        wrap(Bare(scaled), budget=uniform(), predictors="qa")

@@ -207,7 +207,8 @@ OTHERS: dict[str, tuple[int, Any]] = {
         400,
         _openai("Unsupported parameter: 'max_tokens' is not supported with this model.", "max_tokens"),
     ),
-    "messages": (400, _openai("The last message must not be the system's.")),
+    "roles": (400, _openai("The last message must not be the system's.")),
+    "unknown": (400, _openai("The moon is full.")),
     # github.com/Gage-Technologies/mistral-go/pull/2
     "Mistral, a message": (
         422,

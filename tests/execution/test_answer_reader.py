@@ -97,6 +97,31 @@ def test_a_custom_program_may_answer_none_where_its_predictors_may():
     assert read(Program(), {"city": None}) is ABSENT
 
 
+@pytest.mark.parametrize(
+    ("reply", "is_there"),
+    [
+        ("[[ ## found ## ]]\nnull", True),
+        ("[[##found##]]", True),
+        ('{"found": null}', True),
+        ("{found : null}", True),
+        ({"text": '{"found": null}'}, True),
+        ("<found>null</found>", True),
+        ("<found/>", True),
+        (None, True),
+        ("", False),
+        ("Sorry, nothing found.", False),
+        ('{"founder": null, "unfound": 1}', False),
+        ("[[ ## other ## ]] <foundry>", False),
+    ],
+)
+def test_none_for_a_field_that_the_model_left_out_is_no_answer(reply, is_there):
+    module = dspy.Predict("text -> found: Optional[int]")
+    reply = reply if reply is None else str(reply)  # with log-probabilities DSPy has a dict
+    answer = AnswerReader(module).read(module, dspy.Prediction(found=None), reply)
+    assert answer is (None if is_there else ABSENT)
+    assert AnswerReader(module).read(module, dspy.Prediction(found=3), reply) == 3
+
+
 def test_none_of_an_answer_function_is_no_answer():
     module = dspy.Predict("text -> found: Optional[int]")
     assert read(module, {"found": None}, answer=lambda p: p.found) is ABSENT

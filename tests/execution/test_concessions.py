@@ -84,6 +84,14 @@ def test_a_refusal_that_says_nothing_is_tried_with_what_the_user_did_not_ask_for
     assert not made.after(Refused(""))
 
 
+def test_a_reason_that_is_not_known_is_tried_with_what_the_user_did_not_ask_for_only():
+    made = Concessions(Model(seed=3))
+    made.applied({"temperature": 1.0}, {"temperature"})
+    assert made.after(Refused("the moon is full"))
+    made.applied({"temperature": 1.0}, {"temperature"})
+    assert not made.after(Refused("the moon is full"))
+
+
 def test_what_was_answered_before_is_not_suspected():
     lm = Model()
     first = Concessions(lm)

@@ -115,12 +115,20 @@ def test_a_refused_setting_is_known_by_its_name_a_code_or_words(reply):
 
 @pytest.mark.parametrize("reply", UNEXPLAINED.values(), ids=UNEXPLAINED)
 def test_a_refusal_that_says_nothing_may_be_of_any_setting(reply):
-    assert lm_errors.complaint_of(Turned(*reply), NAMES, ASKED) == lm_errors.Complaint({}, unexplained=True)
+    found = lm_errors.complaint_of(Turned(*reply), NAMES, ASKED)
+    assert found == lm_errors.Complaint({}, unexplained=True, says_nothing=True)
+
+
+def test_words_that_name_no_known_reason_leave_it_open():
+    for words in ("Only one way of sampling may be chosen.", "top_p is the only one of these"):
+        found = lm_errors.complaint_of(Turned(400, {"error": {"message": words}}), NAMES, ASKED)
+        assert found == lm_errors.Complaint({}, unexplained=True)
 
 
 @pytest.mark.parametrize("reply", OTHERS.values(), ids=OTHERS)
 def test_what_was_turned_away_for_something_else_is_no_refusal_of_a_setting(reply):
-    assert lm_errors.complaint_of(Turned(*reply), NAMES, ASKED) == lm_errors.OTHER
+    found = lm_errors.complaint_of(Turned(*reply), NAMES, ASKED)
+    assert found == lm_errors.OTHER._replace(unexplained=reply is OTHERS["unknown"])
 
 
 def test_a_context_overflow_and_an_unknown_model_are_none_either():

@@ -4,7 +4,7 @@ import dspy
 import pytest
 
 from dynscale_dspy import explain
-from dynscale_dspy.execution.outcome import Outcome, add_to_trace
+from dynscale_dspy.execution.outcome import Outcome, add_to_trace, spoken, traced_as
 from dynscale_dspy.reporting.explanation import explanation, keep
 from dynscale_dspy.sampling.sample import Draw, Sample
 from dynscale_dspy.selection.base import Group
@@ -59,3 +59,21 @@ def test_without_a_trace_nothing_is_kept() -> None:
     with dspy.context(trace=None):
         add_to_trace([1])
         assert dspy.settings.trace is None
+
+
+def test_a_trace_names_who_dspy_takes_the_program_for() -> None:
+    entries = [("program", {}, 1), ("other", {}, 2)]
+    assert spoken(entries, "program", None) == tuple(entries)
+    assert spoken(entries, entries[0][0], "speaker") == (("speaker", {}, 1), ("other", {}, 2))
+
+
+def test_so_does_that_of_a_plain_run() -> None:
+    program = object()
+    for speaker, named in ((None, program), ("speaker", "speaker")):
+        with dspy.context(trace=[0], max_trace_size=2):
+            with pytest.raises(ValueError, match="later"), traced_as(program, speaker):
+                add_to_trace([(program, {}, 1)])
+                raise ValueError("later")
+            assert dspy.settings.trace == [0, (named, {}, 1)]
+        with dspy.context(trace=None), traced_as(program, speaker):
+            assert dspy.settings.trace is None

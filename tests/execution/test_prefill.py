@@ -12,7 +12,9 @@ import dspy
 import pytest
 
 from dynscale_dspy import DynScaling, Sequential, Uniform, explain
-from dynscale_dspy.execution.prefill import FLAGS
+from dynscale_dspy.execution import prefill
+from dynscale_dspy.execution.capabilities import Capability
+from dynscale_dspy.execution.prefill import FLAGS, StartedMessage
 from dynscale_dspy.sampling.chain import CHECKING
 
 SECOND = "checked\n\n[[ ## answer ## ]]\nC\n\n[[ ## completed ## ]]"
@@ -134,6 +136,22 @@ def test_a_server_that_cannot_is_asked_by_a_field_from_then_on(behaviour):
     assert "earlier_attempts" in server.requests[-1]["messages"][-1]["content"]
     assert not FLAGS.keys() & server.requests[-1].keys()
     assert [sample.answer for sample in report.samples[1:]] == ["C", "C"]
+
+
+def test_a_refusal_is_kept_once_a_request_in_its_place_was_answered(monkeypatch):
+    class Refusal(Exception):
+        status_code = 400
+
+    class Model:
+        model = "m"
+
+    capability, lm = Capability(), Model()
+    monkeypatch.setattr(prefill, "CONTINUED_MESSAGE", capability)
+    started = StartedMessage(dspy.ChatAdapter(), lm, "thought")
+    assert started.failed(Refusal())
+    assert StartedMessage.possible(dspy.ChatAdapter(), lm)  # it may have been the content
+    started.gave_way()
+    assert not StartedMessage.possible(dspy.ChatAdapter(), lm)
 
 
 def test_a_reply_that_cannot_be_read_is_asked_for_again_with_a_field():

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any
 
 import dspy
 import pytest
@@ -24,6 +27,7 @@ class Payer:
     """A meter that can pay for so many samples."""
 
     miscounted = False
+    history: Sequence[Mapping[str, Any]] = ()
 
     def __init__(self, most=99):
         self.most = most
@@ -80,6 +84,17 @@ def test_the_first_asks_for_all_and_the_others_find_their_own(choices):
     assert (second.served, second.finish_reason) == (True, "length")
     assert ask(third, ["C"]) == ([{}], ["C"])  # the server gave one too few
     assert not third.served
+
+
+def test_each_choice_is_told_from_the_others_though_the_response_has_one_id(choices):
+    meter = Payer()
+    meter.history = [{"response": SimpleNamespace(id="r1"), "outputs": ["one", "two", "one"]}]
+    first, second, third = slots(3)
+    ask(first, ["one", "two", "one"], meter=meter)
+    ask(second, meter=meter), ask(third, meter=meter)
+    (one,), (two,), (three,) = first.replies, second.replies, third.replies
+    assert [reply.id for reply in (one, two, three)] == ["r1"] * 3
+    assert len({one, two, three}) == 3 and one.text == three.text != two.text
 
 
 def test_rollouts_differ_and_all_else_has_to_be_the_same(choices):

@@ -306,3 +306,18 @@ def test_a_label_is_heard_as_it_is_written() -> None:
 
     with dspy.context(lm=ScriptedModel(cycle("yes", "no", "yes")).lm()):
         assert words(heard(DynScaling(dspy.Predict(Sort), budget=3), "answer", question="q")) == {"answer": ["yes"]}
+
+
+@pytest.mark.parametrize("engine", ["auto", "litellm"])
+@pytest.mark.parametrize("named", ["nobody", "the wrapper", "the predictor inside"])
+@pytest.mark.parametrize("samples", [1, 3])
+def test_listeners_hear_a_bare_predictor_by_each_of_its_names(
+    samples: int, named: str, engine: str, server: FakeServer
+) -> None:
+    program = DynScaling(dspy.Predict("question -> answer"), BudgetPool(per_call=samples, policy=Uniform()))
+    who = {"nobody": None, "the wrapper": program, "the predictor inside": program.module}[named]
+    with dspy.context(lm=server.lm(engine)):
+        items = heard(program, StreamListener("answer", predict=who, predict_name="any"))
+    chunks = [item.chunk for item in items if isinstance(item, StreamResponse)]
+    assert "".join(chunks) == "the answer is 4"
+    assert (len(chunks) > 1) == (samples == 1)

@@ -65,7 +65,7 @@ def test_who_wins_is_plurality_s_rule(seed):
             names = sorted({answer for answer in question.answers if answer is not None})
             selection, answers = selector.empty(), answers_of(streams, r, q)
             for n, code in enumerate(answers):
-                selection = selection.add(selector.read(None if code is None else names[code]))
+                selection = selection.add(None if code is None else selector.read(names[code]))
                 groups, evidence = selection.groups(), selection.evidence()
                 assert (streams.leader[r, q, n + 1], streams.runner_up[r, q, n + 1]) == (evidence.lead, evidence.rival)
                 leading = [group for group in groups if group.weight == evidence.lead]

@@ -187,7 +187,7 @@ def test_numbers_do_not_run_together_without_styles():
     lines = [" ".join(line.split()) for line in Untrusted(made._repr_html_()).text.splitlines() if line.strip()]
     assert f"12 {made.votes[0].independent} + 0" in lines and f"7 {made.votes[1].independent} + 0" in lines
     assert "votes of samples that saw the inputs alone + of samples that saw earlier ones" in lines
-    assert any(re.match(r"#0 12 round 0; 1 request, ", line) for line in lines)
+    assert any(re.match(r"#0 (12|7) round 0; 1 request, ", line) for line in lines)
     assert "answer" in lines and "12" in lines  # each field under its name
 
 

@@ -70,6 +70,13 @@ def tool(name, **arguments):
     return dspy.ToolCalls.from_dict_list([{"name": name, "args": arguments}])
 
 
+def numbered(number, name):
+    """A call of a tool as a provider sends it: under a number of its own."""
+    if "id" not in dspy.ToolCalls.ToolCall.model_fields:
+        return tool(name)
+    return dspy.ToolCalls(tool_calls=[dspy.ToolCalls.ToolCall(id=number, name=name, args={})])
+
+
 SAME = [
     # numbers
     (42, 42.0), (1, Decimal("1.0")), (0.1 + 0.2, 0.3), (1.1 * 3, 3.3), (4.35 * 100, 435), (-0.0, 0), (NAN,
@@ -90,6 +97,7 @@ SAME = [
     (datetime.date(2024, 1, 5), datetime.date(2024, 1, 5)), (datetime.timedelta(hours=1),
     datetime.timedelta(minutes=60)),
     (Python(code="if a:\r\n  b()"), Python(code="if a:\n  b()")), (tool("a", x=1, y=2), tool("a", y=2.0, x=1)),
+    (numbered("call_1", "a"), numbered("call_2", "a")), ((0.1 + 0.2) + 1j, 0.3 + 1j), ({0.1 + 0.2: 1}, {0.3: 1}),
     (b"ab", b"ab"), (range(3), range(0, 3)), (Path("a/b"), Path("a") / "b"),
 ]  # fmt: skip
 

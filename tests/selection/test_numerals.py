@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dynscale_dspy.selection.numerals import key_of_amount, key_of_text, key_of_value
@@ -20,12 +20,13 @@ def test_no_number_where_something_would_be_lost(text):
     assert key_of_text(text) is None
 
 
+@example(1249999999999995)
 @given(st.integers(-(10**20), 10**20))
 def test_integers_agree_with_their_texts(number):
     assert key_of_value(number) == key_of_text(str(number)) == key_of_text(f"{number:,}") == key_of_text(f"{number}.00")
 
 
-@given(st.decimals(allow_nan=False, allow_infinity=False, places=3, min_value=-(10**6), max_value=10**6))
+@given(st.decimals(allow_nan=False, allow_infinity=False, places=2, min_value=-(10**6), max_value=10**6))
 def test_a_decimal_is_the_number_that_its_text_says_in_a_number_s_field(number):
     assert key_of_value(number) == key_of_amount(str(number)) == key_of_value(float(number))
 

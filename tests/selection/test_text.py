@@ -17,7 +17,8 @@ SAME = {
         *("«42»", "「42」", "<b>42</b>", "<answer>42</answer>", "```\n42\n```", "```text\n42\n```", "~~~\n42\n~~~"),
         *("# 42", "#### 42", "• 42", "Answer: 42", "answer:42", "ANSWER: 42", "Final answer: 42", "The answer is 42."),
         *("The final answer is: **42**", "My answer: 42", "So, the answer is 42", "Thus the final answer is 42."),
-        *("The correct answer is 42", "Ans: 42", "Result: 42", "**Answer:** 42", "**Answer**: 42", "**Answer: 42**"),
+        *("The correct answer is 42", "Ans: 42", "Result: 42", "Output: 42", "Solution: 42", "**Answer:** 42",
+          "**Answer**: 42", "**Answer: 42**"),
         *("**Answer:** **42**", "*Answer:* 42", "### Answer\n42", "## Answer: 42", "Answer:\n42",
           "Answer:\n\n```\n42\n```"),
         *("Answer: Final answer: 42", r"\boxed{42}", r"\boxed{ 42 }", r"\fbox{42}", "$42$", "$ 42 $", "$$42$$",
@@ -26,7 +27,10 @@ SAME = {
         *(r"$\mathrm{42}$", r"\displaystyle 42", r"The final answer is $\boxed{42}$.", r"\\boxed{42}", "\x08oxed{42}"),
         *("42.", "42.0", "42.00", "**42.**", '"42."', "42。", "４２", "𝟒𝟐", "\u200b42", "4\u200d2", "42\ufeff",
           "42\u00a0"),
-        *(" 42 ", "\n42\n", "42\r\n"),
+        *(" 42 ", "\n42\n", "42\r\n", r"The answer is \(42\).", "$$\n42\n$$", "\\[\n42\n\\]",
+          "<answer>\n42\n</answer>"),
+        *("Final Answer:\n\n\\[\n\\boxed{42}\n\\]", r"The final answer is $\boxed{42}$. I hope it is correct."),
+        *("### Final Answer\n\n$\\boxed{42}$", "```python\n42\n```"),
     ],
     "-5": ["\u22125", "\u20135", "\u20115", "\uff0d5", "-5.0", "**-5**", "$-5$", "\u22125."],
     "1000": [
@@ -34,7 +38,8 @@ SAME = {
         *(r"1\,000", "1,000.00", "1000.0", r"\boxed{1,000}", "**1,000**", "$1{,}000$"),
     ],
     "1234567": ["1,234,567", "12,34,567", "1\u202f234\u202f567", "1{,}234{,}567", r"1\,234\,567"],
-    "$1,000": ["$1000", r"\$1000", "$1,000.00", "$ 1000", "**$1,000**", r"\$1{,}000", "\uff041000", "1000 $"],
+    "$1,000": ["$1000", r"\$1000", "$1,000.00", "$ 1000", "**$1,000**", r"\$1{,}000", r"$\$1{,}000$", "\uff041000",
+    "1000 $"],
     "€1.50": ["€1.5", "€ 1.50", "1.50 €", "1.5€"],
     "50%": ["50 %", r"50\%", r"$50\%$", "**50%**", "50\u00a0%", "50.0%", "50\uff05"],
     "5 km": ["5km", "5\u00a0km", "5\u202fkm", "5 km.", "5.0 km", r"5\text{ km}", r"5\,\text{km}", r"$5\ \mathrm{km}$"],
@@ -54,9 +59,10 @@ SAME = {
     "1½": ["1 1/2", r"1\frac{1}{2}"],
     "0.3": ["0.30000000000000004", ".3", "3/10"],
     "3.3": ["3.3000000000000003"],
+    "0": ["0.0", ".0", "0.00", "-0"],
     "1": ["0.9999999999999999", "1.0000000000000002", "1.0"],
     "B": [
-        *("(B)", "B)", "B.", "[B]", "B:", "**B**", "**(B)**", "\uff22", "\uff08B\uff09", r"\text{B}", r"\textbf{(B)}"),
+        *("(B)", "B)", "B.", "[B]", "**B**", "**(B)**", "\uff22", "\uff08B\uff09", r"\text{B}", r"\textbf{(B)}"),
         *(r"\boxed{B}", r"$\boxed{\text{B}}$", r"\mathrm{B}", "Option B", "option B", "Option (B)", "Choice B", "`B`"),
         *("Answer: B", "Answer: (B)", "The answer is (B).", "The correct option is B", "B。"),
     ],
@@ -64,7 +70,8 @@ SAME = {
     "Paris": [
         *("**Paris**", "*Paris*", "_Paris_", "__Paris__", "`Paris`", '"Paris"', "'Paris'", "“Paris”", "‘Paris’",
           "PARIS"),
-        *("paris", "Paris.", "paris.", "- Paris", "* Paris", "• Paris", "# Paris", "<em>Paris</em>", r"\text{Paris}"),
+        *("paris", "Paris.", "paris.", "- Paris", "* Paris", "> Paris", "• Paris", "# Paris", "<em>Paris</em>",
+          r"\text{Paris}"),
         *(r"$\text{Paris}$", r"\boxed{\text{Paris}}", r"\emph{Paris}", "Ｐａｒｉｓ"),
         *("𝐏𝐚𝐫𝐢𝐬", "Par\u00adis", "Par\u200bis"),
         *("The answer is Paris.", "The answer is **Paris**.", "Answer: “Paris”", "**Paris**.", "'Paris.'", "Paris\r\n"),
@@ -75,7 +82,12 @@ SAME = {
     "It's": ["It\u2019s", "it's", "It´s"],
     "New York": ["new york", "NEW YORK", "new   york", "New\u00a0York", "New York."],
     "Bank of America": ["bank of america"],
-    "He lives in Paris": ["he lives in Paris", "He lives in Paris."],
+    "He lives in Paris": ["he lives in Paris", "He lives in Paris.", "He lives in paris"],
+    "The White House": ["the White House", "The white house", "THE WHITE HOUSE"],
+    "FA Cup": ["FA cup"],
+    "C major": ["C Major"],
+    "Eat Me": ["EAT ME", "eat me", "Eat me"],
+    "Writer (Novelist and Journalist)": ["writer (novelist and journalist)"],
     "World War 2": ["world war 2"],
     "Well-Known": ["well-known", "Well-known", "well\u2011known"],
     "café": ["cafe\u0301", "Café", "CAFÉ"],
@@ -102,7 +114,8 @@ SAME = {
     '{"ok": true, "x": null}': ["{'ok': True, 'x': None}"],
     '{"a": [1, {"b": 2}]}': ['{"a":[1,{"b":2}]}'],
     '["\\u00e9"]': ['["é"]'],
-    "x = 5": ["x=5"],
+    "[true, None]": ["[True, null]"],
+    "x = 5": ["x=5", "```python\nx = 5\n```"],
     "x^2 + 1": ["x^2+1", "x^{2}+1", "$x^2 + 1$", "x²+1"],
     "x ≤ 3": [r"x \le 3", r"x\leq3", "x≤3", r"$x \leq 3$"],
     "2π": [r"2\pi", r"$2\pi$"],
@@ -134,12 +147,14 @@ DIFFERENT = [
     ("C", "c"), ("Am", "am"), ("x²", "x2"), ("x^2", "x2"), ("x_1", "x1"), ("x₁", "x¹"), ("f(x)", "F(x)"), ("ℝ", "R"),
     ("x = T", "x = t"), ("x ≠ 5", "x = 5"), ("A→B", "B→A"), ("-x", "x"), ("a b", "ab"), ("(a+b)(c)", "a+b)(c"),
     ("2\\frac{1}{3}", "21/3"), (r"\frac{1}{2x}", r"\frac{1}{2}x"), (r"\frac{1}{2}3", r"\frac{1}{23}"),
+    (r"\sqrt{3}2", r"\sqrt{32}"), (r"x^{2}3", r"x^{23}"), (r"a_{1}2", r"a_{12}"),
     (r"\boxed{4}", r"\boxed{2}"), (r"\text{4}", r"\text{2}"), ("$x$ and $y$", "x$ and $y"), ("XIV", "XVI"),
     # tuples, lists, JSON
     ("(1, 2)", "[1, 2]"), ("{1, 2}", "(1, 2)"), ("{1, 2}", "[1, 2]"), ("[1, 2]", "[2, 1]"), ("[0, 1)", "(0, 1]"),
     ("[0, 1]", "[0, 1)"), ("(5)", "5"), ("[5]", "5"), ('["1"]', "[1]"), ('{"a": "1"}', '{"a": 1}'),
     ('{"A": 1}', '{"a": 1}'), ('{"a": "X"}', '{"a": "x"}'), ('{"v": "3.10"}', '{"v": "3.1"}'), ("[3.10]", "[3.1]"),
-    ('{"a": 1, "a": 2}', '{"a": 2}'), ('["a b"]', '["a  b"]'), ('{"a": null}', "{}"), ('["a,b"]', '["a", "b"]'),
+    ('{"a": 1, "a": 2}', '{"a": 2}'), ('["a b"]', '["a  b"]'), ('{"a": null}', "{}"), ('{"a": true}',
+    '{"a": "true"}'), ('{"a": null}', '{"a": "null"}'), ('["a,b"]', '["a", "b"]'),
     # code, commands, names, paths
     ("ls -L", "ls -l"), ("git checkout -b x", "git checkout -B x"), ("cd Downloads", "cd downloads"),
     ("git add .", "git add"), ("ls ..", "ls ."), (r"find . -exec rm {} \;", "find . -exec rm {} ;"),
@@ -150,11 +165,15 @@ DIFFERENT = [
     ("SELECT a FROM t WHERE city = 'Oslo'", "SELECT a FROM t WHERE city = 'oslo'"), ("SELECT 1;", "SELECT 1"),
     ("print('a  b')", "print('a b')"), ('echo "a"', "echo a"), ("'a' + 'b'", "a' + 'b"), ('"a" OR "b"', 'a" OR "b'),
     ("`a` and `b`", "a` and `b"), ("**a** and **b**", "a** and **b"), ("'", '"'),
-    ("if ok:\n    charge()\nsend()", "if ok:\n    charge()\n    send()"), ("a\nb", "a b"), ("a\n\nb", "a\nb"),
+    ("if ok:\n    charge()\nsend()", "if ok:\n    charge()\n    send()"), ("a\nb", "a b"), ("a\tb", "a b"), ("a\n\nb",
+    "a\nb"),
     ("  x\ny", "x\ny"), ("Polish\nx", "polish\nx"), ("answer = 42\nprint(1)", "42\nprint(1)"),
     ("```python\nFoo\n```", "```python\nfoo\n```"),
     # words
-    ("C++", "C"), ("C#", "C"), ("US", "us"), ("IT", "it"), ("WHO", "who"), ("Maße", "Masse"), ("résumé", "resume"),
+    ("C++", "C"), ("C#", "C"), ("US", "us"), ("IT", "it"), ("WHO", "who"), ("US Army", "us army"), ("Vitamin A",
+    "Vitamin a"), ("E string", "e string"),
+    ("import Foo", "import foo"), ("SELECT Name FROM t", "SELECT name FROM t"), ("Aa Bb", "aa bb"), ("NO CO", "No Co"),
+ ("Maße", "Masse"), ("résumé", "resume"),
     ("A", "\u0410"), ("True", "False"), ("not 42", "42"), ("The answer is not 42", "42"), ("Answer: 41", "Answer: 42"),
     ("key: Value", "key: value"), ("a;b", "a:b"), ("x.", "x..."), ("م\u200cخ", "مخ"), ("\U0001f468\u200d\U0001f469",
     "\U0001f468\U0001f469"),
@@ -271,6 +290,11 @@ def test_no_composition_of_dress_changes_the_key(answer, dresses):
 def test_undressing_twice_changes_nothing(text):
     assert undressed(undressed(text)) == undressed(text)
     assert key_of_text(undressed(text)) == key_of_text(text)
+
+
+@given(st.text(alphabet="0123456789.,'_ eE+-/$€%km()[]{}", min_size=1))
+def test_anything_like_a_number_has_a_key(text):
+    assert key_of_text(text) is not None or not text.strip()
 
 
 @given(words, words)

@@ -85,6 +85,14 @@ def test_n_choices_are_the_next_samples_and_share_the_prompt(server: Any) -> Non
     assert (now.requests, now.samples, now.delivered, now.per_question) == (1, 5, 5, {OPEN.text: 5})
 
 
+def test_a_caching_gateway_gives_each_the_first_reply(server: Any) -> None:
+    fake, cached = server([OPEN]), server([OPEN], cached=True)
+    first = ask(fake).json()
+    assert [ask(cached).json() for _ in range(3)] == [first] * 3
+    assert ask(fake).json()["id"] != first["id"]
+    assert cached.statistics().requests == 3
+
+
 @pytest.mark.parametrize(
     "adapter", [dspy.ChatAdapter(), dspy.JSONAdapter(), dspy.XMLAdapter()], ids=lambda a: type(a).__name__
 )

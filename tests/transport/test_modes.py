@@ -295,7 +295,7 @@ def test_calls_inside_a_loop_that_may_be_entered_again(server: Any) -> None:
 @pytest.mark.parametrize("is_async", [True, False])
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_stream_closed_early_holds_nothing(engine: str, is_async: bool, server: Any) -> None:
-    """DSPy leaves the program to the collector then, which cancels it; a thread ends with its request."""
+    """DSPy leaves the program to the collector then, which cancels it; one that runs in a thread goes on to its end."""
     fake = server(BANK, median_latency=0.2, sigma=0)
     pool = BudgetPool(samples=50, per_call=6, max_concurrency=2)
     qa = one_each(dspy.Predict("question -> answer"), budget=pool)
@@ -313,15 +313,16 @@ def test_a_stream_closed_early_holds_nothing(engine: str, is_async: bool, server
     async def main() -> None:
         await asyncio.wait([asyncio.ensure_future(look_in())])
         await settled(pool)
-        made = fake.statistics().requests
         answered = await qa.acall(question=BANK[1].text)
-        assert fake.statistics().requests == made + len(explain(answered).samples)  # nothing went on meanwhile
+        before = fake.statistics().requests - len(explain(answered).samples)
+        assert not is_async or before <= 2  # those under way
 
     with dspy.context(lm=fake.lm(engine)):
         asyncio.run(main())
     now = pool.statistics()
     assert now.open_calls == 0 and now.reserved == Cost()
-    assert now.spent.requests == fake.statistics().requests
+    # A request that is cut off on its way may arrive late, or not at all.
+    assert fake.statistics().requests <= now.spent.requests <= fake.statistics().requests + 2
 
 
 def test_a_spent_pool_refuses_what_the_cache_could_answer_unless_told_to_run_once(server: Any) -> None:

@@ -72,13 +72,19 @@ class Backlog:
 
     def reserve(self, amount: Cost, limits: Limits) -> Hashable | None:
         """Set an amount aside, unless that would pass a limit."""
-        with _told():
-            self._catch_up()
-            handle = self._store.reserve(amount, limits)
-        if handle is not None:
-            self._held[handle] = amount
-            self._moved(_NOTHING, amount)
-        return handle
+        handle = None
+        try:
+            with _told():
+                self._catch_up()
+                handle = self._store.reserve(amount, limits)
+            if handle is not None:
+                self._held[handle] = amount
+                self._moved(_NOTHING, amount)
+            return handle
+        except BaseException:  # an interrupt: nobody has the handle
+            if handle is not None:
+                self.settle(handle, _NOTHING)
+            raise
 
     def amend(self, handle: Hashable, amount: Cost, limits: Limits) -> bool:
         """Change the amount that a handle holds, unless a unit that grows would pass its limit."""

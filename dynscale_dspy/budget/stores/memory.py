@@ -31,14 +31,15 @@ class MemoryStore:
     def __init__(self) -> None:
         self._spent = Cost()
         self._reserved = Cost()
-        self._held: dict[Hashable, Cost] = {}
+        self._held: dict[Hashable, Cost | None] = {}
         self._handles = itertools.count()
         self._period: int | None = None
         self._notes: dict[str, str] = {}
         self._lock = threading.Lock()
         _stores.add(self)
 
-    # Each change is computed first, then stored by plain assignments in a row: an interrupt leaves all or nothing.
+    # Each change is computed first, then stored in one statement of plain assignments: CPython looks for no signal
+    # within, so that an interrupt leaves all or nothing.
 
     def totals(self) -> tuple[Cost, Cost]:
         """Return what is spent and what is reserved."""
@@ -47,14 +48,17 @@ class MemoryStore:
 
     def reserve(self, amount: Cost, limits: Limits) -> Hashable | None:
         """Set an amount aside and return a handle, or None if that would pass a limit."""
-        with self._lock:
-            if not fits(amount, limits, self._spent, self._reserved):
-                return None
-            handle = next(self._handles)
-            reserved = self._reserved + amount
-            self._held[handle] = amount
-            self._reserved = reserved
-            return handle
+        handle = next(self._handles)
+        try:
+            with self._lock:
+                if not fits(amount, limits, self._spent, self._reserved):
+                    return None
+                reserved = self._reserved + amount
+                self._held[handle], self._reserved = amount, reserved
+                return handle
+        except BaseException:  # an interrupt: nobody has the handle
+            self.settle(handle, Cost())
+            raise
 
     def amend(self, handle: Hashable, amount: Cost, limits: Limits) -> bool:
         """Change what a handle holds; False if that would pass a limit, or if the handle is not open."""
@@ -66,8 +70,7 @@ class MemoryStore:
             if not fits(change, limits, self._spent, self._reserved):
                 return False
             reserved = self._reserved + change
-            self._held[handle] = amount
-            self._reserved = reserved
+            self._held[handle], self._reserved = amount, reserved
             return True
 
     def put_back(self, handle: Hashable, amount: Cost) -> None:
@@ -81,9 +84,8 @@ class MemoryStore:
             if held is None:
                 return
             reserved, spent = self._reserved - held, self._spent + used
+            self._held[handle], self._reserved, self._spent = None, reserved, spent
             del self._held[handle]
-            self._reserved = reserved
-            self._spent = spent
 
     def paid(self, call: bytes) -> frozenset[int]:
         """Return the empty set: a budget in memory has no earlier run."""

@@ -104,18 +104,24 @@ class SQLiteStore:
 
     def reserve(self, amount: Cost, limits: Limits) -> Hashable | None:
         """Set an amount aside and return a handle, or None if that would pass a limit."""
-        with self._transaction() as connection:
-            spent, reserved = self._totals(connection)
-            if not fits(amount, limits, spent, reserved):
-                return None
-            self._write(connection, "reserved", reserved + amount)
-            # Random, because SQLite would give out the number of a settled reservation again.
-            handle = uuid.uuid4().int >> 66
-            connection.execute(
-                f"INSERT INTO reservations (handle, owner, {_COLUMNS}) VALUES (?, ?, {_MARKS})",
-                (handle, self._owner, *astuple(amount)),
-            )
-            return handle
+        # Random, because SQLite would give out the number of a settled reservation again.
+        handle = uuid.uuid4().int >> 66
+        try:
+            with self._transaction() as connection:
+                spent, reserved = self._totals(connection)
+                if not fits(amount, limits, spent, reserved):
+                    return None
+                self._write(connection, "reserved", reserved + amount)
+                connection.execute(
+                    f"INSERT INTO reservations (handle, owner, {_COLUMNS}) VALUES (?, ?, {_MARKS})",
+                    (handle, self._owner, *astuple(amount)),
+                )
+                return handle
+        except Exception:
+            raise
+        except BaseException:  # an interrupt, maybe when it was written: nobody has the handle
+            self.settle(handle, Cost())
+            raise
 
     def amend(self, handle: Hashable, amount: Cost, limits: Limits) -> bool:
         """Change what a handle holds; False if that would pass a limit, or if the handle is not open."""

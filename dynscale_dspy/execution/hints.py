@@ -1,0 +1,46 @@
+"""What a user is told of a program whose votes cannot say much: once each, on the screen."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+
+from dynscale_dspy.execution.capabilities import Capability
+from dynscale_dspy.sampling.plan import Plan
+from dynscale_dspy.sampling.sample import REPEATED
+
+_OWN_REPLIES = Capability()
+"""Of a wrapper: its equal requests are each answered anew."""
+
+_AGREEMENT = Capability()
+"""Of a wrapper: two samples of its program say the same now and then."""
+
+
+def hint(owner: object, name: str, plan: Plan) -> None:
+    """Warn of what a call has shown, if its wrapper was not warned of that before.
+
+    Args:
+        owner: The wrapper.
+        name: Its name in reports.
+        plan: The call's plan, whose samples are finished.
+    """
+    repeated = sum(sample.problem == REPEATED for sample in plan.samples)
+    if repeated and _OWN_REPLIES.found(owner, False):
+        _warn(
+            f"{repeated} of {len(plan.samples)} samples of a call of {name} are the same reply as another one, with "
+            "the same response id, and do not vote: something between here and the language model caches replies. "
+            "Turn that off for these requests, or no further sample says anything new"
+        )
+    if plan.repeats.never and _AGREEMENT.found(owner, False):
+        calls, votes = plan.repeats.counts
+        _warn(
+            f"no two samples of {name} have agreed, in {calls} calls with {votes + calls} votes: a vote cannot choose "
+            "between answers that all differ, so that the first sample wins and further ones buy nothing. Pass "
+            "answer=, the output field or a function of the prediction that is equal where the answer is the same, "
+            "or a selector= that compares answers otherwise"
+        )
+
+
+def _warn(told: str) -> None:
+    with contextlib.suppress(Exception):  # a filter makes it an error: no call that was paid is lost to that
+        warnings.warn(told, UserWarning, stacklevel=3)
