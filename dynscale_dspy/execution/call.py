@@ -27,7 +27,14 @@ from dynscale_dspy.execution.fallback import Fallback
 from dynscale_dspy.execution.flights import once, submitted_item
 from dynscale_dspy.execution.hints import hint
 from dynscale_dspy.execution.inputs import inputs_key, is_lasting, is_long, lasting_name, own_inputs
-from dynscale_dspy.execution.introspection import check_ready, choices_per_request, has_aforward, innermost, lm_of
+from dynscale_dspy.execution.introspection import (
+    check_ready,
+    choices_per_request,
+    decides_at_once,
+    has_aforward,
+    innermost,
+    lm_of,
+)
 from dynscale_dspy.execution.listener import listen_around
 from dynscale_dspy.execution.lm_errors import is_permanent
 from dynscale_dspy.execution.meter import current_meter
@@ -115,17 +122,19 @@ class Call:
         # Where requests are capped, all samples at once must not find out that their temperature is refused.
         careful = vary and settings.temperature is None and admission.caps("requests") and is_unproven(lm, {})
         self._inputs = inputs_key((args, kwargs))
+        learned = admission.program(scaled.owner).learned
         self.plan = Plan(
             settings.sampling,
             seed=pool.seed,
             key=self._inputs,
             max_samples=int(min(settings.max_samples, admission.most_per_call)) if vary else 1,
             selection=scaled.selector.empty(),
-            learned=admission.program(scaled.owner).learned,
+            learned=learned,
             varies=vary,
             max_choices=choices,
             stop_when_decided=settings.stop_when_decided,
             leader=choices == 1 and (careful or (settings.leader and is_long((args, kwargs)))),
+            at_once=decides_at_once(program, scaled.reader.output_types, lm, learned.cost.mean("completion_tokens")),
         )
         called = dspy.settings.caller_modules or [None]
         self._is_sample_itself = self.plan.max_samples == 1 and called[-1] is program

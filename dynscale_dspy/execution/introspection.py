@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import types
 from collections.abc import Mapping, Sequence
-from typing import Any
+from enum import Enum
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import dspy
 
@@ -44,6 +46,40 @@ def asks_one_model(program: dspy.Module, lm: Any, adapter: Any) -> bool:
         and type(lm) is dspy.LM
         and type(adapter) in (dspy.ChatAdapter, dspy.JSONAdapter, dspy.XMLAdapter)
     )
+
+
+LONGEST_LABEL = 100
+"""Tokens of a reply, on average, above which a program is taken to reason in it, whatever its signature says."""
+
+
+def decides_at_once(program: dspy.Module, answers: Mapping[str, Any], lm: Any, written: float) -> bool:
+    """Return True if a program answers from a few given labels, with nothing written before that could lead to them.
+
+    Args:
+        program: The program.
+        answers: The type of each output field that is part of its answer; empty if that is not known.
+        lm: The language model that its predictor asks.
+        written: Tokens that its samples have written on average; 0 if that is not known. Models that reason by
+            themselves are known by it.
+    """
+    predictor = innermost(program)
+    if type(predictor) is not dspy.Predict or not answers or written > LONGEST_LABEL:
+        return False
+    if getattr(lm, "kwargs", {}).keys() & {"reasoning_effort", "reasoning", "thinking"}:
+        return False
+    outputs: Any = signature_of(predictor)
+    before = list(outputs.output_fields)[: len(answers)]
+    return set(before) == answers.keys() and all(_is_closed(kind) for kind in answers.values())
+
+
+def _is_closed(kind: Any) -> bool:
+    """Whether a type has a few values, each a label."""
+    origin = get_origin(kind)
+    if origin is Annotated:
+        return _is_closed(get_args(kind)[0])
+    if origin in (Union, types.UnionType):
+        return all(_is_closed(each) for each in get_args(kind))
+    return origin is Literal or kind in (bool, type(None)) or (isinstance(kind, type) and issubclass(kind, Enum))
 
 
 def needs_each_run(program: dspy.Module) -> bool:

@@ -64,6 +64,7 @@ class Plan:
         max_choices: Most samples that may share a request.
         stop_when_decided: Whether samples in flight are called off once they cannot change the winner.
         leader: Whether the first sample is drawn alone, and further ones once it is finished.
+        at_once: Whether the program answers from a few given labels without reasoning first.
 
     Attributes:
         selection: The votes so far.
@@ -85,6 +86,7 @@ class Plan:
         max_choices: int = 1,
         stop_when_decided: bool = False,
         leader: bool = False,
+        at_once: bool = False,
     ) -> None:
         self.strategy = strategy
         self.max_samples = max_samples
@@ -96,6 +98,7 @@ class Plan:
         self._learned = learned or Learned()
         self._varies = varies
         self._leader = leader
+        self._at_once = at_once
         self._stop_when_decided = stop_when_decided
         self._entropy = hashlib.blake2b(f"{seed}/{key!r}".encode(), digest_size=16).digest()
         self._drawn = 0
@@ -305,7 +308,7 @@ class Plan:
 
     def _view(self) -> CallView:
         voters = sorted((s for s in self.samples if s.vote is not None), key=lambda s: s.draw.index)
-        return CallView(self._drawn, voters, self.selection, self._varies, self.unit, self._beliefs)
+        return CallView(self._drawn, voters, self.selection, self._varies, self.unit, self._beliefs, self._at_once)
 
     def _generator(self, index: int) -> np.random.Generator:
         return np.random.default_rng([index, *self._entropy])

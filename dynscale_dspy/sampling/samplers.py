@@ -15,6 +15,7 @@ from dynscale_dspy.selection.base import Group, Selection, keys_of
 
 Predictors = Annotated[Literal["all", "last"], OneOfWords]
 Rendering = Annotated[Literal["field", "prefill"], OneOfWords]
+First = Annotated[Literal["own", "greedy"], OneOfWords]
 
 
 class CallView(NamedTuple):
@@ -28,6 +29,7 @@ class CallView(NamedTuple):
         unit: What runs out first, ``"tokens"`` or ``"nanodollars"``; None if that is samples or requests.
         beliefs: By how many standard deviations this call takes conditioned and independent samples to be better than
             their mean; see :meth:`~dynscale_dspy.allocation.gains.GainEstimator.prefers`.
+        at_once: Whether the program answers from a few given labels without reasoning first.
     """
 
     next_index: int
@@ -36,6 +38,7 @@ class CallView(NamedTuple):
     varies: bool = True
     unit: str | None = None
     beliefs: tuple[float, float] = (0.0, 0.0)
+    at_once: bool = False
 
     @property
     def evidence(self) -> Evidence:
@@ -132,6 +135,8 @@ PLAIN = Sampler("plain")
 """The program as it is: nothing is set to make its samples differ. For calls that may draw one sample only."""
 ALONE = Sampler(INDEPENDENT)
 """A sample that sees the inputs alone."""
+GREEDY = Sampler("greedy", temperature=0.0)
+"""A sample that sees the inputs alone, each token the most probable one."""
 
 
 def conditioned(chain: ChainSpec) -> Sampler:

@@ -16,9 +16,11 @@ from dynscale_dspy._fields import OneOfWords, ShareOfSamples, Size, YesNo, check
 from dynscale_dspy.allocation.learned import Learned
 from dynscale_dspy.sampling.samplers import (
     ALONE,
+    GREEDY,
     PLAIN,
     CallView,
     ChainSpec,
+    First,
     Predictors,
     Rendering,
     Sampler,
@@ -102,16 +104,30 @@ class Strategy(ABC):
 
 @dataclass(frozen=True)
 class Parallel(Strategy):
-    """Independent samples only: each sees the inputs and nothing else."""
+    """Independent samples only: each sees the inputs and nothing else.
+
+    Args:
+        first: What draws a call's first sample: ``"own"``, as all others; ``"greedy"``, at temperature 0. See
+            :class:`Integrated`.
+    """
+
+    first: First = "own"
+
+    def __post_init__(self) -> None:
+        check_fields(self, Parallel)
 
     @property
     def samplers(self) -> tuple[Sampler, ...]:
         """Samples that see the inputs alone; the plain program where a call may draw only one."""
-        return (PLAIN, ALONE)
+        return _with_first(self.first, PLAIN, ALONE)
 
-    def propose(self, view: CallView, learned: Learned, rng: np.random.Generator) -> Sampler:
+    def propose(self, view: CallView, learned: Learned, rng: np.random.Generator) -> Sampler | None:
         """Propose a sample that sees the inputs alone."""
-        return ALONE if view.varies else PLAIN
+        if not view.varies:
+            return PLAIN
+        if self.first == "greedy" and _greedy_speaks(view):
+            return GREEDY if view.next_index == 0 else None
+        return ALONE
 
 
 @dataclass(frozen=True)
@@ -186,6 +202,10 @@ class Integrated(Strategy):
         max_tokens: Bound on the chain, in tokens of about four characters.
         predictors: Which predictors see the chain.
         rendering: ``"field"`` or ``"prefill"``; see :class:`~dynscale_dspy.sampling.samplers.ChainSpec`.
+        first: What draws a call's first sample: ``"own"``, as all independent ones; ``"greedy"``, at temperature 0.
+            Where a program decides at once (it answers from a few given labels without reasoning first), votes of
+            further samples only approach the greedy answer, from below, so that ``"greedy"`` draws one sample there
+            and no more, if it has an answer.
     """
 
     independent: Size = 2
@@ -198,6 +218,7 @@ class Integrated(Strategy):
     max_tokens: Size = 2000
     predictors: Predictors = "all"
     rendering: Rendering = "field"
+    first: First = "own"
 
     def __post_init__(self) -> None:
         check_fields(self, Integrated)
@@ -205,17 +226,19 @@ class Integrated(Strategy):
     @property
     def samplers(self) -> tuple[Sampler, ...]:
         """Samples that see the inputs alone, and samples that see one attempt for each answer too."""
-        return (PLAIN, ALONE, self._seeing)
+        return _with_first(self.first, PLAIN, ALONE, self._seeing)
 
     @property
     def learned(self) -> bool:
         """True for ``when="learned"``."""
         return self.when == "learned"
 
-    def propose(self, view: CallView, learned: Learned, rng: np.random.Generator) -> Sampler:
+    def propose(self, view: CallView, learned: Learned, rng: np.random.Generator) -> Sampler | None:
         """Propose a sample that sees earlier ones where there is something to integrate."""
         if not view.varies:
             return PLAIN
+        if self.first == "greedy" and _greedy_speaks(view):
+            return GREEDY if view.next_index == 0 else None
         if not self._integrates(view):
             return ALONE
         if self.learned and not _gains_more(self._seeing, view, learned):
@@ -254,6 +277,19 @@ class Integrated(Strategy):
         if self.width is None:
             return super().room(pending)
         return max(0, max(self.width, self.independent) - pending)
+
+
+def _with_first(first: str, *samplers: Sampler) -> tuple[Sampler, ...]:
+    """These samplers, and the greedy one where it draws the first sample."""
+    return (samplers[0], GREEDY, *samplers[1:]) if first == "greedy" else samplers
+
+
+def _greedy_speaks(view: CallView) -> bool:
+    """Whether the next sample is the greedy one, or the greedy one alone answers a call that is decided at once."""
+    if view.next_index == 0:
+        return True
+    # While it is under way nobody knows whether it will have an answer.
+    return view.at_once and (bool(view.samples) or view.evidence.samples == 0)
 
 
 def _gains_more(seeing: Sampler, view: CallView, learned: Learned) -> bool:

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from enum import Enum
+from typing import Annotated, Literal
+
 import dspy
 import pytest
 
@@ -10,6 +13,7 @@ from dynscale_dspy.execution.introspection import (
     asks_one_model,
     check_ready,
     choices_per_request,
+    decides_at_once,
     has_aforward,
     innermost,
     lm_of,
@@ -148,3 +152,54 @@ def test_temperature_zero_is_refused_where_it_was_asked_for_and_samples_must_dif
             check_ready([predictor], predictor, {}, temperature=0.0, vary=True)
         for asked, vary in [(None, True), (0.7, True), (0.0, False)]:
             check_ready([predictor], predictor, {}, temperature=asked, vary=vary)
+
+
+# ---- programs that decide at once
+
+
+class Colour(Enum):
+    RED = "red"
+    BLUE = "blue"
+
+
+Label = Literal["a", "b"]
+
+
+def at_once(program, *, lm=None, written=0.0, answer=None):
+    reader = DynScaling(program, 2, answer=answer)._reader
+    return decides_at_once(program, reader.output_types, lm or dspy.LM("openai/m"), written)
+
+
+@pytest.mark.parametrize(
+    "kind", [Label, Colour, bool, Label | None, Annotated[Label, "of a kind"], Literal[1, 2], Colour | bool]
+)
+def test_a_program_that_answers_with_a_label_first_decides_at_once(kind):
+    asked = dspy.Signature("text -> label").with_updated_fields("label", type_=kind)
+    assert at_once(dspy.Predict(asked))
+    assert not at_once(dspy.ChainOfThought(asked))
+    assert not at_once(dspy.Predict(asked.prepend("thought", dspy.OutputField(), type_=str)), answer="label")
+    assert at_once(dspy.Predict(asked.append("why", dspy.OutputField(), type_=str)), answer="label")
+
+
+@pytest.mark.parametrize("kind", [str, int, float, list[Label], dict[str, bool]])
+def test_a_program_whose_answers_are_no_labels_does_not(kind):
+    assert not at_once(dspy.Predict(dspy.Signature("text -> label").with_updated_fields("label", type_=kind)))
+
+
+def test_a_language_model_that_reasons_by_itself_does_not():
+    program = dspy.Predict(dspy.Signature("text -> label").with_updated_fields("label", type_=Label))
+    assert not at_once(program, lm=dspy.LM("openai/m", reasoning_effort="low"))
+    assert at_once(program, written=20) and not at_once(program, written=400)
+
+
+def test_other_programs_do_not():
+    class Two(dspy.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = dspy.Predict("a -> b: bool"), dspy.Predict("b -> c: bool")
+
+        def forward(self, a):
+            return self.second(b=self.first(a=a).b)
+
+    assert not at_once(Two())
+    assert not at_once(dspy.Predict("a -> b: bool"), answer=lambda prediction: prediction.b)

@@ -14,7 +14,7 @@ from dynscale_dspy import Cost, Integrated, Parallel, Sequential, Strategy
 from dynscale_dspy.allocation.learned import Learned
 from dynscale_dspy.sampling.plan import Plan
 from dynscale_dspy.sampling.sample import Draw, Sample
-from dynscale_dspy.sampling.samplers import ALONE, PLAIN, CallView, ChainSpec, Sampler, conditioned
+from dynscale_dspy.sampling.samplers import ALONE, GREEDY, PLAIN, CallView, ChainSpec, Sampler, conditioned
 from tests.sampling.support import draw_next, make_view, voters
 from tests.support import vote
 
@@ -129,6 +129,8 @@ def test_width_bounds_what_is_in_flight():
         (lambda: Integrated(share=0), "share must be a number above 0 and at most 1, got 0"),
         (lambda: Integrated(share=1.5), "share must be a number above 0 and at most 1, got 1.5"),
         (lambda: Integrated(rendering="xml"), "rendering must be 'field' or 'prefill', got 'xml'"),
+        (lambda: Integrated(first="plain"), "first must be 'own' or 'greedy', got 'plain'"),
+        (lambda: Parallel(first=None), "first must be 'own' or 'greedy', got None"),
         (lambda: Integrated(max_tokens=0), "max_tokens must be an integer of at least 1, got 0"),
         (lambda: Sequential(length=True), "length must be an integer of at least 1, got True"),
         (lambda: Sequential(predictors="first"), "predictors must be 'all' or 'last', got 'first'"),
@@ -154,8 +156,41 @@ def test_strategies_propose_by_what_they_see():
     assert proposed(Integrated(length=3), "A", "B") == conditioned(ChainSpec(length=3))
 
 
+FIRST_GREEDY = (Parallel(first="greedy"), Integrated(first="greedy"))
+
+
+@pytest.mark.parametrize("strategy", FIRST_GREEDY)
+def test_the_first_sample_is_greedy_and_the_second_is_not(strategy):
+    assert proposed(strategy) is GREEDY and GREEDY in strategy.samplers
+    assert proposed(strategy, "A") is ALONE
+
+
+@pytest.mark.parametrize("strategy", FIRST_GREEDY)
+def test_where_a_program_decides_at_once_a_greedy_sample_with_an_answer_is_all(strategy):
+    assert proposed(strategy, at_once=True) is GREEDY
+    plan = Plan(strategy, seed=0, key="call", max_samples=8, at_once=True)
+    assert plan.propose(8) == [GREEDY]
+    draw = plan.draw(GREEDY)
+    assert plan.propose(8) == []  # it is under way
+    plan.tell(Sample(draw, prediction="A", answer="A", vote=vote("A")))
+    assert plan.propose(8) == [] and plan.winner().answer == "A"
+
+
+@pytest.mark.parametrize("strategy", FIRST_GREEDY)
+def test_where_the_greedy_sample_has_no_answer_others_are_drawn(strategy):
+    plan = Plan(strategy, seed=0, key="call", max_samples=3, at_once=True)
+    plan.tell(Sample(plan.draw(*plan.propose(1)), problem="no answer"))
+    assert plan.propose(8) == [ALONE, ALONE]
+    plan.tell(Sample(plan.draw(ALONE), prediction="A", answer="A", vote=vote("A")))
+    assert plan.winner().answer == "A"
+
+
+def test_an_attempt_of_the_greedy_sample_is_one_of_those_that_later_ones_see():
+    assert proposed(Integrated(first="greedy"), "A", "B") == conditioned(ChainSpec())
+
+
 def test_a_call_that_may_draw_one_sample_is_the_plain_program():
-    for strategy in (Parallel(), Sequential(), Integrated(), Integrated(when="always")):
+    for strategy in (Parallel(), Sequential(), Integrated(), Integrated(when="always"), *FIRST_GREEDY):
         assert proposed(strategy, varies=False) is PLAIN
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import dspy
 import pytest
 
-from dynscale_dspy import BudgetPool, Cost, DynScaling, Strategy, Uniform, explain
+from dynscale_dspy import BudgetPool, Cost, DynScaling, Integrated, Parallel, Strategy, Uniform, explain
 from dynscale_dspy.allocation.policies import make_policy
 from dynscale_dspy.sampling.samplers import ALONE, PLAIN, ChainSpec, Sampler
 from dynscale_dspy.testing import questions
@@ -223,3 +223,48 @@ def test_a_strategy_ends_its_own_calls_and_no_other(mode: str, policy: str) -> N
     if mode == "batch":
         assert min(drawn[::2]) > 2  # calls that are over leave their budget to the others
     assert pool.statistics().reserved == Cost()
+
+
+# ---- a greedy first sample
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_first_sample_is_greedy_and_the_others_are_not(mode):
+    model = ScriptedModel(cycle("A", "B", "C"))
+    qa = DynScaling(
+        dspy.ChainOfThought("question -> answer"),
+        BudgetPool(samples=9 * len(BANK), policy=Uniform()),
+        sampling=Parallel(first="greedy"),
+        max_samples=3,
+    )
+    with dspy.context(lm=model.lm(temperature=0.8)):
+        predictions = MODES[mode](qa)
+    asked = [request.config.temperature for request in model.requests]
+    assert Counter(asked) == {0.0: len(BANK), 0.8: 2 * len(BANK)}
+    assert all(len(explain(prediction).samples) == 3 for prediction in predictions)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_program_that_decides_at_once_asks_once(mode):
+    model = ScriptedModel(lambda text, number: {"answer": "yes"})
+    qa = DynScaling(
+        dspy.Predict("question -> answer: Literal['yes', 'no']"),
+        BudgetPool(samples=6 * len(BANK), policy=Uniform()),
+        sampling=Integrated(first="greedy"),
+    )
+    with dspy.context(lm=model.lm(temperature=0.8)):
+        predictions = MODES[mode](qa)
+    assert [prediction.answer for prediction in predictions] == ["yes"] * len(BANK)
+    assert [request.config.temperature for request in model.requests] == [0.0] * len(BANK)
+
+
+def test_where_the_greedy_label_cannot_be_read_others_are_drawn():
+    model = ScriptedModel(lambda text, number: {"answer": "perhaps" if number == 0 else "yes"})
+    qa = DynScaling(
+        dspy.Predict("question -> answer: Literal['yes', 'no']"),
+        BudgetPool(samples=4, policy=Uniform()),
+        sampling=Parallel(first="greedy"),
+    )
+    with dspy.context(lm=model.lm(), adapter=dspy.ChatAdapter(use_json_adapter_fallback=False)):
+        assert qa(question="q").answer == "yes"
+    assert len(model.requests) > 1
