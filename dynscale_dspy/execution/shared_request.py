@@ -217,7 +217,8 @@ class Slot:
             try:
                 outputs = yield {**kwargs, "n": count}
             except Exception as error:
-                crashed, settings = has_crashed(error), {**getattr(lm, "kwargs", {}), **kwargs}
+                crashed = has_crashed(error, again=request.failures > 0)
+                settings = {**getattr(lm, "kwargs", {}), **kwargs}
                 another = bool(complaint_of(error, NEGOTIABLE, settings).refused)
                 if another or not (is_unsupported(error) or (crashed and not request.crashed)):
                     self._asked = False  # the next request for this sample is for all of them again
