@@ -14,7 +14,7 @@ _ALIKE = {
     **dict.fromkeys("\ufe0e\ufe0f", ""),  # which picture of a sign is shown
     "\u2044": "/",
     "\u2215": "/",
-    "\u3002": ".",
+    **dict.fromkeys("\u3002\u0964\u06d4", "."),
 }
 _JOINERS = "\u200c\u200d"
 """They make letters of Persian, of Indian scripts, and emoji; beside ASCII they are invisible and mean nothing."""
@@ -197,10 +197,10 @@ _SYMBOLS = {
     "pi": "π", "theta": "θ", "alpha": "α", "beta": "β", "gamma": "γ", "lambda": "λ", "mu": "μ", "sigma": "σ",
     "phi": "φ", "omega": "ω", "infty": "∞", "times": "×", "cdot": "·", "div": "÷", "pm": "±", "mp": "∓", "le": "≤",
     "leq": "≤", "ge": "≥", "geq": "≥", "ne": "≠", "neq": "≠", "approx": "≈", "in": "∈", "cup": "∪", "cap": "∩",
-    "circ": "°", "degree": "°", "to": "→", "rightarrow": "→", "ldots": "...", "dots": "...", "sin": "sin",
+    "circ": "°", "degree": "°", "to": "→", "rightarrow": "→", "mid": "|", "ldots": "...", "dots": "...", "sin": "sin",
     "cos": "cos", "tan": "tan", "log": "log", "ln": "ln", "exp": "exp",
 }  # fmt: skip
-_OPERATORS = "×·÷±∓≤≥≠≈∈∪∩→"
+_OPERATORS = "×·÷±∓≤≥≠≈∈∪∩→|"
 _AROUND = ("text", "textbf", "textit", "textrm", "mathrm", "mathbf", "mathit", "mathsf", "mbox", "emph", "operatorname")
 _WHOLE = re.compile(rf"\\(?:boxed|fbox|{'|'.join(_AROUND)}) *\{{")
 _PAIRS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"))

@@ -33,6 +33,8 @@ SAME = {
         *("### Final Answer\n\n$\\boxed{42}$", "```python\n42\n```", "٤٢", "४२", "**۴۲**"),
     ],
     "Berlin": ["Antwort: Berlin", "‹Berlin›", "『Berlin』", "Here is the answer: Berlin", "Réponse : **Berlin**"],
+    "नई दिल्ली": ["नई दिल्ली।", "**नई दिल्ली**"],
+    r"\{x | x > 2\}": [r"\{ x \mid x > 2 \}", r"$\{x \mid x > 2\}$"],
     "東京": ["答案：東京", "『東京』", "東京。"],
     "да": ["Да", "ДА."],
     "sí": ["SÍ", "Sí."],
