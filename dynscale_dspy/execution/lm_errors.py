@@ -103,9 +103,14 @@ def is_unsupported(error: BaseException) -> bool:
     return (has_unsupported_status(error) or _is_any(error, _UNSUPPORTED)) and not is_context_overflow(error)
 
 
-def has_crashed(error: BaseException) -> bool:
-    """Return True if the server answered that it has failed on the request, and not that it is busy or down."""
-    return status_of(error) in (500, 502) and was_refused(error)
+def has_crashed(error: BaseException, *, again: bool = False) -> bool:
+    """Return True if the server answered that it has failed on the request, and not that it is busy or down.
+
+    Args:
+        error: The error.
+        again: Whether the same has failed before: a server that says twice that it is unavailable may mean the request.
+    """
+    return status_of(error) in ((500, 502, 503) if again else (500, 502)) and was_refused(error)
 
 
 class Complaint(NamedTuple):

@@ -217,8 +217,10 @@ class Slot:
             try:
                 outputs = yield {**kwargs, "n": count}
             except Exception as error:
-                crashed, settings = has_crashed(error), {**getattr(lm, "kwargs", {}), **kwargs}
-                another = bool(complaint_of(error, NEGOTIABLE, settings).refused)
+                crashed = has_crashed(error, again=request.failures > 0)
+                settings = {**getattr(lm, "kwargs", {}), **kwargs}
+                sent = [name for name in NEGOTIABLE if settings.get(name) is not None]
+                another = bool(complaint_of(error, sent, settings).refused)
                 if another or not (is_unsupported(error) or (crashed and not request.crashed)):
                     self._asked = False  # the next request for this sample is for all of them again
                     self.failed = True

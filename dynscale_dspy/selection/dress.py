@@ -9,12 +9,12 @@ import unicodedata
 
 _ALIKE = {
     **dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\ufe63", "-"),
-    **dict.fromkeys("\u2018\u2019\u201a\u201b\u2032\u00b4\u02bc", "'"),
-    **dict.fromkeys("\u201c\u201d\u201e\u201f\u2033\u00ab\u00bb\u300c\u300d", '"'),
+    **dict.fromkeys("\u2018\u2019\u201a\u201b\u2032\u00b4\u02bc\u2039\u203a", "'"),
+    **dict.fromkeys("\u201c\u201d\u201e\u201f\u2033\u00ab\u00bb\u300c\u300d\u300e\u300f", '"'),
     **dict.fromkeys("\ufe0e\ufe0f", ""),  # which picture of a sign is shown
     "\u2044": "/",
     "\u2215": "/",
-    "\u3002": ".",
+    **dict.fromkeys("\u3002\u0964\u06d4", "."),
 }
 _JOINERS = "\u200c\u200d"
 """They make letters of Persian, of Indian scripts, and emoji; beside ASCII they are invisible and mean nothing."""
@@ -40,6 +40,8 @@ def _plain(character: str) -> str:
     kind = unicodedata.category(character)
     if kind == "Zs":
         return " "
+    if kind == "Nd":
+        return str(unicodedata.decimal(character))
     if kind == "Cf" and character not in _JOINERS and character < "\U000e0000":
         return ""
     tag, _, codes = unicodedata.decomposition(character).partition(" ")
@@ -80,6 +82,7 @@ def _unicode_compatible(text: str) -> str:
 _INFO = re.compile(r"[\w+#.-]*")
 _NO_LANGUAGE = frozenset({"", "text", "txt", "plaintext", "plain", "json", "latex", "tex", "math", "markdown", "md"})
 _TAGGED = re.compile(r"<(answer|final_answer|p|b|strong|i|em|code)>(.*)</\1>", re.IGNORECASE | re.DOTALL)
+_LINK = re.compile(r"<(https?://[^\s<>]+)>")
 _NAME = re.compile(r"[a-z0-9_.\-]*[a-z_][a-z0-9_.\-]*")
 _HEADING = re.compile(r"#{1,6} +(?=\S)")
 _BULLET = re.compile(r"(?:[-*>] +(?=[^\W\d_]{3,}[ .!]*(?: |$)(?!\()[^\d()=]*$)|• *)(?=\S)")
@@ -109,6 +112,8 @@ def within_lines(text: str) -> str:
 def without_markup(text: str) -> str:
     """One line of text without its outermost markup: emphasis, code, quotes, tags, a heading's or a bullet's mark."""
     first = text[0]
+    if first == "<" and (link := _LINK.fullmatch(text)):
+        return link[1]
     if first == "#":
         return _HEADING.sub("", text, count=1)
     if first in "-•>" or text.startswith("* "):
@@ -144,8 +149,10 @@ def _within(text: str, mark: str) -> str:
 # ---- openings and the full stop
 
 _SUBJECT = (
-    r"(?:(?:so|thus|hence|therefore|finally)\b,? +)?(?:(?:the|my|our) +)?(?:(?:final|correct|right|best) +)*"
-    r"(?:answer|ans|result|output|response|solution|option|choice)\b"
+    r"(?:(?:so|thus|hence|therefore|finally|here is|here's)\b,? +)?"
+    r"(?:(?:the|my|our) +)?(?:(?:final|correct|right|best|short|exact|numerical) +)*"
+    r"(?:answer|ans|result|output|response|solution|option|choice|"
+    r"antwort|réponse|respuesta|resposta|risposta|ответ|答案|回答)\b"
 )
 _VERB = r"(?:(?:is|are|was|would be|must be)\b:?|:|\n)"
 _OPENING = re.compile(
@@ -155,7 +162,10 @@ _OPENING = re.compile(
 )
 _OPENING_LINE = re.compile(rf"(?:{_OPENING.pattern})(?<=\n)", re.IGNORECASE)
 _CLOSING = re.compile(r"\. I hope (?:it|this) is correct\.?$")
-_FIRST_OF_OPENINGS = frozenset("#*_sthfmocrba")
+_FIRST_OF_OPENINGS = frozenset("#*_sthfmocrbaenо答回")
+
+# What a regular expression has, in which a dot stands for any character, and a sentence has not.
+_REGULAR_EXPRESSION = re.compile(r"\||\?|\[\^|\w-\w\]|[\w)\]]\{\d+(?:,\d*)?\}")
 
 
 def without_opening(text: str) -> str:
@@ -175,8 +185,10 @@ def without_stop(text: str) -> str:
     if "\\" in text:
         return text[:-1] if text.endswith((r"\).", r"\].")) else text
     before = text[-2]
+    if _REGULAR_EXPRESSION.search(text) and " " not in text:
+        return text
     after_word = before.isalnum() or before in ")]}%°" or unicodedata.category(before)[0] == "M"
-    return text[:-1] if after_word or (before in "\"'*_`$" and before == text[0]) else text
+    return text[:-1] if after_word or (before in "\"'*_`$" and before == text[0] and len(text) > 3) else text
 
 
 # ---- LaTeX
@@ -185,10 +197,10 @@ _SYMBOLS = {
     "pi": "π", "theta": "θ", "alpha": "α", "beta": "β", "gamma": "γ", "lambda": "λ", "mu": "μ", "sigma": "σ",
     "phi": "φ", "omega": "ω", "infty": "∞", "times": "×", "cdot": "·", "div": "÷", "pm": "±", "mp": "∓", "le": "≤",
     "leq": "≤", "ge": "≥", "geq": "≥", "ne": "≠", "neq": "≠", "approx": "≈", "in": "∈", "cup": "∪", "cap": "∩",
-    "circ": "°", "degree": "°", "to": "→", "rightarrow": "→", "ldots": "...", "dots": "...", "sin": "sin",
+    "circ": "°", "degree": "°", "to": "→", "rightarrow": "→", "mid": "|", "ldots": "...", "dots": "...", "sin": "sin",
     "cos": "cos", "tan": "tan", "log": "log", "ln": "ln", "exp": "exp",
 }  # fmt: skip
-_OPERATORS = "×·÷±∓≤≥≠≈∈∪∩→"
+_OPERATORS = "×·÷±∓≤≥≠≈∈∪∩→|"
 _AROUND = ("text", "textbf", "textit", "textrm", "mathrm", "mathbf", "mathit", "mathsf", "mbox", "emph", "operatorname")
 _WHOLE = re.compile(rf"\\(?:boxed|fbox|{'|'.join(_AROUND)}) *\{{")
 _PAIRS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"))
@@ -203,11 +215,13 @@ _COMMAND = re.compile(rf"\\(?:{'|'.join(sorted(_COMMANDS, key=len, reverse=True)
 _DOUBLED = re.compile(rf"\\(?={_COMMAND.pattern})")
 _STEP = re.compile(r"\\([a-zA-Z]+)|\\([^a-zA-Z])|([\^_])(?=\{)")
 _ARGUMENT = re.compile(r" *([^\s{}\\])")
+_ARGUMENT_OF_FUNCTION = re.compile(r"[^\W_]|\\(?!left)[a-zA-Z]")
+_TIE = re.compile(r"(?<=\d)~(?=\\(?:text|mathrm)\b)")
 _SCRIPT = re.compile(r"[^\\\s]*[\^_]\{[^\\\s]*")
 _SIMPLE = re.compile(r"-?(?:\d+(?:\.\d+)?|\w|√\w|√\d+)")
 _LETTER_OR_DIGIT = re.compile(r"[\w)\]]")
 _SPACED_FORMULA = re.compile(r"(?=.*\d)(?:[^\W_](?![^\W\d_])|[\s.,()\[\]+\-*/^=<>]|\\[,;:!])+")
-_DIGIT_GROUP = re.compile(r"(?<=\d)(?:\\[,!]|\{,\})(?=\d{3}(?!\d))")
+_DIGIT_GROUP = re.compile(r"(?<=\d)(?:\\[,!]|,\\!|\{,\})(?=\d{3}(?!\d))")
 LONGEST_LATEX = 2_000
 """Characters of a formula that is rewritten; longer ones are compared as they are."""
 
@@ -243,7 +257,7 @@ def without_latex(text: str) -> str:
     """
     if len(text) > LONGEST_LATEX or not any(mark in text for mark in ("\\", "^{", "_{", "{,}")):
         return text
-    text = _DIGIT_GROUP.sub(",", text)
+    text = _TIE.sub(" ", _DIGIT_GROUP.sub(",", text))
     text = _DOUBLED.sub("", text)
     if _COMMAND.search(text) or _SCRIPT.fullmatch(text) or _SPACED_FORMULA.fullmatch(text):
         return _rewritten(text, 0) or text
@@ -295,8 +309,9 @@ def _rewritten(text: str, depth: int) -> str:
             parts.append(symbol)
             if symbol in _OPERATORS:
                 parts[-1] = f" {symbol} "
-            elif symbol.isascii() and text[at : at + 1].isalnum():
-                parts.append(" ")
+            elif symbol.isalpha() and symbol.isascii():
+                if _ARGUMENT_OF_FUNCTION.match(text, at):
+                    parts.append(" ")
             elif re.match(" [a-zA-Z]", text[at:]):
                 at += 1  # it only ends the command's name
         elif name not in ("left", "right", "displaystyle"):

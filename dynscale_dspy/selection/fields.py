@@ -16,12 +16,18 @@ import pydantic
 _EXPLANATIONS = frozenset(
     {"explanation", "rationale", "justification", "evidence", "reason", "reasoning", "why", "note", "comment"}
     | {"commentary", "analysis", "thought", "thinking", "remark", "critique", "elaboration"}
+    | {"feedback", "motivation", "cot"}
 )
 _CERTAINTIES = frozenset({"confidence", "certainty", "uncertainty", "probability", "likelihood", "prob", "conf"})
 _SCORES = _CERTAINTIES | {"score", "logprob", "logit"}
 _PLURALS = {re.sub("y$", "ie", word) + "s": word for word in _EXPLANATIONS | _SCORES} | {"analyses": "analysis"}
-_UNITS = frozenset({"text", "level", "value", "pct", "percent", "percentage", "estimate"})
+_UNITS = frozenset(
+    {"text", "level", "value", "pct", "percent", "percentage", "estimate"}
+    | {"step", "steps", "trace", "process", "short", "brief", "summary"}
+)
 """Last words of a name that leave its meaning to the word before."""
+_LINKS = frozenset({"for", "of", "behind", "in", "that", "against"})
+"""Second words of a name that leave its meaning to the first."""
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[^\W\d_]+")
 
 
@@ -110,12 +116,14 @@ def said(value: Any, annotation: Any) -> Any:
 
 def _explains(name: str, annotation: Any) -> bool:
     words = _words(name)
-    named = words[-1] in _EXPLANATIONS or (words[0] in _EXPLANATIONS and words[1:2] in (["for"], ["of"], ["behind"]))
+    named = words[-1] in _EXPLANATIONS or (words[0] in _EXPLANATIONS and not _LINKS.isdisjoint(words[1:2]))
     return (named or words[0] == "why") and _holds(annotation, _is_text)
 
 
 def _rates(name: str, annotation: Any) -> bool:
     words = _words(name)
+    if words[0] in _CERTAINTIES and len(words) > 2 and words[1] in _LINKS:
+        words = words[:1]  # "probability_of_spam"
     if words[-1] not in _SCORES:
         return False
     return _holds(annotation, _is_number) or (

@@ -153,12 +153,16 @@ def _undressed_line(text: str, layers: frozenset[str]) -> str:
 
 _OPTION = re.compile(
     r"(?:(?:[Oo]ption|[Cc]hoice|OPTION|CHOICE) +)?"
-    r"(?:\(([A-Ja-j])\)|\[([A-Ja-j])\]|([A-Ja-j])(?:[).]|:(?= ))|([A-Ja-j])(?![^\s]))"
+    r"(?:\(([A-Ja-j])\)|\[([A-Ja-j])\]|([A-Ja-j][).]|[A-J]:(?= ))|([A-Ja-j])(?![^\s]))"
     r"(?: +(\S.*))?"
 )
+_BOLD_LETTER = re.compile(r"^(\*\*|__)(\([A-Ja-j]\)|[A-J][).:])\1(?= )")
 _NAMED_OPTION = re.compile(r"[Oo]ption |[Cc]hoice |OPTION |CHOICE ")
+_SIGNS = "$€£¥₹₩₽₺₫₪₴₦₿฿"
+_CODES = "USD|EUR|GBP|CHF|JPY|CNY|INR|CAD|AUD"
 _AMOUNT = re.compile(
-    rf"(-?)(?:\\?([$€£¥₹]) ?)?({numerals.NUMERAL})(?: ?(\\?%|‰)| ?\\?([$€£¥₹])|( ?)([^\W\d_][^\n]*|°[^\n]*))?"
+    rf"(-?)(?:\\?((?:[A-Z]{{1,3}})?[{_SIGNS}]|(?:{_CODES})(?= )) ?)?({numerals.NUMERAL})"
+    rf"(?: ?(\\?%|‰)| ?\\?([{_SIGNS}])|( ?)(/?[^\W\d_][^\n]*|°[^\n]*))?"
 )
 _UNIT = re.compile(r"(?:°|[^\W\d_]|Ω|%)(?:[^\W\d_]|[/·*°%]|\^-?\d+)*")
 
@@ -184,12 +188,14 @@ def _key_of_line(text: str, layers: frozenset[str], depth: int) -> Hashable:
 
 
 def _option(text: str, layers: frozenset[str], depth: int) -> Hashable | None:
+    if "markup" in layers and text[0] in "*_":
+        text = _BOLD_LETTER.sub(r"\2", text)
     if text[0] not in "([ABCDEFGHIJabcdefghijOo" or depth > 2:
         return None
     found = _OPTION.fullmatch(text)
     if found is None:
         return None
-    letter = found[1] or found[2] or found[3] or found[4]
+    letter = found[1] or found[2] or (found[3] or found[4])[0]
     rest = found[5]
     if rest is None:
         return ("text", letter)
@@ -201,24 +207,25 @@ def _option(text: str, layers: frozenset[str], depth: int) -> Hashable | None:
 
 def _amount(text: str, layers: frozenset[str]) -> Hashable | None:
     """The key of a number with a currency, a percent sign or a unit."""
-    if not text[0].isdigit() and text[0] not in "-$€£¥₹\\.":
+    if not (text[0].isdigit() or text[0].isupper()) and text[0] not in f"-\\.{_SIGNS}":
         return None
     found = _AMOUNT.fullmatch(text)
     if found is None:
         return None
     sign, before, numeral, percent, after, space, rest = found.groups()
+    if rest is not None and not _UNIT.fullmatch(rest.removeprefix("/") if before else rest):
+        tokens = rest.split()
+        if not space or not all(map(words.WORD.fullmatch, tokens)):
+            return None
+        rest = " ".join(tokens)
     if before or percent or after:
-        if (before and after) or rest:
+        if before and after:
             return None
         value = numerals.key_of_amount(sign + numeral)
-        return ("amount", before or after, percent and percent.lstrip("\\"), value)
+        return ("amount", before or after, percent and percent.lstrip("\\"), value, rest)
     numeral = sign + numerals.ungrouped(numeral)
-    if rest is None:
-        return ("text", numeral)  # a number that loses something if it is read as one: "3.10"
-    if _UNIT.fullmatch(rest):
-        return ("text", f"{numeral} {rest}")
-    tokens = rest.split()
-    return ("text", f"{numeral} {' '.join(tokens)}") if space and all(map(words.WORD.fullmatch, tokens)) else None
+    # Without a unit, a number that loses something if it is read as one: "3.10"
+    return ("text", f"{numeral} {rest}" if rest is not None else numeral)
 
 
 # ---- tuples, lists and JSON

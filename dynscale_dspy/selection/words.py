@@ -9,14 +9,17 @@ _LONGEST_FORMULA = 2_000
 _OPERATOR = re.compile(
     r"(?<=\S) ([=<>≤≥≠≈×·÷/^*±∈∪∩→|]) (?=\S)|(?<=[^\s(,=<>+\-*/^]) ([+-]) (?=\S)|(?<=\S) ?(,) ?(?=\S)"
 )
+_UNARY = re.compile(r"(?:^|(?<=[=,(\[]))([±∓]) ")
+_TIMES = re.compile(r"(?<![\w/^.,√])(\d+) (?=[√π])")  # "2 √3", but not "1/2 √3"
 _LETTERS = r"[^\W\d_]"
 _LONG_WORD = re.compile(rf"{_LETTERS}{{3}}")
 _FUNCTION = re.compile(rf"(?<!{_LETTERS})(?:sin|cos|tan|log|exp)(?!{_LETTERS})")
 WORD = re.compile(rf"[(]?({_LETTERS}+(?:['\-]{_LETTERS}+)*)[,.;:!?)]{{0,3}}")
+_ONE_LETTER = re.compile(rf"(?:^|-){_LETTERS}-")
 _PARTS = re.compile("['-]")
 _BLANK = re.compile(r"\s+")
-_FORMULA_SIGN = re.compile(r"[=<>≤≥≠≈×·÷/^*±∈∪∩→|,]|[^\s(] [+-] ")
-_SAME_IN_CAPITALS = frozenset({"YES", "NO", "OK"})
+_FORMULA_SIGN = re.compile(r"[=<>≤≥≠≈×·÷/^*±∈∪∩→|,√π]|[^\s(] [+-] ")
+_SAME_IN_CAPITALS = frozenset({"YES", "NO", "OK", "LOW", "JA", "OUI", "NON", "SÍ", "SIM", "NÃO", "ДА", "НЕТ"})
 # Small words with which sentences begin, and no line of code or command.
 _BEGIN_SENTENCES = frozenset(
     {"the", "a", "an", "at", "on", "in", "of", "by", "to", "he", "she", "it", "they", "we", "you", "his", "her", "its"}
@@ -28,7 +31,7 @@ def plain_words(text: str, layers: Collection[str]) -> str:
     if "\t" in text:
         return text  # columns, or the beginning of a rule
     if "spacing" in layers and _is_formula(text):
-        return _OPERATOR.sub(_joined, _BLANK.sub(" ", text))
+        return _UNARY.sub(r"\1", _OPERATOR.sub(_joined, _TIMES.sub(r"\1", _BLANK.sub(" ", text))))
     tokens = text.split()
     matches = [WORD.fullmatch(token) for token in tokens]
     if matches[-1] is None and len(tokens) > 1 and tokens[-1].isdecimal():
@@ -59,7 +62,7 @@ def _joined(found: re.Match[str]) -> str:
     # "1, 5" may be two numbers, and "1,5" one.
     text = found.string
     beside = text[found.start() - 1 : found.start()].isdigit() and text[found.end() : found.end() + 1].isdigit()
-    return found[0] if beside and text.count(",") == 1 else ","
+    return found[0] if beside and text.count(",") == 1 and "∈" not in text else ","
 
 
 def _in_small_letters(tokens: list[str], words: list[str]) -> list[str]:
@@ -69,6 +72,8 @@ def _in_small_letters(tokens: list[str], words: list[str]) -> list[str]:
     ``cd Downloads``; and in words of one or two letters, such as ``Co``, ``CO``, ``mW`` and ``MW``.
     """
     first, longest = words[0], max(map(len, words))
+    if any(_ONE_LETTER.search(word) for word in words):
+        return tokens  # "D-glucose" and "d-glucose"
     if len(words) == 1 and first.upper() in _SAME_IN_CAPITALS:
         return [token.lower() for token in tokens]
     if all(map(str.isupper, words)):
@@ -76,7 +81,7 @@ def _in_small_letters(tokens: list[str], words: list[str]) -> list[str]:
         return [token.lower() for token in tokens] if are_words else tokens
     if longest < 3:
         return tokens
-    if not (_has_one_capital(first) or (first.isupper() and len(first) <= 3) or first in _BEGIN_SENTENCES):
+    if not (_has_one_capital(first) or (first.isupper() and len(first) <= 3) or tokens[0] in _BEGIN_SENTENCES):
         return tokens
     small = [_has_one_capital(word) and (len(word) > 1 or at == 0) for at, word in enumerate(words)]
     small += [False] * (len(tokens) - len(words))

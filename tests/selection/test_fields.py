@@ -53,11 +53,17 @@ EXPLAINING = [
         "explanation_text",
         "reason_for_label",
         "why_not",
+        "reasons_against",
+        "reasoning_steps",
+        "thoughtProcess",
+        "explanation_short",
+        "feedback",
     ),
 ]
 RATING = [
     *("confidence", "score", "probability", "certainty", "likelihood", "probabilities", "label_confidence"),
     *("confidence_score", "risk_score", "confidenceLevel", "probability_percent"),
+    *("probability_of_spam", "confidence_in_label", "confidenceThatItIs"),
 ]
 
 
@@ -91,6 +97,8 @@ class TestWhoVotes:
             {"reasonable": str, "scored": int, "unexplained": str},
             {"label": str, "note": Person},
             {"label": str, "score": bool},
+            {"winner": str, "score_of_home": int},
+            {"label": str, "summary": str},
         ],
         ids=lambda outputs: ", ".join(outputs),
     )

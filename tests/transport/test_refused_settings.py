@@ -291,6 +291,26 @@ def test_a_server_that_fails_on_several_choices_is_asked_for_one_each(mode: str,
     assert 1 <= sum(asked > 1 for asked in choices(fake)) <= 2  # as many as were under way at once
 
 
+@pytest.mark.parametrize("mode", ["calls", "tasks", "batch"])
+def test_a_server_that_is_unavailable_to_several_choices_is_asked_for_one_each(mode: str, server: Any) -> None:
+    fake = server(BANK, refused={"n": (503, {"error": {"message": "unavailable", "type": "server_error"}})})
+    qa = scaled()
+    with dspy.context(lm=fake.lm("litellm", num_retries=0)):
+        assert all(count >= 3 for count in votes(MODES[mode](qa)))  # the first sample of a call fails
+    assert_books(qa, fake)
+    assert sum(asked > 1 for asked in choices(fake)) <= 2 * len(BANK)
+
+
+@pytest.mark.parametrize("mode", ["calls", "tasks", "batch"])
+def test_a_refusal_of_several_choices_may_name_a_setting_that_was_given_up(mode: str, server: Any) -> None:
+    refusal = (400, {"error": {"message": "unsupported: n, temperature", "type": "invalid_request_error"}})
+    fake = server(BANK, refused={"temperature": refusal, "n": refusal})
+    qa = scaled()
+    with dspy.context(lm=fake.lm("litellm", num_retries=0, temperature=None)):
+        assert votes(MODES[mode](qa)) == [4] * len(BANK)
+    assert_books(qa, fake)
+
+
 def test_an_outage_is_not_taken_for_it(server: Any) -> None:
     fake = server(BANK, fault_rate=1.0, faults=["500"])
     with dspy.context(lm=fake.lm("litellm")):
