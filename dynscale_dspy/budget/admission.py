@@ -424,6 +424,11 @@ class Admission:
         return self.shared.queue.join() if self._is_paused or self.shared.supply.is_short() else None
 
     @step
+    def may_change(self) -> bool:
+        """Whether anything is held, here or in a pool around, so that it may be free again."""
+        return self.shared.supply.is_short() or any(each.reserved != Cost() for each in self.accounts.ledger.chain)
+
+    @step
     def change(self) -> Future[None]:
         """Done when something that was held is free again; at once where nothing is let in again by itself."""
         if not self.is_halted or self._is_paused:

@@ -30,10 +30,10 @@ class Copier:
 
     def copy(self, value: Any) -> Any:
         """A copy of a value; the value itself if it cannot be copied."""
-        if isinstance(value, dspy.Example):
-            return self._record(value)
-        memo = dict(self._memo)
         try:
+            if issubclass(type(value), dspy.Example):
+                return self._record(value)
+            memo = dict(self._memo)
             memo.update((id(part), part) for part in _shared_parts(value))
             made = copy.deepcopy(value, memo)
         except Exception:  # of some class in it
@@ -42,12 +42,13 @@ class Copier:
         return made
 
     def _record(self, record: dspy.Example) -> dspy.Example:
-        """A record of its own in any case, field by field."""
+        """A record of its own, field by field, however its class has itself copied."""
         if id(record) in self._memo:
             return self._memo[id(record)]
-        made = copy.copy(record)
+        made = object.__new__(type(record))
+        attributes = made.__dict__
+        attributes.update(record.__dict__)
         self._memo[id(record)] = made
-        attributes = vars(made)
         for name, value in attributes.items():
             fields = name == "_store"
             attributes[name] = {k: self.copy(v) for k, v in value.items()} if fields else self.copy(value)

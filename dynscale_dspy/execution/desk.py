@@ -117,7 +117,11 @@ class CallDesk:
                 case Gate():
                     return self._admission.gate()
                 case Change():
-                    return self._admission.change()
+                    change = self._admission.change()
+                    if not self._admission.may_change() and not change.done():
+                        change = Future()  # of its own: nobody is to wait where nothing is held
+                        change.set_result(None)
+                    return change
                 case _:
                     raise TypeError(f"a single call has no step {step!r}")
 

@@ -58,7 +58,12 @@ _TURNS = frozenset({"asyncio.locks:acquire", "anyio._core._synchronization:acqui
 _TRUSTED = frozenset(
     {"dspy", "litellm", "openai", "anthropic", "httpx", "httpx2", "httpcore", "httpcore2", "aiohttp", "urllib3"}
 )
-"""Libraries that make one request at a time; where they make it again the first was refused, or had not left."""
+"""Libraries that make one request at a time."""
+_MADE_BEFORE = {
+    **{"dspy": "attempt", "openai": "retries_taken", "anthropic": "retries_taken"},
+    **{"httpx": "history", "httpx2": "history", "aiohttp": "history"},
+}
+"""Where those that may make it again keep how often they have made it before: after a failure, or a redirect."""
 _PYTHON = sys.stdlib_module_names | {"anyio"}
 """What any of them waits with."""
 
@@ -115,8 +120,9 @@ class _Place(NamedTuple):
     @property
     def may_have_sent(self) -> bool:
         """Whether it may have made a request before it came to this instruction."""
-        if self.library == "openai":
-            return bool(self.frame.f_locals.get("retries_taken"))  # what failed may have been answered all the same
+        if self.library in _MADE_BEFORE:
+            # What was refused counts, and what failed may have been answered all the same.
+            return bool(self.frame.f_locals.get(_MADE_BEFORE[self.library]))
         if not self.is_foreign:
             return False
         code = self.frame.f_code

@@ -306,3 +306,12 @@ def test_nobody_waits_for_a_change_in_a_pool_that_has_ended():
     pool.resume()
     now[0] = 10
     assert pool.admission.change().done()
+
+
+def test_a_pool_may_change_while_something_is_held():
+    pool = BudgetPool(requests=1, dollars=1)
+    assert not pool.admission.may_change()
+    arm = open_call(pool)
+    assert arm is not None and pool.admission.may_change()
+    arm.close()
+    assert not pool.admission.may_change()

@@ -94,6 +94,28 @@ def test_what_cannot_be_copied_is_shared_and_hinders_nothing_else() -> None:
     assert Copier().copy(values["lock"]) is values["lock"]
 
 
+def test_records_that_have_themselves_copied_in_a_way_that_fails_are_copied_all_the_same() -> None:
+    class Refuses(dspy.Prediction):
+        def __copy__(self) -> Any:
+            raise RuntimeError("no")
+
+        def __reduce_ex__(self, protocol: Any) -> Any:
+            raise RuntimeError("no")
+
+    first = Refuses(tags=["a"], inside=Refuses(tags=["b"]))
+    second = Copier().copy(first)
+    assert type(second) is Refuses and second.tags == ["a"] and second.inside.tags == ["b"]
+    assert second.tags is not first.tags and second.inside is not first.inside
+
+
+def test_records_in_records_are_copied_as_deep_as_python_goes() -> None:
+    first = dspy.Prediction(tags=["a"])
+    for _ in range(900):
+        first = dspy.Prediction(inside=first)
+    second = Copier().copy(first)
+    assert second is not first and second.inside.inside is not first.inside.inside
+
+
 def test_what_is_too_large_is_shared() -> None:
     large = [[number] for number in range(100_001)]
     assert Copier().copy(large) is large

@@ -15,6 +15,7 @@ import pytest
 
 from dynscale_dspy import BudgetPool, Cost, DynScaling, Parallel, Price
 from dynscale_dspy.execution import sending
+from dynscale_dspy.execution.lm_errors import RETRIES_ARE_SEEN
 from dynscale_dspy.execution.sending import had_left
 from dynscale_dspy.testing import FakeQuestion, FakeServer
 from tests.support import settled
@@ -182,15 +183,44 @@ def _interrupt(number, frame):
     raise KeyboardInterrupt
 
 
-def test_a_second_try_of_openais_client_may_have_been_answered_before():
-    code = "def request(retries_taken):\n    wait()"
-    scope = {
-        "__name__": "openai._base_client",
-        "wait": _named("httpcore._async.connection_pool", "wait_for_connection"),
-    }
+@pytest.mark.parametrize(
+    "module, name, never, before",
+    [
+        ("openai._base_client", "retries_taken", 0, 1),
+        ("dspy.clients.execution", "attempt", 0, 1),
+        ("httpx._client", "history", [], ["a redirect"]),
+    ],
+)
+def test_what_was_made_before_may_have_been_answered(module, name, never, before):
+    code = f"def request({name}):\n    wait()"
+    scope = {"__name__": module, "wait": _named("httpcore._async.connection_pool", "wait_for_connection")}
     exec(code, scope)
-    assert not had_left(_raised_by(lambda: scope["request"](0)))
-    assert had_left(_raised_by(lambda: scope["request"](1)))
+    assert not had_left(_raised_by(lambda: scope["request"](never)))
+    assert had_left(_raised_by(lambda: scope["request"](before)))
+
+
+@pytest.mark.skipif(not RETRIES_ARE_SEEN, reason="before DSPy 3.4 LiteLLM makes the retries")
+def test_a_request_that_was_refused_and_is_to_be_made_again_is_booked():
+    class Direct(dspy.Module):
+        async def aforward(self, question):
+            return dspy.Prediction(answer=(await dspy.settings.lm.acall(question))[0])
+
+    pool = BudgetPool(samples=5000, max_per_call=1)
+    program = DynScaling(Direct(), pool)
+
+    async def run(server):
+        with dspy.context(lm=server.lm(num_retries=3)):
+            calls = [asyncio.ensure_future(program.acall(question=f"question {i}")) for i in range(8 * CALLS)]
+            await asyncio.to_thread(server.wait_until, lambda seen: seen.requests > 8 * CALLS)
+            for call in calls:  # many wait for a connection, for the second time
+                call.cancel()
+            await asyncio.gather(*calls, return_exceptions=True)
+            await settled(pool)
+
+    with FakeServer(BANK, fault_rate=1, faults=["429_retry_after"], retry_after=0.2, median_latency=0.02) as server:
+        asyncio.run(run(server))
+        asked = {body["messages"][-1]["content"] for body in server.bodies}
+    assert len(asked) <= pool.statistics().spent.requests <= 8 * CALLS
 
 
 def test_some_providers_of_litellm_are_asked_in_the_thread_that_makes_the_request_up():
