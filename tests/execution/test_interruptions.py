@@ -19,6 +19,8 @@ import dynscale_dspy
 from dynscale_dspy import BudgetPool, Cost, DynScaling, Uniform
 from dynscale_dspy.budget.stores.memory import MemoryStore
 from dynscale_dspy.execution import books, drivers
+from dynscale_dspy.execution.desk import CallDesk
+from dynscale_dspy.sampling.steps import Open
 from dynscale_dspy.selection.base import Vote
 from dynscale_dspy.selection.plurality import Plurality
 from tests.support import ScriptedModel, until
@@ -210,6 +212,59 @@ def test_an_interrupt_at_any_line_leaves_nothing_behind(lines, model, tmp_path, 
         assert another(ask, qa, f"after {place}") == ["42"], (place, reached)
         place += stride
     assert place > 20 * stride
+
+
+class Holder:
+    """What a sample is lost with."""
+
+
+def opened(pool, program):
+    """A call with a sample that has begun, and two that have not."""
+    desk, holder = CallDesk(pool, outer=None, program=program, requests=1, key=None), Holder()
+    lease = desk.carry_out(Open(("independent",) * 3)).leases[0]
+    lease.lock.hold(holder, lease.settle)
+    lease.start()
+    return desk, lease, holder
+
+
+def ends(pool, program):
+    """The end of a call."""
+    return opened(pool, program)[0].close
+
+
+def ends_with_a_sample(pool, program):
+    """The same while its sample is still to be settled."""
+    desk, lease, holder = opened(pool, program)
+
+    def end():
+        try:
+            lease.settle()
+            lease.lock.release(holder)
+        finally:
+            desk.close()
+
+    return end
+
+
+def is_lost(pool, program):
+    """The step at which is given back what a call held that was lost."""
+    opened(pool, program)
+    return pool.statistics
+
+
+@pytest.mark.parametrize("file", [False, True], ids=["memory", "file"])
+@pytest.mark.parametrize("call", [ends, ends_with_a_sample, is_lost])
+def test_an_interrupt_at_any_line_of_giving_back_keeps_nothing(lines, tmp_path, call, file):
+    pool = BudgetPool(
+        samples=10**6, requests=10**6, policy=Uniform(), min_per_call=3, path=tmp_path / "budget.db" if file else None
+    )
+    program = dspy.Predict("question -> answer")
+    place, reached = 0, True
+    while reached:
+        reached = lines.interrupt(call(pool, program), place, KeyboardInterrupt())
+        assert left(pool) == NOTHING, (place, reached)
+        place += 1
+    assert place > 100
 
 
 # ---- errors of parts that are the user's
