@@ -50,7 +50,7 @@ PROMISED = {
         ],
     },
     "**Nothing leaks.**": {
-        "execution/test_interruptions.py": ["test_an_interrupt_as_any_function_is_entered_leaves_nothing_behind"],
+        "execution/test_interruptions.py": ["test_an_interrupt_at_any_line_leaves_nothing_behind"],
         "execution/test_books.py": ["test_whenever_a_call_is_cancelled_nothing_stays_reserved"],
         "budget/test_admission.py": ["test_an_interrupt_inside_any_step_lets_go_of_the_lock_and_passes_no_cap"],
     },
@@ -60,7 +60,7 @@ PROMISED = {
         "execution/test_drivers.py": ["test_a_deadline_ends_a_call_whose_program_goes_on"],
     },
     "**Files are exact**": {
-        "budget/stores/test_sqlite.py": ["test_a_process_killed_at_any_instant_leaves_exact_books"],
+        "budget/stores/test_sqlite.py": ["test_a_process_ended_at_any_instant_leaves_exact_books"],
         "budget/test_pool.py": [
             "test_a_child_forked_at_any_moment_answers",
             "test_no_period_has_more_than_its_cap_however_the_clocks_step",
