@@ -614,7 +614,8 @@ class Lease:
             arm.hopeless = arm.hopeless or permanent
             before, self._state = self._state, "settled"
         try:
-            arm.ledger.settle(self._reservation, charged, sample=sample)
+            if self._reservation.open:
+                arm.ledger.settle(self._reservation, charged, sample=sample)
         except BaseException:  # an interrupt: it can be settled again
             self._state = before
             raise
@@ -657,10 +658,15 @@ class Lease:
         self.payer.count_drawn(-1)
 
     def void(self) -> None:
-        """The sample does not run. Only what another sample's request has brought for it is paid."""
+        """The sample does not run. Only what another sample's request has brought for it is paid.
+
+        After an interrupt this can be done again.
+        """
         with self._own:
             self._state = "settled"
             paid_ahead, used = self._is_paid_ahead, self._owed
+        if not self._reservation.open:
+            return
         if not paid_ahead:
             self.arm.ledger.refund(self._reservation)
             return

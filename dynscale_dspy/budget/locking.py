@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 import threading
@@ -32,7 +33,7 @@ class StepLock:
         self.before = before
         self.after = after
         self._deferred: deque[Callable[[], object]] = deque()
-        self._held: dict[weakref.ref[Any], tuple[Callable[[], object], asyncio.AbstractEventLoop | None]] = {}
+        self._held: dict[weakref.ref[Any], _Held] = {}
         self._lost: deque[weakref.ref[Any]] = deque()
         self._loops: dict[asyncio.AbstractEventLoop, None] = {}
 
@@ -61,7 +62,7 @@ class StepLock:
         """
         if loop is not None:
             self._loops[loop] = None
-        self._held[weakref.ref(holder, self._lost.append)] = give_back, loop
+        self._held[weakref.ref(holder, self._lost.append)] = _Held(give_back, loop)
 
     @property
     def may_have_lost(self) -> bool:
@@ -73,27 +74,24 @@ class StepLock:
         self._held.pop(weakref.ref(holder), None)
 
     def find_lost(self) -> None:
-        """Give back what was lost."""
+        """Give back what was lost. What an interrupt cuts off here is given back at the next step."""
         for loop in list(self._loops):
             if loop.is_closed():
-                self._lost.extend(ref for ref, (_, of) in list(self._held.items()) if of is loop)
+                self._lost.extend(ref for ref, held in list(self._held.items()) if held.loop is loop)
                 self._loops.pop(loop, None)
-        while self._lost:
-            try:
-                ref = self._lost.popleft()
-            except IndexError:  # another thread was faster
-                return
-            held = self._held.get(ref)
-            if held is None:
-                continue
-            try:
-                held[0]()
-            except Exception as error:  # a step of somebody else must not end with it
-                logger.warning("what an interrupted call held could not be given back: %s", type(error).__name__)
-            except BaseException:
-                self._lost.append(ref)
-                raise
-            self._held.pop(ref, None)
+        for ref in list(self._lost):
+            held, here = self._held.get(ref), _Here()
+            if held is not None:
+                if held.is_being_given_back:  # by another thread, or by what gives it back, in a step of its own
+                    continue
+                held.where = weakref.ref(here)
+                try:
+                    held.give_back()
+                except Exception as error:  # a step of somebody else must not end with it
+                    logger.warning("what an interrupted call held could not be given back: %s", type(error).__name__)
+                self._held.pop(ref, None)
+            with contextlib.suppress(ValueError):  # another thread was faster
+                self._lost.remove(ref)
 
     def run_deferred(self) -> None:
         """Do what was deferred, all of it, whatever one of the actions raises; then raise the first error."""
@@ -109,6 +107,27 @@ class StepLock:
                 first = first or error
         if first is not None:
             raise first
+
+
+class _Here:
+    """Held by whoever gives something back, and gone with it: an interrupt leaves no mark."""
+
+    __slots__ = ("__weakref__",)
+
+
+class _Held:
+    """What is given back if its holder is lost."""
+
+    __slots__ = ("give_back", "loop", "where")
+
+    def __init__(self, give_back: Callable[[], object], loop: asyncio.AbstractEventLoop | None) -> None:
+        self.give_back = give_back
+        self.loop = loop
+        self.where: weakref.ref[_Here] | None = None
+
+    @property
+    def is_being_given_back(self) -> bool:
+        return self.where is not None and self.where() is not None
 
 
 class HasLock(Protocol):

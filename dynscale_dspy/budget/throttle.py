@@ -335,6 +335,7 @@ class Throttle:
                 if turn is None:
                     break
                 self._under_way.add(turn)
+                self._queues[turn.model].popleft()  # only now: an interrupt in between must lose nobody's place
                 admitted.append(turn)
         for turn in admitted:
             # One that was interrupted meanwhile, with its loop closed say, cannot be woken; it gives its place back.
@@ -342,7 +343,7 @@ class Throttle:
                 turn.wake()
 
     def _next(self) -> _Turn | None:
-        """Take out the turn that has waited longest, of models that are not left alone; inside the lock."""
+        """The turn that has waited longest, of models that are not left alone; inside the lock."""
         now, first = self._clock(), None
         for model, queue in list(self._queues.items()):
             turn = None
@@ -356,8 +357,6 @@ class Throttle:
             self._closed_until.pop(model, None)
             if turn is not None and (first is None or turn.number < first.number):
                 first = turn
-        if first is not None:
-            self._queues[first.model].popleft()
         return first
 
     # ---- hedging

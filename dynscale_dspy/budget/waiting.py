@@ -28,36 +28,39 @@ class WaitQueue:
         self.without_first = 0
         """How many of those that wait are calls without a first sample."""
         self._polls = polls
-        self._polling = False
+        self._timer: threading.Timer | None = None
         self._waiting: list[Future[None]] = []
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        return sum(not future.done() for future in self._waiting)
 
     def join(self) -> Future[None]:
         """A future that is done at the next change."""
         future: Future[None] = Future()
         self._waiting.append(future)
-        if self._polls and not self._polling:
-            self._polling = True
-            timer = threading.Timer(LOOK_AGAIN, self._look_again)
-            timer.daemon = True
-            timer.start()
+        if self._polls and (self._timer is None or not self._timer.is_alive()):  # an interrupt kept it from starting
+            self._timer = threading.Timer(LOOK_AGAIN, self._look_again)
+            self._timer.daemon = True
+            self._timer.start()
         return future
 
     def wake(self) -> None:
-        """Something has changed: everyone who waits is to try again."""
-        waiting, self._waiting, self.without_first = self._waiting, [], 0
-        for future in waiting:
+        """Something has changed: everyone who waits is to try again.
+
+        Each stays in the queue until it is told: who is not, because of an interrupt, is at the next change.
+        """
+        self._waiting = [future for future in self._waiting if not future.done()]
+        self.without_first = 0
+        for future in self._waiting:
             self.lock.defer(_resolving(future))
 
     def begin_anew(self) -> None:
         """In the child of a fork nobody waits, and there is no timer."""
-        self._waiting, self._polling, self.without_first = [], False, 0
+        self._waiting, self._timer, self.without_first = [], None, 0
 
     @step
     def _look_again(self) -> None:
-        self._polling = False
+        self._timer = None
         self.wake()
 
 

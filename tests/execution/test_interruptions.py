@@ -8,6 +8,7 @@ import contextvars
 import dis
 import functools
 import gc
+import math
 import sqlite3
 import sys
 import threading
@@ -17,8 +18,11 @@ import pytest
 
 import dynscale_dspy
 from dynscale_dspy import BudgetPool, Cost, DynScaling, Uniform
+from dynscale_dspy.budget import throttle
 from dynscale_dspy.budget.stores.memory import MemoryStore
 from dynscale_dspy.execution import books, drivers
+from dynscale_dspy.execution.desk import CallDesk
+from dynscale_dspy.sampling.steps import Open
 from dynscale_dspy.selection.base import Vote
 from dynscale_dspy.selection.plurality import Plurality
 from tests.support import ScriptedModel, until
@@ -210,6 +214,138 @@ def test_an_interrupt_at_any_line_leaves_nothing_behind(lines, model, tmp_path, 
         assert another(ask, qa, f"after {place}") == ["42"], (place, reached)
         place += stride
     assert place > 20 * stride
+
+
+class Holder:
+    """What a sample is lost with."""
+
+
+def opened(pool, program):
+    """A call with a sample that has begun, and two that have not."""
+    desk, holder = CallDesk(pool, outer=None, program=program, requests=1, key=None), Holder()
+    lease = desk.carry_out(Open(("independent",) * 3)).leases[0]
+    lease.lock.hold(holder, lease.settle)
+    lease.start()
+    return desk, lease, holder
+
+
+def ends(pool, program):
+    """The end of a call."""
+    return opened(pool, program)[0].close
+
+
+def ends_with_a_sample(pool, program):
+    """The same while its sample is still to be settled."""
+    desk, lease, holder = opened(pool, program)
+
+    def end():
+        try:
+            lease.settle()
+            lease.lock.release(holder)
+        finally:
+            desk.close()
+
+    return end
+
+
+def is_lost(pool, program):
+    """The step at which is given back what a call held that was lost."""
+    opened(pool, program)
+    return pool.statistics
+
+
+@pytest.mark.parametrize("file", [False, True], ids=["memory", "file"])
+@pytest.mark.parametrize("call", [ends, ends_with_a_sample, is_lost])
+def test_an_interrupt_at_any_line_of_giving_back_keeps_nothing(lines, tmp_path, call, file):
+    pool = BudgetPool(
+        samples=10**6, requests=10**6, policy=Uniform(), min_per_call=3, path=tmp_path / "budget.db" if file else None
+    )
+    program = dspy.Predict("question -> answer")
+    place, reached = 0, True
+    while reached:
+        reached = lines.interrupt(call(pool, program), place, KeyboardInterrupt())
+        assert left(pool) == NOTHING, (place, reached)
+        place += 1
+    assert place > 100
+
+
+def test_an_interrupt_at_any_line_of_waking_those_who_wait_keeps_nobody_waiting(lines):
+    pool = BudgetPool(samples=10)
+    place, reached = 0, True
+    while reached:
+        waiting = [pool.admission.change() for _ in range(3)]
+        reached = lines.interrupt(pool.admission.wake, place, KeyboardInterrupt())
+        pool.admission.wake()
+        assert all(future.done() for future in waiting), (place, reached)
+        place += 1
+    assert place > 20
+
+
+def test_an_interrupt_at_any_line_of_beginning_to_wait_keeps_nobody_waiting(lines, tmp_path):
+    pool = BudgetPool(samples=10, path=tmp_path / "budget.db")
+    place, reached = 0, True
+    while reached:
+        reached = lines.interrupt(pool.admission.change, place, KeyboardInterrupt())
+        assert pool.admission.change().result(timeout=10) is None, (place, reached)  # since it looks again by itself
+        place += 1
+    assert place > 20
+
+
+def waits_in_a_thread(turns, patience):
+    turns.run(lambda: None, patience=patience)
+
+
+def waits_in_a_task(turns, patience):
+    async def ask():
+        pass
+
+    asyncio.run(turns.arun(ask, patience=patience))
+
+
+def waits_past_run(turns, patience):
+    with turns.passed(patience=patience):
+        pass
+
+
+@pytest.mark.parametrize("wait", [waits_in_a_thread, waits_in_a_task, waits_past_run])
+def test_an_interrupt_at_any_line_of_waiting_for_a_turn_keeps_nobody_waiting(lines, monkeypatch, wait):
+    """The only place is held until the one who is interrupted waits, and another waits behind."""
+    monkeypatch.setattr(throttle, "LOOK_AGAIN", 0.05)
+    place, reached = 0, True
+    while reached:
+        turns = throttle.Throttle(1, None)
+        holding, over, behind = threading.Event(), threading.Event(), threading.Event()
+
+        def asking(ask):
+            def run():
+                sys.settrace(None)
+                turns.run(ask)  # noqa: B023
+
+            thread = threading.Thread(target=run, daemon=True)
+            thread.start()
+            return thread
+
+        others = [asking(lambda: (holding.set(), over.wait(10)))]  # noqa: B023
+        assert holding.wait(10)
+
+        def patience():
+            """Asked once the one who is interrupted is in the queue."""
+            if not over.is_set():  # noqa: B023
+                others.append(asking(behind.set))  # noqa: B023
+                over.set()  # noqa: B023
+            return math.inf
+
+        reached = lines.interrupt(lambda: wait(turns, patience), place, KeyboardInterrupt())  # noqa: B023
+        gc.collect()  # the error, whose frames hold the turn
+        over.set()
+        others.append(asking(lambda: None))
+        for thread in others:
+            thread.join(10)
+            assert not thread.is_alive(), (place, reached)
+        assert turns.under_way == 0, (place, reached)
+        place += 1
+    assert behind.is_set()
+    assert place > 40
 
 
 # ---- errors of parts that are the user's
