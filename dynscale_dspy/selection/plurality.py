@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
 from typing import Any
@@ -55,7 +56,9 @@ class Plurality:
 
     def typed(self, output_types: Mapping[str, Any]) -> Plurality:
         """This selector for outputs of these types, by the name of each field that is part of the answer."""
-        return replace(self, kinds=kinds_of(output_types))
+        other = copy.copy(self)  # of a subclass too, whatever its own __init__ takes
+        object.__setattr__(other, "kinds", kinds_of(output_types))
+        return other
 
     def read(self, answer: Any) -> Vote:
         """The answer under its key. None is an answer like any other, and blank text says the same."""

@@ -229,3 +229,14 @@ class TestMisuse:
             ValueError, match=r"^plurality compares votes by their key, and Vote\(answer='A', key=None\)"
         ):
             Plurality().empty().add(Vote("A"))
+
+
+def test_a_subclass_with_an_init_of_its_own_is_told_the_types():
+    class Own(Plurality):
+        def __init__(self, strength):
+            super().__init__(without="case")
+            object.__setattr__(self, "strength", strength)
+
+    told = Own(3).typed({"answer": int})
+    assert (type(told), told.strength, told.without) == (Own, 3, ("case",))
+    assert told.read("7").key == told.read(7).key
