@@ -425,8 +425,9 @@ class Admission:
 
     @step
     def may_change(self) -> bool:
-        """Whether anything is held, here or in a pool around, so that it may be free again."""
-        return self.shared.supply.is_short() or any(each.reserved != Cost() for each in self.accounts.ledger.chain)
+        """Whether the pool is paused, or anything is held, here or in a pool around, so that it may be free again."""
+        held = self.shared.supply.is_short() or any(each.reserved != Cost() for each in self.accounts.ledger.chain)
+        return held or self._is_paused
 
     @step
     def change(self) -> Future[None]:

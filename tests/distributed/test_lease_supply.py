@@ -217,7 +217,7 @@ def test_who_waits_for_a_budget_that_does_not_answer_is_let_go_until_it_does(kee
     process.supply.prepare(3, 1)  # does not wait either
     assert "calls go on with what this process has in hand" in caplog.text
     answers.set()
-    until(lambda: process.pool.available("samples") > 0)
+    until(lambda: not process.supply.silence())
     process.open().close()
     process.close()
 
