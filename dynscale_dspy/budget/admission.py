@@ -162,7 +162,12 @@ class Admission:
         self.per_call = per_call
         self.min_per_call = min_per_call
         self.max_per_call = max_per_call
-        self.began = shared.clock()
+        try:
+            self.began = float(shared.clock())
+        except (TypeError, ValueError) as error:
+            raise TypeError(
+                f"clock must be a function without arguments that returns seconds, got {shared.clock!r}: {error}"
+            ) from error
         self.deadline = deadline
         self.strict = strict
         self.prices: Mapping[str, Price] = prices or {}

@@ -379,7 +379,8 @@ def test_a_request_that_fails_twice_fails_its_samples(mode: str, server: Any) ->
     qa = uniform()
     with dspy.context(lm=fake.lm("litellm")), pytest.raises(Exception, match="503"):
         MODES[mode](qa, BANK[:1])
-    assert [body.get("n", 1) for body in fake.bodies] == [8, 7]
+    # At last one alone, since some servers answer so to several choices.
+    assert [body.get("n", 1) for body in fake.bodies] == [8, 7, 1]
     assert qa.pool.statistics().reserved == Cost()
     assert qa.pool.statistics().spent.samples == 2
 
