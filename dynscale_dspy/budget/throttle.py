@@ -166,7 +166,7 @@ class Throttle:
     @property
     def under_way(self) -> int:
         """Requests that are under way."""
-        return len(self._under_way)
+        return sum(not turn.is_lost for turn in list(self._under_way))
 
     def run(self, ask: Callable[[], T], *, model: Hashable = None, patience: Callable[[], float] = _forever) -> T:
         """Make a request from this thread, when it may be made.
