@@ -115,12 +115,18 @@ def lines():
     following = Lines()
     threading.settrace(following)
     begin_anew()
-    gc.collect()
-    gc.freeze()  # what there is already need not be looked at again
     yield following
-    gc.unfreeze()
     threading.settrace(None)
     begin_anew()
+
+
+@pytest.fixture(autouse=True)
+def quick_collections():
+    """What there is already need not be looked at again whenever garbage is collected."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture
