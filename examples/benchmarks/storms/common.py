@@ -155,29 +155,31 @@ class Calls:
 
     def call(self, text: str) -> str:
         """Make one from this thread and say how it ended. An interrupt passes through, counted."""
-        self._begun[text] = time.monotonic()
-        try:
-            with self._around():
-                self._check(text, self.scaled(question=text))
-        except Exception as error:
-            return self.note(text, error)
-        except BaseException as error:
-            self.note(text, error)
-            raise
-        return self.note(text, None)
+        with self._noted(text) as ended:
+            self._check(text, self.scaled(question=text))
+        return ended[0]
 
     async def acall(self, text: str) -> str:
         """Make one from this task."""
+        with self._noted(text) as ended:
+            self._check(text, await self.scaled.acall(question=text))
+        return ended[0]
+
+    @contextlib.contextmanager
+    def _noted(self, text: str) -> Iterator[list[str]]:
+        """Around a call: notes how it ended, and keeps its error unless it is an interrupt."""
+        ended: list[str] = []
         self._begun[text] = time.monotonic()
         try:
             with self._around():
-                self._check(text, await self.scaled.acall(question=text))
+                yield ended
         except Exception as error:
-            return self.note(text, error)
+            ended.append(self.note(text, error))
         except BaseException as error:
             self.note(text, error)
             raise
-        return self.note(text, None)
+        else:
+            ended.append(self.note(text, None))
 
     @staticmethod
     def _check(text: str, prediction: Any) -> None:
