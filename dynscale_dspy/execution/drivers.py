@@ -214,6 +214,12 @@ def _run_together(step: Round, run: Run, desk: Desk) -> list[Sample]:
     given_up = False
     here = desk.seconds_left() == math.inf
 
+    def drop() -> None:
+        """Begin nothing more. What was not begun counts as finished, so that nobody waits for it."""
+        while todo:
+            with contextlib.suppress(IndexError):  # another thread was faster
+                finished.put(todo.popleft()[0])
+
     def work(*, helping: bool = True) -> None:
         place = _Place()
         while todo and _join_in(place, helping):
@@ -229,7 +235,7 @@ def _run_together(step: Round, run: Run, desk: Desk) -> list[Sample]:
                             step.tell(samples)
                 except BaseException as error:
                     if not helping:
-                        todo.clear()  # an interruption: nothing more is to start
+                        drop()  # an interruption: nothing more is to start
                         if here:
                             raise  # and is kept nowhere else, or what its frames hold would not be given back
                     results[position] = error
@@ -254,13 +260,15 @@ def _run_together(step: Round, run: Run, desk: Desk) -> list[Sample]:
             left -= 1
         except Empty:
             if desk.seconds_left() <= 0:
-                todo.clear()
+                drop()
                 with telling:
                     given_up = True
     samples: list[Sample] = []
-    for group, result in zip(groups, list(results), strict=True):
+    ended = list(results)
+    for result in ended:
         if isinstance(result, BaseException):
             raise result
+    for group, result in zip(groups, ended, strict=True):
         samples += _cut_off(group, desk) if result is None else result
     return samples
 

@@ -96,13 +96,34 @@ def test_each_sample_runs_in_its_own_copy_of_the_callers_context():
         tag.reset(token)
 
 
-def test_callers_finish_without_any_helper(monkeypatch):
-    class Full:
-        def submit(self, *args):
-            """Accepts everything and never gets to it."""
+class Full:
+    """Helpers that are all busy: accepts everything and never gets to it."""
 
+    def submit(self, *args):
+        pass
+
+
+def test_callers_finish_without_any_helper(monkeypatch):
     monkeypatch.setattr(drivers, "_executor", Full)
     assert len(drive(one_round(6), lambda job, slot: Sample(job.draw), desk())) == 6
+
+
+@pytest.mark.parametrize("fails_at", range(3))
+@pytest.mark.parametrize("deadline", [None, 10**6])
+def test_an_error_ends_the_round_though_samples_of_it_never_began(monkeypatch, deadline, fails_at):
+    """With a deadline the caller only waits: it must not wait for samples that nobody will begin."""
+
+    class OfTheDriver(BaseException):
+        pass
+
+    def run(job, slot):
+        if job.draw.index == fails_at:
+            raise OfTheDriver
+        return Sample(job.draw)
+
+    monkeypatch.setattr(drivers, "_executor", Full)
+    with pytest.raises(OfTheDriver):
+        drive(one_round(3), run, desk(BudgetPool(1, deadline=deadline)))
 
 
 def test_nested_rounds_with_one_helper_do_not_deadlock(monkeypatch):
