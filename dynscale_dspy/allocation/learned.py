@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dynscale_dspy.allocation.costs import Cost, CostRecord
-from dynscale_dspy.allocation.gains import GainEstimator
 from dynscale_dspy.allocation.repeats import Repeats
+from dynscale_dspy.allocation.trust import Trust
 
 
 class SamplerRecord:
@@ -34,8 +34,8 @@ class Learned:
         records: By sampler.
         need: The most that a sample of any of them has held at once; None before one has finished.
         cost: What samples of all of them have cost.
-        gains: What one more sample of each is expected to change.
         repeats: Whether its samples ever say the same.
+        trust: Whether samples that see earlier ones check them or follow them.
         ids_tell: Whether equal ids of responses mean equal responses; not where one id was seen on different ones.
 
     Example:
@@ -45,14 +45,14 @@ class Learned:
         (2, 2)
     """
 
-    __slots__ = ("_first", "cost", "gains", "ids_tell", "need", "records", "repeats")
+    __slots__ = ("_first", "cost", "ids_tell", "need", "records", "repeats", "trust")
 
     def __init__(self) -> None:
         self.records: dict[str, SamplerRecord] = {}
         self.need: Cost | None = None
         self.cost = CostRecord()
-        self.gains = GainEstimator()
         self.repeats = Repeats()
+        self.trust = Trust()
         self.ids_tell = True
         self._first: Cost | None = None
 

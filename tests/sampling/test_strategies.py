@@ -10,11 +10,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynscale_dspy import Cost, Integrated, Parallel, Sequential, Strategy
+from dynscale_dspy import Integrated, Parallel, Sequential, Strategy
+from dynscale_dspy.allocation import trust
 from dynscale_dspy.allocation.learned import Learned
 from dynscale_dspy.sampling.plan import Plan
 from dynscale_dspy.sampling.sample import Draw, Sample
-from dynscale_dspy.sampling.samplers import ALONE, GREEDY, PLAIN, CallView, ChainSpec, Sampler, conditioned
+from dynscale_dspy.sampling.samplers import (
+    ALONE,
+    GREEDY,
+    GREEDY_LABEL,
+    PLAIN,
+    CallView,
+    ChainSpec,
+    Sampler,
+    conditioned,
+)
 from tests.sampling.support import draw_next, make_view, voters
 from tests.support import vote
 
@@ -125,7 +135,7 @@ def test_width_bounds_what_is_in_flight():
         (lambda: Integrated(independent=0), "independent must be an integer of at least 1, got 0"),
         (lambda: Integrated(length=0), "length must be an integer of at least 1, got 0"),
         (lambda: Integrated(width=-1), "width must be an integer of at least 1, got -1"),
-        (lambda: Integrated(when="never"), "when must be 'close', 'contested', 'always' or 'learned', got 'never'"),
+        (lambda: Integrated(when="never"), "when must be 'learned', 'close', 'contested' or 'always', got 'never'"),
         (lambda: Integrated(share=0), "share must be a number above 0 and at most 1, got 0"),
         (lambda: Integrated(share=1.5), "share must be a number above 0 and at most 1, got 1.5"),
         (lambda: Integrated(rendering="xml"), "rendering must be 'field' or 'prefill', got 'xml'"),
@@ -166,23 +176,31 @@ def test_the_first_sample_is_greedy_and_the_second_is_not(strategy):
 
 
 @pytest.mark.parametrize("strategy", FIRST_GREEDY)
-def test_where_a_program_decides_at_once_a_greedy_sample_with_an_answer_is_all(strategy):
-    assert proposed(strategy, at_once=True) is GREEDY
+def test_where_a_program_decides_at_once_the_greedy_label_counts_for_several(strategy):
     plan = Plan(strategy, seed=0, key="call", max_samples=8, at_once=True)
-    assert plan.propose(8) == [GREEDY]
-    draw = plan.draw(GREEDY)
-    assert plan.propose(8) == []  # it is under way
-    plan.tell(Sample(draw, prediction="A", answer="A", vote=vote("A")))
-    assert plan.propose(8) == [] and plan.winner().answer == "A"
+    assert plan.propose(8) == [GREEDY_LABEL] + [ALONE] * 7
+    plan.tell(Sample(plan.draw(GREEDY_LABEL), prediction="A", answer="A", vote=vote("A")))
+    for answer in "BBBB":
+        assert plan.winner().answer == "A"
+        plan.tell(Sample(plan.draw(ALONE), prediction=answer, answer=answer, vote=vote(answer)))
+    assert [(group.answer, group.weight) for group in plan.selection.groups()] == [("A", 4), ("B", 4)]
+    plan.tell(Sample(plan.draw(ALONE), prediction="B", answer="B", vote=vote("B")))
+    assert plan.winner().answer == "B"  # it was not the answer that votes come to
 
 
 @pytest.mark.parametrize("strategy", FIRST_GREEDY)
-def test_where_the_greedy_sample_has_no_answer_others_are_drawn(strategy):
+def test_where_the_greedy_sample_has_no_answer_others_speak(strategy):
     plan = Plan(strategy, seed=0, key="call", max_samples=3, at_once=True)
     plan.tell(Sample(plan.draw(*plan.propose(1)), problem="no answer"))
     assert plan.propose(8) == [ALONE, ALONE]
     plan.tell(Sample(plan.draw(ALONE), prediction="A", answer="A", vote=vote("A")))
     assert plan.winner().answer == "A"
+
+
+def test_samples_of_a_program_that_decides_at_once_see_no_earlier_ones_unless_that_is_asked_for():
+    for when in ("learned", "close", "contested"):
+        assert proposed(Integrated(when=when), "A", "B", at_once=True) is ALONE
+    assert proposed(Integrated(when="always"), "A", "B", at_once=True).name == "conditioned"
 
 
 def test_an_attempt_of_the_greedy_sample_is_one_of_those_that_later_ones_see():
@@ -201,25 +219,28 @@ def test_settings_of_chains_go_into_the_sampler():
     assert proposed(Integrated(**settings), "A", "B").chain == ChainSpec(**settings)
 
 
-def test_samples_see_earlier_ones_where_that_is_learned_to_gain_more():
-    strategy = Integrated(when="learned")
-    assert proposed(strategy, "A", "B").name == "conditioned"  # as the prior says of a tie
-    assert proposed(strategy, "A", "B", beliefs=(-9.0, 0.0)).name == "independent"
-    assert proposed(strategy, "A", "B", beliefs=(9.0, 0.0)).name == "conditioned"
-    follows = Learned()
-    for _ in range(200):  # the next one never repeats a dissent of one that saw earlier ones
-        follows.gains.vote(0, sampler="conditioned", dissents=True)
-        follows.gains.opinion(0, sampler="conditioned", side=-1)
-    assert proposed(strategy, "A", "B", learned=follows).name == "independent"
-    assert proposed(Integrated(), "A", "B", learned=follows).name == "conditioned"  # which does not ask
+def known(agree: bool, pairs: int) -> Learned:
+    """What is known after so many pairs of samples that saw two answers."""
+    learned = Learned()
+    for _ in range(pairs):
+        learned.trust.tell(agree=agree, shown=2)
+    return learned
 
 
-def test_what_a_sample_costs_counts_where_it_runs_out_first():
-    strategy, dear = Integrated(when="learned"), Learned()
-    dear.gains.cost(Cost(samples=1, prompt_tokens=10), sampler="independent")
-    dear.gains.cost(Cost(samples=1, prompt_tokens=1000), sampler="conditioned")
-    assert proposed(strategy, "A", "B", learned=dear).name == "conditioned"
-    assert proposed(strategy, "A", "B", learned=dear, unit="tokens").name == "independent"
+def test_samples_see_earlier_ones_where_such_samples_check():
+    strategy = Integrated()
+    assert proposed(strategy, "A", "B").name == "conditioned"  # to find out
+    assert proposed(strategy, "A", "B", seeing=trust.ON_TRIAL).name == "independent"
+    assert proposed(strategy, "A", "B", learned=known(True, 9), seeing=9).name == "conditioned"
+    assert proposed(strategy, "A", "B", learned=known(False, 9)).name == "independent"
+    assert proposed(Integrated(when="close"), "A", "B", learned=known(False, 9)).name == "conditioned"  # is not asked
+
+
+def test_votes_count_where_such_samples_check():
+    strategy, seeing = Integrated(), conditioned(ChainSpec())
+    assert not strategy.counts(seeing, Learned()) and strategy.counts(ALONE, Learned())
+    assert strategy.counts(seeing, known(True, 2)) and not strategy.counts(seeing, known(False, 2))
+    assert Integrated(when="close").counts(seeing, known(False, 9))
 
 
 @pytest.mark.parametrize("strategy", [Parallel(), Sequential(length=2), Integrated(share=0.5)])
