@@ -395,7 +395,10 @@ async def _await(step: Wait, desk: Desk) -> bool:
 
 
 def _pauses(step: Wait, desk: Desk) -> Iterator[float]:
-    """A long wait in parts, after each of which the step looks. It ends a little after the deadline, so that the same call in flight can end first."""
+    """A long wait in parts, after each of which the step looks.
+
+    It ends a little after the deadline, so that the same call in flight can end first.
+    """
     end = time.monotonic() + LONGEST_WAIT
     graced = False
     while (left := end - time.monotonic()) > 0 and not graced:

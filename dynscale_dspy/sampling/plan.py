@@ -21,7 +21,7 @@ from dynscale_dspy.errors import BudgetExhausted
 from dynscale_dspy.sampling.chain import build_chain
 from dynscale_dspy.sampling.replies import Replies
 from dynscale_dspy.sampling.sample import ON_TRIAL, REPEATED, SPARED, Draw, Sample
-from dynscale_dspy.sampling.samplers import CallView, Lazily, Sampler
+from dynscale_dspy.sampling.samplers import GREEDY_LABEL, CallView, Lazily, Sampler
 from dynscale_dspy.sampling.steps import (
     Change,
     Close,
@@ -105,7 +105,11 @@ class Plan:
         self._replies = Replies()
         self._repeated: dict[int, Sample] = {}
         self._nothing = self.selection
-        self._seers: dict[int, Sample] = {}
+        self._samplers: dict[str, Sampler] = {}
+        self._worths: dict[str, float] = {}
+        self._on_trial: dict[int, Sample] = {}
+        self._greedy: Sample | None = None
+        self._others: list[Sample] = []
         self._seeing = 0
         self._said: dict[frozenset[Hashable], Hashable] = {}
         self._has_compared = False
@@ -212,9 +216,9 @@ class Plan:
         """A drawn sample is finished."""
         sampler = sample.draw.sampler
         sample = self._unless_repeated(sample)
-        if sample.draw.conditioned:
-            self._learned.trust.heard()
-            sample = self._unless_on_trial(sample)
+        self._compare(sample)
+        self._recount()
+        sample = self._as_known(sample, len(self.samples))
         before = self.selection
         if sample.problem not in UNREAD:
             try:
@@ -284,7 +288,7 @@ class Plan:
         return sample
 
     def _with(self, selection: Selection, sample: Sample) -> Selection:
-        weight = self.strategy.weight(sample.draw.sampler)
+        weight = self._worth(sample.draw.sampler) or 1.0  # while it is on trial it is looked at only
         return selection.add(sample.vote, sample=sample.draw.index, weight=weight, conditioned=sample.draw.conditioned)
 
     def _decides(self, finished: Sequence[Sample]) -> bool:
@@ -298,45 +302,62 @@ class Plan:
         self.decided = self.decided or selection.is_settled(self.pending - len(finished))
         return self.decided
 
-    def _unless_on_trial(self, sample: Sample) -> Sample:
-        """The sample; without a vote while it is not known whether such samples check what they see, or follow."""
-        if sample.vote is None or not self.strategy.learned:
-            return sample
-        self._compare(sample)
-        self._recount()
-        self._seers[len(self.samples)] = sample
-        return self._as_known(sample)
+    def _worth(self, sampler: Sampler) -> float:
+        """What a vote of this sampler counts, as it is counted now."""
+        worth = self._worths.get(sampler.name)
+        if worth is None:
+            self._samplers[sampler.name] = sampler
+            worth = self._worths[sampler.name] = self.strategy.worth(sampler, self._learned)
+        return worth
 
-    def _as_known(self, sample: Sample) -> Sample:
-        """A sample that saw earlier ones, with its vote if such samples count by now."""
-        counts = self.strategy.counts(sample.draw.sampler, self._learned)
-        return sample if counts else replace(sample, vote=None, problem=ON_TRIAL)
-
-    def _compare(self, sample: Sample) -> None:
-        """Tell whether the call's first two samples that saw the same answers, and said one of them, agree."""
-        if self._has_compared:
-            return
-        keys = keys_of(self._with(self.selection, sample).groups())
-        # Those that it saw may count no longer.
-        shown, said = frozenset(keys.get(index) for index in sample.draw.shown), keys[sample.draw.index]
-        if said not in shown or len(shown) < 2:
-            return
-        if shown in self._said:
-            self._has_compared = True
-            self._learned.trust.tell(agree=said == self._said[shown], shown=len(shown))
-        self._said[shown] = said
+    def _as_known(self, sample: Sample, place: int) -> Sample:
+        """A sample, without its vote if those of its sampler do not count now."""
+        whole = self._on_trial.pop(place, sample)
+        if whole.vote is None or self._worth(whole.draw.sampler):
+            return whole
+        self._on_trial[place] = whole
+        return replace(whole, vote=None, problem=ON_TRIAL)
 
     def _recount(self) -> None:
-        """Count the votes of samples that saw earlier ones, or no longer, as other calls have told of such samples."""
-        known = {place: self._as_known(sample) for place, sample in self._seers.items()}
-        if all(self.samples[place].vote is sample.vote for place, sample in known.items()):
+        """Count the votes anew if by now those of some sampler count more, less, or not at all."""
+        worths = {name: self.strategy.worth(sampler, self._learned) for name, sampler in self._samplers.items()}
+        if worths == self._worths:
             return
-        for place, sample in known.items():
-            self.samples[place] = sample
+        self._worths = worths
         self.selection = self._nothing
-        for sample in self.samples:
-            if sample.problem not in UNREAD:
-                self.selection = self._with(self.selection, sample)
+        for place, sample in enumerate(self.samples):
+            known = self.samples[place] = self._as_known(sample, place)
+            if known.problem not in UNREAD:
+                self.selection = self._with(self.selection, known)
+
+    def _compare(self, sample: Sample) -> None:
+        """Learn from a new sample what others of its sampler are worth."""
+        if sample.draw.conditioned:
+            self._learned.trust.heard()
+        if sample.vote is None or not (sample.draw.conditioned or self._at_once):
+            return
+        try:
+            keys = keys_of(self._with(self.selection, sample).groups())
+        except Exception:
+            return  # it will lose its vote
+        said = keys[sample.draw.index]
+        if sample.draw.conditioned and not self._has_compared:
+            # The call's first two samples that saw the same answers and said one of them. Some may count no longer.
+            shown = frozenset(keys.get(index) for index in sample.draw.shown)
+            if said in shown and len(shown) > 1:
+                if shown in self._said:
+                    self._has_compared = True
+                    self._learned.trust.tell(agree=said == self._said[shown], shown=len(shown))
+                self._said[shown] = said
+        if self._at_once and not sample.draw.conditioned:
+            if sample.draw.sampler is GREEDY_LABEL:
+                self._greedy = sample
+            else:
+                self._others.append(sample)
+            while self._greedy is not None and len(self._others) > 1:  # pairs of the others, each with the one before
+                first, one, other = (keys.get(told.draw.index) for told in (self._greedy, *self._others[:2]))
+                self._learned.modes.tell(first=(one == first) != (other == first), other=one == other != first)
+                del self._others[0]
 
     def _view(self) -> CallView:
         voters = sorted((s for s in self.samples if s.vote is not None), key=lambda s: s.draw.index)

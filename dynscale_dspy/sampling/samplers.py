@@ -117,18 +117,16 @@ class Sampler:
         lm: The language model to ask; None for the one that the program would ask.
         temperature: Its temperature; None for the module's or the language model's own.
         chain: Which earlier samples it sees; None for a sample that sees the inputs alone.
-        weight: What the votes of its samples count, above 0.
 
     Example:
         >>> Sampler("warm", temperature=0.7)
-        Sampler(name='warm', lm=None, temperature=0.7, chain=None, weight=1.0)
+        Sampler(name='warm', lm=None, temperature=0.7, chain=None)
     """
 
     name: str
     lm: Any = None
     temperature: float | None = None
     chain: ChainSpec | None = None
-    weight: float = 1.0
 
 
 PLAIN = Sampler("plain")
@@ -137,12 +135,8 @@ ALONE = Sampler("independent")
 """A sample that sees the inputs alone."""
 GREEDY = Sampler("greedy", temperature=0.0)
 """A sample that sees the inputs alone, each token the most probable one."""
-GREEDY_LABEL = Sampler("greedy label", temperature=0.0, weight=4.0)
-"""The same for a program that answers from a few given labels at once.
-
-What it says is what votes of others come to in the end, so it counts for several. With weight 4 a vote of up to 8
-samples stayed within half a point of it on the pretrained model that it was chosen on, at temperature 1 too
-(docs/integrated-sampling.md)."""
+GREEDY_LABEL = Sampler("greedy label", temperature=0.0)
+"""The same for a program that answers from a few given labels at once: votes of others come to what it says."""
 
 
 def conditioned(chain: ChainSpec) -> Sampler:

@@ -101,11 +101,18 @@ class Strategy(ABC):
 
     def weight(self, sampler: Sampler) -> float:
         """What the vote of a sample of this sampler counts, above 0."""
-        return sampler.weight
+        return 1.0
 
-    def counts(self, sampler: Sampler, learned: Learned) -> bool:
-        """Whether votes of samples of this sampler count, as far as is known of the program by now."""
-        return True
+    def worth(self, sampler: Sampler, learned: Learned) -> float:
+        """What the vote of a sample of this sampler counts by what is known of the program: its :meth:`weight`, or 0.
+
+        It may change while a call goes on; the votes of its samples are then counted anew.
+
+        Args:
+            sampler: What drew the sample.
+            learned: What is known of the program's samples.
+        """
+        return self.weight(sampler)
 
 
 @dataclass(frozen=True)
@@ -132,6 +139,10 @@ class Parallel(Strategy):
         if not view.varies:
             return PLAIN
         return _first_of(self.first, view) or ALONE
+
+    def worth(self, sampler: Sampler, learned: Learned) -> float:
+        """A greedy first label counts for several once it is found to be what votes come to."""
+        return self.weight(sampler) * _worth_of_first(sampler, learned)
 
 
 @dataclass(frozen=True)
@@ -249,9 +260,11 @@ class Integrated(Strategy):
             return ALONE
         return self._seeing
 
-    def counts(self, sampler: Sampler, learned: Learned) -> bool:
-        """With ``when="learned"``, samples that see earlier ones count once they were found to check those."""
-        return not self.learned or sampler.chain is None or learned.trust.counts
+    def worth(self, sampler: Sampler, learned: Learned) -> float:
+        """With ``when="learned"``, samples that see earlier ones count once they are found to check those."""
+        if self.learned and sampler.chain is not None and not learned.trust.counts:
+            return 0.0
+        return self.weight(sampler) * _worth_of_first(sampler, learned)
 
     @cached_property
     def _seeing(self) -> Sampler:
@@ -299,6 +312,11 @@ def _first_of(first: str, view: CallView) -> Sampler | None:
     if first == "own" or view.next_index > 0:
         return None
     return GREEDY_LABEL if view.at_once else GREEDY
+
+
+def _worth_of_first(sampler: Sampler, learned: Learned) -> float:
+    """What a sample counts by what is known of greedy first labels."""
+    return learned.modes.weight if sampler is GREEDY_LABEL else 1.0
 
 
 def _propose_named(self: Strategy, view: CallView, learned: Learned, rng: np.random.Generator) -> Sampler:

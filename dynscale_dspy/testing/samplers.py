@@ -149,6 +149,14 @@ class StrategyLaws:
             weight = strategy.weight(sampler)
             assert 0 < weight < math.inf, f"weight of {sampler.name!r} is {weight!r}"
 
+    def test_worths_are_weights_or_nothing(self) -> None:
+        """What is known of a program may take a sampler's votes away, or make them count for more; never below 0."""
+        strategy = self.strategy()
+        for _, learned, _ in self._cases():
+            for sampler in strategy.samplers:
+                worth = strategy.worth(sampler, learned)
+                assert 0 <= worth < math.inf, f"worth of {sampler.name!r} is {worth!r}"
+
     def test_calls_come_to_an_end(self) -> None:
         """Drawn by a plan, every call has samples, is over by its maximum, and is the same when it is drawn again."""
         for number in range(12):

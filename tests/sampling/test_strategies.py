@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import random
 import warnings
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynscale_dspy import Integrated, Parallel, Sequential, Strategy
-from dynscale_dspy.allocation import trust
+from dynscale_dspy.allocation import modes, trust
 from dynscale_dspy.allocation.learned import Learned
 from dynscale_dspy.sampling.plan import Plan
 from dynscale_dspy.sampling.sample import Draw, Sample
@@ -175,17 +176,62 @@ def test_the_first_sample_is_greedy_and_the_second_is_not(strategy):
     assert proposed(strategy, "A") is ALONE
 
 
+def labels(strategy, calls, samples, greedy, draw, learned=None):
+    """Plans of calls that are decided at once, all open to the end: call c says greedy(c) first and draw(c) later."""
+    learned = learned or Learned()
+    plans = [Plan(strategy, seed=0, key=c, max_samples=samples, learned=learned, at_once=True) for c in range(calls)]
+    for _ in range(samples):
+        for call, plan in enumerate(plans):
+            draw_one = plan.draw(*plan.propose(1))
+            said = greedy(call) if draw_one.sampler is GREEDY_LABEL else draw(call)
+            plan.tell(Sample(draw_one, prediction=said, answer=said, vote=vote(said)))
+    return plans, learned
+
+
 @pytest.mark.parametrize("strategy", FIRST_GREEDY)
-def test_where_a_program_decides_at_once_the_greedy_label_counts_for_several(strategy):
-    plan = Plan(strategy, seed=0, key="call", max_samples=8, at_once=True)
-    assert plan.propose(8) == [GREEDY_LABEL] + [ALONE] * 7
-    plan.tell(Sample(plan.draw(GREEDY_LABEL), prediction="A", answer="A", vote=vote("A")))
-    for answer in "BBBB":
-        assert plan.winner().answer == "A"
-        plan.tell(Sample(plan.draw(ALONE), prediction=answer, answer=answer, vote=vote(answer)))
-    assert [(group.answer, group.weight) for group in plan.selection.groups()] == [("A", 4), ("B", 4)]
-    plan.tell(Sample(plan.draw(ALONE), prediction="B", answer="B", vote=vote("B")))
-    assert plan.winner().answer == "B"  # it was not the answer that votes come to
+@pytest.mark.parametrize("samples", [4, 8])
+def test_where_greedy_labels_are_what_votes_come_to_calls_end_with_them(strategy, samples):
+    draws, calls = random.Random(samples), 200
+    plans, learned = labels(
+        strategy, calls, samples, lambda call: "abcd"[call % 4], lambda call: draws.choices("abcd", WIDE[call % 4])[0]
+    )
+    assert learned.modes.weight == modes.WEIGHT
+    kept = sum(plan.winner().answer == "abcd"[call % 4] for call, plan in enumerate(plans))
+    voted = sum(modal([s.answer for s in plan.samples]) == "abcd"[call % 4] for call, plan in enumerate(plans))
+    assert kept >= (calls if samples == 4 else 0.95 * calls)
+    assert voted < 0.9 * calls  # which votes of weight 1 do not
+
+
+WIDE = [tuple(np.roll((0.45, 0.25, 0.2, 0.1), place)) for place in range(4)]
+"""The chances of four labels, for calls whose favourite is each of them."""
+
+
+def modal(answers):
+    """The commonest; of equal ones the first."""
+    return max(answers, key=answers.count)
+
+
+def test_where_no_sample_is_greedy_whatever_was_asked_the_first_counts_like_others():
+    draws = random.Random(3)
+
+    def draw(call):
+        return draws.choices("abcd", WIDE[call % 4])[0]
+
+    plans, learned = labels(Integrated(), 80, 8, draw, draw)
+    assert learned.modes.weight == 1
+    for plan in plans:
+        assert plan.winner().answer == modal([sample.answer for sample in plan.samples])
+
+
+def test_votes_are_counted_anew_when_their_worth_changes():
+    plans, learned = labels(Integrated(), 1, 4, lambda call: "a", lambda call: "b")
+    assert plans[0].winner().answer == "b"
+    for _ in range(20):
+        learned.modes.tell(first=True, other=False)
+    assert plans[0].winner().answer == "a" and plans[0].selection.groups()[0].weight == modes.WEIGHT
+    for _ in range(9):
+        learned.modes.tell(first=False, other=True)
+    assert plans[0].winner().answer == "b"
 
 
 @pytest.mark.parametrize("strategy", FIRST_GREEDY)
@@ -238,9 +284,9 @@ def test_samples_see_earlier_ones_where_such_samples_check():
 
 def test_votes_count_where_such_samples_check():
     strategy, seeing = Integrated(), conditioned(ChainSpec())
-    assert not strategy.counts(seeing, Learned()) and strategy.counts(ALONE, Learned())
-    assert strategy.counts(seeing, known(True, 2)) and not strategy.counts(seeing, known(False, 2))
-    assert Integrated(when="close").counts(seeing, known(False, 9))
+    assert strategy.worth(seeing, Learned()) == 0 and strategy.worth(ALONE, Learned()) == 1
+    assert strategy.worth(seeing, known(True, 2)) == 1 and strategy.worth(seeing, known(False, 2)) == 0
+    assert Integrated(when="close").worth(seeing, known(False, 9)) == 1
 
 
 @pytest.mark.parametrize("strategy", [Parallel(), Sequential(length=2), Integrated(share=0.5)])
