@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dynscale_dspy.allocation.confidence import Agreement
 from dynscale_dspy.allocation.costs import Cost, CostRecord
 from dynscale_dspy.allocation.gains import GainEstimator
 from dynscale_dspy.allocation.repeats import Repeats
@@ -36,6 +37,7 @@ class Learned:
         cost: What samples of all of them have cost.
         gains: What one more sample of each is expected to change.
         repeats: Whether its samples ever say the same.
+        agreement: How often two samples of a call say the same.
         ids_tell: Whether equal ids of responses mean equal responses; not where one id was seen on different ones.
 
     Example:
@@ -45,7 +47,7 @@ class Learned:
         (2, 2)
     """
 
-    __slots__ = ("_first", "cost", "gains", "ids_tell", "need", "records", "repeats")
+    __slots__ = ("_first", "agreement", "cost", "gains", "ids_tell", "need", "records", "repeats")
 
     def __init__(self) -> None:
         self.records: dict[str, SamplerRecord] = {}
@@ -53,6 +55,7 @@ class Learned:
         self.cost = CostRecord()
         self.gains = GainEstimator()
         self.repeats = Repeats()
+        self.agreement = Agreement()
         self.ids_tell = True
         self._first: Cost | None = None
 

@@ -29,7 +29,7 @@ def explanation_of(plan: Plan, winner: Sample, *, min_confidence: float | None =
         groups,
         winner,
         agreement=evidence.lead / total * voting if total else 0.0,
-        confidence=evidence.confidence,
+        confidence=plan.confidence,
         cost=plan.cost,
         min_confidence=min_confidence,
     )

@@ -78,8 +78,9 @@ class Explanation:
     Args:
         votes: Votes by answer, the winner first.
         agreement: The winner's share of the samples, 0 to 1. Samples that cast no vote count.
-        confidence: Posterior probability that the winner is ahead of the second answer in the long run, 1/2 to 1; 0 if
-            nobody voted. About the vote, not about the truth: a model that is sure and wrong is confident here.
+        confidence: How likely the winner is right, as far as agreement between samples can tell, 0 to 1; 0 if nobody
+            voted. A model that is sure and wrong is confident here. See :mod:`dynscale_dspy.allocation.confidence`;
+            a selector that does not compare votes by equality tells its own.
         samples: Every sample, in order.
         rounds: How many rounds of samples the call drew, each with the results of those before it known.
         cost: What the call cost.
@@ -210,7 +211,7 @@ def explanation(
         groups: Its answers, heaviest first.
         winner: The winning sample, whose group comes first in the explanation's votes.
         agreement: The winner's share of the samples.
-        confidence: Posterior probability that the winner stays ahead.
+        confidence: How likely the winner is right.
         cost: What the call has cost.
         min_confidence: The confidence that the module asked for.
     """
