@@ -291,7 +291,8 @@ class Plan:
         alone = len(first) == 2 and not any(sample.draw.conditioned for sample in first)
         if alone and isinstance(self.selection.evidence(), Tally):
             keys = keys_of(self.selection.groups())
-            self._agree = self._learned.agreement.tell(*(keys[sample.draw.index] for sample in first))
+            said = [keys[sample.draw.index] for sample in first if sample.draw.index in keys]
+            self._agree = self._learned.agreement.tell(*said) if len(said) == 2 else None
 
     def _unless_repeated(self, sample: Sample) -> Sample:
         """The sample; without a vote if it is made of replies that have voted, for it says nothing of its own."""

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -110,6 +112,23 @@ def test_many_agreeing_votes_are_sure_unless_they_were_decided_at_once():
 )
 def test_confidence_of_an_unknown_program(said, empty, answers, confidence):
     assert round(chance_right(tally(said, empty), answers=answers), 2) == confidence
+
+
+def test_the_page_has_these_figures():
+    page = (Path(__file__).parents[2] / "docs" / "confidence.md").read_text(encoding="utf-8")
+    said = {
+        "8 of 8 for one answer": "AAAAAAAA",
+        "4 of 4": "AAAA",
+        "2 of 2": "AA",
+        "1 of 1": "A",
+        "5 to 3": "AAAAABBB",
+        "7 for one answer, 1 failed": ["A"] * 7 + [None],
+        "1 for one answer, 7 blank, failed or cut off": ["A"] + [None] * 7,
+        "8 answers": "ABCDEFGH",
+    }
+    for name, answers in said.items():
+        figures = " | ".join(f"{chance_right(Tally.of(answers), answers=kind):.2f}" for kind in Answers)
+        assert f"| {name} | {figures} |" in page
 
 
 # ---- what is learned of a program
