@@ -37,33 +37,37 @@ def remade(text: str) -> str:
 
 
 def confidence() -> str:
-    names = {
-        "all pools": "recorded pools",
-        "lab, uniform": "lab, `Uniform`",
-        "lab, knowledge gradient": "lab, `KnowledgeGradient`",
-    }
+    """A row a kind of pool and number of samples: means over its pools; and one for each run of the lab model."""
     kept = _load("confidence")
+    names = {"open": "of an open range", "closed": "from a few labels", "at once": "from labels, at once"}
     lines = [
-        "| | answers | accuracy | mean confidence | calibration error to the long run | to the truth | kept at 0.9 "
-        "| right of those |",
-        "|---|" + "---:|" * 7,
+        "| answers | pools | samples | accuracy | mean confidence | calibration error | by chance | at most 0.10 "
+        "| error of the vote's | AUROC |",
+        "|---|" + "---:|" * 9,
     ]
+    groups: dict[tuple[str, int], list[dict[str, Any]]] = {}
     for row in kept["rows"]:
-        if row["answers from"] not in names:
-            continue
-        settled = row["error to long run"]
+        is_lab = row["answers from"].startswith("lab, ")
+        groups.setdefault((row["answers from"] if is_lab else names[row["kind"]], row["samples"]), []).append(row)
+    for (name, samples), rows in sorted(groups.items(), key=lambda item: (item[0][0].startswith("lab"), item[0])):
+        mean = {column: sum(row[column] for row in rows) / len(rows) for column in rows[0] if column in _MEANS}
         cells = [
-            names[row["answers from"]],
-            f"{row['answers']:,}",
-            f"{row['accuracy']:.1%}",
-            f"{row['mean confidence']:.3f}",
-            "" if settled is None else f"{settled:.3f}",
-            f"{row['error to truth']:.3f}",
-            f"{row['kept at 0.9']:.1%}",
-            f"{row['right of those']:.1%}",
+            name,
+            "" if name.startswith("lab") else str(len(rows)),
+            str(samples),
+            f"{mean['accuracy']:.1%}",
+            f"{mean['mean confidence']:.2f}",
+            f"{mean['calibration error']:.3f}",
+            f"{mean['by chance']:.3f}",
+            f"{sum(row['calibration error'] <= 0.1 for row in rows)} of {len(rows)}",
+            f"{mean['of the vote']:.3f}",
+            f"{mean['AUROC']:.2f}",
         ]
         lines.append(_line(cells))
     return _table(lines, kept)
+
+
+_MEANS = {"accuracy", "mean confidence", "calibration error", "by chance", "of the vote", "AUROC"}
 
 
 def replay(budgets_of: str) -> str:

@@ -20,16 +20,14 @@ def explanation_of(plan: Plan, winner: Sample, *, min_confidence: float | None =
         winner: The winner so far.
         min_confidence: The confidence that the module asked for.
     """
-    selection = plan.selection
-    groups, evidence = selection.groups(), selection.evidence()
-    total = sum(group.weight for group in groups)
-    voting = (evidence.samples - evidence.blanks) / evidence.samples if evidence.samples else 0.0
+    groups, counted = plan.selection.groups(), plan.selection.evidence().samples
+    agreeing = next((len(group.samples) for group in groups if winner.draw.index in group.samples), 0)
     return explanation(
         plan.samples,
         groups,
         winner,
-        agreement=evidence.lead / total * voting if total else 0.0,
-        confidence=evidence.confidence,
+        agreement=agreeing / counted if counted else 0.0,
+        confidence=plan.confidence,
         cost=plan.cost,
         min_confidence=min_confidence,
     )

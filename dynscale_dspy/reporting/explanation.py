@@ -24,8 +24,8 @@ class Votes:
 
     Args:
         answer: The answer as one of its samples gave it: the one that speaks for them, if they win.
-        independent: Votes of samples that saw the inputs alone: their number where each counts 1, else their weight.
-        conditioned: Votes of samples that saw earlier ones.
+        independent: Samples that saw the inputs alone.
+        conditioned: Samples that saw earlier ones.
     """
 
     answer: Any
@@ -78,8 +78,9 @@ class Explanation:
     Args:
         votes: Votes by answer, the winner first.
         agreement: The winner's share of the samples, 0 to 1. Samples that cast no vote count.
-        confidence: Posterior probability that the winner is ahead of the second answer in the long run, 1/2 to 1; 0 if
-            nobody voted. About the vote, not about the truth: a model that is sure and wrong is confident here.
+        confidence: How likely the winner is right, as far as agreement between samples can tell, 0 to 1; 0 if nobody
+            voted. A model that is sure and wrong is confident here. See :mod:`dynscale_dspy.allocation.confidence`;
+            a selector that does not compare votes by equality tells its own.
         samples: Every sample, in order.
         rounds: How many rounds of samples the call drew, each with the results of those before it known.
         cost: What the call cost.
@@ -210,15 +211,16 @@ def explanation(
         groups: Its answers, heaviest first.
         winner: The winning sample, whose group comes first in the explanation's votes.
         agreement: The winner's share of the samples.
-        confidence: Posterior probability that the winner stays ahead.
+        confidence: How likely the winner is right.
         cost: What the call has cost.
         min_confidence: The confidence that the module asked for.
     """
     keys = keys_of(groups)
     ordered = sorted(samples, key=lambda sample: sample.draw.index)
     ranked = sorted(groups, key=lambda group: winner.draw.index not in group.samples)
+    seeing = {sample.draw.index for sample in samples if sample.draw.conditioned}
     return Explanation(
-        votes=tuple(Votes(group.answer, _count(group.independent), _count(group.conditioned)) for group in ranked),
+        votes=tuple(_votes(group, seeing) for group in ranked),
         agreement=agreement,
         confidence=confidence,
         samples=tuple(_report(sample, keys.get(sample.draw.index)) for sample in ordered),
@@ -244,6 +246,7 @@ def _report(sample: Sample, key: Hashable | None) -> SampleReport:
     )
 
 
-def _count(weight: float) -> float:
-    """A weight as an integer where it is whole, so that votes of one each read as counts."""
-    return int(weight) if weight == int(weight) else weight
+def _votes(group: Group, seeing: set[int]) -> Votes:
+    """How many samples say so; not what their votes weigh."""
+    conditioned = len(seeing.intersection(group.samples))
+    return Votes(group.answer, len(group.samples) - conditioned, conditioned)
