@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
-import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeVar
+
+import numpy as np
+from numpy.typing import ArrayLike
 
 Name = TypeVar("Name")
 
@@ -34,7 +35,7 @@ class Gain:
         return f"{100 * self.mean:+.1f} [{100 * self.low:+.1f}, {100 * self.high:+.1f}]"
 
 
-def paired_gain(ours: Sequence[float], theirs: Sequence[float], *, confidence: float = 0.95) -> Gain:
+def paired_gain(ours: ArrayLike, theirs: ArrayLike, *, confidence: float = 0.95) -> Gain:
     """Return the mean difference of two lists of scores, question by question, with its t interval.
 
     The interval is SciPy's, for the differences and one more question on which both do alike: a handful of questions
@@ -55,19 +56,19 @@ def paired_gain(ours: Sequence[float], theirs: Sequence[float], *, confidence: f
     """
     from scipy import stats
 
-    if len(ours) != len(theirs) or not ours:
-        raise ValueError(f"scores of the same questions are needed, at least of one, got {len(ours)} and {len(theirs)}")
-    differences = [a - b for a, b in zip(ours, theirs, strict=True)]
-    mean = statistics.fmean(differences)
-    shrunk = [*differences, 0.0]
-    error = statistics.stdev(shrunk) / math.sqrt(len(shrunk))
-    if not error:  # both do alike on every question
+    mine, others = np.asarray(ours, float), np.asarray(theirs, float)
+    if mine.shape != others.shape or mine.ndim != 1 or not mine.size:
+        raise ValueError(f"scores of the same questions are needed, at least of one, got {mine.size} and {others.size}")
+    differences = mine - others
+    mean = float(differences.mean())
+    shrunk = np.append(differences, 0.0)
+    if not shrunk.any():  # both do alike on every question
         return Gain(mean, mean, mean)
-    low, high = stats.t.interval(confidence, len(differences), loc=statistics.fmean(shrunk), scale=error)
+    low, high = stats.t.interval(confidence, len(differences), loc=shrunk.mean(), scale=stats.sem(shrunk))
     return Gain(mean, float(low), float(high))
 
 
-def better(scores: Mapping[Name, Sequence[float]]) -> Name:
+def better(scores: Mapping[Name, ArrayLike]) -> Name:
     """Return the name of the list with the largest mean; of equal ones the first.
 
     Args:
@@ -77,4 +78,4 @@ def better(scores: Mapping[Name, Sequence[float]]) -> Name:
         >>> better({"plain": [0, 1, 0], "temperature 0": [1, 1, 0]})
         'temperature 0'
     """
-    return max(scores, key=lambda name: statistics.fmean(scores[name]))
+    return max(scores, key=lambda name: float(np.mean(scores[name])))
