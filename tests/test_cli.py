@@ -40,8 +40,8 @@ def asked(tmp_path, capsys, chances, *options):
         for question in lab.questions(6, seed=16)
     ]
     with FakeServer(bank, median_latency=0.001) as server:
-        arguments = ["demo", "--questions", "6", "--budget", "2", "--threads", "1", "--json", str(out), *options]
-        assert main([*arguments, "--model", "openai/fake", "--api-base", server.url]) == 0
+        arguments = ["demo", "--questions", "6", "--seed", "16", "--budget", "2", "--threads", "1", *options]
+        assert main([*arguments, "--json", str(out), "--model", "openai/fake", "--api-base", server.url]) == 0
         return json.loads(out.read_text()), capsys.readouterr().out, server.bodies
 
 
