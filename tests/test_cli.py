@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
 
 import pytest
 
-from dynscale_dspy import lab
+from dynscale_dspy import cli, lab
 from dynscale_dspy.cli import main
 from dynscale_dspy.testing import FakeQuestion, FakeServer
+from tests.support import ScriptedModel
 
 METHODS = ["plain", "greedy", "uniform", "dynscaling"]
 
@@ -56,6 +58,22 @@ def test_the_plain_program_is_asked_as_its_user_asks_it_and_at_temperature_0(tmp
     assert rows[1]["accuracy"] == 1.0
     seeds = [body["seed"] for body in bodies]
     assert len(set(seeds[greedy : greedy + 6])) == 6 and seeds[greedy - 6 : greedy] == seeds[greedy : greedy + 6]
+
+
+@pytest.mark.timeout(120)
+def test_a_model_that_fails_at_temperature_0_shows_it_in_its_row(tmp_path, capsys, monkeypatch):
+    class Picky(ScriptedModel):
+        def answer(self, request):
+            if request.config.temperature == 0:
+                raise ValueError("temperature must be strictly positive")
+            return super().answer(request)
+
+    lm = Picky(lambda prompt, number: {"reasoning": "r", "answer": "1"}).lm(temperature=1.0)
+    monkeypatch.setattr(cli, "_language_model", lambda options: contextlib.nullcontext(lm))
+    out = tmp_path / "rows.json"
+    assert main(["demo", "--questions", "14", "--budget", "2", "--threads", "1", "--json", str(out)]) == 0
+    assert [row["method"] for row in json.loads(out.read_text())] == METHODS
+    assert "DynScaling - plain: " in capsys.readouterr().out
 
 
 @pytest.mark.timeout(120)

@@ -62,7 +62,7 @@ class Calibration:
 
     Args:
         points: Every measurement, in the order in which they were made: the plain program as it is first, then it at
-            temperature 0, then the combinations.
+            temperature 0 (unless the language model fails there), then the combinations.
         chosen: The one whose settings were chosen.
         best: The combination that answered best.
     """
@@ -203,7 +203,11 @@ class Calibrate(Teleprompter):
         for policy in self.policies:  # one that the selector cannot feed is refused before anything is spent
             DynScaling(scaled.module, self.budget, policy=policy, **dict(scaled.scaling_settings))
         meter = _Meter(self.price)
-        points = [self._plain(scaled, examples, temperature, meter) for temperature in (None, 0.0)]
+        points = [self._plain(scaled, examples, None, meter)]
+        try:
+            points.append(self._plain(scaled, examples, 0.0, meter))
+        except Exception as error:  # some servers take no temperature of 0: what can be measured is
+            logger.warning("the plain program fails at temperature 0, and is compared without: %r", error)
         single = _best(points)
         last: list[Point] = []  # of each combination, the measurement at the budget's cost
         temperatures = [scaled.scaling_settings.temperature] if self.temperatures is None else self.temperatures

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+import re
 
 import dspy
 import pytest
@@ -124,6 +126,22 @@ def test_temperature_0_is_what_scaling_has_to_beat_where_it_is_better():
     with dspy.context(lm=scripted.lm(temperature=1.0)):
         loaded(question="number 3")
     assert [request.config.temperature for request in scripted.requests] == [0]
+
+
+def test_a_language_model_that_fails_at_temperature_0_is_calibrated_without(caplog):
+    class Picky(ScriptedModel):
+        def answer(self, request):
+            if request.config.temperature == 0:
+                raise ValueError("temperature must be strictly positive")
+            return super().answer(request)
+
+    with caplog.at_level(logging.WARNING, "dynscale_dspy"):
+        _, tuned = compiled(Picky(model(shown_right=True).reply).lm(temperature=1.0))
+    assert [point.temperature for point in tuned.calibration.points if point.plain] == [None]
+    assert tuned.calibration.gain.is_sure and not tuned.calibration.chosen.plain
+    assert re.search(
+        "the plain program fails at temperature 0, and is compared without: .*strictly positive", caplog.text
+    )
 
 
 def test_who_asks_for_confidence_is_scaled_and_told_that_nothing_is_gained():
