@@ -78,4 +78,4 @@ def better(scores: Mapping[Name, ArrayLike]) -> Name:
         >>> better({"plain": [0, 1, 0], "temperature 0": [1, 1, 0]})
         'temperature 0'
     """
-    return max(scores, key=lambda name: float(np.mean(scores[name])))
+    return max(scores, key=lambda name: float(np.asarray(scores[name], float).mean()))
