@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--seed",
         type=int,
         default=2,
-        help="seed of questions and samples; the default is the one in the README's table whose gain is nearest the mean",
+        help="seed of questions and samples; of those in the README's table the default's gain is nearest the mean",
     )
     demo.add_argument(
         "--model", metavar="NAME", help="your own model, named the LiteLLM way, e.g. hosted_vllm/Qwen3-8B"
