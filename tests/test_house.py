@@ -30,7 +30,7 @@ ARROWS: dict[str, set[str]] = {
     "distributed": {"allocation", "budget", "config", "execution", "module", "reporting", "_naming", "errors"},
     "lab": set(),
     "testing": {"allocation", "selection", "sampling", "budget", "replay"},
-    "cli": {"allocation", "budget", "lab", "module", "replay", "reporting", "sampling"},
+    "cli": {"allocation", "budget", "lab", "module", "replay", "reporting", "sampling", "tuning"},
 }
 PURE = ("allocation", "selection", "sampling")
 

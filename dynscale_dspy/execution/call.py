@@ -391,7 +391,8 @@ class Call:
             numbers: dict[Any, int] = {}
             answers = (None if s.key is None else numbers.setdefault(s.key, len(numbers)) for s in made.samples)
             name = name_of(self.scaled.owner)
-            self._unrecorded = CallRecord(name, tuple(answers), made.agreement, made.confidence, made.cost)
+            samplers = tuple(s.sampler for s in made.samples)
+            self._unrecorded = CallRecord(name, tuple(answers), made.agreement, made.confidence, made.cost, samplers)
             # Numbers only: an answer may hold what does not belong in a log.
             fields = {f"dynscale_{name}": value for name, value in made.attributes.items() if name != "vote"}
             logger.debug("%s answered: %s", type(self.scaled.program).__name__, made.summary, extra=fields)

@@ -56,6 +56,7 @@ class SampleReport:
         cost: What it cost.
         usage: Tokens by language model as DSPy's usage tracker reports them; empty if DSPy's cache answered.
         chain: Texts of earlier attempts that its predictors saw; empty if it saw the inputs alone.
+        sampler: The name of what drew it, such as ``"independent"``; see :mod:`dynscale_dspy.sampling.samplers`.
     """
 
     index: int
@@ -69,6 +70,7 @@ class SampleReport:
     cost: Cost
     usage: Mapping[str, list[dict[str, Any]]]
     chain: tuple[str, ...] = ()
+    sampler: str = ""
 
 
 @dataclass(frozen=True, repr=False)
@@ -243,6 +245,7 @@ def _report(sample: Sample, key: Hashable | None) -> SampleReport:
         cost=sample.cost,
         usage=sample.usage,
         chain=tuple(dict.fromkeys(map(str, sample.draw.chain.values()))),
+        sampler=sample.draw.sampler.name,
     )
 
 
