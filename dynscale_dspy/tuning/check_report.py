@@ -23,7 +23,7 @@ class CheckRow:
 
     Args:
         name: ``plain``, the program as it is; ``greedy``, at temperature 0; ``vote of 4``; ``Integrated of 4``.
-        accuracy: Mean score of the labelled calls; None without labels.
+        accuracy: Mean score of the labelled calls; None without labels, or if these are but the ones that tell a gain.
         gain: Mean score over that of the better single run; None for that run itself, and without labels. The intervals
             of all ways of several samples hold together.
         changed: The share of all calls whose answer is another one than the greedy run's.
@@ -160,8 +160,9 @@ def _table(found: Check) -> tuple[list[str], list[list[str]]]:
     scale = (
         100 if all(row.accuracy is None or 0 <= row.accuracy.low <= row.accuracy.high <= 1 for row in found.rows) else 1
     )
-    if found.labelled:
+    if any(row.accuracy for row in found.rows):
         columns["right, %" if scale == 100 else "score"] = [_bounds(row.accuracy, scale) for row in found.rows]
+    if found.labelled:
         columns["gain"] = [_bounds(row.gain, scale, signed=True) or "(base)" for row in found.rows]
     reference = "greedy" if any(row.name == "greedy" for row in found.rows) else "plain"
     columns[f"not as {reference}, %"] = [_bounds(row.changed, 100) for row in found.rows]

@@ -54,7 +54,8 @@ def check(
     DSPy's cache is on, strategies find the replies of the vote there; costs are counted as if it were off.
 
     Without labels no accuracy is known. What can be told is how many answers more samples would change: a gain, or a
-    loss, is at most that.
+    loss, is at most that. Once the calls in ``disagreements`` are labelled the others need no label: with DSPy's cache
+    on, the same check then costs no request and tells the gain.
 
     Args:
         program: The program. Of a :class:`~dynscale_dspy.DynScaling` module its program is measured, with its settings.
@@ -290,10 +291,14 @@ class _Checking:
     def _concluded(self, ways: Sequence[Way]) -> Check:
         places = range(len(self.examples))
         labelled = [place for place in places if any(not math.isnan(way.scores[place]) for way in ways)]
+        disagreements = [place for place in places if any(way.changed[place] for way in ways)]
+        # Where all ways agree they score the same, whatever the label would be.
+        needless = len(labelled) < len(places) and bool(labelled) and set(disagreements) <= set(labelled)
+        scored = places if needless else labelled
         compared = [
             # A run that failed where another one could be judged is wrong.
             dataclasses.replace(
-                way, scores=tuple(0.0 if math.isnan(way.scores[place]) else way.scores[place] for place in labelled)
+                way, scores=tuple(0.0 if math.isnan(way.scores[place]) else way.scores[place] for place in scored)
             )
             for way in ways
         ]
@@ -304,7 +309,7 @@ class _Checking:
         rows = {
             way.name: CheckRow(
                 name=way.name,
-                accuracy=share(way.scores, span) if labelled else None,
+                accuracy=share(way.scores, span) if labelled and not needless else None,
                 gain=verdict.gains.get(way.name),
                 changed=share(way.changed),
                 agreement=way.agreement,
@@ -323,7 +328,7 @@ class _Checking:
             program=name_of(self.program),
             calls=len(self.examples),
             labelled=len(labelled),
-            disagreements=tuple(place for place in places if any(way.changed[place] for way in ways)),
+            disagreements=tuple(disagreements),
             cost_unit=verdict.unit,
             spent=self.funds.spent,
             notes=tuple(self.notes),

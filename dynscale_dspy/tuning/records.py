@@ -132,7 +132,7 @@ def _winner(keys: Sequence[Hashable], order: Sequence[int]) -> int:
 
 
 def spending(calls: Sequence[Call], known: Sequence[Call]) -> Spending:
-    """What a call costs on average, as if DSPy's cache had answered none.
+    """What a call that is answered costs on average, as if DSPy's cache had answered none.
 
     Args:
         calls: The calls.
@@ -154,7 +154,8 @@ def spending(calls: Sequence[Call], known: Sequence[Call]) -> Spending:
             else:
                 is_known = False
                 total += _amounts(cost)
-    samples, requests, prompt, completion, nanodollars = (float(each) for each in total / len(calls))
+    answered = sum(bool(call.costs) for call in calls)  # what a call has cost of which every sample failed is not kept
+    samples, requests, prompt, completion, nanodollars = (float(each) for each in total / max(answered, 1))
     told = is_known and prompt + completion > 0
     return Spending(
         samples=samples,

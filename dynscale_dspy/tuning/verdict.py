@@ -14,7 +14,7 @@ PRICE = 0.25
 SMALL = 0.02
 """A gain of at most this share of the metric's range is none worth asking for: 2 points."""
 WORTH = 0.05
-"""The gain for which a sentence tells how many labelled calls would show it: 5 points."""
+"""The least gain for which a sentence tells how many labelled calls would show it: 5 points."""
 POWER = 0.8
 """How likely so many calls would show it."""
 
@@ -201,6 +201,7 @@ def _labelled(ways: Sequence[Way], singles: Sequence[Way]) -> Verdict:
     base = max(reversed(singles), key=lambda way: sum(way.scores))
     several = [way for way in ways if not way.single]
     unit, times = _times(ways, base)
+    cost = "cost" if unit in ("dollars", "tokens") else unit  # of requests alone it is not known what each costs
     family = max(len(several), 1)
 
     def over(way: Way, other: Way) -> Interval:
@@ -217,7 +218,7 @@ def _labelled(ways: Sequence[Way], singles: Sequence[Way]) -> Verdict:
                 chosen = way
         sentence = (
             f"{chosen.subject} gain {points(gains[chosen.name])} over {_the(base)} "
-            f"for {_number(times[chosen.name])} times its cost."
+            f"for {_number(times[chosen.name])} times its {cost}."
         )
         return Verdict(chosen, base, gains, times, unit, sentence)
     if all(score == low for way in ways for score in way.scores):
@@ -226,19 +227,20 @@ def _labelled(ways: Sequence[Way], singles: Sequence[Way]) -> Verdict:
     if not several:
         return Verdict(base, base, gains, times, unit, _alone(base))
     best = max(several, key=lambda way: (gains[way.name].mean, -times[way.name]))
-    best_gain, cost = gains[best.name], f"for {_number(times[best.name])} times its cost"
+    best_gain, spent = gains[best.name], f"for {_number(times[best.name])} times its {cost}"
     if best_gain.high < 0:
         lost = Interval(-best_gain.mean, -best_gain.high, -best_gain.low)
-        sentence = f"{base.subject} is best here: {_lower(best.subject)} lose {points(lost)} {cost}."
+        sentence = f"{base.subject} is best here: {_lower(best.subject)} lose {points(lost)} {spent}."
     elif best_gain.high <= SMALL * width:
-        sentence = f"{base.subject} is enough here: {_lower(best.subject)} gain {points(best_gain)} {cost}."
+        sentence = f"{base.subject} is enough here: {_lower(best.subject)} gain {points(best_gain)} {spent}."
     else:
         pairs = [mine - theirs for mine, theirs in zip(best.scores, base.scores, strict=True)]
-        enough = _calls_to_show(WORTH * width, _deviation(pairs, width), family)
+        worth = max(WORTH * width, best_gain.mean)
+        enough = _calls_to_show(worth, _deviation(pairs, width), family)
         sentence = (
-            f"{base.subject} is enough here, as far as {len(base.scores)} labelled calls show: "
-            f"{_lower(best.subject)} gain {points(best_gain)} {cost}, and it takes about {enough:,} calls to show a "
-            f"gain of {points.of(WORTH * width)}."
+            f"{base.subject} is enough here, as far as {len(base.scores)} calls show: "
+            f"{_lower(best.subject)} gain {points(best_gain)} {spent}, and it takes about {enough:,} calls to show a "
+            f"gain of {points.of(worth)}."
         )
     return Verdict(base, base, gains, times, unit, sentence)
 
@@ -314,7 +316,9 @@ class _Points:
     width: float | None
 
     def of(self, value: float) -> str:
-        return f"{100 * value:.3g} points" if self.width is None else f"{value:.3g} of the metric"
+        return (
+            f"{f'{100 * value:.1f}'.removesuffix('.0')} points" if self.width is None else f"{value:.3g} of the metric"
+        )
 
     def __call__(self, interval: Interval) -> str:
         if self.width is not None:

@@ -137,6 +137,17 @@ def test_labels_of_some_calls_are_used_and_the_others_still_tell_what_changes():
     assert row(found, "plain").accuracy.mean * 25 == pytest.approx(round(row(found, "plain").accuracy.mean * 25))
 
 
+def test_labels_of_the_calls_that_differ_are_enough():
+    blind = checked(Model(greedy=45, warm=75), UNLABELLED)
+    some = [EXAMPLES[n] if n in blind.disagreements else UNLABELLED[n] for n in range(40)]
+    found, full = checked(Model(greedy=45, warm=75), some), checked(Model(greedy=45, warm=75), EXAMPLES)
+    assert found.labelled == len(blind.disagreements) < 40 and found.disagreements == blind.disagreements
+    assert all(each.accuracy is None for each in found.rows) and "right, %" not in str(found) and "gain" in str(found)
+    assert found.sentence == full.sentence and found.settings == full.settings
+    for mine, theirs in zip(found.rows, full.rows, strict=True):
+        assert (mine.gain is None and theirs.gain is None) or mine.gain == pytest.approx(theirs.gain)
+
+
 def test_labels_under_another_name_are_pointed_out():
     found = checked(Model(greedy=60, warm=60), [{"question": "number 1", "gold": "right 1"}, {"question": "number 2"}])
     assert found.labelled == 0

@@ -84,6 +84,7 @@ def test_replies_from_the_cache_cost_what_others_of_their_kind_did():
         call("a", "b", costs=(dear, cached), conditioned=(True, True)),
     ]
     assert spending(calls, calls) == pytest.approx(Spending(2, 2, 120, 20, 14e-6))
+    assert spending([*calls, call()], calls) == spending(calls, calls)  # a failed call tells no cost
     warm = [call("a", costs=(cached,))]
     assert spending(warm, warm) == Spending(1, 1)  # nobody knows
     assert spending(warm, [*warm, *calls]) == pytest.approx(Spending(1, 1, 30, 10, 5e-6))

@@ -35,9 +35,16 @@ def test_a_gain_that_may_be_noise_is_not_and_the_sentence_says_what_would_show_o
     verdict = decide([way("greedy", right(20), single=True), way("vote", right(22), cost=4)])
     assert verdict.recommended is verdict.base and verdict.gains["vote"].low < 0 < verdict.gains["vote"].high
     assert verdict.sentence == (
-        "One greedy request is enough here, as far as 40 labelled calls show: four (vote) gain 5.0 [-3.4, 13.0] points "
+        "One greedy request is enough here, as far as 40 calls show: four (vote) gain 5.0 [-3.4, 13.0] points "
         "for 4.0 times its cost, and it takes about 220 calls to show a gain of 5 points."
     )
+
+
+def test_of_a_larger_gain_it_says_what_would_show_that_one():
+    verdict = decide(
+        [way("greedy", right(20), single=True), way("vote", [1.0] * 18 + [0.0] * 2 + [1.0] * 6 + [0.0] * 14)]
+    )
+    assert verdict.sentence.endswith("and it takes about 170 calls to show a gain of 10 points.")
 
 
 def test_many_calls_without_a_gain_say_so_plainly():
@@ -119,6 +126,14 @@ def test_costs_are_compared_in_dollars_if_all_are_known_else_in_tokens_else_in_r
     assert units(Spending(1, 1, 40, 10, None), Spending(4, 4, 40, 70, 0.2)) == ("tokens", 0.25)
     assert units(Spending(1, 1), Spending(4, 4, 40, 40, 0.2)) == ("requests", 0.25)
     assert units(Spending(1, 0), Spending(4, 0)) == ("samples", 0.25)
+
+
+def test_where_only_requests_are_counted_nothing_is_said_of_cost():
+    ways = [
+        Way("greedy", "One greedy request", {}, True, Spending(1, 1), tuple(right(10)), (0.0,) * 40),
+        Way("vote", "Four (vote)", {}, False, Spending(4, 4), tuple(right(30)), (0.0,) * 40),
+    ]
+    assert decide(ways).sentence.endswith(" points over the greedy run for 4.0 times its requests.")
 
 
 def test_part_of_the_samples_of_a_shared_request_pays_for_the_whole_prompt():
