@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+import dspy
 
 from dynscale_dspy.allocation.costs import Cost
 from dynscale_dspy.config import PoolSettings, ScalingSettings
 from dynscale_dspy.reporting import html as pages
 from dynscale_dspy.reporting.text import amount, count, harmless
-from dynscale_dspy.tuning.verdict import Interval, Spending
+from dynscale_dspy.tuning.verdict import Interval, Spending, Way, decide, share, span_of
 
 SPENT = ("samples", "requests", "cached_requests", "tokens", "dollars")
 """What :meth:`Check.as_dict` tells of the check's own cost. Requests that DSPy's cache answered are among all."""
@@ -99,6 +102,79 @@ class Check:
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
         printer.text(str(self))
+
+
+def concluded(
+    ways: Sequence[Way],
+    examples: Sequence[dspy.Example],
+    *,
+    own: Mapping[str, Any],
+    program: str,
+    spent: Cost,
+    notes: Sequence[str],
+) -> Check:
+    """What the ways come to together.
+
+    Args:
+        ways: As for :func:`~dynscale_dspy.tuning.verdict.decide`, but with a score for each example: not a number where
+            the metric cannot judge it, or the run failed.
+        examples: The examples.
+        own: Settings that all ways have in common.
+        program: The program's name.
+        spent: What the check has cost.
+        notes: What was left out, and why.
+    """
+    places = range(len(examples))
+    labelled = [place for place in places if any(not math.isnan(way.scores[place]) for way in ways)]
+    disagreements = [place for place in places if any(way.changed[place] for way in ways)]
+    # Where all ways agree they score the same, whatever the label would be.
+    needless = len(labelled) < len(places) and bool(labelled) and set(disagreements) <= set(labelled)
+    scored = places if needless else labelled
+    compared = [
+        # A run that failed where another one could be judged is wrong.
+        dataclasses.replace(
+            way, scores=tuple(0.0 if math.isnan(way.scores[place]) else way.scores[place] for place in scored)
+        )
+        for way in ways
+    ]
+    verdict = decide(compared)
+    span = span_of(compared)
+    rows = {
+        way.name: CheckRow(
+            name=way.name,
+            accuracy=share(way.scores, span) if labelled and not needless else None,
+            gain=verdict.gains.get(way.name),
+            changed=share(way.changed),
+            agreement=way.agreement,
+            spending=way.spending,
+            times=verdict.times[way.name],
+            settings={**own, **way.settings},
+        )
+        for way in compared
+    }
+    return Check(
+        sentence=verdict.sentence,
+        recommended=rows[verdict.recommended.name],
+        rows=tuple(rows.values()),
+        program=program,
+        calls=len(examples),
+        labelled=len(labelled),
+        disagreements=tuple(disagreements),
+        cost_unit=verdict.unit,
+        spent=spent,
+        notes=(*notes, *([] if labelled else _unused_labels(examples))),
+    )
+
+
+def _unused_labels(examples: Sequence[dspy.Example]) -> list[str]:
+    """A note on fields of the examples that may have been meant as labels."""
+    others = sorted({name for example in examples for name in example.labels().keys()})  # noqa: SIM118
+    if not others:
+        return []
+    return [
+        f"nothing in the examples labels an output field of the program (beside its inputs they have "
+        f"{', '.join(others)}): rename the label, or pass metric="
+    ]
 
 
 def _text(found: Check) -> str:

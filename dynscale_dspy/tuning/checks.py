@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -19,11 +18,11 @@ from dynscale_dspy.execution.introspection import lm_of
 from dynscale_dspy.module import DynScaling
 from dynscale_dspy.reporting.explanation import explain
 from dynscale_dspy.sampling.strategies import Parallel, Strategy
-from dynscale_dspy.tuning.check_report import Check, CheckRow
+from dynscale_dspy.tuning.check_report import Check, concluded
 from dynscale_dspy.tuning.examples import Judge, Metric, SameAnswer, as_examples, checked_metric
 from dynscale_dspy.tuning.funds import Funds
 from dynscale_dspy.tuning.records import Call, agreement, spending, voted
-from dynscale_dspy.tuning.verdict import Spending, Way, decide, share, span_of
+from dynscale_dspy.tuning.verdict import Spending, Way
 
 T = TypeVar("T")
 
@@ -187,7 +186,15 @@ class _Checking:
         ways = [self._told(way, [call.alone() for call in calls]) for way, calls in singles]
         for temperature in self.temperatures:
             ways += self._several(temperature, plain)
-        return self._concluded(ways)
+        usual = dict(ScalingSettings())
+        return concluded(
+            ways,
+            self.examples,
+            own={name: value for name, value in self.given if value != usual[name]},
+            program=name_of(self.program),
+            spent=self.funds.spent,
+            notes=self.notes,
+        )
 
     def _several(self, temperature: float | None, plain: Spending) -> list[Way]:
         """The ways that draw several samples at a temperature, each left out if the budget is too small for it."""
@@ -287,61 +294,6 @@ class _Checking:
             for outcome, wanted in zip(outcomes, self.reference, strict=True)
         )
         return dataclasses.replace(way, scores=tuple(outcome.score for outcome in outcomes), changed=changed)
-
-    def _concluded(self, ways: Sequence[Way]) -> Check:
-        places = range(len(self.examples))
-        labelled = [place for place in places if any(not math.isnan(way.scores[place]) for way in ways)]
-        disagreements = [place for place in places if any(way.changed[place] for way in ways)]
-        # Where all ways agree they score the same, whatever the label would be.
-        needless = len(labelled) < len(places) and bool(labelled) and set(disagreements) <= set(labelled)
-        scored = places if needless else labelled
-        compared = [
-            # A run that failed where another one could be judged is wrong.
-            dataclasses.replace(
-                way, scores=tuple(0.0 if math.isnan(way.scores[place]) else way.scores[place] for place in scored)
-            )
-            for way in ways
-        ]
-        verdict = decide(compared)
-        span = span_of(compared)
-        usual = dict(ScalingSettings())
-        own = {name: value for name, value in self.given if value != usual[name]}
-        rows = {
-            way.name: CheckRow(
-                name=way.name,
-                accuracy=share(way.scores, span) if labelled and not needless else None,
-                gain=verdict.gains.get(way.name),
-                changed=share(way.changed),
-                agreement=way.agreement,
-                spending=way.spending,
-                times=verdict.times[way.name],
-                settings={**own, **way.settings},
-            )
-            for way in compared
-        }
-        if not labelled:
-            self._note_labels()
-        return Check(
-            sentence=verdict.sentence,
-            recommended=rows[verdict.recommended.name],
-            rows=tuple(rows.values()),
-            program=name_of(self.program),
-            calls=len(self.examples),
-            labelled=len(labelled),
-            disagreements=tuple(disagreements),
-            cost_unit=verdict.unit,
-            spent=self.funds.spent,
-            notes=tuple(self.notes),
-        )
-
-    def _note_labels(self) -> None:
-        """Note which fields of the examples might have been meant as labels."""
-        others = sorted({name for example in self.examples for name in example.labels().keys()})  # noqa: SIM118
-        if others:
-            self.notes.append(
-                f"nothing in the examples labels an output field of the program (beside its inputs they have "
-                f"{', '.join(others)}): rename the label, or pass metric="
-            )
 
 
 def _single(name: str, settings: Mapping[str, Any], calls: Sequence[Call]) -> Way:

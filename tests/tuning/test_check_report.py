@@ -1,10 +1,16 @@
 import json
+import math
+
+import dspy
+import pytest
 
 from dynscale_dspy import Cost, Integrated, Parallel, Uniform
 from dynscale_dspy.config import ScalingSettings
-from dynscale_dspy.tuning.check_report import Check, CheckRow
-from dynscale_dspy.tuning.verdict import Interval, Spending
+from dynscale_dspy.tuning.check_report import Check, CheckRow, concluded
+from dynscale_dspy.tuning.verdict import Interval, Spending, Way
 from tests.reporting.test_html import Page
+
+EXAMPLES = [dspy.Example(question=str(number)).with_inputs("question") for number in range(5)]
 
 
 def row(name, accuracy, gain, changed=(0.0, 0.0, 0.1), *, spending=(1, 1, 30, 10), times=1.0, **settings):
@@ -121,6 +127,30 @@ def test_json_holds_every_figure_and_settings_that_can_be_read_again():
     assert "answer" not in settings  # a function, which JSON cannot hold
     chained = row("Integrated of 4", None, None, budget=4, sampling=Integrated(share=0.5))
     assert found(chained).as_dict()["rows"][0]["settings"]["sampling"]["share"] == 0.5
+
+
+def way(name, *scores, single=True, changed=None):
+    return Way(
+        name, f"One {name} request", {"budget": 1}, single, Spending(1, 1), scores, changed or (0.0,) * len(scores)
+    )
+
+
+def test_a_run_that_failed_is_wrong_where_another_one_could_be_judged():
+    nothing = math.nan
+    ways = [way("plain", 1.0, nothing, nothing), way("greedy", 1.0, 1.0, nothing, changed=(0.0, 0.0, 1.0))]
+    made = concluded(ways, EXAMPLES[:3], own={"answer": "a"}, program="P", spent=Cost(samples=6), notes=["one"])
+    assert made.calls == 3 and made.labelled == 2 and made.disagreements == (2,) and made.notes == ("one",)
+    assert [each.accuracy.mean for each in made.rows] == [0.5, 1.0]
+    assert made.settings == {"answer": "a", "budget": 1} and made.recommended.name == "greedy"
+
+
+def test_calls_on_which_all_agree_need_no_label():
+    ways = [
+        way("greedy", 0.0, math.nan, math.nan),
+        way("vote", 1.0, math.nan, math.nan, single=False, changed=(1.0, 0, 0)),
+    ]
+    made = concluded(ways, EXAMPLES[:3], own={}, program="P", spent=Cost(), notes=())
+    assert made.labelled == 1 and made.rows[0].accuracy is None and made.rows[1].gain.mean == pytest.approx(1 / 3)
 
 
 def test_it_is_short_where_it_is_part_of_something_else():
