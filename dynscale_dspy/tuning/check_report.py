@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import dspy
-
 from dynscale_dspy.allocation.costs import Cost
 from dynscale_dspy.config import PoolSettings, ScalingSettings
 from dynscale_dspy.reporting import html as pages
@@ -106,7 +104,6 @@ class Check:
 
 def concluded(
     ways: Sequence[Way],
-    examples: Sequence[dspy.Example],
     *,
     own: Mapping[str, Any],
     program: str,
@@ -117,21 +114,20 @@ def concluded(
 
     Args:
         ways: As for :func:`~dynscale_dspy.tuning.verdict.decide`, but with a score for each example: not a number where
-            the metric cannot judge it, or the run failed.
-        examples: The examples.
+            the metric cannot judge it.
         own: Settings that all ways have in common.
         program: The program's name.
         spent: What the check has cost.
         notes: What was left out, and why.
     """
-    places = range(len(examples))
+    places = range(len(ways[0].scores))
     labelled = [place for place in places if any(not math.isnan(way.scores[place]) for way in ways)]
     disagreements = [place for place in places if any(way.changed[place] for way in ways)]
     # Where all ways agree they score the same, whatever the label would be.
     needless = len(labelled) < len(places) and bool(labelled) and set(disagreements) <= set(labelled)
     scored = places if needless else labelled
     compared = [
-        # A run that failed where another one could be judged is wrong.
+        # What cannot be judged, where another answer to the same can, is not right.
         dataclasses.replace(
             way, scores=tuple(0.0 if math.isnan(way.scores[place]) else way.scores[place] for place in scored)
         )
@@ -157,24 +153,13 @@ def concluded(
         recommended=rows[verdict.recommended.name],
         rows=tuple(rows.values()),
         program=program,
-        calls=len(examples),
+        calls=len(places),
         labelled=len(labelled),
         disagreements=tuple(disagreements),
         cost_unit=verdict.unit,
         spent=spent,
-        notes=(*notes, *([] if labelled else _unused_labels(examples))),
+        notes=tuple(notes),
     )
-
-
-def _unused_labels(examples: Sequence[dspy.Example]) -> list[str]:
-    """A note on fields of the examples that may have been meant as labels."""
-    others = sorted({name for example in examples for name in example.labels().keys()})  # noqa: SIM118
-    if not others:
-        return []
-    return [
-        f"nothing in the examples labels an output field of the program (beside its inputs they have "
-        f"{', '.join(others)}): rename the label, or pass metric="
-    ]
 
 
 def _text(found: Check) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -136,6 +137,7 @@ class _Checking:
         self.examples = as_examples(self.program, examples)
         same = SameAnswer(self.program, self.given.answer)
         self.judge = Judge(same if metric is None else checked_metric(metric))
+        self.looks_for_labels = metric is None
         self.samples = samples
         self.strategies = _each_once([given.sampling] if strategies is None else strategies)
         self.temperatures = _each_once([given.temperature] if temperatures is None else temperatures)
@@ -186,10 +188,10 @@ class _Checking:
         ways = [self._told(way, [call.alone() for call in calls]) for way, calls in singles]
         for temperature in self.temperatures:
             ways += self._several(temperature, plain)
+        self._note_labels(ways)
         usual = dict(ScalingSettings())
         return concluded(
             ways,
-            self.examples,
             own={name: value for name, value in self.given if value != usual[name]},
             program=name_of(self.program),
             spent=self.funds.spent,
@@ -286,6 +288,16 @@ class _Checking:
             raise errors[0]
         pairs = zip(predictions, self.examples, strict=True)
         return [Call.of(prediction, example, self.judge, self.given.selector) for prediction, example in pairs]
+
+    def _note_labels(self, ways: Sequence[Way]) -> None:
+        """Note which fields of the examples may have been meant as labels, if none is one."""
+        others = sorted({name for example in self.examples for name in example.labels().keys()})  # noqa: SIM118
+        is_labelled = any(not math.isnan(score) for way in ways for score in way.scores)
+        if others and self.looks_for_labels and not is_labelled:
+            self.notes.append(
+                "nothing in the examples labels an output field of the program (beside its inputs they have "
+                f"{', '.join(others)}): rename the label, or pass metric="
+            )
 
     def _told(self, way: Way, outcomes: Sequence[Any]) -> Way:
         """The way with what each call scored, and whether its answer is another than the greedy run's."""

@@ -14,6 +14,7 @@ from typing import Any
 
 import dspy
 
+from dynscale_dspy._naming import named_predictors
 from dynscale_dspy.execution.answer_reader import Answer, AnswerReader
 from dynscale_dspy.execution.introspection import signature_of
 from dynscale_dspy.selection.answers import UnreadableAnswer
@@ -167,13 +168,22 @@ class Judge:
         self._errors: list[Exception] = []
 
     def __call__(self, example: dspy.Example, prediction: Any) -> float:
-        """The score; not a number if there is no prediction, or the metric cannot judge it."""
+        """The score; not a number if the metric cannot judge it.
+
+        Args:
+            example: The example.
+            prediction: What the program returned; None if it failed, which scores 0.
+        """
         if prediction is None:
-            return math.nan
+            judged = not isinstance(self._metric, SameAnswer) or self._metric.is_labelled(example)
+            return 0.0 if judged else math.nan
         self._uses += 1
         try:
             score = self._metric(example, prediction)
-            return math.nan if score is None else float(score)
+            number = math.nan if score is None else float(score)
+            if math.isinf(number):
+                raise ValueError(f"metric must give a finite number, got {number}")
+            return number
         except Exception as error:
             # Its type only: the message may quote what the model said.
             logger.warning("the metric failed on a prediction, which scores 0: %s", type(error).__name__)
@@ -200,6 +210,19 @@ class SameAnswer:
     def __init__(self, program: dspy.Module, answer: Answer | None = None) -> None:
         self._program = program
         self._answer = answer
+        self._outputs = {name for _, each in named_predictors(program) for name in each.signature.output_fields}  # type: ignore[union-attr]
+
+    def is_labelled(self, example: dspy.Example) -> bool:
+        """Whether an example has a label, as far as that can be told without a prediction."""
+        labels = dict(example.labels())
+        if callable(self._answer):
+            return (
+                AnswerReader(self._program, self._answer).read(self._program, dspy.Prediction(**labels)) is not ABSENT
+            )
+        return (
+            self(example, dspy.Prediction(**{name: labels[name] for name in self._outputs if name in labels}))
+            is not None
+        )
 
     def __call__(self, example: dspy.Example, prediction: Any) -> float | None:
         """Compare."""

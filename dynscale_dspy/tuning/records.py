@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -65,7 +64,7 @@ class Call:
             selector: What the module was given to say which answer wins; None for the default.
         """
         if prediction is None:
-            return cls(None, math.nan, (), (), (), ())
+            return cls(None, judge(example, None), (), (), (), ())
         made = explain(prediction)
         comparable = selector is None or isinstance(selector, Plurality)
         keys = tuple(_key_of(sample, comparable) for sample in made.samples)

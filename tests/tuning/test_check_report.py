@@ -1,7 +1,6 @@
 import json
 import math
 
-import dspy
 import pytest
 
 from dynscale_dspy import Cost, Integrated, Parallel, Uniform
@@ -9,8 +8,6 @@ from dynscale_dspy.config import ScalingSettings
 from dynscale_dspy.tuning.check_report import Check, CheckRow, concluded
 from dynscale_dspy.tuning.verdict import Interval, Spending, Way
 from tests.reporting.test_html import Page
-
-EXAMPLES = [dspy.Example(question=str(number)).with_inputs("question") for number in range(5)]
 
 
 def row(name, accuracy, gain, changed=(0.0, 0.0, 0.1), *, spending=(1, 1, 30, 10), times=1.0, **settings):
@@ -135,10 +132,10 @@ def way(name, *scores, single=True, changed=None):
     )
 
 
-def test_a_run_that_failed_is_wrong_where_another_one_could_be_judged():
+def test_what_cannot_be_judged_is_not_right_where_another_answer_could_be():
     nothing = math.nan
     ways = [way("plain", 1.0, nothing, nothing), way("greedy", 1.0, 1.0, nothing, changed=(0.0, 0.0, 1.0))]
-    made = concluded(ways, EXAMPLES[:3], own={"answer": "a"}, program="P", spent=Cost(samples=6), notes=["one"])
+    made = concluded(ways, own={"answer": "a"}, program="P", spent=Cost(samples=6), notes=["one"])
     assert made.calls == 3 and made.labelled == 2 and made.disagreements == (2,) and made.notes == ("one",)
     assert [each.accuracy.mean for each in made.rows] == [0.5, 1.0]
     assert made.settings == {"answer": "a", "budget": 1} and made.recommended.name == "greedy"
@@ -149,7 +146,7 @@ def test_calls_on_which_all_agree_need_no_label():
         way("greedy", 0.0, math.nan, math.nan),
         way("vote", 1.0, math.nan, math.nan, single=False, changed=(1.0, 0, 0)),
     ]
-    made = concluded(ways, EXAMPLES[:3], own={}, program="P", spent=Cost(), notes=())
+    made = concluded(ways, own={}, program="P", spent=Cost(), notes=())
     assert made.labelled == 1 and made.rows[0].accuracy is None and made.rows[1].gain.mean == pytest.approx(1 / 3)
 
 

@@ -318,6 +318,23 @@ def test_a_call_that_fails_is_wrong():
     assert row(found, "plain").changed.mean == pytest.approx(1 / 40) and found.disagreements == (7,)
 
 
+def test_a_call_that_always_fails_is_labelled_and_wrong():
+    class Fails(Model):
+        def answer(self, request):
+            if "number 7\n" in self.text(request):
+                raise ValueError("down")
+            return super().answer(request)
+
+    found = checked(Fails(greedy=100, warm=100))
+    assert found.labelled == 40 and [each.accuracy.mean for each in found.rows] == [pytest.approx(39 / 40)] * 4
+    assert found.disagreements == ()
+
+
+def test_a_metric_that_can_judge_nothing_is_not_told_to_look_for_labels():
+    found = checked(Model(greedy=60, warm=60), EXAMPLES[:5], metric=lambda example, prediction: None)
+    assert found.labelled == 0 and found.notes == ()
+
+
 def test_a_program_that_always_fails_raises_its_own_error():
     class Broken(dspy.Module):
         def forward(self, question):

@@ -140,9 +140,28 @@ def test_a_judge_gives_numbers():
     judge = Judge(lambda example, prediction: prediction.good)
     assert judge(dspy.Example(), dspy.Prediction(good=True)) == 1.0
     assert judge(dspy.Example(), dspy.Prediction(good=dspy.Prediction(score=0.5))) == 0.5
-    assert math.isnan(judge(dspy.Example(), dspy.Prediction(good=None))) and math.isnan(judge(dspy.Example(), None))
+    assert math.isnan(judge(dspy.Example(), dspy.Prediction(good=None)))
+    assert judge(dspy.Example(), None) == 0.0  # the program failed
     assert judge(dspy.Example(), dspy.Prediction(bad=1)) == 0.0  # the metric failed
     judge.raise_if_useless()
+
+
+def test_a_run_that_failed_is_wrong_where_there_is_a_label():
+    judge = Judge(SameAnswer(dspy.Predict(Topic)))
+    assert judge(dspy.Example(title="t", topic="World").with_inputs("title"), None) == 0.0
+    for labels in ({}, {"id": 3}, {"topic": ""}):
+        assert math.isnan(judge(dspy.Example(title="t", **labels).with_inputs("title"), None))
+    judge = Judge(SameAnswer(dspy.Predict(Topic), lambda prediction: prediction.stars))
+    assert judge(dspy.Example(title="t", stars=3).with_inputs("title"), None) == 0.0
+    assert math.isnan(judge(dspy.Example(title="t", topic="World").with_inputs("title"), None))
+
+
+def test_scores_are_finite():
+    judge = Judge(lambda example, prediction: float("inf"))
+    assert judge(dspy.Example(), dspy.Prediction(answer="x")) == 0.0
+    with pytest.raises(ValueError, match=r"^metric must give a finite number, got inf$"):
+        judge.raise_if_useless()
+    assert math.isnan(Judge(lambda example, prediction: float("nan"))(dspy.Example(), dspy.Prediction(answer="x")))
 
 
 def test_a_metric_that_always_fails_is_raised():
