@@ -330,9 +330,15 @@ def _sizes(samples: int) -> list[int]:
 
 
 def _name(strategy: Strategy, among: Sequence[Strategy]) -> str:
-    """The class of a strategy; its settings, too, where another one has the same class."""
-    kind = type(strategy).__name__
-    return kind if sum(type(each).__name__ == kind for each in among) == 1 else str(strategy)
+    """The class of a strategy; with the settings that are not the usual ones, where another one has the same class."""
+    kind = type(strategy)
+    if sum(type(each) is kind for each in among) == 1:
+        return kind.__name__
+    if not dataclasses.is_dataclass(strategy):
+        return str(strategy)
+    usual = {each.name: each.default for each in dataclasses.fields(strategy)}
+    own = {name: getattr(strategy, name) for name in usual if getattr(strategy, name) != usual[name]}
+    return kind.__name__ + (f"({', '.join(f'{name}={value!r}' for name, value in own.items())})" if own else "")
 
 
 def _is_greedy(program: dspy.Module) -> bool:

@@ -179,7 +179,7 @@ def test_temperatures_and_strategies_of_ones_own():
     names = [each.name for each in found.rows]
     assert len(names) == len(set(names)) == 2 + 2 * 4
     assert "vote of 4 at 0.5" in names and "Parallel of 4 at 0.9" in names
-    assert sum("when='always'" in name for name in names) == 2
+    assert "Integrated of 4 at 0.5" in names and "Integrated(when='always') of 4 at 0.9" in names
     assert row(found, "vote of 4 at 0.5").settings["temperature"] == 0.5
     assert model.temperatures() == {None: 40, 0.0: 40, 0.5: 640, 0.9: 640}
 
