@@ -18,7 +18,7 @@ from dynscale_dspy.execution.inputs import inputs_of
 from dynscale_dspy.execution.introspection import lm_of
 from dynscale_dspy.module import DynScaling
 from dynscale_dspy.reporting.explanation import explain
-from dynscale_dspy.sampling.strategies import Parallel, Strategy
+from dynscale_dspy.sampling.strategies import Integrated, Parallel, Strategy
 from dynscale_dspy.tuning.check_report import Check, concluded
 from dynscale_dspy.tuning.examples import Judge, Metric, SameAnswer, as_examples, checked_metric
 from dynscale_dspy.tuning.funds import Funds
@@ -46,7 +46,7 @@ def check(
     """Measure on a few dozen calls whether scaling a program on its language model is worth it, and at what cost.
 
     The same calls are answered by the program as it is, by the program at temperature 0 ("greedy"), by a vote of
-    independent samples, and by a strategy. A way of several samples is recommended only where it is shown to beat the
+    independent samples, and by strategies. A way of several samples is recommended only where it is shown to beat the
     better of the two single runs (:func:`~dynscale_dspy.tuning.verdict.decide`). On few calls that takes a large gain:
     else one request stays the advice.
 
@@ -64,13 +64,14 @@ def check(
         metric: ``metric(example, prediction)``, more is better. By default an answer that votes as the label does is
             right. What a metric spends is its own matter.
         samples: Samples a call; a vote of half as many, if these are 3 or more, is measured beside it.
-        strategies: Strategies to measure with so many samples; the program's own, or the default one, by default.
+        strategies: Strategies to measure with so many samples. By default the program's own, or the default one, and
+            ``Integrated(when="close")``, which need not learn first whether seeing earlier attempts helps.
         temperatures: Temperatures of samples to measure; the program's own by default. None stands for the language
             model's own, 1.0 where it has none or 0.
         budget: What the check may spend: a number of samples; or several caps by name as ``BudgetPool`` takes them,
             ``{"dollars": 0.50}``. Under a cap on samples only the first examples are answered, if that makes it fit.
             What does not fit any more is left out, as ``notes`` say. By default all that is asked for is drawn, about
-            ``2 + 2 * samples`` for each example.
+            ``2 + 3 * samples`` for each example.
         num_threads: Samples at a time; DSPy's setting by default.
         seed: Seeds the pools and the orders.
         display_progress: Whether to show progress bars.
@@ -139,7 +140,8 @@ class _Checking:
         self.judge = Judge(same if metric is None else checked_metric(metric))
         self.looks_for_labels = metric is None
         self.samples = samples
-        self.strategies = _each_once([given.sampling] if strategies is None else strategies)
+        # What a strategy learns of a program takes more calls than a check has: one that need not learn is beside it.
+        self.strategies = _each_once([given.sampling, Integrated(when="close")] if strategies is None else strategies)
         self.temperatures = _each_once([given.temperature] if temperatures is None else temperatures)
         for strategy in self.strategies:
             for temperature in self.temperatures:

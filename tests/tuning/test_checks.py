@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import threading
+from dataclasses import replace
 from typing import Literal
 
 import dspy
@@ -17,6 +18,7 @@ from tests.support import ScriptedModel, needs_lm_errors
 
 EXAMPLES = [dspy.Example(question=f"number {i}", answer=f"right {i}").with_inputs("question") for i in range(40)]
 UNLABELLED = [example.inputs() for example in EXAMPLES]
+SEEING = Integrated(when="close", first="own")
 QA = "question -> answer"
 
 
@@ -57,7 +59,7 @@ class Model(ScriptedModel):
 def checked(model, examples=EXAMPLES, program=QA, **options):
     program = dspy.ChainOfThought(program) if isinstance(program, str) else program
     with dspy.context(lm=model.lm(**options.pop("lm", {}))):
-        return check(program, examples, **{"num_threads": 1, **options})
+        return check(program, examples, **{"num_threads": 1, "strategies": [SEEING], **options})
 
 
 def row(found, name):
@@ -113,6 +115,13 @@ def test_a_program_that_they_do_not_help_stays_with_one_request():
     assert found.recommended.name == "greedy" and found.settings == {"budget": 1, "max_samples": 1, "temperature": 0.0}
     assert found.sentence.startswith("One greedy request is ")
     assert row(found, "greedy").gain is None and row(found, "plain").gain.mean < 0
+
+
+def test_by_default_a_strategy_that_need_not_learn_is_beside_the_usual_one():
+    found = checked(Model(greedy=60, warm=60), EXAMPLES[:4], strategies=None)
+    names = [each.name for each in found.rows]
+    assert names == ["plain", "greedy", "vote of 4", "Integrated of 4", "Integrated(when='close') of 4"]
+    assert found.rows[-1].settings["sampling"] == Integrated(when="close") and found.spent.samples == 4 * 14
 
 
 def test_without_labels_it_tells_what_would_change():
@@ -175,11 +184,11 @@ def test_votes_of_fewer_samples_come_from_the_same_record():
 
 def test_temperatures_and_strategies_of_ones_own():
     model = Model(greedy=60, warm=60)
-    found = checked(model, strategies=[Parallel(), Integrated(), Integrated(when="always")], temperatures=[0.5, 0.9])
+    found = checked(model, strategies=[Parallel(), SEEING, replace(SEEING, when="always")], temperatures=[0.5, 0.9])
     names = [each.name for each in found.rows]
     assert len(names) == len(set(names)) == 2 + 2 * 4
     assert "vote of 4 at 0.5" in names and "Parallel of 4 at 0.9" in names
-    assert "Integrated of 4 at 0.5" in names and "Integrated(when='always') of 4 at 0.9" in names
+    assert sum(name.startswith("Integrated(") and "first='own'" in name for name in names) == 4
     assert row(found, "vote of 4 at 0.5").settings["temperature"] == 0.5
     assert model.temperatures() == {None: 40, 0.0: 40, 0.5: 640, 0.9: 640}
 
@@ -191,11 +200,14 @@ class Once(Integrated):
         return super().propose(view, learned, rng) if view.next_index == 0 else None
 
 
+ONCE = Once(when="close", first="own")
+
+
 def test_a_strategy_that_wants_fewer_samples_is_said_to_draw_so_many():
-    found = checked(Model(greedy=20, warm=100), strategies=[Once(), Once()])
+    found = checked(Model(greedy=20, warm=100), strategies=[ONCE, ONCE])
     assert [each.name for each in found.rows] == ["plain", "greedy", "vote of 4", "Once of 4"]
     assert row(found, "Once of 4").spending.samples == 1 and row(found, "Once of 4").times == pytest.approx(1)
-    found = checked(Model(greedy=20, warm=100), strategies=[Once()], lm={"temperature": 0.0}, temperatures=[1.0])
+    found = checked(Model(greedy=20, warm=100), strategies=[ONCE], lm={"temperature": 0.0}, temperatures=[1.0])
     assert found.sentence.startswith("1.0 samples a call (Once) gain ") and found.sentence.endswith(
         " for 1.0 times its cost."
     )
@@ -225,9 +237,9 @@ def test_a_wrapped_program_is_measured_with_its_settings():
     model.answer = lambda request, own=model.answer: own(request).replace(
         "[[ ## completed", "[[ ## note ## ]]\nn\n\n[[ ## completed"
     )
-    found = checked(model, program=program)
-    assert [each.name for each in found.rows] == ["plain", "greedy", "vote of 4", "Parallel of 4"]
-    assert model.temperatures() == {None: 40, 0.0: 40, 0.6: 320}
+    found = checked(model, program=program, strategies=None)
+    assert [each.name for each in found.rows] == ["plain", "greedy", "vote of 4", "Parallel of 4", "Integrated of 4"]
+    assert model.temperatures() == {None: 40, 0.0: 80, 0.6: 440}
     assert row(found, "Parallel of 4").settings == {
         **{"budget": 4, "sampling": Parallel(first="own"), "temperature": 0.6, "answer": ("answer",), "max_samples": 6},
     }
@@ -425,8 +437,8 @@ def test_on_a_server_that_shares_requests_or_not(server, engine):
 def test_on_the_model_in_the_box():
     with lab.serve(cache=False, seed=1, engine="auto") as lm, dspy.context(lm=lm):
         found = check(dspy.ChainOfThought(QA), lab.questions(12, seed=5), num_threads=16, samples=3)
-    assert found.calls == found.labelled == 12 and len(found.rows) == 4
-    assert found.spent.samples == 12 * 8
+    assert found.calls == found.labelled == 12 and len(found.rows) == 5
+    assert found.spent.samples == 12 * 11
     if not found.recommended.name.startswith(("plain", "greedy")):
         assert found.recommended.gain.low > 0
 

@@ -57,20 +57,21 @@ def test_a_check_from_a_shell(folder, server, capsys):
     )
     printed = capsys.readouterr().out
     assert printed.startswith("Predict(number -> sign) on 6 calls; the check took ")
-    assert "vote of 4" in printed and printed.count("100.0 [") == 4
+    assert "vote of 4" in printed and printed.count("100.0 [") == 5
     told = json.loads(out.read_text(encoding="utf-8"))
-    assert [row["name"] for row in told["rows"]] == ["plain", "greedy", "vote of 4", "Integrated of 4"]
+    names = ["plain", "greedy", "vote of 4", "Integrated of 4", "Integrated(when='close') of 4"]
+    assert [row["name"] for row in told["rows"]] == names
     assert told["sentence"] == printed.splitlines()[-1]
-    # Those of the strategy's samples that the vote has drawn are in DSPy's cache.
-    assert told["spent"]["requests"] == 6 * 10
+    # Samples that the vote and the greedy run have drawn are in DSPy's cache for the strategies.
+    assert told["spent"]["requests"] == 6 * 14
     assert told["spent"]["requests"] - told["spent"]["cached_requests"] == fake.statistics().requests == 6 * 6
-    assert "36 requests" in printed and "cache had 24 more" in printed
+    assert "36 requests" in printed and "cache had 48 more" in printed
     assert told["rows"][2]["times"] == pytest.approx(4, rel=0.1)  # what it would have cost without
 
 
 def test_another_program_without_labels_and_with_a_cap(folder, server, capsys):
     (folder / "calls.jsonl").write_text("".join(f'{{"number": "{n}"}}\n' for n in range(6)), encoding="utf-8")
-    arguments = ["--name", "other", "--samples", "3", "--budget", "24"]
+    arguments = ["--name", "other", "--samples", "3", "--budget", "33"]
     assert main(["check", "qa.py", "--examples", "calls.jsonl", *served(server()), *arguments]) == 0
     printed = capsys.readouterr().out
     assert "ChainOfThought(number -> reasoning, sign) on 3 calls, 0 labelled" in printed and "vote of 3" in printed
@@ -81,7 +82,7 @@ def test_a_file_that_configures_its_own_language_model(folder, server, capsys):
     code = f"{PROGRAM}\nprogram.lm = dspy.LM('openai/fake', api_base={fake.url!r}, api_key='k', cache=False)\n"
     (folder / "own.py").write_text(code, encoding="utf-8")
     assert main(["check", "own.py", "--examples", "calls.csv", "--threads", "2"]) == 0
-    assert fake.statistics().requests == 60 and "6 calls" in capsys.readouterr().out
+    assert fake.statistics().requests == 84 and "6 calls" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -114,7 +115,7 @@ def test_a_file_that_configures_its_own_language_model(folder, server, capsys):
             ["qa.py", "--lm", "openai/x", "--samples", "2"],
             "samples must be at least 3, or no vote",
         ),
-        (["qa.py", "--lm", "openai/x", "--budget", "12"], "budget is too small: 12 samples"),
+        (["qa.py", "--lm", "openai/x", "--budget", "12"], "budget is too small: 12 samples, and each"),
         (["qa.py", "--lm", "openai/x", "--dollars", "-1"], "dollars must be"),
         (
             ["qa.py", "--lm", "openai/x", "--examples", "other.csv"],
