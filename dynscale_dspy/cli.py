@@ -1,4 +1,4 @@
-"""The command line: ``dynscale demo``, ``dynscale replay`` and ``dynscale lab serve``."""
+"""The command line: ``dynscale demo``, ``dynscale check``, ``dynscale replay`` and ``dynscale lab serve``."""
 
 from __future__ import annotations
 
@@ -51,6 +51,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     demo.add_argument("--api-key", default="local", metavar="KEY", help="for --api-base; local servers take any")
     demo.add_argument("--json", type=Path, metavar="OUT", help="write the table's rows here")
     demo.set_defaults(run=_demo)
+
+    from dynscale_dspy.tuning import cli as tuning
+
+    checking = commands.add_parser("check", help="say whether scaling a program is worth it, on examples of yours")
+    tuning.add_arguments(checking)
+    checking.set_defaults(run=tuning.main)
 
     from dynscale_dspy.replay import cli as replay
 
