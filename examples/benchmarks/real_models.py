@@ -7,9 +7,9 @@
 
 Any OpenAI-compatible server will do. The questions are made from templates (``real/tasks.py``). Between the program and
 the server stands a proxy (``real/proxy.py``). Where a program decides at once it asks the server for the label's
-probabilities once for each prompt, and draws from them: replicates are free. ``--whole`` generates labels too, as the
-programs that reason first always do. What the server said is kept in the ``--state`` file, which answers without a
-server when all is in it.
+probabilities once for each prompt, and draws from them: replicates are free, but for samples that see earlier ones.
+``--whole`` generates labels too, as the programs that reason first always do. What the server said is kept in the
+``--state`` file, which answers without a server when all is in it.
 
 Every gain is over the better of the plain program as it is and at temperature 0 (on these questions), with a 95 %
 interval by a bootstrap over questions, paired, the replicates averaged. A cost is tokens read / 4 + tokens written.
@@ -236,26 +236,28 @@ def row(model: str, task: str, method: Method, pairs: Sequence[tuple[Run, Run]])
 
 def measured(bench: Bench, tasks: Sequence[Task], options: argparse.Namespace) -> list[dict[str, Any]]:
     """All methods on all tasks, a row each, and on the mean of the tasks that decide at once and that reason first."""
+    wanted = options.methods.split(",")
+    methods = [one for one in METHODS if one in PLAIN or any(part in one.name for part in wanted)]
     pairs: dict[str, dict[Method, tuple[Run, Run]]] = {}
     rows = []
     for task in tasks:
         exact = task.labels is not None and not options.whole
         replicates = options.replicates if exact else options.whole_replicates
         runs = {}
-        for method in METHODS:
+        for method in methods:
             # At temperature 0 every run is the same.
             runs[method] = bench.run(task, method, 1 if method == PLAIN[1] else replicates)
         best = max((runs[plain] for plain in PLAIN), key=lambda run: run.right.mean())
         pairs[task.name] = {method: (run, best) for method, run in runs.items()}
         rows += [row(options.model, task.name, method, [pair]) for method, pair in pairs[task.name].items()]
-        show(f"{options.model}, {task.name}", rows[-len(METHODS) :])
+        show(f"{options.model}, {task.name}", rows[-len(methods) :])
     for kind, chosen in (
         ("decides at once", [task.name for task in tasks if task.labels is not None]),
         ("reasons first", [task.name for task in tasks if task.labels is None]),
     ):
         if len(chosen) > 1:
-            rows += [row(options.model, kind, m, [pairs[name][m] for name in chosen]) for m in METHODS]
-            show(f"{options.model}, {kind}: mean of {', '.join(chosen)}", rows[-len(METHODS) :])
+            rows += [row(options.model, kind, m, [pairs[name][m] for name in chosen]) for m in methods]
+            show(f"{options.model}, {kind}: mean of {', '.join(chosen)}", rows[-len(methods) :])
     return rows
 
 
@@ -307,6 +309,9 @@ def main() -> None:
     parser.add_argument("--api-key", default=os.environ.get("OPENAI_API_KEY", "none"))
     parser.add_argument("--state", type=Path, metavar="FILE", help="what the model said, one JSON object a line")
     parser.add_argument("--tasks", default=",".join(TASKS), help="of " + ", ".join(TASKS))
+    parser.add_argument(
+        "--methods", default="", help="those whose names have one of these parts, besides the plain ones"
+    )
     parser.add_argument("--questions", type=int, default=80, help="of each task")
     parser.add_argument("--seed", type=int, default=0, help="which questions")
     parser.add_argument("--temperature", type=float, help="the language model's own; by default it names none")
