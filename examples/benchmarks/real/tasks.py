@@ -78,18 +78,20 @@ class Task:
         """The output field that holds the answer."""
         return list(self.signature.output_fields)[-1]
 
-    def program(self) -> dspy.Module:
-        """A predictor with demos, which no question repeats."""
-        program = dspy.Predict(self.signature)
+    def demos(self) -> list[dspy.Example]:
+        """Worked examples for the prompt; no question repeats one of them."""
         made = self._made(random.Random(f"demos of {self.name}"))
         if self.labels is None:
-            program.demos = [dspy.Example(**next(made)) for _ in range(DEMOS)]
-            return program
+            return [dspy.Example(**next(made)) for _ in range(DEMOS)]
         # As many of each label, so that none is favoured for being shown more often.
         wanted = [label for label in self.labels for _ in range(-(-DEMOS // len(self.labels)))]
         random.Random(f"order of {self.name}").shuffle(wanted)
-        for label in wanted[:DEMOS]:
-            program.demos.append(dspy.Example(**next(one for one in made if one[self.answered] == label)))
+        return [dspy.Example(**next(one for one in made if one[self.answered] == label)) for label in wanted[:DEMOS]]
+
+    def program(self) -> dspy.Module:
+        """A predictor with the demos."""
+        program = dspy.Predict(self.signature)
+        program.demos = self.demos()
         return program
 
     def questions(self, count: int, seed: int) -> list[dspy.Example]:
@@ -99,7 +101,7 @@ class Task:
             count: How many.
             seed: Which.
         """
-        shown = {demo[self.asked] for demo in self.program().demos}
+        shown = {demo[self.asked] for demo in self.demos()}
         found: dict[str, dspy.Example] = {}
         for one in self._made(random.Random(f"{seed} of {self.name}")):
             if one[self.asked] not in shown:
