@@ -70,6 +70,12 @@ def compared(found: Sequence[Sequence[Probabilities]], gold: Sequence[str]) -> d
         shown = [found[order][at] for order in (own, *others(own))]
         return max(shown[0], key=lambda label: sum(p[label] for p in shown))
 
+    means = [{label: float(np.mean([p[label] for p in ps])) for label in ps[0]} for ps in found]
+
+    def divided(own: int, at: int) -> str:
+        p, mean = found[own][at], means[own]
+        return max(p, key=lambda label: p[label] / max(mean[label], 1e-9))
+
     methods: dict[str, tuple[Callable[[int, int], str], int]] = {
         "temperature 0": (lambda own, at: draw(found[own][at], 0.0), 1),
         "4 samples, temperature 1": (same(1.0), DRAWS),
@@ -77,6 +83,8 @@ def compared(found: Sequence[Sequence[Probabilities]], gold: Sequence[str]) -> d
         "temperature 0, and 3 other orders at 0": (permuted(0.0), DRAWS),
         "temperature 0, and 3 other orders at 0.3": (permuted(0.3), DRAWS),
         "mean probabilities of own and 3 other orders": (averaged, DRAWS),
+        # Batch calibration (Zhou et al., arXiv 2309.17249): no label is known, but that they are about as frequent is.
+        "probabilities over their mean of all questions": (divided, 1),
     }
     return {
         name: np.array(
