@@ -105,6 +105,8 @@ class Call:
         """The language-model requests a sample makes, as far as the program tells."""
         lm = lm_of(predictors[0], program, kwargs) if len(predictors) == 1 else None
         self._stream = UserStream.here()
+        learned = admission.program(scaled.owner).learned
+        at_once = decides_at_once(program, scaled.reader.output_types, lm, learned.cost.mean("completion_tokens"))
         self._settings = SampleSettings(
             program,
             scaled.reader,
@@ -116,13 +118,13 @@ class Call:
             lm,
             self._stream,
             scaled.speaker if self._stream is not None and is_listened_to(scaled.speaker) else None,
+            at_once,
         )
         shares = vary and not pool.is_durable
         choices = choices_per_request(program, predictors, kwargs, settings.max_choices) if shares else 1
         # Where requests are capped, all samples at once must not find out that their temperature is refused.
         careful = vary and settings.temperature is None and admission.caps("requests") and is_unproven(lm, {})
         self._inputs = inputs_key((args, kwargs))
-        learned = admission.program(scaled.owner).learned
         self.plan = Plan(
             settings.sampling,
             seed=pool.seed,
@@ -134,7 +136,7 @@ class Call:
             max_choices=choices,
             stop_when_decided=settings.stop_when_decided,
             leader=choices == 1 and (careful or (settings.leader and is_long((args, kwargs)))),
-            at_once=decides_at_once(program, scaled.reader.output_types, lm, learned.cost.mean("completion_tokens")),
+            at_once=at_once,
         )
         called = dspy.settings.caller_modules or [None]
         self._is_sample_itself = self.plan.max_samples == 1 and called[-1] is program
