@@ -92,14 +92,18 @@ class Method:
 PLAIN = (Method("plain"), Method("plain, temperature 0", temperature=0.0))
 METHODS = (
     *PLAIN,
-    *(Method("uniform voting", n, None, {"policy": Uniform(), "sampling": Parallel()}) for n in (4, 8)),
+    *(
+        Method(
+            "uniform voting, temperature 1", n, None, {"policy": Uniform(), "sampling": Parallel(), "temperature": 1.0}
+        )
+        for n in (4, 8)
+    ),
     *(Method("default", n, None, {}) for n in (2, 4, 8)),
-    Method("Parallel", 4, None, {"sampling": Parallel()}),
+    Method("Parallel, temperature 1", 4, None, {"sampling": Parallel(), "temperature": 1.0}),
     Method("Parallel, temperature 0.3", 4, None, {"sampling": Parallel(), "temperature": 0.3}),
     Method('Parallel(first="greedy")', 4, None, {"sampling": Parallel(first="greedy")}),
     Method('Integrated(first="greedy")', 4, None, {"sampling": Integrated(first="greedy")}),
 )
-COLUMNS = ("accuracy", "gain", "low", "high", "requests", "tokens", "cost", "ece", "auroc")
 
 
 class Brief(dspy.ChatAdapter):
