@@ -275,6 +275,41 @@ def throughput(part: str, name: str = "throughput") -> str:
     return _table(lines, kept)
 
 
+def real_models(name: str) -> str:
+    """A column a model and task; the gain is over the better plain run of that column."""
+    kept = _load(name)
+    columns = list(dict.fromkeys((row["model"], row["task"]) for row in kept["rows"]))
+    found = {(row["model"], row["task"], row["method"], row["budget"]): row for row in kept["rows"]}
+    lines = [_line(["", "samples", *(f"{model}, {task}" for model, task in columns)])]
+    lines.append("|---|---:|" + "---:|" * len(columns))
+    for method, budget in dict.fromkeys((row["method"], row["budget"]) for row in kept["rows"]):
+        cells = [method.replace("Parallel", "`Parallel`") if "(" not in method else f"`{method}`", str(budget)]
+        for model, task in columns:
+            row = found[model, task, method, budget]
+            gain, low, high = (100 * row[part] for part in ("gain", "low", "high"))
+            own = f"{100 * row['accuracy']:.1f}"
+            cells.append(own if low == high == 0 else f"{own} ({gain:+.1f} [{low:+.1f}, {high:+.1f}])")
+        lines.append(_line(cells))
+    return _table(lines, kept)
+
+
+def orders() -> str:
+    kept = _load("real_models_orders")
+    columns = list(dict.fromkeys((row["model"], row["task"]) for row in kept["rows"]))
+    heads = ["", *(f"{model}, {task}: {what}" for model, task in columns for what in ("mean", "best order"))]
+    lines = [_line(heads), "|---|" + "---:|" * (len(heads) - 1)]
+    for method in dict.fromkeys(row["method"] for row in kept["rows"]):
+        cells = [method]
+        for model, task in columns:
+            row = next(r for r in kept["rows"] if (r["model"], r["task"], r["method"]) == (model, task, method))
+            gain, low, high = (100 * row[part] for part in ("gain", "low", "high"))
+            own = f"{100 * row['accuracy']:.1f}"
+            cells.append(own if low == high == 0 else f"{own} ({gain:+.1f} [{low:+.1f}, {high:+.1f}])")
+            cells.append(f"{100 * row['best order']:.1f}")
+        lines.append(_line(cells))
+    return _table(lines, kept)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "confidence": confidence,
     "cluster": cluster,
@@ -291,8 +326,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "leases shift": lambda: leases("leases_shift"),
     "local servers": local_servers,
     "models": models,
+    "orders": orders,
     "overhead": overhead,
     "prompts": prompts,
+    "real models": lambda: real_models("real_models"),
     "replay each pool": lambda: replay("each pool"),
     "replay all pools": lambda: replay("all pools"),
     "throughput one": lambda: throughput("one", "throughput_one"),

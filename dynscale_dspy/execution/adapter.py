@@ -192,6 +192,7 @@ class SampleAdapter:
         Everything is copied, never changed: DSPy records the caller's own dicts in traces and demos.
         """
         lm_kwargs, signature, demos, inputs = given
+        demos = self._draw.sampler.arranged(demos, self._draw.index)
         kwargs = asking.concessions.applied(*self._settings_for(lm, lm_kwargs))
         text = asking.chain
         if asking.started is not None:

@@ -195,7 +195,8 @@ class Plan:
 
     def may_share(self, job: Job) -> bool:
         """Whether a request may bring this job's sample together with others: they have to ask for the same."""
-        return job.lease is not None and not job.draw.conditioned and job.draw.sampler.lm is None
+        sampler = job.draw.sampler
+        return job.lease is not None and not job.draw.conditioned and sampler.lm is None and sampler.demos == "own"
 
     def sharing(self, jobs: Sequence[Job]) -> list[Job]:
         """The same jobs; those that can share requests, as many of them as may, come first."""
