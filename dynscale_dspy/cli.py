@@ -35,8 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     demo.add_argument(
         "--seed",
         type=int,
-        default=16,
-        help="seed of questions and samples; the default is the one of 0 to 19 whose gains come nearest the mean",
+        default=2,
+        help="seed of questions and samples; of those in the README's table the default's gain is nearest the mean",
     )
     demo.add_argument(
         "--model", metavar="NAME", help="your own model, named the LiteLLM way, e.g. hosted_vllm/Qwen3-8B"

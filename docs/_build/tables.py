@@ -109,6 +109,7 @@ STRATEGIES = {
     "prefill": "`Integrated`, prefill",
     "sequential": "`Sequential`",
     "learned": '`Integrated(when="learned")`',
+    "default": "the default, `Integrated()`",
 }
 
 
@@ -156,12 +157,7 @@ def gains() -> str:
 
 def models() -> str:
     kept = _load("models")
-    ways = {
-        **SINGLE,
-        "parallel": "`Parallel()`",
-        "integrated": "`Integrated()`",
-        "learned": STRATEGIES["learned"],
-    }
+    ways = {way: {**SINGLE, **STRATEGIES}[way] for way in dict.fromkeys(row["strategy"] for row in kept["rows"])}
     lines = [_line(["shown attempts the model", *ways.values()]), "|---|" + "---:|" * len(ways)]
     found: dict[str, list[str]] = {}
     for row in kept["rows"]:

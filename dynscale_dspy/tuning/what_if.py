@@ -117,7 +117,8 @@ def _single_runs(calls: Iterable[tuple[CallRecord, Question]]) -> dict[str, Sing
     settled: dict[str, list[bool]] = {}
     for call, question in calls:
         first: dict[str, bool] = {}
-        for name, answer in zip(call.samplers, call.answers, strict=False):
+        for sampler, answer in zip(call.samplers, call.answers, strict=False):
+            name = sampler.partition(" ")[0]  # there may be several kinds of greedy samplers
             if name in SINGLE:
                 first.setdefault(name, str(answer) in question.right)
         for name, agrees in first.items():

@@ -65,18 +65,21 @@ from dynscale_dspy.testing import FakeServer, questions
 from dynscale_dspy.tuning.paired import Gain, better, paired_gain
 
 POLICIES: dict[str, Callable[[], Any]] = {"uniform": Uniform, "ucb": UCB, "kg": KnowledgeGradient}
+CHAINS = partial(Integrated, when="close", first="own")
+"""Chains where the vote is close, and a first sample like the others: each idea by itself."""
 STRATEGIES: dict[str, Callable[[], Any]] = {
+    "default": Integrated,
     "parallel": Parallel,
     "sequential": Sequential,
-    "integrated": Integrated,
-    "prefill": lambda: Integrated(rendering="prefill"),
-    "half": lambda: Integrated(share=0.5),
-    "late": lambda: Integrated(independent=4),
-    "late half": lambda: Integrated(independent=4, share=0.5),
-    "learned": lambda: Integrated(when="learned"),
-    "contested": lambda: Integrated(when="contested"),
-    "always": lambda: Integrated(when="always"),
-    "repeats": lambda: Integrated(repeats=True),
+    "integrated": CHAINS,
+    "prefill": partial(CHAINS, rendering="prefill"),
+    "half": partial(CHAINS, share=0.5),
+    "late": partial(CHAINS, independent=4),
+    "late half": partial(CHAINS, independent=4, share=0.5),
+    "learned": partial(CHAINS, when="learned"),
+    "contested": partial(CHAINS, when="contested"),
+    "always": partial(CHAINS, when="always"),
+    "repeats": partial(CHAINS, repeats=True),
 }
 SINGLE = {"plain": None, "plain, temperature 0": 0.0}
 """The plain program, and the temperature that it is asked at; None for the language model's own."""
@@ -576,7 +579,7 @@ def models(bench: Bench, seeds: Sequence[int], options: argparse.Namespace) -> l
     examples = [dspy.Example(question=asked.text, answer=asked.answer).with_inputs("question") for asked in bank]
     names = {0: "takes any", 1: "does not mind", 2: "sharpens", 3: "sharpens more"}
     ways: dict[str, dict[str, Any]] = {name: {"max_samples": 1, "temperature": SINGLE[name]} for name in SINGLE}
-    ways |= {name: {"sampling": STRATEGIES[name]()} for name in ("parallel", "integrated", "learned")}
+    ways |= {name: {"sampling": STRATEGIES[name]()} for name in ("parallel", "integrated", "learned", "default")}
 
     def answered(power: int, way: str, seed: int) -> dict[str, Any]:
         with FakeServer(bank, seed=seed, sharpen=power - 1.0, median_latency=0.003) as server:

@@ -43,7 +43,7 @@ def test_each_call_is_in_the_history_once_also_failed_ones_and_in_the_scope_arou
 def test_a_call_tells_what_drew_each_of_its_samples():
     pool = BudgetPool(samples=12, policy=Uniform())
     model = ScriptedModel(lambda prompt, number: {"answer": str(number)})
-    qa = DynScaling(dspy.Predict("question -> answer"), budget=pool, sampling=Integrated(first="greedy"))
+    qa = DynScaling(dspy.Predict("question -> answer"), budget=pool, sampling=Integrated(when="close", first="greedy"))
     with dspy.context(lm=model.lm()):
         predictions = qa.batch([{"question": "one"}, {"question": "two"}], num_threads=1, disable_progress_bar=True)
     for call, prediction in zip(pool.history.calls, predictions, strict=True):

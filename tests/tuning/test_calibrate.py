@@ -12,6 +12,8 @@ from tests.support import ScriptedModel
 
 EXAMPLES = [dspy.Example(question=f"number {i}", answer=f"right {i}").with_inputs("question") for i in range(30)]
 
+CHAINS = Integrated(when="close", first="own")
+
 
 def metric(example, prediction, trace=None):
     return prediction.answer == example.answer
@@ -75,7 +77,7 @@ class Warm(ScriptedModel):
 
 def test_the_plain_program_is_measured_first_as_it_is_and_at_temperature_0():
     scripted = model(shown_right=True)
-    _, tuned = compiled(scripted.lm(temperature=0.3), temperatures=[0.9])
+    _, tuned = compiled(scripted.lm(temperature=0.3), temperatures=[0.9], sampling=[Parallel()])
     plain, greedy, *_ = tuned.calibration.points
     assert (plain.samples, plain.temperature, plain.cost) == (1, None, 1)
     assert (greedy.samples, greedy.temperature, greedy.cost) == (1, 0, 1)
@@ -136,7 +138,7 @@ def test_a_language_model_that_fails_at_temperature_0_is_calibrated_without(capl
             return super().answer(request)
 
     with caplog.at_level(logging.WARNING, "dynscale_dspy"):
-        _, tuned = compiled(Picky(model(shown_right=True).reply).lm(temperature=1.0))
+        _, tuned = compiled(Picky(model(shown_right=True).reply).lm(temperature=1.0), sampling=[Parallel(), CHAINS])
     assert [point.temperature for point in tuned.calibration.points if point.plain] == [None]
     assert tuned.calibration.gain.is_sure and not tuned.calibration.chosen.plain
     assert re.search(
@@ -153,7 +155,7 @@ def test_who_asks_for_confidence_is_scaled_and_told_that_nothing_is_gained():
 
 
 def test_the_first_setting_stays_unless_another_is_better_beyond_noise():
-    _, tuned = compiled(model(shown_right=False).lm(temperature=1.0))
+    _, tuned = compiled(model(shown_right=False).lm(temperature=1.0), sampling=[Parallel(), CHAINS])
     assert tuned.calibration.best.sampling == Parallel()
     _, tuned = compiled(
         model(shown_right=False).lm(temperature=1.0),

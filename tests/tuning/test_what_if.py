@@ -70,7 +70,7 @@ def test_single_runs_are_the_first_of_their_sampler_whatever_else_a_call_holds()
     recorder = BudgetPool(samples=1)
     for answers, samplers in [
         ((0, 0, 0, 0), ("greedy", "independent", "greedy", "independent")),
-        ((None, 0, 0), ("greedy", "independent", "independent")),
+        ((None, 0, 0), ("greedy label", "independent", "independent")),
         ((0, 1, 1, 1, 1, 1, 1, 1), ("independent", "plain", *["independent"] * 6)),
         ((0, 0), ()),
     ]:
