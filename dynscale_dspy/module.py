@@ -144,13 +144,17 @@ class DynScaling(dspy.Module):
         Raises:
             ValueError: If there is neither.
         """
-        source: BudgetSource | None = self._budget if self._budget is not None else _ambient.current()
-        if source is None:
+        pool = self._pool_here()
+        if pool is None:
             raise ValueError(
                 "this module has no budget: pass budget=8 (samples a call) or budget=BudgetPool(...), "
                 "or call it inside `with BudgetPool(...):`"
             )
-        return source.active()
+        return pool
+
+    def _pool_here(self) -> BudgetPool | None:
+        source: BudgetSource | None = self._budget if self._budget is not None else _ambient.current()
+        return None if source is None else source.active()
 
     # ---- calls
 
@@ -301,7 +305,9 @@ class DynScaling(dspy.Module):
         """The program's own state, loadable without the wrapper, and beside it the scaling settings.
 
         The settings are those of :class:`~dynscale_dspy.config.ScalingSettings` and those of a private pool. A shared
-        pool belongs to others too and is not stored, nor is a function or a class of the user's.
+        pool belongs to others too and is not stored, nor is a function or a class of the user's. With them is kept what
+        was learned of the program's samples: whether those that see earlier ones check them, and what a greedy label
+        is worth.
         """
         return {**self.module.dump_state(json_mode=json_mode), KEY: self.dump_settings()}
 
@@ -328,6 +334,8 @@ class DynScaling(dspy.Module):
             budget = self._budget.active().settings.to_json()
             if all(name in budget for name in PRIVATE):
                 state["budget"] = {name: budget[name] for name in PRIVATE}
+        if (pool := self._pool_here()) is not None and (learned := pool.admission.program(self).learned.told()):
+            state["learned"] = learned
         return state
 
     def load_settings(self, saved: Any) -> None:
@@ -337,7 +345,7 @@ class DynScaling(dspy.Module):
             saved: What :meth:`dump_settings` wrote, here or in another version.
         """
         saved = dict(saved) if isinstance(saved, Mapping) else saved
-        budget = saved.pop("budget", None) if isinstance(saved, dict) else None
+        budget, learned = (saved.pop(name, None) if isinstance(saved, dict) else None for name in ("budget", "learned"))
         settings = self._settings.updated(saved)
         try:
             self._take(settings, AnswerReader(self.module, settings.answer))
@@ -354,6 +362,8 @@ class DynScaling(dspy.Module):
                     logger.warning("the saved budget is left as it is: %s", error)
                 else:
                     self._budget = BudgetPool(**{name: own[name] for name in PRIVATE})
+        if learned is not None and (pool := self._pool_here()) is not None:
+            pool.admission.program(self).learned.recall(learned)
 
     def __setattr__(self, name: str, value: Any) -> None:
         # What is the program's is set on the program: `qa.demos = ...`, `outer.map_named_predictors`.

@@ -550,6 +550,23 @@ def test_nested_state_loads_both_ways(tmp_path):
     assert fresh.dump_state() == plain.dump_state()
 
 
+def test_what_was_learned_of_samples_is_saved_with_the_settings(tmp_path):
+    """It is true of the program in the next process too, whatever pool pays there."""
+    qa = DynScaling(dspy.Predict("question -> answer"), budget=BudgetPool(samples=100))
+    assert "learned" not in qa.dump_state()["dynscale"]
+    learned = qa.pool.admission.program(qa).learned
+    for _ in range(9):
+        learned.trust.tell(agree=True, shown=2)
+    qa.save(tmp_path / "qa.json")
+    later = DynScaling(dspy.Predict("question -> answer"), budget=BudgetPool(samples=100))
+    later.load(tmp_path / "qa.json")
+    assert later.pool.admission.program(later).learned.trust.earned
+    assert later.dump_state() == qa.dump_state()
+    unpaid = DynScaling(dspy.Predict("question -> answer"))
+    unpaid.load(tmp_path / "qa.json")  # there is no pool yet that could know
+    assert "learned" not in unpaid.dump_state()["dynscale"]
+
+
 def test_state_saved_around_another_wrapper_loads(tmp_path):
     best = dspy.BestOfN(dspy.ChainOfThought("question -> answer"), N=2, reward_fn=lambda a, p: 1.0, threshold=1.0)
     best.module.predict.demos = [dspy.Example(question="q", answer="a")]

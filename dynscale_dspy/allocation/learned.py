@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from typing import Any
+
 from dynscale_dspy.allocation.confidence import Agreement
 from dynscale_dspy.allocation.costs import Cost, CostRecord
 from dynscale_dspy.allocation.modes import Modes
@@ -27,6 +31,10 @@ class SamplerRecord:
         self.cost = CostRecord()
         self.samples = 0
         self.blanks = 0
+
+
+_LASTING = ("trust", "modes")
+"""What is true of a program whatever pool pays."""
 
 
 class Learned:
@@ -61,6 +69,29 @@ class Learned:
         self.trust = Trust()
         self.ids_tell = True
         self._first: Cost | None = None
+
+    def told(self) -> dict[str, float]:
+        """What has been learned that is true of the program whatever pool pays, as values to save."""
+        told = {name: getattr(self, name).evidence for name in _LASTING}
+        return {name: evidence for name, evidence in told.items() if evidence != getattr(Learned(), name).evidence}
+
+    def recall(self, told: Any) -> None:
+        """Begin with what was saved elsewhere. What is no number, or of no known name, is left out.
+
+        Args:
+            told: What :meth:`told` gave.
+
+        Example:
+            >>> learned, later = Learned(), Learned()
+            >>> for _ in range(8):
+            ...     learned.trust.tell(agree=True, shown=2)
+            >>> later.recall(learned.told())
+            >>> later.trust.earned
+            True
+        """
+        for name, evidence in told.items() if isinstance(told, Mapping) else ():
+            if name in _LASTING and isinstance(evidence, (int, float)) and math.isfinite(evidence):
+                getattr(self, name).recall(float(evidence))
 
     def of(self, sampler: str) -> SamplerRecord:
         """The record of a sampler; an empty one before its first sample."""

@@ -57,6 +57,10 @@ class Modes:
         if first != other:
             self.evidence = max(LEAST, min(self.evidence + (_TOGETHER if first else _APART), MOST))
 
+    def recall(self, evidence: float) -> None:
+        """Begin with what was learned elsewhere of the same program."""
+        self.evidence = max(LEAST, min(evidence, MOST))
+
     @property
     def weight(self) -> float:
         """What the vote of a first sample counts, by what is known."""

@@ -67,6 +67,11 @@ class Trust:
         # Calls in which a checker is lost come late in a known set: what was earned is not lost to a few of them.
         self._earned = self.evidence >= ENOUGH or (self._earned and self.evidence > GIVE_UP)
 
+    def recall(self, evidence: float) -> None:
+        """Begin with what was learned elsewhere of the same program."""
+        self.evidence = max(GIVE_UP, min(evidence, MOST))
+        self._earned = self.evidence >= ENOUGH
+
     def asked(self) -> None:
         """A sample that sees earlier ones was drawn."""
         self._asked += 1

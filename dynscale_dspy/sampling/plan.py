@@ -378,7 +378,7 @@ class Plan:
                     self._has_compared = True
                     self._learned.trust.tell(agree=said == self._said[shown], shown=len(shown))
                 self._said[shown] = said
-        if self._at_once and not sample.draw.conditioned:
+        if self._at_once:
             if sample.draw.sampler is GREEDY_LABEL:
                 self._greedy = sample
             else:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -39,3 +40,19 @@ def test_costs_are_kept_apart_and_an_unknown_sampler_is_taken_to_cost_the_mean()
     assert learned.mean_of("independent", "tokens") == 100
     assert learned.mean_of("conditioned", "tokens") == 300
     assert learned.mean_of("of a dearer model", "tokens") == 200
+
+
+@pytest.mark.parametrize("told", [None, 3, {"trust": "much"}, {"trust": float("nan")}, {"other": 1.0}, {"trust": True}])
+def test_what_cannot_be_recalled_is_left_out(told):
+    learned = Learned()
+    learned.recall(told)
+    assert learned.told() in ({}, {"trust": 1.0})  # True is a number in Python
+
+
+@given(st.floats(allow_nan=False), st.floats(allow_nan=False))
+def test_what_is_recalled_is_what_was_told_within_bounds(trust, modes):
+    learned, later = Learned(), Learned()
+    learned.recall({"trust": trust, "modes": modes})
+    later.recall(learned.told())
+    assert later.told() == learned.told()
+    assert (later.trust.earned, later.modes.weight) == (learned.trust.earned, learned.modes.weight)

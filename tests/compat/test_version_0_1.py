@@ -148,6 +148,10 @@ def test_a_cost() -> None:
     assert objects()["cost"] == cost and vars(objects()["cost"]) == vars(cost)
 
 
+AS_WRITTEN = Integrated(when="close")
+"""The default of version 0.1 is in the file, so it stays; what is not in it is as today."""
+
+
 def test_the_state_of_a_program_with_every_setting_off_its_default() -> None:
     program = DynScaling(dspy.Predict("question -> answer, note"), 2)
     program.load(FILES / "all_settings.json")
@@ -159,7 +163,7 @@ def test_the_state_of_a_program_with_none() -> None:
     program = DynScaling(dspy.Predict("question -> answer, note"), 2, min_confidence=0.5, on_low=first)
     program.load(FILES / "defaults.json")
     # It says nothing of unsure answers.
-    assert program.scaling_settings == ScalingSettings(min_confidence=0.5, on_low=first)
+    assert program.scaling_settings == ScalingSettings(min_confidence=0.5, on_low=first, sampling=AS_WRITTEN)
     assert program.pool.settings == PoolSettings(per_call=3)
 
 
@@ -167,7 +171,7 @@ def test_the_state_of_a_predictor_in_place() -> None:
     program = wrap(dspy.ChainOfThought("question -> answer"), 2)
     program.load(FILES / "in_place.json")
     scaling = program.predict.scaling
-    assert scaling.scaling_settings == ScalingSettings(max_samples=7, temperature=0.5)
+    assert scaling.scaling_settings == ScalingSettings(max_samples=7, temperature=0.5, sampling=AS_WRITTEN)
     assert scaling.pool.settings.per_call == 2
     plain = dspy.ChainOfThought("question -> answer")
     plain.load(FILES / "in_place.json")
