@@ -42,6 +42,7 @@ from dynscale_dspy.execution.notices import explanation_of, with_notices
 from dynscale_dspy.execution.outcome import Outcome, add_to_trace, spoken
 from dynscale_dspy.execution.run import SampleRun, SampleSettings
 from dynscale_dspy.execution.shared_request import Slot
+from dynscale_dspy.execution.token_probabilities import label_reader, may_tell
 from dynscale_dspy.execution.user_stream import UserStream, is_listened_to, winning_chunks
 from dynscale_dspy.reporting import tracing
 from dynscale_dspy.reporting.explanation import keep
@@ -105,6 +106,11 @@ class Call:
         """The language-model requests a sample makes, as far as the program tells."""
         lm = lm_of(predictors[0], program, kwargs) if len(predictors) == 1 else None
         self._stream = UserStream.here()
+        learned = admission.program(scaled.owner).learned
+        at_once = decides_at_once(program, scaled.reader.output_types, lm, learned.cost.mean("completion_tokens"))
+        labels = None
+        if vary and settings.probabilities:
+            labels = label_reader(innermost(program), scaled.reader.output_types, scaled.selector, at_once=at_once)
         self._settings = SampleSettings(
             program,
             scaled.reader,
@@ -116,13 +122,15 @@ class Call:
             lm,
             self._stream,
             scaled.speaker if self._stream is not None and is_listened_to(scaled.speaker) else None,
+            labels,
         )
         shares = vary and not pool.is_durable
         choices = choices_per_request(program, predictors, kwargs, settings.max_choices) if shares else 1
         # Where requests are capped, all samples at once must not find out that their temperature is refused.
         careful = vary and settings.temperature is None and admission.caps("requests") and is_unproven(lm, {})
+        # One sample may tell of all labels: the others are drawn once it is known that it does not.
+        tells_all = at_once and labels is not None and may_tell(lm)
         self._inputs = inputs_key((args, kwargs))
-        learned = admission.program(scaled.owner).learned
         self.plan = Plan(
             settings.sampling,
             seed=pool.seed,
@@ -133,8 +141,8 @@ class Call:
             varies=vary,
             max_choices=choices,
             stop_when_decided=settings.stop_when_decided,
-            leader=choices == 1 and (careful or (settings.leader and is_long((args, kwargs)))),
-            at_once=decides_at_once(program, scaled.reader.output_types, lm, learned.cost.mean("completion_tokens")),
+            leader=tells_all or (choices == 1 and (careful or (settings.leader and is_long((args, kwargs))))),
+            at_once=at_once,
         )
         called = dspy.settings.caller_modules or [None]
         self._is_sample_itself = self.plan.max_samples == 1 and called[-1] is program

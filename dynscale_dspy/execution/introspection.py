@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import types
 from collections.abc import Mapping, Sequence
-from enum import Enum
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Any
 
 import dspy
 
 from dynscale_dspy._naming import is_wrapper
 from dynscale_dspy.execution.sample_lm import original
 from dynscale_dspy.execution.shared_request import can_share
+from dynscale_dspy.selection.labels import labels_of
 
 
 def signature_of(module: dspy.Module) -> Any:
@@ -69,17 +68,7 @@ def decides_at_once(program: dspy.Module, answers: Mapping[str, Any], lm: Any, w
         return False
     outputs: Any = signature_of(predictor)
     before = list(outputs.output_fields)[: len(answers)]
-    return set(before) == answers.keys() and all(_is_closed(kind) for kind in answers.values())
-
-
-def _is_closed(kind: Any) -> bool:
-    """Whether a type has a few values, each a label."""
-    origin = get_origin(kind)
-    if origin is Annotated:
-        return _is_closed(get_args(kind)[0])
-    if origin in (Union, types.UnionType):
-        return all(_is_closed(each) for each in get_args(kind))
-    return origin is Literal or kind in (bool, type(None)) or (isinstance(kind, type) and issubclass(kind, Enum))
+    return set(before) == answers.keys() and all(labels_of(kind) is not None for kind in answers.values())
 
 
 def needs_each_run(program: dspy.Module) -> bool:

@@ -23,15 +23,19 @@ def explanation_of(plan: Plan, winner: Sample, *, min_confidence: float | None =
     selection = plan.selection
     groups, evidence = selection.groups(), selection.evidence()
     total = sum(group.weight for group in groups)
+    lead = evidence.lead
+    if any(not group.samples for group in groups):  # what most speaks for may be an answer that no sample gave
+        lead = next((group.weight for group in groups if winner.draw.index in group.samples), 0.0)
     voting = (evidence.samples - evidence.blanks) / evidence.samples if evidence.samples else 0.0
     return explanation(
         plan.samples,
         groups,
         winner,
-        agreement=evidence.lead / total * voting if total else 0.0,
+        agreement=lead / total * voting if total else 0.0,
         confidence=evidence.confidence,
         cost=plan.cost,
         min_confidence=min_confidence,
+        is_told=getattr(evidence, "probability", None) is not None,
     )
 
 

@@ -26,11 +26,13 @@ class Votes:
         answer: The answer as one of its samples gave it: the one that speaks for them, if they win.
         independent: Votes of samples that saw the inputs alone: their number where each counts 1, else their weight.
         conditioned: Votes of samples that saw earlier ones.
+        is_given: Whether a sample gave it. None did where the language model only told its probability.
     """
 
     answer: Any
     independent: float
     conditioned: float
+    is_given: bool = True
 
     @property
     def total(self) -> float:
@@ -79,11 +81,13 @@ class Explanation:
         votes: Votes by answer, the winner first.
         agreement: The winner's share of the samples, 0 to 1. Samples that cast no vote count.
         confidence: Posterior probability that the winner is ahead of the second answer in the long run, 1/2 to 1; 0 if
-            nobody voted. About the vote, not about the truth: a model that is sure and wrong is confident here.
+            nobody voted. About the vote, not about the truth: a model that is sure and wrong is confident here. Where
+            ``is_told``, the language model's own probability of the winner.
         samples: Every sample, in order.
         rounds: How many rounds of samples the call drew, each with the results of those before it known.
         cost: What the call cost.
         min_confidence: The confidence that the module asked for; None if it takes any answer.
+        is_told: Whether the language model has told the probability of every answer, so that no votes were needed.
     """
 
     votes: tuple[Votes, ...]
@@ -93,6 +97,7 @@ class Explanation:
     rounds: int
     cost: Cost
     min_confidence: float | None = None
+    is_told: bool = False
 
     @property
     def is_low(self) -> bool:
@@ -100,9 +105,14 @@ class Explanation:
         return self.min_confidence is not None and falls_short(self.confidence, self.min_confidence)
 
     @property
+    def answers(self) -> int:
+        """How many different answers samples gave."""
+        return sum(votes.is_given for votes in self.votes)
+
+    @property
     def summary(self) -> str:
         """The outcome in a few words, such as ``8 samples, 3 answers, 62% agree``."""
-        samples, answers = text.count(len(self.samples), "sample"), text.count(len(self.votes), "answer")
+        samples, answers = text.count(len(self.samples), "sample"), text.count(self.answers, "answer")
         return f"{samples}, {answers}, {self.agreement:.0%} agree"
 
     @property
@@ -112,7 +122,7 @@ class Explanation:
             "samples": len(self.samples),
             "conditioned": sum(votes.conditioned for votes in self.votes),
             "rounds": self.rounds,
-            "answers": len(self.votes),
+            "answers": self.answers,
             # An attribute that is None is none: the answer None is told from no answer.
             "vote": ("None" if self.votes[0].answer is None else self.votes[0].answer) if self.votes else "",
             "votes": self.votes[0].total if self.votes else 0,
@@ -202,6 +212,7 @@ def explanation(
     confidence: float,
     cost: Cost,
     min_confidence: float | None = None,
+    is_told: bool = False,
 ) -> Explanation:
     """The explanation of a call, finished or under way.
 
@@ -213,18 +224,23 @@ def explanation(
         confidence: Posterior probability that the winner stays ahead.
         cost: What the call has cost.
         min_confidence: The confidence that the module asked for.
+        is_told: Whether the language model has told the probability of every answer.
     """
     keys = keys_of(groups)
     ordered = sorted(samples, key=lambda sample: sample.draw.index)
     ranked = sorted(groups, key=lambda group: winner.draw.index not in group.samples)
     return Explanation(
-        votes=tuple(Votes(group.answer, _count(group.independent), _count(group.conditioned)) for group in ranked),
+        votes=tuple(
+            Votes(group.answer, _count(group.independent), _count(group.conditioned), bool(group.samples))
+            for group in ranked
+        ),
         agreement=agreement,
         confidence=confidence,
         samples=tuple(_report(sample, keys.get(sample.draw.index)) for sample in ordered),
         rounds=len({sample.draw.round for sample in ordered}),
         cost=cost,
         min_confidence=min_confidence,
+        is_told=is_told,
     )
 
 

@@ -23,7 +23,7 @@ from dynscale_dspy.errors import BudgetExhausted
 from dynscale_dspy.sampling.chain import build_chain
 from dynscale_dspy.sampling.replies import Replies
 from dynscale_dspy.sampling.sample import REPEATED, SPARED, Draw, Sample
-from dynscale_dspy.sampling.samplers import CallView, Lazily, Sampler
+from dynscale_dspy.sampling.samplers import GREEDY, CallView, Lazily, Sampler
 from dynscale_dspy.sampling.steps import (
     Change,
     Close,
@@ -99,6 +99,7 @@ class Plan:
         self._varies = varies
         self._leader = leader
         self._at_once = at_once
+        self._is_told = self._lacks_a_speaker = False
         self._stop_when_decided = stop_when_decided
         self._entropy = hashlib.blake2b(f"{seed}/{key!r}".encode(), digest_size=16).digest()
         self._drawn = 0
@@ -128,10 +129,10 @@ class Plan:
 
         None where the strategy has proposed no sampler for the next one; it is asked again once another is finished.
         """
-        if self.decided or self._told_when_declined == len(self.samples) or self.only_repeats:
+        if self.decided or self._told_when_declined == len(self.samples) or self.only_repeats or self._is_told:
             return 0
-        if self._leader and not self.samples:
-            return 1 - self._drawn
+        if (self._leader and not self.samples) or self._lacks_a_speaker:
+            return max(min(1, self.max_samples - self._drawn) - self.pending, 0)
         return min(self.max_samples - self._drawn, self.strategy.room(self.pending))
 
     # ---- ask
@@ -146,6 +147,8 @@ class Plan:
         count = min(most, self.room - ahead)
         if count <= 0:
             return []
+        if self._lacks_a_speaker:
+            return [GREEDY]
         proposed, rest, propose = [], self._view()[1:], self.strategy.propose
         for index in range(self._drawn + ahead, self._drawn + ahead + count):
             sampler = propose(CallView(index, *rest), self._learned, Lazily(index, self._entropy))  # type: ignore[arg-type]
@@ -220,6 +223,7 @@ class Plan:
                 sample = replace(sample, vote=None, problem="unreadable")
                 self.selection = self._with(before, sample)
         self._learned.repeats.tell(before.evidence(), self.selection.evidence())
+        self._hear_of_all(sample)
         self.samples.append(sample)
         record = self._learned.of(sampler.name)
         record.samples += 1
@@ -266,6 +270,16 @@ class Plan:
         return sum((sample.cost for sample in self.samples), Cost())
 
     # ---- inside
+
+    def _hear_of_all(self, sample: Sample) -> None:
+        """If a sample has told all that others could, draw no more; or a greedy one, for an answer that none gave."""
+        if self._lacks_a_speaker:
+            self._is_told = True  # whatever the greedy one has brought
+        elif self._at_once and sample.vote is not None and sample.vote.is_whole:
+            groups = self.selection.groups()
+            is_said = not groups or bool(groups[0].samples)
+            self._lacks_a_speaker = not is_said and sample.draw.sampler != GREEDY
+            self._is_told = not self._lacks_a_speaker
 
     def _unless_repeated(self, sample: Sample) -> Sample:
         """The sample; without a vote if it is made of replies that have voted, for it says nothing of its own."""
