@@ -42,7 +42,7 @@ from dynscale_dspy.execution.notices import explanation_of, with_notices
 from dynscale_dspy.execution.outcome import Outcome, add_to_trace, spoken
 from dynscale_dspy.execution.run import SampleRun, SampleSettings
 from dynscale_dspy.execution.shared_request import Slot
-from dynscale_dspy.execution.token_probabilities import label_reader, may_tell
+from dynscale_dspy.execution.token_probabilities import LONGEST_REPLY, label_reader, may_tell
 from dynscale_dspy.execution.user_stream import UserStream, is_listened_to, winning_chunks
 from dynscale_dspy.reporting import tracing
 from dynscale_dspy.reporting.explanation import keep
@@ -107,9 +107,10 @@ class Call:
         lm = lm_of(predictors[0], program, kwargs) if len(predictors) == 1 else None
         self._stream = UserStream.here()
         learned = admission.program(scaled.owner).learned
-        at_once = decides_at_once(program, scaled.reader.output_types, lm, learned.cost.mean("completion_tokens"))
+        written = learned.cost.mean("completion_tokens")
+        at_once = decides_at_once(program, scaled.reader.output_types, lm, written)
         labels = None
-        if vary and settings.probabilities:
+        if vary and settings.probabilities and written <= LONGEST_REPLY:
             labels = label_reader(innermost(program), scaled.reader.output_types, scaled.selector, at_once=at_once)
         self._settings = SampleSettings(
             program,

@@ -38,6 +38,12 @@ def innermost(program: dspy.Module) -> Any:
     return getattr(program, "predict", None) if type(program) is dspy.ChainOfThought else program
 
 
+def is_predictor(module: object) -> bool:
+    """Return True for a predictor of DSPy's own class, also where ``wrap`` has scaled it in place."""
+    kind = type(module)
+    return getattr(kind, "plain", kind) is dspy.Predict
+
+
 def asks_one_model(program: dspy.Module, lm: Any, adapter: Any) -> bool:
     """Return True if a program asks only this language model, through this adapter, and all three are DSPy's own."""
     return (
@@ -62,7 +68,7 @@ def decides_at_once(program: dspy.Module, answers: Mapping[str, Any], lm: Any, w
             themselves are known by it.
     """
     predictor = innermost(program)
-    if type(predictor) is not dspy.Predict or not answers or written > LONGEST_LABEL:
+    if not is_predictor(predictor) or not answers or written > LONGEST_LABEL:
         return False
     if getattr(lm, "kwargs", {}).keys() & {"reasoning_effort", "reasoning", "thinking"}:
         return False

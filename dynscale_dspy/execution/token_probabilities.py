@@ -13,12 +13,14 @@ import dataclasses
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import dspy
 
 from dynscale_dspy.execution.capabilities import MANY_ALTERNATIVES, PROBING, REFUSALS, TOKEN_PROBABILITIES
 from dynscale_dspy.execution.concessions import NEGOTIABLE
+from dynscale_dspy.execution.introspection import is_predictor
 from dynscale_dspy.execution.lm_errors import (
     complaint_of,
     is_context_overflow,
@@ -40,6 +42,8 @@ logger = logging.getLogger(__name__)
 
 MOST, FEW = 20, 5
 """Alternatives to ask for at each token: as many as any server gives, and as many as nearly all give."""
+LONGEST_REPLY = 500
+"""Tokens of a reply, on average, above which nothing is asked: what is told of each would outgrow the reply by far."""
 SPARE_REQUESTS = 20
 """Requests that must be left, where they are capped, for one that may be refused."""
 
@@ -96,11 +100,19 @@ def label_reader(program: Any, answers: Mapping[str, Any], selector: Selector, *
         selector: Reads votes.
         at_once: Whether the program writes nothing before the label that could lead to it.
     """
-    if type(program) is not dspy.Predict or len(answers) != 1 or not getattr(selector, "takes_shares", False):
+    if not is_predictor(program) or len(answers) != 1 or not getattr(selector, "takes_shares", False):
         return None
     if not isinstance(dspy.settings.adapter or dspy.ChatAdapter(), (dspy.ChatAdapter, dspy.JSONAdapter)):
         return None  # it may ask several times, or another language model
     ((field, annotation),) = answers.items()
+    try:
+        return _reader(field, annotation, selector, at_once)
+    except TypeError:  # one of them cannot be hashed
+        return _reader.__wrapped__(field, annotation, selector, at_once)
+
+
+@lru_cache(maxsize=256)
+def _reader(field: str, annotation: Any, selector: Selector, at_once: bool) -> LabelReader | None:
     values = labels_of(annotation)
     if values is None or len(values) < 2:
         return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import types
+from bisect import bisect_left
 from collections.abc import Collection, Iterator, Sequence
 from enum import Enum
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -87,6 +88,8 @@ class Labels:
         known = {label for label in self._spellings.values() if label is not None}
         if known != self.all or b"" in self._spellings:
             raise ValueError(f"labels must each have a spelling of their own, got {list(self.values)!r}")
+        self._sorted = sorted(spelling for spelling, label in self._spellings.items() if label is not None)
+        self._longest = max(map(len, self._sorted))
 
     @staticmethod
     def is_blank(text: bytes) -> bool:
@@ -105,19 +108,18 @@ class Labels:
         said = text.lstrip(_BEFORE)
         if not said:
             return self.all
-        ahead: set[int] = set()
-        complete: dict[int, set[int]] = {}
-        for spelling, label in self._spellings.items():
-            if label is None:
-                continue
-            if spelling.startswith(said):
-                ahead.add(label)
-            elif said.startswith(spelling) and said[len(spelling) :][:1] in _ENDS:
-                complete.setdefault(len(spelling), set()).add(label)
-        longest = max(complete, default=0)
-        if not longest or (ahead and said[longest:].strip(_BEFORE)):
-            return frozenset(ahead)  # "not s" goes on as "not sure" does, which "not" cannot
-        return frozenset(ahead | complete[longest])
+        ahead: set[int | None] = set()
+        for place in range(bisect_left(self._sorted, said), len(self._sorted)):
+            if not self._sorted[place].startswith(said):
+                break
+            ahead.add(self._spellings[self._sorted[place]])
+        for end in range(min(len(said) - 1, self._longest), 0, -1):
+            complete = self._spellings.get(said[:end])
+            if complete is not None and said[end : end + 1] in _ENDS:
+                if not ahead or not said[end:].strip(_BEFORE):
+                    ahead.add(complete)  # while "not s" goes on as "not sure" does, which "not" cannot
+                break
+        return frozenset(label for label in ahead if label is not None)
 
 
 _ENDS: Collection[bytes] = frozenset(bytes([byte]) for byte in _AFTER)

@@ -43,6 +43,8 @@ class LabelServer:
         self.refuse = refuse
         self.requests: list[dict[str, Any]] = []
         """The bodies of all requests."""
+        self.written = 3
+        """The tokens of a reply, as it says itself."""
         self._drawn = 0
         self._lock = threading.Lock()
         outer = self
@@ -88,7 +90,7 @@ class LabelServer:
         if refused is not None:
             return refused
         choices = [self._choice(request, number + k, k) for k in range(request.get("n") or 1)]
-        usage = {"prompt_tokens": 9, "completion_tokens": 3, "total_tokens": 12}
+        usage = {"prompt_tokens": 9, "completion_tokens": self.written, "total_tokens": 9 + self.written}
         head = {"id": f"reply-{number}", "object": "chat.completion", "created": 0, "model": "labels"}
         return 200, {**head, "choices": choices, "usage": usage}
 

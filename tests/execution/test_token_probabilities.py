@@ -7,17 +7,19 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import dspy
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynscale_dspy import BudgetPool, DynScaling, Integrated, Parallel, explain
+from dynscale_dspy import BudgetPool, DynScaling, Integrated, Parallel, explain, wrap
+from dynscale_dspy.execution import token_probabilities
 from dynscale_dspy.execution.token_probabilities import LabelReader, tokens_of
 from dynscale_dspy.selection.base import Vote
 from dynscale_dspy.selection.labels import Labels
+from dynscale_dspy.selection.plurality import Plurality
 from tests.execution.label_server import LabelServer
 from tests.support import ENGINES, ScriptedModel
 
@@ -108,6 +110,22 @@ def test_the_replies_of_a_shared_request_are_told_apart(labels) -> None:
     assert [sample.answer for sample in told.samples] == list(SHARES)
     assert of(out) == pytest.approx({label: 4 * share for label, share in SHARES.items()}, abs=1e-3)
     assert all("logprobs" not in sample.prediction for sample in told.samples)
+
+
+@engines
+def test_a_predictor_that_is_scaled_in_place_tells_all_too(labels, engine) -> None:
+    class Program(dspy.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.classify = dspy.Predict(Classify)
+
+        def forward(self, title: str) -> dspy.Prediction:
+            return self.classify(title=title)
+
+    server = labels()
+    with dspy.context(lm=server.lm(engine)):
+        out = wrap(Program(), budget=4)(title="t")
+    assert of(out) == pytest.approx(SHARES, abs=1e-4) and len(server.requests) == 1
 
 
 def test_a_label_that_no_sample_gave_does_not_win_but_is_looked_for(labels) -> None:
@@ -337,3 +355,25 @@ def test_spellings_of_one_text_add_up() -> None:
         "top_logprobs": [{"token": "�", "bytes": [97], "logprob": math.log(0.25)}] * 2,
     }
     assert tokens_of({"content": [told]})[0].others == pytest.approx({b"a": 0.5})
+
+
+def test_nothing_is_asked_of_a_program_that_writes_long_texts(labels) -> None:
+    server = labels(frame="reasoned")
+    server.written = 1_000
+    with dspy.context(lm=server.lm(temperature=1.0)):
+        qa = scaled(dspy.ChainOfThought(Classify), budget=BudgetPool(per_call=1.5), sampling=Parallel())
+        qa(title="t")
+        first = len(server.requests)
+        qa(title="u")
+    assert all("logprobs" in request for request in server.requests[:first])
+    assert not any("logprobs" in request for request in server.requests[first:])
+
+
+def test_a_reader_is_made_once_for_a_program() -> None:
+    answers, selector = {"topic": Topic}, Plurality()
+    one, other = (
+        token_probabilities.label_reader(dspy.Predict(Classify), answers, selector, at_once=True) for _ in range(2)
+    )
+    assert one is other is not None and one.keys == tuple(selector.read(label).key for label in SHARES)
+    unhashable = {"topic": Annotated[Topic, ["a list"]]}
+    assert token_probabilities.label_reader(dspy.Predict(Classify), unhashable, selector, at_once=True) is not None
