@@ -235,5 +235,8 @@ MANY_ALTERNATIVES = Capability()
 PROBING = Capability()
 """Being asked for the first time for what may be refused: in doubt while one request is under way that asks."""
 
+FAILING = Capability()
+"""Answering requests for probabilities of tokens; in doubt after an error of the server, which may have been chance."""
+
 REFUSALS = Refusals()
 """The settings that language models were found not to take."""

@@ -18,7 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 import dspy
 
-from dynscale_dspy.execution.capabilities import MANY_ALTERNATIVES, PROBING, REFUSALS, TOKEN_PROBABILITIES
+from dynscale_dspy.execution.capabilities import (
+    FAILING,
+    MANY_ALTERNATIVES,
+    PROBING,
+    REFUSALS,
+    TOKEN_PROBABILITIES,
+)
 from dynscale_dspy.execution.concessions import NEGOTIABLE
 from dynscale_dspy.execution.introspection import is_predictor
 from dynscale_dspy.execution.lm_errors import (
@@ -180,21 +186,26 @@ class Probing:
         """
         if not self._asks or is_context_overflow(error):
             return False
-        refused = (
-            complaint_of(error, [name for name in NEGOTIABLE if name in sent], sent).refused.keys() & self.settings
-        )
-        if is_permanent(error):
-            if not speaks_of(error, "logprobs"):
-                return False
+        named = complaint_of(error, [name for name in NEGOTIABLE if name in sent], sent).refused
+        refused = named.keys() & self.settings
+        if is_permanent(error) and speaks_of(error, "logprobs"):
             refused = {"logprobs"}  # as OpenAI does not allow them of some models
+        elif is_permanent(error) or (named and not refused):
+            return False  # it is for something else
         if refused == {"top_logprobs"} and self.settings["top_logprobs"] > FEW:
             MANY_ALTERNATIVES.found(self._lm, False)
             return True
-        unproven = not REFUSALS.takes(self._lm, "logprobs") and status_of(error) not in (None, 429)
+        status = status_of(error)
+        unproven = not REFUSALS.takes(self._lm, "logprobs") and status not in (None, 429)
         if not (refused or unproven or is_unexpected(error)):
             return False
         self._asks = False
-        self._gave_up = "refused" if refused else "doubted"
+        if refused:
+            self._gave_up = _UNABLE
+        elif status is not None and status >= 500:
+            self._gave_up = _PERHAPS
+        else:
+            self._gave_up = _DOUBTED
         return True
 
     def heard(self, outputs: Sequence[Any], meter: Meter) -> list[Any]:
@@ -209,24 +220,30 @@ class Probing:
         """
         self.output = outputs[0] if outputs else None
         if self._gave_up:  # and that has helped
-            self._found("" if self._gave_up == "refused" else None)
+            self._found(self._gave_up)
         if not self._asks:
             return list(outputs)
         told = [tokens for output in outputs if (tokens := _tokens_in(output))]
         texts = [_get(output, "text") or "" for output in outputs if isinstance(output, dict)]
         if outputs:
             joins = any(distribution.begins_at(tokens, text) is not None for tokens in told for text in texts)
-            self._found("able" if joins else None if told else "")
+            self._found(_ABLE if joins else _DOUBTED if told else _UNABLE)
         if meter.history:
             _tidy(meter.history[-1])
         return [_without(output) for output in outputs]
 
-    def _found(self, able: str | None) -> None:
-        """Keep what was found of the route: able, not able, or None for not now."""
-        if able is None:
+    def _found(self, finding: str) -> None:
+        """Keep what was found of the route."""
+        if finding == _PERHAPS and FAILING.doubted(self._lm):
+            return  # it may have been chance: the next one finds out
+        if finding in (_PERHAPS, _DOUBTED):
             TOKEN_PROBABILITIES.doubted(self._lm)
-        elif TOKEN_PROBABILITIES.found(self._lm, bool(able)):
+        elif TOKEN_PROBABILITIES.found(self._lm, finding == _ABLE):
             logger.debug("%s does not tell probabilities of tokens", getattr(self._lm, "model", self._lm))
+
+
+_ABLE, _UNABLE, _DOUBTED, _PERHAPS = "able", "unable", "not for a while", "if it fails once more"
+"""What may be found of a route."""
 
 
 class ProbingLM:

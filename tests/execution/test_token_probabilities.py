@@ -222,8 +222,6 @@ def refusing(status: int, message: str, *, when: Callable[[Any], Any] = lambda r
         (400, "Unsupported parameter: 'logprobs'"),
         (400, "bad request"),
         (422, "Extra inputs are not permitted"),
-        (500, "internal server error"),
-        (501, "not implemented"),
         (403, "You are not allowed to request logprobs from this model"),
     ],
 )
@@ -238,6 +236,35 @@ def test_a_route_that_refuses_is_asked_as_before(labels, engine, status, message
     assert sum("logprobs" in request for request in server.requests) == 1
     # What makes samples differ is not given up for it.
     assert server.requests[-1]["temperature"] == 1.0
+
+
+@engines
+def test_an_error_of_the_server_may_be_chance_once(labels, engine) -> None:
+    failing = [True]
+    server = labels(refuse=refusing(500, "internal server error", when=lambda r: r.get("logprobs") and failing))
+    with dspy.context(lm=server.lm(engine, temperature=1.0)):
+        qa = scaled()
+        assert explain(qa(title="t")).samples[0].answer == "World"
+        failing.clear()
+        assert explain(qa(title="u")).is_told
+
+    always = labels(refuse=refusing(500, "internal server error"))
+    with dspy.context(lm=always.lm(engine, temperature=1.0)):
+        qa = scaled(sampling=Parallel())
+        for title in "tuvw":
+            assert all(not sample.problem for sample in explain(qa(title=title)).samples)
+    assert sum("logprobs" in request for request in always.requests) == 2
+
+
+@engines
+def test_what_is_refused_for_another_reason_is_no_reason_to_give_it_up(labels, engine) -> None:
+    refuse = refusing(
+        400, "temperature is not supported with this model", when=lambda request: "temperature" in request
+    )
+    server = labels(refuse=refuse)
+    with dspy.context(lm=server.lm(engine)):
+        assert explain(scaled()(title="t")).is_told
+    assert "temperature" not in server.requests[-1] and "logprobs" in server.requests[-1]
 
 
 @engines
