@@ -12,7 +12,6 @@ from types import ModuleType
 from typing import Any
 
 MOVED: dict[str, tuple[str, ...]] = {
-    "allocation.conditioning": ("allocation.gains",),
     "allocation.leases": ("distributed.lease_book",),
     "allocation.ledger": ("allocation.costs", "budget.accounts", "budget.stores.base", "budget.stores.memory"),
     "answers": ("selection.answers", "execution.answer_reader"),

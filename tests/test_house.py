@@ -132,8 +132,7 @@ def test_there_is_no_circle():
 @pytest.mark.parametrize("name", [name for name in MODULES if room(name) in PURE])
 def test_pure_rooms_know_neither_dspy_nor_the_wire(name):
     for library in ("dspy", "litellm", "asyncio", "threading", "sqlite3", "time"):
-        allowed = name == "allocation.gains" and library == "threading"  # what is learned is told from any thread
-        assert allowed or not imports(name, of=library), f"{name} imports {library}"
+        assert not imports(name, of=library), f"{name} imports {library}"
 
 
 @pytest.mark.parametrize("name", MODULES)

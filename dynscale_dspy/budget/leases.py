@@ -17,7 +17,6 @@ from dynscale_dspy.allocation.repeats import LOOK
 from dynscale_dspy.budget.accounts import Accounts, Ledger, Reservation
 from dynscale_dspy.budget.locking import StepLock, step
 from dynscale_dspy.budget.shortages import lacking
-from dynscale_dspy.budget.stores.forks import LockGuard
 from dynscale_dspy.errors import StorageError
 
 logger = logging.getLogger(__name__)
@@ -25,8 +24,6 @@ logger = logging.getLogger(__name__)
 ONE_REQUEST = Cost(requests=1)
 
 _numbers = itertools.count()
-
-_locks = LockGuard()
 
 
 class Program:
@@ -44,7 +41,6 @@ class Program:
         self.learned = Learned()
         self.open_calls: set[int] = set()
         self.opened = 0
-        _locks.add(self.learned.gains)
 
 
 class Payer(Protocol):

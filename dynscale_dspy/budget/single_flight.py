@@ -73,6 +73,15 @@ class SingleFlight:
             mine.future.set_exception(Abandoned())
             raise
 
+    def give_up_lost(self, key: Hashable) -> None:
+        """End the wait for the call of this name if nothing will come of it; one of those who wait takes over."""
+        with self._lock:
+            flight = self._flights.get(key)
+            if flight is None or not flight.is_lost:
+                return
+            del self._flights[key]
+        flight.future.set_exception(Abandoned())
+
     def leave(self, key: Hashable, future: Future[Any]) -> bool:
         """Forget a call, once or again: the next of this name is a new one. The caller then resolves the future.
 

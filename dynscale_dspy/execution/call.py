@@ -123,6 +123,7 @@ class Call:
             lm,
             self._stream,
             scaled.speaker if self._stream is not None and is_listened_to(scaled.speaker) else None,
+            at_once,
             labels,
         )
         shares = vary and not pool.is_durable

@@ -375,7 +375,7 @@ def _wait(step: Wait, desk: Desk) -> bool | None:
     else:
         # A synchronous call inside a running loop: what it would wait for may need this very loop to go on.
         return step.future.done() or None
-    for pause in _pauses(desk):
+    for pause in _pauses(step, desk):
         try:
             step.future.exception(timeout=pause)
         except FutureTimeoutError:
@@ -388,20 +388,25 @@ async def _await(step: Wait, desk: Desk) -> bool:
     waited_for = asyncio.wrap_future(step.future)
     # The plan looks at the outcome; asyncio need not report an error there as forgotten.
     waited_for.add_done_callback(lambda future: future.cancelled() or future.exception())
-    for pause in _pauses(desk):
+    for pause in _pauses(step, desk):
         if (await asyncio.wait([waited_for], timeout=pause))[0]:
             break
     return step.future.done()
 
 
-def _pauses(desk: Desk) -> Iterator[float]:
-    """A long wait in parts. It ends a little after the deadline, so that the same call in flight can end first."""
+def _pauses(step: Wait, desk: Desk) -> Iterator[float]:
+    """A long wait in parts, after each of which the step looks.
+
+    It ends a little after the deadline, so that the same call in flight can end first.
+    """
     end = time.monotonic() + LONGEST_WAIT
     graced = False
     while (left := end - time.monotonic()) > 0 and not graced:
         before_deadline = desk.seconds_left()
         graced = before_deadline <= 0
         yield GRACE if graced else min(left, LOOK_AGAIN, before_deadline)
+        if step.look is not None:
+            step.look()
 
 
 class _Place:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Generator, Hashable
 from concurrent.futures import Future
+from functools import partial
 from typing import Any, TypeVar
 
 from dynscale_dspy.budget.single_flight import Abandoned, SingleFlight
@@ -33,7 +34,7 @@ def once(
     try:
         while True:
             future, mine = flights.join(key)
-            if mine or not (yield Wait(future)):
+            if mine or not (yield Wait(future, partial(flights.give_up_lost, key))):
                 break  # what cannot be waited for here goes alone
             if not isinstance(future.exception(), Abandoned):
                 return copied(future.result())

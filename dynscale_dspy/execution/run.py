@@ -46,6 +46,8 @@ class SampleSettings:
         lm: What the program's only predictor asks, if it has one.
         stream: The stream that the call was made in, if any.
         heard_as: The predictor that listeners to the stream take the program for, if that is not the program itself.
+        at_once: Whether the program answers from a few given labels without reasoning first, so that an unset
+            temperature becomes 0.3.
         labels: How votes get the probabilities of labels; None where they get none.
     """
 
@@ -59,6 +61,7 @@ class SampleSettings:
     lm: Any = None
     stream: UserStream | None = None
     heard_as: dspy.Predict | None = None
+    at_once: bool = False
     labels: LabelReader | None = None
 
 

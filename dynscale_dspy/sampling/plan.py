@@ -15,15 +15,13 @@ from typing import Any
 import numpy as np
 
 from dynscale_dspy.allocation.costs import Cost
-from dynscale_dspy.allocation.gains import CONDITIONED, DOUBT, INDEPENDENT, Dissent
 from dynscale_dspy.allocation.learned import Learned
 from dynscale_dspy.allocation.repeats import Repeats
-from dynscale_dspy.allocation.tally import Tally
 from dynscale_dspy.errors import BudgetExhausted
 from dynscale_dspy.sampling.chain import build_chain
 from dynscale_dspy.sampling.replies import Replies
-from dynscale_dspy.sampling.sample import REPEATED, SPARED, Draw, Sample
-from dynscale_dspy.sampling.samplers import GREEDY, CallView, Lazily, Sampler
+from dynscale_dspy.sampling.sample import ON_TRIAL, REPEATED, SPARED, Draw, Sample
+from dynscale_dspy.sampling.samplers import GREEDY, GREEDY_LABEL, CallView, Lazily, Sampler
 from dynscale_dspy.sampling.steps import (
     Change,
     Close,
@@ -44,10 +42,10 @@ from dynscale_dspy.selection.plurality import Plurality
 
 CUTS = 3
 """Times a call tries again whose samples were all cut off because those in flight held the rest of the budget."""
+UNREAD = (SPARED, REPEATED, ON_TRIAL)
+"""Problems of samples that are no part of the vote: they count neither for nor against an answer."""
 FIRST, FURTHER = 8, 4
 """Samples that are proposed at a time, when a call opens and later on. If all of them are granted, more are."""
-
-_TIE = Tally.of("AB")
 
 
 class Plan:
@@ -107,11 +105,15 @@ class Plan:
         self._groups = 0
         self._replies = Replies()
         self._repeated: dict[int, Sample] = {}
-        self._beliefs = (0.0, 0.0)
-        if strategy.learned:
-            self._dissent = Dissent(self._learned.gains)
-            independent, conditioned = DOUBT * self._generator(max_samples).normal(size=2)
-            self._beliefs = float(conditioned), float(independent)
+        self._nothing = self.selection
+        self._samplers: dict[str, Sampler] = {}
+        self._worths: dict[str, float] = {}
+        self._on_trial: dict[int, Sample] = {}
+        self._greedy: Sample | None = None
+        self._others: list[Sample] = []
+        self._seeing = 0
+        self._said: dict[frozenset[Hashable], Hashable] = {}
+        self._has_compared = False
 
     @property
     def pending(self) -> int:
@@ -149,14 +151,17 @@ class Plan:
             return []
         if self._lacks_a_speaker:
             return [GREEDY]
-        proposed, rest, propose = [], self._view()[1:], self.strategy.propose
+        self._recount()
+        proposed, view, propose = [], self._view(), self.strategy.propose
         for index in range(self._drawn + ahead, self._drawn + ahead + count):
-            sampler = propose(CallView(index, *rest), self._learned, Lazily(index, self._entropy))  # type: ignore[arg-type]
+            view = view._replace(next_index=index)
+            sampler = propose(view, self._learned, Lazily(index, self._entropy))  # type: ignore[arg-type]
             if sampler is None:
                 if index == self._drawn:
                     self._told_when_declined = len(self.samples)
                 break
             proposed.append(sampler)
+            view = view._replace(seeing=view.seeing + (sampler.chain is not None))
         return proposed
 
     def draw(self, sampler: Sampler) -> Draw:
@@ -171,6 +176,8 @@ class Plan:
         shown = sampler.chain.choose(view._replace(next_index=index), self._generator(index))
         if not shown:
             return draw
+        self._seeing += 1
+        self._learned.trust.asked()
         by_index = {sample.draw.index: sample for sample in view.samples}
         text = build_chain(
             [by_index[i] for i in shown],
@@ -212,8 +219,11 @@ class Plan:
         """A drawn sample is finished."""
         sampler = sample.draw.sampler
         sample = self._unless_repeated(sample)
+        self._compare(sample)
+        self._recount()
+        sample = self._as_known(sample, len(self.samples))
         before = self.selection
-        if sample.problem not in (SPARED, REPEATED):
+        if sample.problem not in UNREAD:
             try:
                 self.selection = self._with(before, sample)
             except Exception:
@@ -227,15 +237,7 @@ class Plan:
         self.samples.append(sample)
         record = self._learned.of(sampler.name)
         record.samples += 1
-        record.blanks += sample.vote is None
-        if self.strategy.learned:
-            kind = CONDITIONED if sample.draw.conditioned else INDEPENDENT
-            self._learned.gains.cost(sample.cost, sampler=kind)
-            if sample.vote is not None:
-                keys = keys_of(self.selection.groups())
-                leader = before.winner(favour_conditioned=self._favours_conditioned)
-                leading = None if leader is None else keys[leader]
-                self._dissent.tell(keys[sample.draw.index], before.evidence(), leading, sampler=kind)
+        record.blanks += sample.vote is None and sample.problem != ON_TRIAL
 
     @property
     def only_repeats(self) -> bool:
@@ -258,7 +260,9 @@ class Plan:
         A call without votes falls back on its first finished sample, and if every sample failed, on the first one,
         whose error is the call's.
         """
-        index = self.selection.winner(favour_conditioned=self._favours_conditioned)
+        self._recount()
+        favours = self.strategy.learned and self._learned.trust.earned
+        index = self.selection.winner(favour_conditioned=favours)
         if index is not None:
             return next(sample for sample in self.samples if sample.draw.index == index)
         samples = sorted(self.samples, key=lambda sample: sample.draw.index)
@@ -278,7 +282,7 @@ class Plan:
         elif self._at_once and sample.vote is not None and sample.vote.is_whole:
             groups = self.selection.groups()
             is_said = not groups or bool(groups[0].samples)
-            self._lacks_a_speaker = not is_said and sample.draw.sampler != GREEDY
+            self._lacks_a_speaker = not is_said and sample.draw.sampler.temperature != 0
             self._is_told = not self._lacks_a_speaker
 
     def _unless_repeated(self, sample: Sample) -> Sample:
@@ -298,7 +302,9 @@ class Plan:
         return sample
 
     def _with(self, selection: Selection, sample: Sample) -> Selection:
-        weight = self.strategy.weight(sample.draw.sampler)
+        weight = self._worth(sample.draw.sampler) or 1.0  # while it is on trial it is looked at only
+        if sample.vote is not None and sample.vote.is_whole:
+            weight = 1.0  # it tells the same whatever has drawn it
         return selection.add(sample.vote, sample=sample.draw.index, weight=weight, conditioned=sample.draw.conditioned)
 
     def _decides(self, finished: Sequence[Sample]) -> bool:
@@ -312,17 +318,66 @@ class Plan:
         self.decided = self.decided or selection.is_settled(self.pending - len(finished))
         return self.decided
 
-    @property
-    def _favours_conditioned(self) -> bool:
-        """Whether it was learned that a sample that sees earlier ones gains more at a tie than one that does not."""
-        if not self.strategy.learned:
-            return False
-        gains = self._learned.gains
-        return gains.gain(_TIE, sampler=CONDITIONED) > gains.gain(_TIE, sampler=INDEPENDENT)
+    def _worth(self, sampler: Sampler) -> float:
+        """What a vote of this sampler counts, as it is counted now."""
+        worth = self._worths.get(sampler.name)
+        if worth is None:
+            self._samplers[sampler.name] = sampler
+            worth = self._worths[sampler.name] = self.strategy.worth(sampler, self._learned)
+        return worth
+
+    def _as_known(self, sample: Sample, place: int) -> Sample:
+        """A sample, without its vote if those of its sampler do not count now."""
+        whole = self._on_trial.pop(place, sample)
+        if whole.vote is None or self._worth(whole.draw.sampler):
+            return whole
+        self._on_trial[place] = whole
+        return replace(whole, vote=None, problem=ON_TRIAL)
+
+    def _recount(self) -> None:
+        """Count the votes anew if by now those of some sampler count more, less, or not at all."""
+        worths = {name: self.strategy.worth(sampler, self._learned) for name, sampler in self._samplers.items()}
+        if worths == self._worths:
+            return
+        self._worths = worths
+        self.selection = self._nothing
+        for place, sample in enumerate(self.samples):
+            known = self.samples[place] = self._as_known(sample, place)
+            if known.problem not in UNREAD:
+                self.selection = self._with(self.selection, known)
+
+    def _compare(self, sample: Sample) -> None:
+        """Learn from a new sample what others of its sampler are worth."""
+        if sample.draw.conditioned:
+            self._learned.trust.heard()
+        if sample.vote is None or not (sample.draw.conditioned or self._at_once):
+            return
+        try:
+            keys = keys_of(self._with(self.selection, sample).groups())
+        except Exception:
+            return  # it will lose its vote
+        said = keys[sample.draw.index]
+        if sample.draw.conditioned and not self._has_compared:
+            # The call's first two samples that saw the same answers and said one of them. Some may count no longer.
+            shown = frozenset(keys.get(index) for index in sample.draw.shown)
+            if said in shown and len(shown) > 1:
+                if shown in self._said:
+                    self._has_compared = True
+                    self._learned.trust.tell(agree=said == self._said[shown], shown=len(shown))
+                self._said[shown] = said
+        if self._at_once and not sample.draw.conditioned:
+            if sample.draw.sampler is GREEDY_LABEL:
+                self._greedy = sample
+            else:
+                self._others.append(sample)
+            while self._greedy is not None and len(self._others) > 1:  # pairs of the others, each with the one before
+                first, one, other = (keys.get(told.draw.index) for told in (self._greedy, *self._others[:2]))
+                self._learned.modes.tell(first=(one == first) != (other == first), other=one == other != first)
+                del self._others[0]
 
     def _view(self) -> CallView:
         voters = sorted((s for s in self.samples if s.vote is not None), key=lambda s: s.draw.index)
-        return CallView(self._drawn, voters, self.selection, self._varies, self.unit, self._beliefs, self._at_once)
+        return CallView(self._drawn, voters, self.selection, self._varies, self.unit, self._seeing, self._at_once)
 
     def _generator(self, index: int) -> np.random.Generator:
         return np.random.default_rng([index, *self._entropy])

@@ -17,6 +17,9 @@ SPARED = "not needed"
 REPEATED = "the same reply"
 """The problem of a sample that is made of the replies of an earlier one, as from a gateway's cache."""
 
+ON_TRIAL = "on trial"
+"""The problem of a sample that saw earlier ones, while it is not known whether such samples check them or follow."""
+
 
 @dataclass(frozen=True)
 class Draw:
@@ -54,7 +57,7 @@ class Sample:
         answer: The answer as the program gave it, or None.
         vote: What it says, as the selector read it where the sample ran; None if it casts no vote.
         problem: Why it casts no vote: ``"failed"``, ``"truncated"``, ``"no answer"``, ``"unreadable"``,
-            ``"not needed"``, ``"the same reply"``; empty if it votes.
+            ``"not needed"``, ``"the same reply"``, ``"on trial"``; empty if it votes.
         error: The exception, if it failed.
         permanent: Whether another sample of the call would fail alike.
         trace: DSPy's trace of the run: ``(predictor, inputs, prediction)`` in order.

@@ -10,7 +10,6 @@ import numpy as np
 
 from dynscale_dspy._fields import OneOfWords, Size, YesNo, check_fields
 from dynscale_dspy.allocation.evidence import Evidence
-from dynscale_dspy.allocation.gains import CONDITIONED, INDEPENDENT
 from dynscale_dspy.selection.base import Group, Selection, keys_of
 
 Predictors = Annotated[Literal["all", "last"], OneOfWords]
@@ -27,8 +26,7 @@ class CallView(NamedTuple):
         selection: All votes so far.
         varies: Whether the call may ever draw a second sample.
         unit: What runs out first, ``"tokens"`` or ``"nanodollars"``; None if that is samples or requests.
-        beliefs: By how many standard deviations this call takes conditioned and independent samples to be better than
-            their mean; see :meth:`~dynscale_dspy.allocation.gains.GainEstimator.prefers`.
+        seeing: How many samples that see earlier ones were drawn so far.
         at_once: Whether the program answers from a few given labels without reasoning first.
     """
 
@@ -37,7 +35,7 @@ class CallView(NamedTuple):
     selection: Selection
     varies: bool = True
     unit: str | None = None
-    beliefs: tuple[float, float] = (0.0, 0.0)
+    seeing: int = 0
     at_once: bool = False
 
     @property
@@ -133,15 +131,17 @@ class Sampler:
 
 PLAIN = Sampler("plain")
 """The program as it is: nothing is set to make its samples differ. For calls that may draw one sample only."""
-ALONE = Sampler(INDEPENDENT)
+ALONE = Sampler("independent")
 """A sample that sees the inputs alone."""
 GREEDY = Sampler("greedy", temperature=0.0)
 """A sample that sees the inputs alone, each token the most probable one."""
+GREEDY_LABEL = Sampler("greedy label", temperature=0.0)
+"""The same for a program that answers from a few given labels at once: votes of others come to what it says."""
 
 
 def conditioned(chain: ChainSpec) -> Sampler:
     """A sampler whose samples see earlier ones."""
-    return Sampler(CONDITIONED, chain=chain)
+    return Sampler("conditioned", chain=chain)
 
 
 class Lazily:

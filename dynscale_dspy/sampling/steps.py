@@ -86,9 +86,11 @@ class Wait:
 
     Args:
         future: What to wait for.
+        look: Called now and then while that lasts; it ends a future that nobody will bring about any more.
     """
 
     future: Future[Any]
+    look: Callable[[], object] | None = None
 
 
 @dataclass(frozen=True)

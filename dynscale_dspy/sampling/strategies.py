@@ -14,9 +14,11 @@ import numpy as np
 from dynscale_dspy import _deprecated
 from dynscale_dspy._fields import OneOfWords, ShareOfSamples, Size, YesNo, check_fields
 from dynscale_dspy.allocation.learned import Learned
+from dynscale_dspy.allocation.trust import ON_TRIAL
 from dynscale_dspy.sampling.samplers import (
     ALONE,
     GREEDY,
+    GREEDY_LABEL,
     PLAIN,
     CallView,
     ChainSpec,
@@ -101,6 +103,17 @@ class Strategy(ABC):
         """What the vote of a sample of this sampler counts, above 0."""
         return 1.0
 
+    def worth(self, sampler: Sampler, learned: Learned) -> float:
+        """What the vote of a sample of this sampler counts by what is known of the program: its :meth:`weight`, or 0.
+
+        It may change while a call goes on; the votes of its samples are then counted anew.
+
+        Args:
+            sampler: What drew the sample.
+            learned: What is known of the program's samples.
+        """
+        return self.weight(sampler)
+
 
 @dataclass(frozen=True)
 class Parallel(Strategy):
@@ -125,9 +138,11 @@ class Parallel(Strategy):
         """Propose a sample that sees the inputs alone."""
         if not view.varies:
             return PLAIN
-        if self.first == "greedy" and _greedy_speaks(view):
-            return GREEDY if view.next_index == 0 else None
-        return ALONE
+        return _first_of(self.first, view) or ALONE
+
+    def worth(self, sampler: Sampler, learned: Learned) -> float:
+        """A greedy first label counts for several once it is found to be what votes come to."""
+        return self.weight(sampler) * _worth_of_first(sampler, learned)
 
 
 @dataclass(frozen=True)
@@ -211,14 +226,14 @@ class Integrated(Strategy):
     independent: Size = 2
     length: Size = 4
     width: Size | None = None
-    when: Annotated[Literal["close", "contested", "always", "learned"], OneOfWords] = "close"
+    when: Annotated[Literal["learned", "close", "contested", "always"], OneOfWords] = "learned"
     share: ShareOfSamples = 1.0
     repeats: YesNo = False
     shuffle: YesNo = True
     max_tokens: Size = 2000
     predictors: Predictors = "all"
     rendering: Rendering = "field"
-    first: First = "own"
+    first: First = "greedy"
 
     def __post_init__(self) -> None:
         check_fields(self, Integrated)
@@ -237,13 +252,19 @@ class Integrated(Strategy):
         """Propose a sample that sees earlier ones where there is something to integrate."""
         if not view.varies:
             return PLAIN
-        if self.first == "greedy" and _greedy_speaks(view):
-            return GREEDY if view.next_index == 0 else None
+        if first := _first_of(self.first, view):
+            return first
         if not self._integrates(view):
             return ALONE
-        if self.learned and not _gains_more(self._seeing, view, learned):
+        if self.learned and not learned.trust.earned and not (learned.trust.may_try and view.seeing < ON_TRIAL):
             return ALONE
         return self._seeing
+
+    def worth(self, sampler: Sampler, learned: Learned) -> float:
+        """With ``when="learned"``, samples that see earlier ones count once they are found to check those."""
+        if self.learned and sampler.chain is not None and not learned.trust.counts:
+            return 0.0
+        return self.weight(sampler) * _worth_of_first(sampler, learned)
 
     @cached_property
     def _seeing(self) -> Sampler:
@@ -262,11 +283,13 @@ class Integrated(Strategy):
         """Whether the votes so far ask for a sample that sees earlier ones."""
         if view.next_index < self.independent or not view.samples:
             return False
+        if view.at_once and self.when != "always":
+            return False  # what it would say of attempts is no better founded than what it says of the inputs
         if sum(not sample.draw.conditioned for sample in view.samples) < min(self.independent, 2):
             return False
-        if self.when in ("close", "contested"):
+        if self.when != "always":
             evidence = view.evidence
-            if not evidence.rival or (self.when == "close" and evidence.lead - evidence.rival > 1):
+            if not evidence.rival or (self.when != "contested" and evidence.lead - evidence.rival > 1):
                 return False
         later = view.next_index - self.independent
         # By position, so that what is in flight cannot change it.
@@ -281,27 +304,26 @@ class Integrated(Strategy):
 
 def _with_first(first: str, *samplers: Sampler) -> tuple[Sampler, ...]:
     """These samplers, and the greedy one where it draws the first sample."""
-    return (samplers[0], GREEDY, *samplers[1:]) if first == "greedy" else samplers
+    return (samplers[0], GREEDY, GREEDY_LABEL, *samplers[1:]) if first == "greedy" else samplers
 
 
-def _greedy_speaks(view: CallView) -> bool:
-    """Whether the next sample is the greedy one, or the greedy one alone answers a call that is decided at once."""
-    if view.next_index == 0:
-        return True
-    # While it is under way nobody knows whether it will have an answer.
-    return view.at_once and (bool(view.samples) or view.evidence.samples == 0)
+def _first_of(first: str, view: CallView) -> Sampler | None:
+    """The sampler of a call's first sample; None for the others, and where the first is like them."""
+    if first == "own" or view.next_index > 0:
+        return None
+    return GREEDY_LABEL if view.at_once else GREEDY
 
 
-def _gains_more(seeing: Sampler, view: CallView, learned: Learned) -> bool:
-    """Whether a sample that sees earlier ones is expected to gain more than one that sees the inputs alone."""
-    return learned.gains.prefers(seeing.name, ALONE.name, view.evidence, view.unit, view.beliefs)
+def _worth_of_first(sampler: Sampler, learned: Learned) -> float:
+    """What a sample counts by what is known of greedy first labels."""
+    return learned.modes.weight if sampler is GREEDY_LABEL else 1.0
 
 
 def _propose_named(self: Strategy, view: CallView, learned: Learned, rng: np.random.Generator) -> Sampler:
     """What a strategy written for version 0.1 has for :meth:`Strategy.propose`: its ``shown`` names the samples."""
     shown = tuple(self.shown(view.samples, view.evidence, view.next_index, rng)) if view.samples else ()
     seeing = self.samplers[-1]
-    if not shown or seeing.chain is None or (self.learned and not _gains_more(seeing, view, learned)):
+    if not shown or seeing.chain is None:
         return ALONE if view.varies else PLAIN
     return replace(seeing, chain=_Named(seeing.chain, shown))
 

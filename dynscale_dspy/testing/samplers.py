@@ -21,7 +21,6 @@ from typing import NamedTuple
 import numpy as np
 
 from dynscale_dspy.allocation.costs import Cost
-from dynscale_dspy.allocation.evidence import TopTwo
 from dynscale_dspy.allocation.learned import Learned
 from dynscale_dspy.sampling.plan import Plan
 from dynscale_dspy.sampling.sample import Draw, Sample
@@ -150,6 +149,14 @@ class StrategyLaws:
             weight = strategy.weight(sampler)
             assert 0 < weight < math.inf, f"weight of {sampler.name!r} is {weight!r}"
 
+    def test_worths_are_weights_or_nothing(self) -> None:
+        """What is known of a program may take a sampler's votes away, or make them count for more; never below 0."""
+        strategy = self.strategy()
+        for _, learned, _ in self._cases():
+            for sampler in strategy.samplers:
+                worth = strategy.worth(sampler, learned)
+                assert 0 <= worth < math.inf, f"worth of {sampler.name!r} is {worth!r}"
+
     def test_calls_come_to_an_end(self) -> None:
         """Drawn by a plan, every call has samples, is over by its maximum, and is the same when it is drawn again."""
         for number in range(12):
@@ -223,10 +230,10 @@ def _views(strategy: Strategy) -> Iterator[CallView]:
             sample = _sample(draw, answer)
             selection = selection.add(sample.vote, sample=index, conditioned=saw_others)
             samples += [sample] if sample.vote is not None else []
-        beliefs = float(generator.normal()), float(generator.normal())
+        seeing = sum(sample.draw.conditioned for sample in samples) + int(generator.integers(2))
         for ahead in (0, 1, 3):
             unit = [None, "tokens", "nanodollars"][int(generator.integers(3))]
-            yield CallView(drawn + ahead, samples, selection, True, unit, beliefs)
+            yield CallView(drawn + ahead, samples, selection, True, unit, seeing, bool(generator.integers(2)))
     yield CallView(0, [], Plurality().empty(), varies=False)
 
 
@@ -236,26 +243,20 @@ def _sample(draw: Draw, answer: str | None) -> Sample:
 
 
 def _learned(side: float) -> Learned:
-    """What is known of a program whose conditioned samples gain, lose, or are not known yet."""
+    """What is known of a program whose conditioned samples check, follow, or are not known yet."""
     learned = Learned()
     if side:
-        for state in range(5):
-            for _ in range(100):
-                learned.gains.vote(state, sampler="conditioned", dissents=True)
-                learned.gains.opinion(state, sampler="conditioned", side=round(side))
+        for _ in range(100):
+            learned.trust.tell(agree=side > 0, shown=2)
         for name, tokens in (("independent", 10), ("conditioned", 30)):
             cost = Cost(samples=1, requests=1, prompt_tokens=tokens, nanodollars=tokens)
             learned.costed(name, cost)
-            learned.gains.cost(cost, sampler=name)
     return learned
 
 
 def _known(learned: Learned) -> tuple[object, ...]:
     """What is known, as values; a record that was only looked at holds nothing."""
     records = {name: (one.need, one.cost.total, one.samples, one.blanks) for name, one in learned.records.items()}
-    ties = [learned.gains.gain(_TIE, sampler=name) for name in ("independent", "conditioned")]
     nothing = (None, Cost(), 0, 0)
-    return {name: one for name, one in records.items() if one != nothing}, learned.need, learned.cost.total, ties
-
-
-_TIE = TopTwo(1, 1, 2, 0)
+    known = {name: one for name, one in records.items() if one != nothing}
+    return known, learned.need, learned.cost.total, learned.trust.evidence

@@ -253,6 +253,45 @@ async def test_the_same_call_in_two_tasks_is_one():
     assert outcomes[1:] == outcomes[:-1] and len({id(winner) for winner in outcomes}) > 1  # copies of one
 
 
+@pytest.mark.parametrize("awaits", [False, True])
+def test_those_who_wait_for_a_call_whose_loop_is_closed_take_over(monkeypatch, awaits):
+    """They waited already: no equal call comes after them that would find out."""
+    monkeypatch.setattr(drivers, "LOOK_AGAIN", 0.02)
+    pool, waits, answers = BudgetPool(100), threading.Event(), []
+    loop = asyncio.new_event_loop()
+
+    async def begun():
+        return pool.flights.join("k")
+
+    assert loop.run_until_complete(begun())[1]
+
+    def told(steps):
+        step = next(steps)
+        waits.set()
+        try:
+            while True:
+                step = steps.send((yield step))
+        except StopIteration as stop:
+            return stop.value
+
+    def wait():
+        if awaits:
+
+            async def run(job, slot=None):
+                return sampler()(job, slot)
+
+            answers.append(asyncio.run(adrive(told(call(pool)), run, desk(pool))))
+        else:
+            answers.append(drive(told(call(pool)), sampler(), desk(pool)))
+
+    waiting = threading.Thread(target=wait, daemon=True)
+    waiting.start()
+    assert waits.wait(10)
+    loop.close()
+    waiting.join(10)
+    assert [sample.answer for sample in answers] == ["A"] and len(pool.flights) == 0
+
+
 async def test_a_synchronous_call_inside_a_loop_does_not_wait_for_a_task_of_that_loop():
     pool = uniform(2)
     release = asyncio.Event()

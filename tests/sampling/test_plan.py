@@ -260,7 +260,7 @@ def whole(said, **shares):
 
 
 def test_a_call_that_decides_at_once_draws_no_more_once_one_sample_has_told_all():
-    plan = Plan(Parallel(), seed=0, key="x", max_samples=8, at_once=True)
+    plan = Plan(Parallel(first="own"), seed=0, key="x", max_samples=8, at_once=True)
     assert plan.room == 8
     plan.tell(Sample(draw_next(plan), answer="A", vote=whole("A", A=0.7, B=0.3)))
     assert plan.room == 0 and plan.propose(4) == [] and plan.winner().answer == "A"
@@ -268,7 +268,7 @@ def test_a_call_that_decides_at_once_draws_no_more_once_one_sample_has_told_all(
 
 @pytest.mark.parametrize(("said", "winner"), [("A", "A"), ("B", "B"), (None, "B")])
 def test_one_greedy_sample_is_to_say_what_most_of_it_speaks_for(said, winner):
-    plan = Plan(Parallel(), seed=0, key="x", max_samples=8, at_once=True)
+    plan = Plan(Parallel(first="own"), seed=0, key="x", max_samples=8, at_once=True)
     plan.tell(Sample(draw_next(plan), answer="B", vote=whole("B", A=0.7, B=0.3)))
     assert plan.room == 1 and plan.propose(4) == [GREEDY]
     draw = plan.draw(GREEDY)
@@ -286,6 +286,6 @@ def test_a_greedy_sample_that_says_something_else_is_all_too():
 
 def test_a_sample_that_has_reasoned_first_does_not_tell_all():
     for at_once, vote_ in ((False, whole("A", A=0.7, B=0.3)), (True, replace(whole("A", A=1.0), is_whole=False))):
-        plan = Plan(Parallel(), seed=0, key="x", max_samples=8, at_once=at_once)
+        plan = Plan(Parallel(first="own"), seed=0, key="x", max_samples=8, at_once=at_once)
         plan.tell(Sample(draw_next(plan), answer="A", vote=vote_))
         assert plan.room == 7

@@ -119,7 +119,7 @@ def test_a_view_tells_of_the_votes():
     view = make_view(voters("A", "B", "A"))
     assert (view.next_index, view.evidence.lead, view.evidence.rival) == (3, 2, 1)
     assert [(group.answer, group.samples) for group in view.groups] == [("A", (0, 2)), ("B", (1,))]
-    assert (view.varies, view.unit, view.beliefs) == (True, None, (0.0, 0.0))
+    assert (view.varies, view.unit, view.seeing, view.at_once) == (True, None, 0, False)
 
 
 def test_a_plan_shows_the_voters_in_the_order_of_their_index():

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import random
 import warnings
 from pathlib import Path
 
@@ -10,11 +11,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynscale_dspy import Cost, Integrated, Parallel, Sequential, Strategy
+from dynscale_dspy import Integrated, Parallel, Sequential, Strategy
+from dynscale_dspy.allocation import modes, trust
 from dynscale_dspy.allocation.learned import Learned
 from dynscale_dspy.sampling.plan import Plan
 from dynscale_dspy.sampling.sample import Draw, Sample
-from dynscale_dspy.sampling.samplers import ALONE, GREEDY, PLAIN, CallView, ChainSpec, Sampler, conditioned
+from dynscale_dspy.sampling.samplers import (
+    ALONE,
+    GREEDY,
+    GREEDY_LABEL,
+    PLAIN,
+    CallView,
+    ChainSpec,
+    Sampler,
+    conditioned,
+)
 from tests.sampling.support import draw_next, make_view, voters
 from tests.support import vote
 
@@ -125,7 +136,7 @@ def test_width_bounds_what_is_in_flight():
         (lambda: Integrated(independent=0), "independent must be an integer of at least 1, got 0"),
         (lambda: Integrated(length=0), "length must be an integer of at least 1, got 0"),
         (lambda: Integrated(width=-1), "width must be an integer of at least 1, got -1"),
-        (lambda: Integrated(when="never"), "when must be 'close', 'contested', 'always' or 'learned', got 'never'"),
+        (lambda: Integrated(when="never"), "when must be 'learned', 'close', 'contested' or 'always', got 'never'"),
         (lambda: Integrated(share=0), "share must be a number above 0 and at most 1, got 0"),
         (lambda: Integrated(share=1.5), "share must be a number above 0 and at most 1, got 1.5"),
         (lambda: Integrated(rendering="xml"), "rendering must be 'field' or 'prefill', got 'xml'"),
@@ -165,24 +176,77 @@ def test_the_first_sample_is_greedy_and_the_second_is_not(strategy):
     assert proposed(strategy, "A") is ALONE
 
 
-@pytest.mark.parametrize("strategy", FIRST_GREEDY)
-def test_where_a_program_decides_at_once_a_greedy_sample_with_an_answer_is_all(strategy):
-    assert proposed(strategy, at_once=True) is GREEDY
-    plan = Plan(strategy, seed=0, key="call", max_samples=8, at_once=True)
-    assert plan.propose(8) == [GREEDY]
-    draw = plan.draw(GREEDY)
-    assert plan.propose(8) == []  # it is under way
-    plan.tell(Sample(draw, prediction="A", answer="A", vote=vote("A")))
-    assert plan.propose(8) == [] and plan.winner().answer == "A"
+def labels(strategy, calls, samples, greedy, draw, learned=None):
+    """Plans of calls that are decided at once, all open to the end: call c says greedy(c) first and draw(c) later."""
+    learned = learned or Learned()
+    plans = [Plan(strategy, seed=0, key=c, max_samples=samples, learned=learned, at_once=True) for c in range(calls)]
+    for _ in range(samples):
+        for call, plan in enumerate(plans):
+            draw_one = plan.draw(*plan.propose(1))
+            said = greedy(call) if draw_one.sampler is GREEDY_LABEL else draw(call)
+            plan.tell(Sample(draw_one, prediction=said, answer=said, vote=vote(said)))
+    return plans, learned
 
 
 @pytest.mark.parametrize("strategy", FIRST_GREEDY)
-def test_where_the_greedy_sample_has_no_answer_others_are_drawn(strategy):
+@pytest.mark.parametrize("samples", [4, 8])
+def test_where_greedy_labels_are_what_votes_come_to_calls_end_with_them(strategy, samples):
+    draws, calls = random.Random(samples), 200
+    plans, learned = labels(
+        strategy, calls, samples, lambda call: "abcd"[call % 4], lambda call: draws.choices("abcd", WIDE[call % 4])[0]
+    )
+    assert learned.modes.weight == modes.WEIGHT
+    kept = sum(plan.winner().answer == "abcd"[call % 4] for call, plan in enumerate(plans))
+    voted = sum(modal([s.answer for s in plan.samples]) == "abcd"[call % 4] for call, plan in enumerate(plans))
+    assert kept >= (calls if samples == 4 else 0.95 * calls)
+    assert voted < 0.9 * calls  # which votes of weight 1 do not
+
+
+WIDE = [tuple(np.roll((0.45, 0.25, 0.2, 0.1), place)) for place in range(4)]
+"""The chances of four labels, for calls whose favourite is each of them."""
+
+
+def modal(answers):
+    """The commonest; of equal ones the first."""
+    return max(answers, key=answers.count)
+
+
+def test_where_no_sample_is_greedy_whatever_was_asked_the_first_counts_like_others():
+    draws = random.Random(3)
+
+    def draw(call):
+        return draws.choices("abcd", WIDE[call % 4])[0]
+
+    plans, learned = labels(Integrated(), 80, 8, draw, draw)
+    assert learned.modes.weight == 1
+    for plan in plans:
+        assert plan.winner().answer == modal([sample.answer for sample in plan.samples])
+
+
+def test_votes_are_counted_anew_when_their_worth_changes():
+    plans, learned = labels(Integrated(), 1, 4, lambda call: "a", lambda call: "b")
+    assert plans[0].winner().answer == "b"
+    for _ in range(20):
+        learned.modes.tell(first=True, other=False)
+    assert plans[0].winner().answer == "a" and plans[0].selection.groups()[0].weight == modes.WEIGHT
+    for _ in range(9):
+        learned.modes.tell(first=False, other=True)
+    assert plans[0].winner().answer == "b"
+
+
+@pytest.mark.parametrize("strategy", FIRST_GREEDY)
+def test_where_the_greedy_sample_has_no_answer_others_speak(strategy):
     plan = Plan(strategy, seed=0, key="call", max_samples=3, at_once=True)
     plan.tell(Sample(plan.draw(*plan.propose(1)), problem="no answer"))
     assert plan.propose(8) == [ALONE, ALONE]
     plan.tell(Sample(plan.draw(ALONE), prediction="A", answer="A", vote=vote("A")))
     assert plan.winner().answer == "A"
+
+
+def test_samples_of_a_program_that_decides_at_once_see_no_earlier_ones_unless_that_is_asked_for():
+    for when in ("learned", "close", "contested"):
+        assert proposed(Integrated(when=when), "A", "B", at_once=True) is ALONE
+    assert proposed(Integrated(when="always"), "A", "B", at_once=True).name == "conditioned"
 
 
 def test_an_attempt_of_the_greedy_sample_is_one_of_those_that_later_ones_see():
@@ -201,25 +265,28 @@ def test_settings_of_chains_go_into_the_sampler():
     assert proposed(Integrated(**settings), "A", "B").chain == ChainSpec(**settings)
 
 
-def test_samples_see_earlier_ones_where_that_is_learned_to_gain_more():
-    strategy = Integrated(when="learned")
-    assert proposed(strategy, "A", "B").name == "conditioned"  # as the prior says of a tie
-    assert proposed(strategy, "A", "B", beliefs=(-9.0, 0.0)).name == "independent"
-    assert proposed(strategy, "A", "B", beliefs=(9.0, 0.0)).name == "conditioned"
-    follows = Learned()
-    for _ in range(200):  # the next one never repeats a dissent of one that saw earlier ones
-        follows.gains.vote(0, sampler="conditioned", dissents=True)
-        follows.gains.opinion(0, sampler="conditioned", side=-1)
-    assert proposed(strategy, "A", "B", learned=follows).name == "independent"
-    assert proposed(Integrated(), "A", "B", learned=follows).name == "conditioned"  # which does not ask
+def known(agree: bool, pairs: int) -> Learned:
+    """What is known after so many pairs of samples that saw two answers."""
+    learned = Learned()
+    for _ in range(pairs):
+        learned.trust.tell(agree=agree, shown=2)
+    return learned
 
 
-def test_what_a_sample_costs_counts_where_it_runs_out_first():
-    strategy, dear = Integrated(when="learned"), Learned()
-    dear.gains.cost(Cost(samples=1, prompt_tokens=10), sampler="independent")
-    dear.gains.cost(Cost(samples=1, prompt_tokens=1000), sampler="conditioned")
-    assert proposed(strategy, "A", "B", learned=dear).name == "conditioned"
-    assert proposed(strategy, "A", "B", learned=dear, unit="tokens").name == "independent"
+def test_samples_see_earlier_ones_where_such_samples_check():
+    strategy = Integrated()
+    assert proposed(strategy, "A", "B").name == "conditioned"  # to find out
+    assert proposed(strategy, "A", "B", seeing=trust.ON_TRIAL).name == "independent"
+    assert proposed(strategy, "A", "B", learned=known(True, 9), seeing=9).name == "conditioned"
+    assert proposed(strategy, "A", "B", learned=known(False, 9)).name == "independent"
+    assert proposed(Integrated(when="close"), "A", "B", learned=known(False, 9)).name == "conditioned"  # is not asked
+
+
+def test_votes_count_where_such_samples_check():
+    strategy, seeing = Integrated(), conditioned(ChainSpec())
+    assert strategy.worth(seeing, Learned()) == 0 and strategy.worth(ALONE, Learned()) == 1
+    assert strategy.worth(seeing, known(True, 2)) == 1 and strategy.worth(seeing, known(False, 2)) == 0
+    assert Integrated(when="close").worth(seeing, known(False, 9)) == 1
 
 
 @pytest.mark.parametrize("strategy", [Parallel(), Sequential(length=2), Integrated(share=0.5)])

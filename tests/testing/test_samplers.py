@@ -232,6 +232,11 @@ class EndlessWeight(Sound):
         return float("inf")
 
 
+class WorthLessThanNothing(Parallel):
+    def worth(self, sampler, learned):
+        return -1.0
+
+
 class EndsBeforeItBegins(Sound):
     def propose(self, view, learned, rng):
         return None
@@ -259,6 +264,7 @@ class EndsBeforeItBegins(Sound):
         ("room_is_never_negative", HalfARoom()),
         ("weights_are_above_zero", NoWeight()),
         ("weights_are_above_zero", EndlessWeight()),
+        ("worths_are_weights_or_nothing", WorthLessThanNothing()),
         ("calls_come_to_an_end", NoRoom()),
         ("calls_come_to_an_end", EndsBeforeItBegins()),
         ("calls_come_to_an_end", RollsItsOwnDice()),

@@ -11,7 +11,7 @@ from typing import Any
 import dspy
 import pytest
 
-from dynscale_dspy import BudgetPool, Cost, DynScaling, Integrated, Parallel, Strategy, Uniform, explain
+from dynscale_dspy import BudgetPool, Cost, DynScaling, Parallel, Strategy, Uniform, explain
 from dynscale_dspy.allocation.policies import make_policy
 from dynscale_dspy.sampling.samplers import ALONE, PLAIN, ChainSpec, Sampler
 from dynscale_dspy.testing import questions
@@ -245,17 +245,19 @@ def test_the_first_sample_is_greedy_and_the_others_are_not(mode):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_program_that_decides_at_once_asks_once(mode):
+@pytest.mark.parametrize(("own", "used"), [(None, 0.3), (0.8, 0.8)])
+def test_samples_of_a_program_that_decides_at_once_are_cooler(mode, own, used):
     model = ScriptedModel(lambda text, number: {"answer": "yes"})
     qa = DynScaling(
         dspy.Predict("question -> answer: Literal['yes', 'no']"),
-        BudgetPool(samples=6 * len(BANK), policy=Uniform()),
-        sampling=Integrated(first="greedy"),
+        BudgetPool(samples=9 * len(BANK), policy=Uniform()),
+        max_samples=3,
     )
-    with dspy.context(lm=model.lm(temperature=0.8)):
+    with dspy.context(lm=model.lm(temperature=own)):
         predictions = MODES[mode](qa)
     assert [prediction.answer for prediction in predictions] == ["yes"] * len(BANK)
-    assert [request.config.temperature for request in model.requests] == [0.0] * len(BANK)
+    asked = Counter(request.config.temperature for request in model.requests)
+    assert asked == {0.0: len(BANK), used: 2 * len(BANK)}
 
 
 def test_where_the_greedy_label_cannot_be_read_others_are_drawn():
