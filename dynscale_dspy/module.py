@@ -68,9 +68,10 @@ class DynScaling(dspy.Module):
             ask for the probabilities of tokens (``logprobs``). A sample then votes for every label as much as the
             language model thinks of it, and where nothing is written before the label, one sample tells all: the call
             draws no more. Routes that do not tell them are asked as without; docs/probabilities.md says more.
-        min_confidence: An answer whose confidence is below this goes to ``on_low``. Confidence is about the vote, not
-            about the truth; docs/confidence.md says what it was worth. One sample alone has 0.75, so a call that can
-            afford only one never reaches 0.9.
+        min_confidence: An answer whose confidence is below this goes to ``on_low``. Confidence estimates how often
+            such answers are right, from agreement between samples; docs/confidence.md says what it was worth. One
+            sample of an unknown program has at most 0.5. A program that answers from given labels without reasoning
+            first hardly ever passes 0.7.
         on_low: ``"abstain"`` returns a prediction with every field None, ``"raise"`` raises :class:`LowConfidence`.
             Another DSPy module, such as one with a stronger model, answers in its place. A function is called with
             the winner and the call's inputs by name, ``on_low(prediction, question=...)``, and its result returned; it

@@ -10,8 +10,8 @@ The first row is the lab's own server. Others serve the same checkpoint, written
     python examples/local_servers.py --server llama.cpp=http://127.0.0.1:8081/v1 --server vLLM=http://127.0.0.1:8082/v1
 
 Each is asked what this library builds on: several choices (`n`), a `seed`, `logprobs`, going on with a begun message,
-and a usage that counts every choice. Nothing is taken from its name. Then both a single sample and DynScaling answer
-the same questions; temperature 1, no seed.
+and a usage that counts every choice. Nothing is taken from its name. Then the plain program, as it is (temperature 1)
+and at temperature 0, and DynScaling answer the same questions; no seed.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ EACH = 4
 BEGUN = "[[ ## reasoning ## ]]\n"
 COLUMNS = (
     "server", "n", "seed", "logprobs", "begun message", "usage", "usage, n=4", "cached tokens",
-    "one sample", "DynScaling", "apart from ours",
+    "plain", "plain, temperature 0", "DynScaling", "apart from ours",
 )  # fmt: skip
 
 
@@ -108,15 +108,17 @@ class Server:
         }
 
     def accuracy(self, asked: list[dspy.Example]) -> dict[str, Any]:
-        """A single sample and a vote on the same questions."""
+        """The plain program and a vote on the same questions."""
         program = dspy.ChainOfThought("question -> answer")
         lm = dspy.LM(
             f"openai/{self.model}", api_base=self.url, api_key="local", temperature=1.0, max_tokens=256, cache=False
         )
         right: dict[str, list[int]] = {}
-        for name, samples in (("one sample", 1), ("DynScaling", EACH)):
+        plain: dict[str, Any] = {"max_samples": 1}
+        ways = (("plain", 1, plain), ("plain, temperature 0", 1, {**plain, "temperature": 0}), ("DynScaling", EACH, {}))
+        for name, samples, settings in ways:
             pool = BudgetPool(samples=samples * len(asked))
-            qa = DynScaling(program, pool)
+            qa = DynScaling(program, pool, **settings)
             with dspy.context(lm=lm, max_errors=len(asked)):
                 found = qa.batch(asked, num_threads=8, disable_progress_bar=True)
             right[name] = [

@@ -25,7 +25,9 @@ def main() -> None:
         integrated = DynScaling(program, budget=8, sampling=Integrated())
         for question in lab.questions(1 if arguments.quick else 5, seed=2):
             print(f"\n{question.question}   (right: {question.answer})")
-            print("  one sample:", program(**question.inputs()).answer)
+            print("  plain:", program(**question.inputs()).answer)
+            with dspy.context(lm=lm.copy(temperature=0)):
+                print("  plain, temperature 0:", program(**question.inputs()).answer)
             for name, wrapped in (("independent", independent), ("integrated", integrated)):
                 prediction = wrapped(**question.inputs())
                 print(f"  {name}: {prediction.answer}")

@@ -1,4 +1,4 @@
-"""dspy.Evaluate at three budgets: what does the next sample buy?
+"""dspy.Evaluate of the plain program, as it is and at temperature 0, and at two budgets: what does the next sample buy?
 
 python examples/three_budgets.py
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from typing import Any
 
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # without a network LiteLLM waits for its price list
 
@@ -30,12 +31,15 @@ def main() -> None:
             num_threads=16,
             display_progress=False,
         )
-        for budget in (1, 3, 6):
+        once: dict[str, Any] = {"max_samples": 1}  # the program as it is
+        greedy = {**once, "temperature": 0}
+        rows = (("1, plain", 1, once), ("1, plain, temperature 0", 1, greedy), ("3", 3, {}), ("6", 6, {}))
+        for name, budget, settings in rows:
             # Evaluate calls one by one, from threads; told how many come, the pool can save on easy ones for hard ones.
             pool = BudgetPool(samples=budget * len(questions)).expect(len(questions))
-            score = evaluate(DynScaling(dspy.ChainOfThought("question -> answer"), budget=pool)).score
+            score = evaluate(DynScaling(dspy.ChainOfThought("question -> answer"), budget=pool, **settings)).score
             spent = pool.statistics().spent
-            table.add_row(str(budget), f"{score:.1f}", str(spent.samples), str(spent.requests), f"{spent.tokens:,}")
+            table.add_row(name, f"{score:.1f}", str(spent.samples), str(spent.requests), f"{spent.tokens:,}")
     Console().print(table)
 
 

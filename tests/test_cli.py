@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
 
 import pytest
 
-from dynscale_dspy import lab
+from dynscale_dspy import cli, lab
 from dynscale_dspy.cli import main
+from dynscale_dspy.testing import FakeQuestion, FakeServer
+from tests.support import ScriptedModel
+
+METHODS = ["plain", "greedy", "uniform", "dynscaling"]
 
 
 @pytest.mark.timeout(120)
@@ -15,23 +20,69 @@ def test_the_demo(tmp_path, capsys):
     out = tmp_path / "rows.json"
     assert main(["demo", "--questions", "12", "--budget", "3", "--threads", "8", "--json", str(out)]) == 0
     rows = json.loads(out.read_text())
-    assert [row["method"] for row in rows] == ["single", "uniform", "dynscaling"]
-    columns = ["method", "accuracy", "se", "samples", "requests", "tokens"]
-    assert [list(row) for row in rows] == [[*columns, "prompt_tokens", "completion_tokens", "seconds"]] * 3
-    assert [row["samples"] for row in rows] == [12, 72, 36]
+    assert [row["method"] for row in rows] == METHODS
+    columns = ["method", "accuracy", "se", "samples", "requests", "tokens", "prompt_tokens", "completion_tokens"]
+    assert [list(row) for row in rows] == [[*columns, "seconds", "right"]] * 4
+    assert all(row["accuracy"] == sum(row["right"]) / 12 for row in rows)
+    assert [row["samples"] for row in rows[:3]] == [12, 12, 72] and 12 < rows[3]["samples"] <= 36
     assert all(row["requests"] >= row["samples"] and row["tokens"] > 0 for row in rows)
     printed = capsys.readouterr().out
-    for words in ("accuracy", "dynscaling - uniform:", "Who got how many samples"):
+    for words in ("accuracy", "DynScaling - plain", "DynScaling - uniform voting:", "Who got how many samples"):
         assert words in printed
+    assert printed.index("plain ") < printed.index("uniform voting") < printed.index("DynScaling ")
+
+
+def asked(tmp_path, capsys, chances, *options):
+    """The demo on a server whose answers have these chances: its rows, what it printed and the requests' settings."""
+    out = tmp_path / "rows.json"
+    bank = [
+        FakeQuestion(
+            question.question, {question.answer: chances[0], "-1": chances[1], "-2": chances[2]}, question.answer
+        )
+        for question in lab.questions(6, seed=16)
+    ]
+    with FakeServer(bank, median_latency=0.001) as server:
+        arguments = ["demo", "--questions", "6", "--seed", "16", "--budget", "2", "--threads", "1", *options]
+        assert main([*arguments, "--json", str(out), "--model", "openai/fake", "--api-base", server.url]) == 0
+        return json.loads(out.read_text()), capsys.readouterr().out, server.bodies
 
 
 @pytest.mark.timeout(120)
-def test_the_demo_on_ones_own_model(tmp_path):
+@pytest.mark.parametrize(("options", "own"), [((), None), (("--temperature", "0.4"), 0.4)])
+def test_the_plain_program_is_asked_as_its_user_asks_it_and_at_temperature_0(tmp_path, capsys, options, own):
+    rows, _, bodies = asked(tmp_path, capsys, (0.6, 0.3, 0.1), *options)
+    temperatures = [body.get("temperature") for body in bodies]
+    single = [own] * 6 + [0] * 6
+    greedy = 6 + next(start for start in range(len(bodies)) if temperatures[start : start + 12] == single)
+    assert [row["requests"] for row in rows[:2]] == [6, 6]
+    assert rows[1]["accuracy"] == 1.0
+    seeds = [body["seed"] for body in bodies]
+    assert len(set(seeds[greedy : greedy + 6])) == 6 and seeds[greedy - 6 : greedy] == seeds[greedy : greedy + 6]
+
+
+@pytest.mark.timeout(120)
+def test_a_model_that_fails_at_temperature_0_shows_it_in_its_row(tmp_path, capsys, monkeypatch):
+    class Picky(ScriptedModel):
+        def answer(self, request):
+            if request.config.temperature == 0:
+                raise ValueError("temperature must be strictly positive")
+            return super().answer(request)
+
+    lm = Picky(lambda prompt, number: {"reasoning": "r", "answer": "1"}).lm(temperature=1.0)
+    monkeypatch.setattr(cli, "_language_model", lambda options: contextlib.nullcontext(lm))
     out = tmp_path / "rows.json"
-    with lab.serve() as lm:
-        arguments = ["demo", "--questions", "4", "--budget", "2", "--json", str(out)]
-        assert main([*arguments, "--model", lm.model, "--api-base", lm.kwargs["api_base"]]) == 0
-    assert [row["samples"] for row in json.loads(out.read_text())] == [4, 16, 8]
+    assert main(["demo", "--questions", "14", "--budget", "2", "--threads", "1", "--json", str(out)]) == 0
+    assert [row["method"] for row in json.loads(out.read_text())] == METHODS
+    assert "DynScaling - plain: " in capsys.readouterr().out
+
+
+@pytest.mark.timeout(120)
+def test_gains_are_over_the_better_plain_run_and_one_that_is_none_is_said(tmp_path, capsys):
+    _, printed, _ = asked(tmp_path, capsys, (0.4, 0.3, 0.3))  # temperature 0 is always right, so nothing is better
+    assert "DynScaling - plain, temperature 0: " in printed and "DynScaling - plain: " not in printed
+    assert "Nothing here is surely better than plain, temperature 0" in " ".join(printed.split())
+    _, printed, _ = asked(tmp_path, capsys, (0.3, 0.0, 0.7))  # temperature 0 never is
+    assert "DynScaling - plain: " in printed
 
 
 def test_an_address_without_a_model(capsys):

@@ -154,6 +154,17 @@ def test_servers_on_the_page_are_those_of_the_example():
     assert all(f'"{model}"' in example for model in models)
 
 
+@pytest.mark.timeout(180)
+def test_the_page_of_checks_shows_what_it_prints(capsys):
+    """Word for word; figures may differ a little between machines."""
+    page = (ROOT / "docs" / "check.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    exec(compile(block, "check.md", "exec"), {"__name__": "check"})
+    (shown,) = re.findall(r"```text\n(.*?)```", page, flags=re.DOTALL)
+    printed, shown = (re.sub(r"[+-]?[\d.,]*\d", "#", text).split() for text in (capsys.readouterr().out, shown))
+    assert printed == shown
+
+
 SAME_ANSWER = (ROOT / "docs" / "same-answer.md").read_text(encoding="utf-8")
 
 

@@ -26,11 +26,14 @@ ARROWS: dict[str, set[str]] = {
     "module": {"allocation", "selection", "sampling", "budget", "config", "execution", *LEAVES - {"_moved"}},
     "wrapping": {"budget", "config", "execution", "module", *LEAVES - {"_moved"}},
     "replay": {"allocation", "selection", "sampling", "reporting"},
-    "tuning": {"allocation", "selection", "sampling", "budget", "config", "reporting", "replay", "module", "_fields"},
+    "tuning": {
+        *("allocation", "selection", "sampling", "budget", "config", "execution", "reporting", "replay", "module"),
+        *LEAVES - {"_moved"},
+    },
     "distributed": {"allocation", "budget", "config", "execution", "module", "reporting", "_naming", "errors"},
     "lab": set(),
     "testing": {"allocation", "selection", "sampling", "budget", "replay"},
-    "cli": {"allocation", "budget", "lab", "module", "replay", "reporting", "sampling"},
+    "cli": {"allocation", "budget", "lab", "module", "replay", "reporting", "sampling", "tuning"},
 }
 PURE = ("allocation", "selection", "sampling")
 

@@ -82,7 +82,7 @@ def test_explain():
         why = explain(qa(question="q"))
     assert [(v.answer, v.independent, v.conditioned) for v in why.votes] == [("B", 3, 0), ("A", 1, 0)]
     assert why.agreement == pytest.approx(3 / 5)  # the failed one is no agreement
-    assert why.confidence == pytest.approx(0.79, abs=0.01)
+    assert why.confidence == pytest.approx(0.66, abs=0.01)  # three of four, and one that may have said either
     assert why.rounds == 1
     calls = len(model.requests)
     assert why.cost == Cost(samples=5, requests=calls, prompt_tokens=28, completion_tokens=12)
@@ -95,7 +95,7 @@ def test_explain():
         assert line.startswith(f"  #{sample.index} ")
         assert ("no vote: failed" if sample.problem else "(round 0; 1 request, 10 tokens)") in line
     assert told[:5] == [
-        "5 samples in 1 round, 2 answers, 60% agree, confidence 0.79",
+        "5 samples in 1 round, 2 answers, 60% agree, confidence 0.66",
         "    3  B",
         "    1  A",
         "    1  cast no vote: failed",

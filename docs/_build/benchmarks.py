@@ -4,7 +4,8 @@ python docs/_build/benchmarks.py scale
 python docs/_build/benchmarks.py arena --quick
 python docs/_build/benchmarks.py confidence --pools POOLS        # a folder of recorded samples
 python docs/_build/benchmarks.py replay POOL... [OPTIONS]        # `dynscale replay`, each with its own budget and shared
-python docs/_build/benchmarks.py demo 20                         # `dynscale demo` with as many seeds
+python docs/_build/benchmarks.py models [--state FOLDER]         # a part of a script, named in PARTS; so are others
+python docs/_build/benchmarks.py demo 20 [FOLDER]                # `dynscale demo` with as many seeds, kept in a folder
 
 Then `python docs/_build/tables.py` writes the tables of the pages anew.
 """
@@ -21,7 +22,18 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from dynscale_dspy.tuning.paired import better, paired_gain
+
 ROOT = Path(__file__).parents[2]
+PARTS = {
+    "factorial_seeds": "factorial --policies uniform,kg --strategies parallel,sequential,integrated,default --largest 8",
+    "factorial_learned": "factorial --set 13 --seeds 1 --largest 8 --policies kg,uniform "
+    "--strategies parallel,integrated,learned,default",
+    "factorial_others": "factorial --part others",
+    "gains": "factorial --part gains --questions 600 --set 21 --seeds 1",
+    "models": "factorial --part models --seeds 3",
+}
+"""Tables of their own, by the script that makes them and its options."""
 
 
 def main() -> None:
@@ -37,6 +49,8 @@ def main() -> None:
 
 
 def script(name: str, options: list[str]) -> tuple[str, list[dict[str, Any]]]:
+    name, *part = PARTS.get(name, name).split()
+    options = [*part, *options]
     path = f"examples/benchmarks/{name}.py"
     # A folder is named by its last part: where it lies on this machine says nothing to others.
     told = [Path(option).name if Path(option).is_dir() else option for option in options]
@@ -67,24 +81,39 @@ def replay(options: list[str]) -> tuple[str, list[dict[str, Any]]]:
 
 
 def demo(options: list[str]) -> tuple[str, list[dict[str, Any]]]:
-    """Means over sets of questions, and how far apart the sets are: a row a method."""
+    """A row a method, over several sets of questions; its gain over the better plain run is paired over all questions.
+
+    Sets that are finished are kept in the second option's folder, if there is one: a run that was stopped goes on there.
+    """
     seeds = int(options[0])
-    sets = [run([sys.executable, "-m", "dynscale_dspy.cli", "demo", "--seed", str(seed)]) for seed in range(seeds)]
+    sets = []
+    for seed in range(seeds):
+        kept = Path(options[1]) / f"{seed}.json" if options[1:] else None
+        if kept is not None and kept.exists():
+            sets.append(json.loads(kept.read_text(encoding="utf-8")))
+            continue
+        sets.append(run([sys.executable, "-m", "dynscale_dspy.cli", "demo", "--seed", str(seed)]))
+        if kept is not None:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            kept.write_text(json.dumps(sets[-1]), encoding="utf-8")
     by_method = {rows[0]["method"]: rows for rows in zip(*sets, strict=True)}
-    ours = [row["accuracy"] for row in by_method["dynscaling"]]
+    right = {method: [hit for row in each for hit in row["right"]] for method, each in by_method.items()}
+    single = better({method: right[method] for method in ("plain", "greedy")})
     rows = []
     for method, each in by_method.items():
-        gains = [mine - row["accuracy"] for mine, row in zip(ours, each, strict=True)]
-        row: dict[str, Any] = {"method": method, "sets of 200 questions": seeds}
-        row["accuracy"] = statistics.mean(one["accuracy"] for one in each)
-        for name in ("samples", "prompt_tokens", "completion_tokens"):
+        row: dict[str, Any] = {"method": method, "sets": seeds, "questions": len(right[method])}
+        row["accuracy"] = statistics.mean(right[method])
+        for name in ("samples", "requests", "prompt_tokens", "completion_tokens"):
             row[name] = statistics.mean(one[name] for one in each)
         # As providers charge: a token read at a quarter of one written.
         row["cost"] = row["prompt_tokens"] / 4 + row["completion_tokens"]
-        if method != "dynscaling":
-            row["gain of dynscaling"] = statistics.mean(gains)
-            row["its standard error"] = statistics.stdev(gains) / seeds**0.5
-            row["sets on which it gains"] = sum(gain > 0 for gain in gains)
+        gain = paired_gain(right[method], right[single])
+        gains = [one["accuracy"] - base["accuracy"] for one, base in zip(each, by_method[single], strict=True)]
+        row |= {"over": single, "gain": gain.mean, "low": gain.low, "high": gain.high}
+        row["sets on which it gains"] = sum(gain > 0 for gain in gains)
+        if method == "dynscaling":
+            nearest = min(range(seeds), key=lambda seed: abs(gains[seed] - gain.mean))
+            print(f"the seed whose gain comes nearest the mean, for the command's default: {nearest}")
         rows.append(row)
     return f"dynscale demo --seed N, N from 0 to {seeds - 1}", rows
 

@@ -12,7 +12,7 @@ from nbconvert import MarkdownExporter
 
 ROOT = Path(__file__).parents[2]
 TITLES = {
-    "demo": "The demo, on twenty sets of questions",
+    "demo": "The demo, on several sets of questions",
     "arena": "Against other ways to sample, on a scripted server",
     "factorial": "Policies times strategies on the model in the box",
     "factorial_others": "Other ways to spend several samples on the same model",

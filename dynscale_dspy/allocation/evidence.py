@@ -46,7 +46,11 @@ class Evidence(Protocol):
 
     @property
     def confidence(self) -> float:
-        """Posterior probability that the leader is ahead of the rival in the long run; 0 when nobody voted."""
+        """Posterior probability that the leader is ahead of the rival in the long run; 0 when nobody voted.
+
+        About the vote, not about the truth. Where votes are compared by equality a call's own confidence is
+        :func:`~dynscale_dspy.allocation.confidence.chance_right`; elsewhere it is this one.
+        """
         ...
 
     @property

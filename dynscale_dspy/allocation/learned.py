@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dynscale_dspy.allocation.confidence import Agreement
 from dynscale_dspy.allocation.costs import Cost, CostRecord
 from dynscale_dspy.allocation.modes import Modes
 from dynscale_dspy.allocation.repeats import Repeats
@@ -36,6 +37,7 @@ class Learned:
         need: The most that a sample of any of them has held at once; None before one has finished.
         cost: What samples of all of them have cost.
         repeats: Whether its samples ever say the same.
+        agreement: How often two samples of a call say the same.
         modes: Whether greedy first samples say what votes come to.
         trust: Whether samples that see earlier ones check them or follow them.
         ids_tell: Whether equal ids of responses mean equal responses; not where one id was seen on different ones.
@@ -47,13 +49,14 @@ class Learned:
         (2, 2)
     """
 
-    __slots__ = ("_first", "cost", "ids_tell", "modes", "need", "records", "repeats", "trust")
+    __slots__ = ("_first", "agreement", "cost", "ids_tell", "modes", "need", "records", "repeats", "trust")
 
     def __init__(self) -> None:
         self.records: dict[str, SamplerRecord] = {}
         self.need: Cost | None = None
         self.cost = CostRecord()
         self.repeats = Repeats()
+        self.agreement = Agreement()
         self.modes = Modes()
         self.trust = Trust()
         self.ids_tell = True

@@ -5,10 +5,10 @@ another temperature come to it in the end, from below, so that it deserves to co
 server does what it is asked, and where nothing is at temperature 0 the first sample is one like the others. Take it and
 two others, of which exactly two agree. If all three are alike, the first is the odd one out one time in three. If it is
 the most probable label, much less often: .18 times, say (with probabilities .45, .25, .2 and .1 of four labels, or .7
-and .3 of two). The logarithm of the likelihood ratio of either is summed over such triples (after Wald's sequential test,
-1945), from :data:`PRIOR` on. While the sum is not below 0 the first sample counts for :data:`WEIGHT` votes. The prior is
-so small that a single call in which two others agree against it makes it count like them: nobody who knows nothing else
-of the model would give out the first sample there. This is our own, not the paper's.
+and .3 of two). The logarithm of the likelihood ratio of either is summed over such triples (after Wald's sequential
+test, 1945), from :data:`PRIOR` on. While the sum is not below 0 the first sample counts for :data:`WEIGHT` votes. The
+prior is so small that a single call in which two others agree against it makes it count like them. This is our own, not
+the paper's.
 """
 
 from __future__ import annotations

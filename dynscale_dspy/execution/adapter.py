@@ -201,6 +201,7 @@ class SampleAdapter:
         Everything is copied, never changed: DSPy records the caller's own dicts in traces and demos.
         """
         lm_kwargs, signature, demos, inputs = given
+        demos = self._draw.sampler.arranged(demos, self._draw.index)
         kwargs, ours = self._settings_for(lm, lm_kwargs)
         further = asking.probing.settings
         kwargs = asking.concessions.applied({**kwargs, **further}, ours | further.keys())

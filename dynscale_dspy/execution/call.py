@@ -13,6 +13,7 @@ from typing import Any
 import dspy
 
 from dynscale_dspy._naming import name_of, named_predictors
+from dynscale_dspy.allocation.confidence import Answers
 from dynscale_dspy.allocation.evidence import falls_short
 from dynscale_dspy.budget.locking import running_loop
 from dynscale_dspy.budget.pool import BudgetPool
@@ -28,6 +29,7 @@ from dynscale_dspy.execution.flights import once, submitted_item
 from dynscale_dspy.execution.hints import hint
 from dynscale_dspy.execution.inputs import inputs_key, is_lasting, is_long, lasting_name, own_inputs
 from dynscale_dspy.execution.introspection import (
+    are_labels,
     check_ready,
     choices_per_request,
     decides_at_once,
@@ -106,12 +108,12 @@ class Call:
         """The language-model requests a sample makes, as far as the program tells."""
         lm = lm_of(predictors[0], program, kwargs) if len(predictors) == 1 else None
         self._stream = UserStream.here()
-        learned = admission.program(scaled.owner).learned
+        learned, types = admission.program(scaled.owner).learned, scaled.reader.output_types
         written = learned.cost.mean("completion_tokens")
-        at_once = decides_at_once(program, scaled.reader.output_types, lm, written)
+        at_once = decides_at_once(program, types, lm, written)
         labels = None
         if vary and settings.probabilities and written <= LONGEST_REPLY:
-            labels = label_reader(innermost(program), scaled.reader.output_types, scaled.selector, at_once=at_once)
+            labels = label_reader(innermost(program), types, scaled.selector, at_once=at_once)
         self._settings = SampleSettings(
             program,
             scaled.reader,
@@ -145,6 +147,7 @@ class Call:
             stop_when_decided=settings.stop_when_decided,
             leader=tells_all or (choices == 1 and (careful or (settings.leader and is_long((args, kwargs))))),
             at_once=at_once,
+            answers=Answers.AT_ONCE if at_once else Answers.CLOSED if are_labels(types) else Answers.OPEN,
         )
         called = dspy.settings.caller_modules or [None]
         self._is_sample_itself = self.plan.max_samples == 1 and called[-1] is program
@@ -396,7 +399,8 @@ class Call:
             numbers: dict[Any, int] = {}
             answers = (None if s.key is None else numbers.setdefault(s.key, len(numbers)) for s in made.samples)
             name = name_of(self.scaled.owner)
-            self._unrecorded = CallRecord(name, tuple(answers), made.agreement, made.confidence, made.cost)
+            samplers = tuple(s.sampler for s in made.samples)
+            self._unrecorded = CallRecord(name, tuple(answers), made.agreement, made.confidence, made.cost, samplers)
             # Numbers only: an answer may hold what does not belong in a log.
             fields = {f"dynscale_{name}": value for name, value in made.attributes.items() if name != "vote"}
             logger.debug("%s answered: %s", type(self.scaled.program).__name__, made.summary, extra=fields)

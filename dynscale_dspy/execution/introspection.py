@@ -74,7 +74,16 @@ def decides_at_once(program: dspy.Module, answers: Mapping[str, Any], lm: Any, w
         return False
     outputs: Any = signature_of(predictor)
     before = list(outputs.output_fields)[: len(answers)]
-    return set(before) == answers.keys() and all(labels_of(kind) is not None for kind in answers.values())
+    return set(before) == answers.keys() and are_labels(answers)
+
+
+def are_labels(answers: Mapping[str, Any]) -> bool:
+    """Return True if each field of an answer is one of a few given labels.
+
+    Args:
+        answers: The type of each output field that is part of the answer; empty if that is not known.
+    """
+    return bool(answers) and all(labels_of(kind) is not None for kind in answers.values())
 
 
 def needs_each_run(program: dspy.Module) -> bool:

@@ -81,7 +81,7 @@ class KnownCall:
         settings = self._scaled.settings
         if settings.min_confidence is None or not callable(settings.on_low) or not self.plan.samples:
             return False
-        return falls_short(self.plan.selection.evidence().confidence, settings.min_confidence)
+        return falls_short(self.plan.confidence, settings.min_confidence)
 
     def answer_in(self, executor: Executor) -> None:
         """Have ``on_low`` asked in another thread, rather than in turn when the batch ends."""

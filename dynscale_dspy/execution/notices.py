@@ -20,19 +20,15 @@ def explanation_of(plan: Plan, winner: Sample, *, min_confidence: float | None =
         winner: The winner so far.
         min_confidence: The confidence that the module asked for.
     """
-    selection = plan.selection
-    groups, evidence = selection.groups(), selection.evidence()
-    total = sum(group.weight for group in groups)
-    lead = evidence.lead
-    if any(not group.samples for group in groups):  # what most speaks for may be an answer that no sample gave
-        lead = next((group.weight for group in groups if winner.draw.index in group.samples), 0.0)
-    voting = (evidence.samples - evidence.blanks) / evidence.samples if evidence.samples else 0.0
+    groups, evidence = plan.selection.groups(), plan.selection.evidence()
+    counted = evidence.samples
+    agreeing = next((len(group.samples) for group in groups if winner.draw.index in group.samples), 0)
     return explanation(
         plan.samples,
         groups,
         winner,
-        agreement=lead / total * voting if total else 0.0,
-        confidence=evidence.confidence,
+        agreement=agreeing / counted if counted else 0.0,
+        confidence=plan.confidence,
         cost=plan.cost,
         min_confidence=min_confidence,
         is_told=getattr(evidence, "probability", None) is not None,

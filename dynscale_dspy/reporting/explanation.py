@@ -24,15 +24,15 @@ class Votes:
 
     Args:
         answer: The answer as one of its samples gave it: the one that speaks for them, if they win.
-        independent: Votes of samples that saw the inputs alone: their number where each counts 1, else their weight.
-        conditioned: Votes of samples that saw earlier ones.
-        is_given: Whether a sample gave it. None did where the language model only told its probability.
+        independent: Samples that saw the inputs alone.
+        conditioned: Samples that saw earlier ones.
+        probability: What the language model gave it, where it has told that itself; None where it has not.
     """
 
     answer: Any
     independent: float
     conditioned: float
-    is_given: bool = True
+    probability: float | None = None
 
     @property
     def total(self) -> float:
@@ -58,6 +58,7 @@ class SampleReport:
         cost: What it cost.
         usage: Tokens by language model as DSPy's usage tracker reports them; empty if DSPy's cache answered.
         chain: Texts of earlier attempts that its predictors saw; empty if it saw the inputs alone.
+        sampler: The name of what drew it, such as ``"independent"``; see :mod:`dynscale_dspy.sampling.samplers`.
     """
 
     index: int
@@ -71,6 +72,7 @@ class SampleReport:
     cost: Cost
     usage: Mapping[str, list[dict[str, Any]]]
     chain: tuple[str, ...] = ()
+    sampler: str = ""
 
 
 @dataclass(frozen=True, repr=False)
@@ -80,8 +82,9 @@ class Explanation:
     Args:
         votes: Votes by answer, the winner first.
         agreement: The winner's share of the samples, 0 to 1. Samples that cast no vote count.
-        confidence: Posterior probability that the winner is ahead of the second answer in the long run, 1/2 to 1; 0 if
-            nobody voted. About the vote, not about the truth: a model that is sure and wrong is confident here. Where
+        confidence: How likely the winner is right, as far as agreement between samples can tell, 0 to 1; 0 if nobody
+            voted. A model that is sure and wrong is confident here. See :mod:`dynscale_dspy.allocation.confidence`;
+            a selector that does not compare votes by equality tells its own. Where
             ``is_told``, the language model's own probability of the winner.
         samples: Every sample, in order.
         rounds: How many rounds of samples the call drew, each with the results of those before it known.
@@ -107,7 +110,7 @@ class Explanation:
     @property
     def answers(self) -> int:
         """How many different answers samples gave."""
-        return sum(votes.is_given for votes in self.votes)
+        return sum(votes.total > 0 for votes in self.votes)
 
     @property
     def summary(self) -> str:
@@ -221,7 +224,7 @@ def explanation(
         groups: Its answers, heaviest first.
         winner: The winning sample, whose group comes first in the explanation's votes.
         agreement: The winner's share of the samples.
-        confidence: Posterior probability that the winner stays ahead.
+        confidence: How likely the winner is right.
         cost: What the call has cost.
         min_confidence: The confidence that the module asked for.
         is_told: Whether the language model has told the probability of every answer.
@@ -229,11 +232,10 @@ def explanation(
     keys = keys_of(groups)
     ordered = sorted(samples, key=lambda sample: sample.draw.index)
     ranked = sorted(groups, key=lambda group: winner.draw.index not in group.samples)
+    seeing = {sample.draw.index for sample in samples if sample.draw.conditioned}
+    whole = sum(group.weight for group in groups) if is_told else 0.0
     return Explanation(
-        votes=tuple(
-            Votes(group.answer, _count(group.independent), _count(group.conditioned), bool(group.samples))
-            for group in ranked
-        ),
+        votes=tuple(_votes(group, seeing, whole) for group in ranked if group.samples or is_told),
         agreement=agreement,
         confidence=confidence,
         samples=tuple(_report(sample, keys.get(sample.draw.index)) for sample in ordered),
@@ -257,9 +259,11 @@ def _report(sample: Sample, key: Hashable | None) -> SampleReport:
         cost=sample.cost,
         usage=sample.usage,
         chain=tuple(dict.fromkeys(map(str, sample.draw.chain.values()))),
+        sampler=sample.draw.sampler.name,
     )
 
 
-def _count(weight: float) -> float:
-    """A weight as an integer where it is whole, so that votes of one each read as counts."""
-    return int(weight) if weight == int(weight) else weight
+def _votes(group: Group, seeing: set[int], whole: float) -> Votes:
+    """How many samples say so; not what their votes weigh."""
+    conditioned = len(seeing.intersection(group.samples))
+    return Votes(group.answer, len(group.samples) - conditioned, conditioned, group.weight / whole if whole else None)

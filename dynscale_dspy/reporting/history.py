@@ -28,6 +28,7 @@ class CallRecord:
         agreement: The winner's share of the votes, 0 to 1.
         confidence: As in :class:`~dynscale_dspy.reporting.explanation.Explanation`.
         cost: What the call cost.
+        samplers: The name of what drew each sample, in the same order; empty in records that do not tell.
     """
 
     program: str
@@ -35,6 +36,7 @@ class CallRecord:
     agreement: float
     confidence: float
     cost: Cost
+    samplers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -116,6 +116,43 @@ def explanation(made: Explanation) -> str:
     return _page(parts)
 
 
+def table(
+    title: str,
+    quiet: str,
+    head: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    chosen: Sequence[bool],
+    below: Sequence[str] = (),
+) -> str:
+    """A table of words and numbers.
+
+    Args:
+        title: Stands above it.
+        quiet: Stands below the title.
+        head: The names of the columns.
+        rows: The cells of each row; the first one is its name.
+        chosen: Whether each row is to stand out.
+        below: Sentences that stand below.
+    """
+    lines = []
+    for number, cells in enumerate([head, *rows]):
+        stands_out = number == 0 or chosen[number - 1]
+        style = f"padding:2px 12px 2px 0;white-space:nowrap{';font-weight:600' if stands_out else ''}"
+        aligned = ["left", *["right"] * (len(cells) - 1)]
+        told = (
+            f'<td style="{style};text-align:{side}">{_text(cell)}</td>'
+            for side, cell in zip(aligned, cells, strict=True)
+        )
+        lines.append(f"<tr>{' '.join(told)}</tr>")
+    parts = [_head(title, ""), f'<div class="quiet">{_text(quiet)}</div>']
+    parts.append(
+        f'<div style="overflow-x:auto"><table style="border:0"><tbody>{_NEXT.join(lines)}</tbody></table></div>'
+    )
+    parts += [f'<div class="small">{_text(each)}</div>' for each in below]
+    return _page(parts)
+
+
 def _sample(sample: SampleReport) -> str:
     answer = text.short(sample.answer) if sample.key is not None else f"no vote: {sample.problem}"
     if sample.error is not None:  # the type only: a message may hold what does not belong in a notebook that is shared

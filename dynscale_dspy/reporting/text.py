@@ -191,8 +191,8 @@ def explanation(made: Explanation) -> str:
     ]
     for votes in made.votes[:MOST_ANSWERS]:
         seen = f" ({votes.conditioned:g} of them saw earlier attempts)" if votes.conditioned else ""
-        unsaid = "" if votes.is_given else " (probable to the model; no sample gave it)"
-        lines.append(f"  {round(votes.total, 3):3g}  {short(votes.answer)}{seen}{unsaid}")
+        told = "" if votes.probability is None else f" (probability {votes.probability:.3f})"
+        lines.append(f"  {votes.total:3g}  {short(votes.answer)}{seen}{told}")
     if len(made.votes) > MOST_ANSWERS:
         lines.append(f"       and {len(made.votes) - MOST_ANSWERS} more answers")
     problems = [sample.problem for sample in made.samples if sample.problem]

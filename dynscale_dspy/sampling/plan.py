@@ -14,9 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from dynscale_dspy.allocation.confidence import Answers, chance_right
 from dynscale_dspy.allocation.costs import Cost
 from dynscale_dspy.allocation.learned import Learned
 from dynscale_dspy.allocation.repeats import Repeats
+from dynscale_dspy.allocation.tally import Tally
 from dynscale_dspy.errors import BudgetExhausted
 from dynscale_dspy.sampling.chain import build_chain
 from dynscale_dspy.sampling.replies import Replies
@@ -63,6 +65,7 @@ class Plan:
         stop_when_decided: Whether samples in flight are called off once they cannot change the winner.
         leader: Whether the first sample is drawn alone, and further ones once it is finished.
         at_once: Whether the program answers from a few given labels without reasoning first.
+        answers: What the program chooses its answers from.
 
     Attributes:
         selection: The votes so far.
@@ -85,6 +88,7 @@ class Plan:
         stop_when_decided: bool = False,
         leader: bool = False,
         at_once: bool = False,
+        answers: Answers = Answers.OPEN,
     ) -> None:
         self.strategy = strategy
         self.max_samples = max_samples
@@ -98,6 +102,8 @@ class Plan:
         self._leader = leader
         self._at_once = at_once
         self._is_told = self._lacks_a_speaker = False
+        self._answers = answers
+        self._agree: bool | None = None
         self._stop_when_decided = stop_when_decided
         self._entropy = hashlib.blake2b(f"{seed}/{key!r}".encode(), digest_size=16).digest()
         self._drawn = 0
@@ -192,7 +198,8 @@ class Plan:
 
     def may_share(self, job: Job) -> bool:
         """Whether a request may bring this job's sample together with others: they have to ask for the same."""
-        return job.lease is not None and not job.draw.conditioned and job.draw.sampler.lm is None
+        sampler = job.draw.sampler
+        return job.lease is not None and not job.draw.conditioned and sampler.lm is None and sampler.demos == "own"
 
     def sharing(self, jobs: Sequence[Job]) -> list[Job]:
         """The same jobs; those that can share requests, as many of them as may, come first."""
@@ -235,6 +242,8 @@ class Plan:
         self._learned.repeats.tell(before.evidence(), self.selection.evidence())
         self._hear_of_all(sample)
         self.samples.append(sample)
+        if self._agree is None and sample.draw.index <= 1:
+            self._compare_first_two()
         record = self._learned.of(sampler.name)
         record.samples += 1
         record.blanks += sample.vote is None and sample.problem != ON_TRIAL
@@ -248,6 +257,17 @@ class Plan:
     def repeats(self) -> Repeats:
         """What is known of whether samples of the program ever say the same."""
         return self._learned.repeats
+
+    @property
+    def confidence(self) -> float:
+        """How likely the winner is right, as far as votes can tell; see :mod:`dynscale_dspy.allocation.confidence`.
+
+        A selector whose votes are not compared by equality tells its own.
+        """
+        evidence, known = self.selection.evidence(), self._learned.agreement
+        if not isinstance(evidence, Tally) or evidence.probability is not None:
+            return evidence.confidence
+        return chance_right(evidence, known.rate(besides=self._agree), known.answers(self._answers))
 
     @property
     def only_cut_off(self) -> bool:
@@ -284,6 +304,15 @@ class Plan:
             is_said = not groups or bool(groups[0].samples)
             self._lacks_a_speaker = not is_said and sample.draw.sampler.temperature != 0
             self._is_told = not self._lacks_a_speaker
+
+    def _compare_first_two(self) -> None:
+        """Tell the program's record whether the call's first two samples agree, once both have voted by themselves."""
+        first = [sample for sample in self.samples if sample.draw.index <= 1 and sample.vote is not None]
+        alone = len(first) == 2 and not any(sample.draw.conditioned for sample in first)
+        if alone and isinstance(self.selection.evidence(), Tally):
+            keys = keys_of(self.selection.groups())
+            said = [keys[sample.draw.index] for sample in first if sample.draw.index in keys]
+            self._agree = self._learned.agreement.tell(*said) if len(said) == 2 else None
 
     def _unless_repeated(self, sample: Sample) -> Sample:
         """The sample; without a vote if it is made of replies that have voted, for it says nothing of its own."""

@@ -15,6 +15,7 @@ from dynscale_dspy.selection.base import Group, Selection, keys_of
 Predictors = Annotated[Literal["all", "last"], OneOfWords]
 Rendering = Annotated[Literal["field", "prefill"], OneOfWords]
 First = Annotated[Literal["own", "greedy"], OneOfWords]
+Demos = Annotated[Literal["own", "permuted"], OneOfWords]
 
 
 class CallView(NamedTuple):
@@ -117,16 +118,35 @@ class Sampler:
         lm: The language model to ask; None for the one that the program would ask.
         temperature: Its temperature; None for the module's or the language model's own.
         chain: Which earlier samples it sees; None for a sample that sees the inputs alone.
+        demos: How its prompts show the program's demos: ``"own"``, as they are; ``"permuted"``, in an order drawn for
+            the sample's index, the same for all calls: a server finds the beginning of a prompt in its cache.
 
     Example:
         >>> Sampler("warm", temperature=0.7)
-        Sampler(name='warm', lm=None, temperature=0.7, chain=None)
+        Sampler(name='warm', lm=None, temperature=0.7, chain=None, demos='own')
     """
 
     name: str
     lm: Any = None
     temperature: float | None = None
     chain: ChainSpec | None = None
+    demos: Demos = "own"
+
+    def arranged(self, demos: list[Any], index: int) -> list[Any]:
+        """The demos in the order in which a sample of this sampler shows them.
+
+        Args:
+            demos: In the program's order; the list is left as it is.
+            index: The sample's.
+
+        Example:
+            >>> PERMUTED.arranged(["a", "b", "c", "d"], index=1)
+            ['d', 'a', 'b', 'c']
+        """
+        if self.demos == "own":
+            return demos
+        order = np.random.default_rng([index, len(demos)]).permutation(len(demos))
+        return [demos[i] for i in order]
 
 
 PLAIN = Sampler("plain")
@@ -137,6 +157,8 @@ GREEDY = Sampler("greedy", temperature=0.0)
 """A sample that sees the inputs alone, each token the most probable one."""
 GREEDY_LABEL = Sampler("greedy label", temperature=0.0)
 """The same for a program that answers from a few given labels at once: votes of others come to what it says."""
+PERMUTED = Sampler("permuted", demos="permuted")
+"""A sample that sees the inputs alone, and the program's demos in an order drawn at random."""
 
 
 def conditioned(chain: ChainSpec) -> Sampler:

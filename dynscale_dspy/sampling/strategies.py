@@ -19,9 +19,11 @@ from dynscale_dspy.sampling.samplers import (
     ALONE,
     GREEDY,
     GREEDY_LABEL,
+    PERMUTED,
     PLAIN,
     CallView,
     ChainSpec,
+    Demos,
     First,
     Predictors,
     Rendering,
@@ -122,9 +124,13 @@ class Parallel(Strategy):
     Args:
         first: What draws a call's first sample: ``"own"``, as all others; ``"greedy"``, at temperature 0. See
             :class:`Integrated`.
+        demos: What the samples after the first see of a few-shot program's demos: ``"own"``, as the program has them;
+            ``"permuted"``, each in an order drawn at random, in a request of its own. It helps a program that decides
+            at once where the order matters and was not chosen, and hurts one whose order was (docs/real-models.md).
     """
 
     first: First = "own"
+    demos: Demos = "own"
 
     def __post_init__(self) -> None:
         check_fields(self, Parallel)
@@ -132,12 +138,17 @@ class Parallel(Strategy):
     @property
     def samplers(self) -> tuple[Sampler, ...]:
         """Samples that see the inputs alone; the plain program where a call may draw only one."""
-        return _with_first(self.first, PLAIN, ALONE)
+        samplers = _with_first(self.first, PLAIN, ALONE)
+        return (*samplers, PERMUTED) if self.demos == "permuted" else samplers
 
     def propose(self, view: CallView, learned: Learned, rng: np.random.Generator) -> Sampler | None:
         """Propose a sample that sees the inputs alone."""
         if not view.varies:
             return PLAIN
+        if self.demos == "permuted" and view.next_index > 0:
+            return PERMUTED
+        if self.demos == "permuted" and self.first == "greedy":
+            return GREEDY  # no greedy label: votes of other orders do not come to what this one says
         return _first_of(self.first, view) or ALONE
 
     def worth(self, sampler: Sampler, learned: Learned) -> float:

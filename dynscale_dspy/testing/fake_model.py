@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+import math
 import random
 import re
 from collections.abc import Mapping, Sequence
@@ -60,8 +61,11 @@ class FakeQuestion:
 
         Args:
             uniform: The point, in [0, 1).
-            sharpen: Chances are raised to the power ``1 + sharpen``, so that frequent answers become more so.
+            sharpen: Chances are raised to the power ``1 + sharpen``, so that frequent answers become more so; infinity
+                for the most frequent one alone, as at temperature 0.
         """
+        if sharpen == math.inf:
+            return max(self.answers, key=lambda answer: self.answers[answer])
         weights = {answer: chance ** (1 + sharpen) for answer, chance in self.answers.items() if chance > 0}
         left = uniform * sum(weights.values())
         for answer, weight in weights.items():

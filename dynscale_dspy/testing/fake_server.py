@@ -179,7 +179,8 @@ class FakeServer:
 
     The k-th sample of a question depends on the seed, the question and k alone, and so do the delay and the fault of
     its k-th request: whatever samples a question as often as another sampler sees the same answers, and a comparison
-    of the two is paired. Which concurrent request is the k-th is up to the order in which they arrive.
+    of the two is paired. Which concurrent request is the k-th is up to the order in which they arrive. At temperature 0
+    every sample is the most frequent answer.
 
     Replies are framed as the prompt asks: the fields of DSPy's chat, JSON or XML adapter, or a JSON schema; every
     field that is not reasoning holds the answer. DSPy's ReAct gets one tool call and then an end. A reply that is to be
@@ -529,6 +530,8 @@ class _World:
             point = uniform(seed, name, number, "answer")
             counts.per_question[name] += 1
             sharpen = options.sharpen if prompt.conditioned else 0.0
+            if request.get("temperature") == 0:
+                sharpen = math.inf
             answers.append(question.draw(point, sharpen) if question else "unknown")
             texts.append(prompt.prose(answers[-1]) if fault == "prose" else prompt.reply(answers[-1]))
         prompt_tokens = sum(map(_tokens, prompt.messages))

@@ -76,6 +76,7 @@ class StrategyLaws:
             # Which samples a chain shows may be said with the proposal, so the chains need not be equal.
             one, other = sampler, own[sampler.name]
             assert (one.temperature, one.chain is None) == (other.temperature, other.chain is None), sampler
+            assert one.demos == other.demos, sampler
             assert one.lm is other.lm or one.lm == other.lm, sampler
 
     def test_a_first_sample_is_always_proposed(self) -> None:

@@ -5,35 +5,38 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
 import dspy
 from dspy.teleprompt import Teleprompter
 
-from dynscale_dspy.allocation.policies import KnowledgeGradient, Policy
+from dynscale_dspy.allocation.policies import KnowledgeGradient, Policy, Uniform
 from dynscale_dspy.budget.pool import BudgetPool
+from dynscale_dspy.config import ScalingSettings
 from dynscale_dspy.module import DynScaling
 from dynscale_dspy.reporting.explanation import SampleReport, explain
 from dynscale_dspy.sampling.strategies import Integrated, Parallel, Strategy
+from dynscale_dspy.tuning.paired import Gain, paired_gain
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Point:
-    """The measurement of one combination of settings at one number of samples.
+    """The measurement of the plain program, or of one combination of settings at one number of samples.
 
     Args:
         policy: Decides which example gets the next sample.
         sampling: The strategy that draws samples.
         temperature: The temperature of samples; None for the language model's own.
         samples: Samples a call, on average.
-        cost: Cost of a call, on average, in plain samples: independent ones, at the first temperature measured.
+        cost: Cost of a call, on average, in runs of the plain program.
         score: The metric's mean over the labelled set.
         error: Its standard error.
         scores: The metric of each example.
+        plain: Whether it is the program alone, run once a call with nothing to make its samples differ.
     """
 
     policy: Policy
@@ -44,6 +47,13 @@ class Point:
     score: float
     error: float
     scores: tuple[float, ...]
+    plain: bool = False
+
+    @property
+    def name(self) -> str:
+        """What it is, in words: ``plain program, temperature 0``, or policy, strategy and temperature."""
+        what = "plain program" if self.plain else f"{type(self.policy).__name__}, {self.sampling}"
+        return what if self.temperature is None else f"{what}, temperature {self.temperature:g}"
 
 
 @dataclass(frozen=True)
@@ -51,23 +61,44 @@ class Calibration:
     """The measurements of :class:`Calibrate`, and its choice.
 
     Args:
-        points: Every measurement, in the order in which they were made.
+        points: Every measurement, in the order in which they were made: the plain program as it is first, then it at
+            temperature 0 (unless the language model fails there), then the combinations.
         chosen: The one whose settings were chosen.
+        best: The combination that answered best.
     """
 
     points: tuple[Point, ...]
     chosen: Point
+    best: Point
+
+    @property
+    def baseline(self) -> Point:
+        """The better of the two runs of the plain program, by its score."""
+        return max((point for point in self.points if point.plain), key=lambda point: point.score)
+
+    @property
+    def gain(self) -> Gain:
+        """What the best combination gains over the better plain run: paired over the examples, a 95% t interval."""
+        return paired_gain(self.best.scores, self.baseline.scores)
+
+    @property
+    def verdict(self) -> str:
+        """The outcome in a sentence."""
+        best, baseline = self.best, self.baseline
+        times = f"at {best.cost / baseline.cost:.1f} times the cost"
+        if self.gain.is_sure:
+            return f"Scaling pays: {self.gain} points over the {baseline.name}, {times}."
+        enough = f"The {self.chosen.name} is enough" if self.chosen.plain else "It takes votes only for min_confidence"
+        return f"{enough}: scaling gains {self.gain} points over the {baseline.name}, {times}."
 
     def __str__(self) -> str:
         lines = ["   samples   cost   score"]
         for point in self.points:
             mark = "*" if point is self.chosen else " "
-            warmth = "" if point.temperature is None else f", temperature {point.temperature:g}"
             lines.append(
-                f"{mark} {point.samples:8.2f} {point.cost:6.2f}   {point.score:.3f} ± {point.error:.3f}   "
-                f"{type(point.policy).__name__}, {point.sampling}{warmth}"
+                f"{mark} {point.samples:8.2f} {point.cost:6.2f}   {point.score:.3f} ± {point.error:.3f}   {point.name}"
             )
-        return "\n".join(lines)
+        return "\n".join([*lines, self.verdict])
 
 
 class Calibrate(Teleprompter):
@@ -78,8 +109,12 @@ class Calibrate(Teleprompter):
     where it reports none, in samples. Combinations share replies through DSPy's cache, where that is on; cost is
     counted as if it were off.
 
-    The first combination is kept unless another one is better by more than the standard error of the paired difference,
-    so that noise on a small set does not decide.
+    The plain program is measured first, as it is and at temperature 0. A combination is only chosen if the 95% interval
+    of its gain over the better of the two is above 0. Else the plain program is enough, and what is returned runs it
+    once a call. A student with ``min_confidence`` is scaled all the same, since it takes votes to be confident.
+
+    Among the combinations, and between the two plain runs, the first is kept unless another one is better by more than
+    the standard error of the paired difference, so that noise on a small set does not decide.
 
     Args:
         metric: ``metric(example, prediction, trace=None)``, a number or a bool, more is better.
@@ -154,7 +189,8 @@ class Calibrate(Teleprompter):
 
         Returns:
             A new module with the chosen settings and a budget of its own; :class:`Calibration` is its
-            ``calibration``. The student is unchanged.
+            ``calibration``. Where the plain program is enough, it draws one sample a call (``max_samples=1``), at the
+            language model's own temperature or at 0. The student is unchanged.
 
         Raises:
             ValueError: If there are fewer than two examples, or a policy needs more of the votes than the student's
@@ -167,21 +203,36 @@ class Calibrate(Teleprompter):
         for policy in self.policies:  # one that the selector cannot feed is refused before anything is spent
             DynScaling(scaled.module, self.budget, policy=policy, **dict(scaled.scaling_settings))
         meter = _Meter(self.price)
-        points: list[Point] = []
+        points = [self._plain(scaled, examples, None, meter)]
+        try:
+            points.append(self._plain(scaled, examples, 0.0, meter))
+        except Exception as error:  # some servers take no temperature of 0: what can be measured is
+            logger.warning("the plain program fails at temperature 0, and is compared without: %r", error)
+        single = _best(points)
         last: list[Point] = []  # of each combination, the measurement at the budget's cost
         temperatures = [scaled.scaling_settings.temperature] if self.temperatures is None else self.temperatures
         combinations = product(temperatures, self.policies, self.sampling)
         for temperature, policy, sampling in combinations:
             last.append(self._last_of(scaled, examples, policy, sampling, temperature, meter, points))
-        chosen = last[0]
-        for point in last[1:]:
-            gain, error = _mean_and_error([a - b for a, b in zip(point.scores, chosen.scores, strict=True)])
-            if gain > error:
-                chosen = point
-        settings = scaled.scaling_settings.replace(sampling=chosen.sampling, temperature=chosen.temperature)
-        calibrated = DynScaling(scaled.module, chosen.samples, policy=chosen.policy, seed=self.seed, **dict(settings))
-        setattr(calibrated, "calibration", Calibration(tuple(points), chosen))  # noqa: B010  # not the program's state
+        best = _best(last)
+        calibration = Calibration(tuple(points), best, best)
+        settings = scaled.scaling_settings
+        if settings.min_confidence is None and not calibration.gain.is_sure:
+            calibration = replace(calibration, chosen=single)
+            settings = settings.replace(max_samples=1)
+        chosen = calibration.chosen
+        settings = settings.replace(sampling=chosen.sampling, temperature=chosen.temperature)
+        budget = max(1.0, chosen.samples)
+        calibrated = DynScaling(scaled.module, budget, policy=chosen.policy, seed=self.seed, **dict(settings))
+        setattr(calibrated, "calibration", calibration)  # noqa: B010  # not the program's state
         return calibrated
+
+    def _plain(
+        self, scaled: DynScaling, examples: Sequence[dspy.Example], temperature: float | None, meter: _Meter
+    ) -> Point:
+        """Measure the program alone, at a temperature; None for the language model's own."""
+        settings = scaled.scaling_settings.replace(sampling=Parallel(), temperature=temperature, max_samples=1)
+        return self._point(scaled, examples, Uniform(), settings, 1, meter)
 
     def _last_of(
         self,
@@ -221,11 +272,22 @@ class Calibrate(Teleprompter):
         samples: float,
         meter: _Meter,
     ) -> Point:
+        """Measure a combination at so many samples a call."""
+        settings = scaled.scaling_settings.replace(sampling=sampling, temperature=temperature)
+        return self._point(scaled, examples, policy, settings, samples, meter)
+
+    def _point(
+        self,
+        scaled: DynScaling,
+        examples: Sequence[dspy.Example],
+        policy: Policy,
+        settings: ScalingSettings,
+        samples: float,
+        meter: _Meter,
+    ) -> Point:
         pool = BudgetPool(samples=max(len(examples), round(samples * len(examples))), policy=policy, seed=self.seed)
         # The vote is measured, not what `on_low` answers in its place.
-        settings = scaled.scaling_settings.replace(
-            sampling=sampling, temperature=temperature, min_confidence=None, on_low="abstain"
-        )
+        settings = settings.replace(min_confidence=None, on_low="abstain")
         module = DynScaling(scaled.module, pool, **dict(settings))
         predictions = module.batch(examples, num_threads=self.num_threads, disable_progress_bar=True)
         scores = [
@@ -233,20 +295,31 @@ class Calibrate(Teleprompter):
             for example, prediction in zip(examples, predictions, strict=True)
         ]
         drawn = [report for p in predictions if p is not None for report in explain(p).samples]
-        cost = meter.cost(drawn, (sampling, temperature)) / len(examples)
+        cost = meter.cost(drawn, (settings.sampling, settings.temperature)) / len(examples)
         score, error = _mean_and_error(scores)
         point = Point(
             policy=policy,
-            sampling=sampling,
-            temperature=temperature,
+            sampling=settings.sampling,
+            temperature=settings.temperature,
             samples=pool.statistics().spent.samples / len(examples),
             cost=cost,
             score=score,
             error=error,
             scores=tuple(scores),
+            plain=settings.max_samples == 1,
         )
         logger.info("%s", point)
         return point
+
+
+def _best(points: Sequence[Point]) -> Point:
+    """The first point, unless a later one is better beyond noise."""
+    best, *others = points
+    for point in others:
+        gain, error = _mean_and_error([a - b for a, b in zip(point.scores, best.scores, strict=True)])
+        if gain > error:
+            best = point
+    return best
 
 
 def default_strategies(budget: float) -> list[Strategy]:

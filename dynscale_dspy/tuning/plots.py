@@ -9,8 +9,9 @@ from numpy.typing import ArrayLike
 
 from dynscale_dspy.replay.plots import plot_budget
 from dynscale_dspy.reporting.plots import COLOURS, axes, finish
+from dynscale_dspy.sampling.samplers import GREEDY
 from dynscale_dspy.tuning.reliability import calibration_error, reliability, risk_coverage
-from dynscale_dspy.tuning.what_if import what_if
+from dynscale_dspy.tuning.what_if import SINGLE, what_if
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,7 +23,9 @@ def plot_what_if(pool: BudgetPool, ax: Axes | None = None, *, budgets: Sequence[
     """Plot how other budgets would change answers; :func:`dynscale_dspy.tuning.what_if.what_if` gives the numbers.
 
     The curve is the share of calls whose answer is the one that the vote would settle on with very many samples. It
-    says nothing about which answers are right. The vertical line marks how many samples the calls drew on average.
+    says nothing about which answers are right, and nothing about the plain program at temperature 0, unless such runs
+    are among the records: they are then marked at one sample. The vertical line marks how many samples calls drew on
+    average.
 
     Args:
         pool: A pool that has answered calls.
@@ -39,6 +42,11 @@ def plot_what_if(pool: BudgetPool, ax: Axes | None = None, *, budgets: Sequence[
     ax.axvline(drawn, color="0.5", linewidth=1, linestyle=":", zorder=0)
     low, high = ax.get_ylim()
     ax.annotate("drawn", (drawn, low + 0.03 * (high - low)), xytext=(4, 0), textcoords="offset points", color="0.4")
+    for name, run in result.single.items():
+        marker = "o" if name == GREEDY.name else "s"
+        ax.plot([1], [run.accuracy], marker, color="0.3", markerfacecolor="none", label=SINGLE[name])
+    if result.single:
+        ax.legend(frameon=False)
     ax.set_ylabel("settled answers")
     return ax
 

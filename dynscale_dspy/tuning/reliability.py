@@ -66,6 +66,33 @@ def calibration_error(confidence: ArrayLike, correct: ArrayLike, *, bins: int = 
     return sum(part.count * abs(part.accuracy - part.confidence) for part in parts) / sum(part.count for part in parts)
 
 
+def auroc(confidence: ArrayLike, correct: ArrayLike) -> float | None:
+    """Return how often a right answer has more confidence than a wrong one: the area under the ROC curve.
+
+    Equal confidence counts half. 1/2 tells nothing, 1 tells right from wrong. Source: Fawcett, 2006.
+
+    Args:
+        confidence: Of each answer, 0 to 1.
+        correct: Whether it is right.
+
+    Returns:
+        The area; None if all answers are right, or none is.
+
+    Raises:
+        ValueError: If the lengths differ, there is nothing, or a confidence is out of range.
+
+    Example:
+        >>> auroc([0.9, 0.8, 0.8, 0.3], [1, 1, 0, 0])
+        0.875
+    """
+    sure, score = _checked(confidence, correct)
+    right, wrong = sure[score >= 0.5], np.sort(sure[score < 0.5])
+    if not (len(right) and len(wrong)):
+        return None
+    below, up_to = (np.searchsorted(wrong, right, side=side).sum() for side in ("left", "right"))
+    return float(below + up_to) / (2 * len(right) * len(wrong))
+
+
 def risk_coverage(
     confidence: ArrayLike, correct: ArrayLike
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:

@@ -2,24 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dynscale_dspy.allocation.policies import Uniform
+from dynscale_dspy.replay import Pool, Question, Replay, replay
 from dynscale_dspy.reporting.history import CallRecord
+from dynscale_dspy.sampling.samplers import GREEDY, PLAIN
 from dynscale_dspy.selection.base import Vote
 from dynscale_dspy.selection.plurality import Plurality
 
 if TYPE_CHECKING:
     from dynscale_dspy.budget.pool import BudgetPool
-    from dynscale_dspy.replay import Question, Replay
 
 BUDGETS = (1, 2, 3, 4, 6, 8, 12, 16)
 LENGTH = 64
 """Samples of a call in the replay: the recorded ones, then simulated ones."""
 NEW = 0.5
 """Weight, in samples, of an answer that the call has not given yet."""
+SINGLE = {PLAIN.name: "plain program", GREEDY.name: "plain program, temperature 0"}
+"""The single runs that more samples are to be compared with, and their names in words."""
+
+
+@dataclass(frozen=True)
+class SingleRun:
+    """The answers that one sampler gave alone, compared with those of the calls' own long run.
+
+    Args:
+        calls: Recorded calls with a sample of this sampler.
+        accuracy: The share of them in which its answer is the one of the long run.
+    """
+
+    calls: int
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class WhatIf(Replay):
+    """A replay of a pool's recorded calls, and the single runs among their samples.
+
+    Args:
+        single: By sampler, ``"plain"`` and ``"greedy"`` (temperature 0), as far as the calls hold a sample of it.
+    """
+
+    single: Mapping[str, SingleRun] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        budgets = sorted({record.budget for record in self.records})
+        lines = [f"{'samples a call':30}" + "".join(f"{budget:7g}" for budget in budgets)]
+        for name, words in SINGLE.items():
+            run = self.single.get(name)
+            told = "not recorded" if run is None else f"{run.accuracy:7.1%} of {run.calls} calls, one sample each"
+            lines.append(f"{words:30}{told}")
+        for policy in dict.fromkeys(record.policy for record in self.records):
+            shares = (self.accuracy(policy, budget) for budget in budgets)
+            lines.append(f"{policy:30}" + "".join(f"{share:7.1%}" for share in shares))
+        return "\n".join([*lines, "share of answers that are those of the calls' own long run, right or wrong"])
 
 
 def what_if(
@@ -28,7 +69,7 @@ def what_if(
     budgets: Sequence[float] | None = None,
     replicates: int = 20,
     seed: int = 0,
-) -> Replay:
+) -> WhatIf:
     """Replay a pool's recorded calls at other budgets, with its own policy and with uniform sampling.
 
     An adaptive run draws few samples for a call that it is sure of, so the recorded samples alone cannot be replayed
@@ -44,7 +85,8 @@ def what_if(
         seed: Seeds the simulated samples and the orders.
 
     Returns:
-        A replay of the policies ``"this pool's policy"`` and ``"uniform"``.
+        A replay of the policies ``"this pool's policy"`` and ``"uniform"``, with the single runs; ``print`` it for a
+        table.
 
     Raises:
         ValueError: If no call was answered.
@@ -54,15 +96,12 @@ def what_if(
         now, twice = (what_if(pool, budgets=[8, 16]).accuracy("this pool's policy", b) for b in (8, 16))
         ```
     """
-    from dynscale_dspy.allocation.policies import Uniform
-    from dynscale_dspy.replay import Pool, replay
-
     calls = pool.history.answered
     if not calls:
         raise ValueError("this pool has answered no call yet")
     generator = np.random.default_rng(seed)
     questions = tuple(_continued(str(number), call, generator) for number, call in enumerate(calls))
-    return replay(
+    result = replay(
         Pool("recorded", questions),
         {"this pool's policy": pool.policy, "uniform": Uniform()},
         budgets=list(BUDGETS if budgets is None else budgets),
@@ -70,11 +109,24 @@ def what_if(
         seed=seed,
         with_bounds=False,
     )
+    return WhatIf(**vars(result), single=_single_runs(zip(calls, questions, strict=True)))
+
+
+def _single_runs(calls: Iterable[tuple[CallRecord, Question]]) -> dict[str, SingleRun]:
+    """How often each sampler of single runs gave the answer of the long run: its first sample of each call."""
+    settled: dict[str, list[bool]] = {}
+    for call, question in calls:
+        first: dict[str, bool] = {}
+        for sampler, answer in zip(call.samplers, call.answers, strict=False):
+            name = sampler.partition(" ")[0]  # there may be several kinds of greedy samplers
+            if name in SINGLE:
+                first.setdefault(name, str(answer) in question.right)
+        for name, agrees in first.items():
+            settled.setdefault(name, []).append(agrees)
+    return {name: SingleRun(len(found), sum(found) / len(found)) for name, found in settled.items()}
 
 
 def _continued(name: str, call: CallRecord, generator: np.random.Generator) -> Question:
-    from dynscale_dspy.replay import Question
-
     answers = list(call.answers[:LENGTH])
     fresh = 1 + max((answer for answer in answers if answer is not None), default=-1)
     while len(answers) < LENGTH:

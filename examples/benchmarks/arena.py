@@ -51,7 +51,8 @@ def main() -> None:
     budgets = [400] if arguments.quick else [int(b) for b in arguments.budgets.split(",")]
     with _server(arguments.server) as address:
         arena = Arena(address, arguments.timeout)
-        plan: list[dict[str, Any]] = []
+        once = {"policy": Uniform(), "budget": arena.questions}
+        plan: list[dict[str, Any]] = [{**once, "single": name} for name in SINGLE]
         for budget in budgets:
             plan.append({"policy": Uniform(), "budget": budget})
             plan.append({"policy": KnowledgeGradient(), "budget": budget})
@@ -70,12 +71,20 @@ def main() -> None:
         Path(arguments.json).write_text(json.dumps(rows, indent=1))
 
 
+SINGLE: dict[str, dict[str, Any]] = {
+    "plain": {"max_samples": 1},
+    "plain, temperature 0": {"max_samples": 1, "temperature": 0},
+}
+"""The plain program, which others have to beat, as settings of a wrapped one."""
+
+
 class Arena:
     """Runs one sampler after another against the server."""
 
     def __init__(self, address: str, timeout: float) -> None:
         self.address = address
         self.timeout = timeout
+        self.questions = len(self._get("/questions"))
 
     def row(
         self,
@@ -87,12 +96,13 @@ class Arena:
         engine: str = "auto",
         in_flight: int = 64,
         faults: float = 0.0,
+        single: str = "",
     ) -> dict[str, Any]:
         """One table row: a method, averaged over the server's seeds."""
-        runs = [self.run(policy, budget, seed, mode, engine, in_flight, faults) for seed in range(seeds)]
+        runs = [self.run(policy, budget, seed, mode, engine, in_flight, faults, single) for seed in range(seeds)]
         accuracies = [run["accuracy"] for run in runs]
         return {
-            "method": type(policy).__name__,
+            "method": single or type(policy).__name__,
             "engine": engine,
             "mode": mode,
             "in_flight": in_flight,
@@ -110,7 +120,7 @@ class Arena:
         }
 
     def run(
-        self, policy: Policy, budget: int, seed: int, mode: str, engine: str, in_flight: int, faults: float
+        self, policy: Policy, budget: int, seed: int, mode: str, engine: str, in_flight: int, faults: float, single: str
     ) -> dict[str, Any]:
         """One run of 200 questions on one seed."""
         self._post("/reset", {"seed": seed, "fault_rate": faults})
@@ -119,7 +129,7 @@ class Arena:
         options: dict[str, Any] = {"cache": False, "num_retries": 0, "temperature": 1.0, "timeout": self.timeout}
         lm = dspy.LM("openai/fake", api_base=f"{self.address}/v1", api_key="local", engine=engine, **options)
         pool = BudgetPool(samples=budget, requests=budget, policy=policy)
-        program = DynScaling(dspy.Predict("question -> answer"), budget=pool)
+        program = DynScaling(dspy.Predict("question -> answer"), budget=pool, **SINGLE.get(single, {}))
         examples = [dspy.Example(question=q["text"], answer=q["answer"]).with_inputs("question") for q in questions]
         began = time.perf_counter()
         # A fault-free adapter fallback would buy the same sample twice, so there is none here.

@@ -2,10 +2,11 @@
 
     python examples/benchmarks/factorial.py [--quick] [--json OUT] [--plot OUT.png] [--state FOLDER]
 
-A cell is a policy and a strategy. It answers the same held-out questions at several numbers of samples, through HTTP
-and LiteLLM, and its cost is counted in tokens: those written plus r times those read, for r = 0, 1/4 and 1. Accuracy
-at the cost of so many plain samples a question is interpolated between the two runs next to it, and compared with
-uniform parallel voting by a bootstrap over questions, paired, the seeds averaged.
+The plain program comes first, as it is and at temperature 0. A cell is a policy and a strategy. It answers the same
+held-out questions at several numbers of samples, through HTTP and LiteLLM, and its cost is counted in tokens: those
+written plus r times those read, for r = 0, 1/4 and 1. Accuracy at the cost of so many plain samples a question is
+interpolated between the two runs next to it. Its gain is over the better of the two plain runs, with a 95% t interval
+paired over the questions, the seeds averaged.
 
 `--part transitions` measures instead what one conditioned sample does in each state of the tally: how often it repairs
 a wrong leader and breaks a right one, beside what one more independent sample does. `--part gains` compares what is
@@ -33,6 +34,7 @@ import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,21 +62,27 @@ from dynscale_dspy.lab.model import CHECKPOINT
 from dynscale_dspy.lab.tokenizer import ChatTokenizer
 from dynscale_dspy.sampling.chain import render
 from dynscale_dspy.testing import FakeServer, questions
+from dynscale_dspy.tuning.paired import Gain, better, paired_gain
 
 POLICIES: dict[str, Callable[[], Any]] = {"uniform": Uniform, "ucb": UCB, "kg": KnowledgeGradient}
+CHAINS = partial(Integrated, when="close", first="own")
+"""Chains where the vote is close, and a first sample like the others: each idea by itself."""
 STRATEGIES: dict[str, Callable[[], Any]] = {
+    "default": Integrated,
     "parallel": Parallel,
     "sequential": Sequential,
-    "integrated": Integrated,
-    "prefill": lambda: Integrated(rendering="prefill"),
-    "half": lambda: Integrated(share=0.5),
-    "late": lambda: Integrated(independent=4),
-    "late half": lambda: Integrated(independent=4, share=0.5),
-    "learned": lambda: Integrated(when="learned"),
-    "contested": lambda: Integrated(when="contested"),
-    "always": lambda: Integrated(when="always"),
-    "repeats": lambda: Integrated(repeats=True),
+    "integrated": CHAINS,
+    "prefill": partial(CHAINS, rendering="prefill"),
+    "half": partial(CHAINS, share=0.5),
+    "late": partial(CHAINS, independent=4),
+    "late half": partial(CHAINS, independent=4, share=0.5),
+    "learned": partial(CHAINS, when="learned"),
+    "contested": partial(CHAINS, when="contested"),
+    "always": partial(CHAINS, when="always"),
+    "repeats": partial(CHAINS, repeats=True),
 }
+SINGLE = {"plain": None, "plain, temperature 0": 0.0}
+"""The plain program, and the temperature that it is asked at; None for the language model's own."""
 SAMPLES = (1, 2, 3, 4, 6, 8, 12, 16)
 PRICES = (0.0, 0.25, 1.0)
 WORTHS = (2, 4, 8, 16)
@@ -202,21 +210,35 @@ class Bench:
 
         def run() -> dict[str, Any]:
             pool = BudgetPool(samples=samples * len(self.examples), policy=POLICIES[policy](), seed=seed)
-            qa = DynScaling(Seeded(self, seed), pool, sampling=STRATEGIES[strategy]())
-            with dspy.context(lm=self.lm(seed), callbacks=[self.tokens], max_errors=10**6):
-                predictions = qa.batch(self.examples, num_threads=self.threads, disable_progress_bar=True)
-            reports = [explain(prediction) for prediction in predictions if prediction is not None]
-            drawn = [sample for report in reports for sample in report.samples]
-            return {
-                "right": [
-                    int(prediction is not None and prediction.answer.strip() == example.answer)
-                    for prediction, example in zip(predictions, self.examples, strict=True)
-                ],
-                "rounds": float(np.mean([report.rounds for report in reports])),
-                "conditioned": sum(bool(sample.shown) for sample in drawn) / len(drawn),
-            }
+            return self._answered(DynScaling(Seeded(self, seed), pool, sampling=STRATEGIES[strategy]()), seed)
 
         return self.once([policy, strategy, samples, seed], run)
+
+    def single(self, name: str, seeds: Sequence[int]) -> list[dict[str, Any]]:
+        """The runs of the plain program. At temperature 0 there is one: seeds change nothing."""
+
+        def run(seed: int) -> dict[str, Any]:
+            pool = BudgetPool(samples=len(self.examples), seed=seed)
+            plain = DynScaling(Seeded(self, seed), pool, max_samples=1, temperature=SINGLE[name])
+            return self._answered(plain, seed)
+
+        differs = SINGLE[name] is None
+        return [self.once([name, seed], partial(run, seed)) for seed in (seeds if differs else seeds[:1])]
+
+    def _answered(self, qa: DynScaling, seed: int) -> dict[str, Any]:
+        """The run of a program on all questions."""
+        with dspy.context(lm=self.lm(seed), callbacks=[self.tokens], max_errors=10**6):
+            predictions = qa.batch(self.examples, num_threads=self.threads, disable_progress_bar=True)
+        reports = [explain(prediction) for prediction in predictions if prediction is not None]
+        drawn = [sample for report in reports for sample in report.samples]
+        return {
+            "right": [
+                int(prediction is not None and prediction.answer.strip() == example.answer)
+                for prediction, example in zip(predictions, self.examples, strict=True)
+            ],
+            "rounds": float(np.mean([report.rounds for report in reports])),
+            "conditioned": sum(bool(sample.shown) for sample in drawn) / len(drawn),
+        }
 
     def cost(self, run: dict[str, Any], price: float) -> float:
         """Tokens a question: those written, and those read at their price."""
@@ -284,17 +306,23 @@ def factorial(bench: Bench, seeds: Sequence[int], options: argparse.Namespace) -
                     break  # dearer than any column at any price
             runs[policy, strategy].append(done)
         console.print(f"{policy} x {strategy}: done", style="dim")
+    single = {name: bench.single(name, seeds) for name in SINGLE}
+    right = {name: np.mean([run["right"] for run in each], 0) for name, each in single.items()}
+    base = right[better(right)]
     rows = []
     for price in PRICES:
         for worth in [w for w in WORTHS if w <= numbers[-1]]:
-            base = _curve(bench, runs["uniform", "parallel"], price, worth * unit[price])
+            for name, each in single.items():
+                cost = float(np.mean([bench.cost(run, price) for run in each]))
+                row = _row(bench, [[run] for run in each], None, price, cost / unit[price], cost)
+                rows.append({"policy": name, "strategy": "", **row, "worth": worth, "cost": cost / unit[price]})
             for cell in cells:
                 row = _row(bench, runs[cell], base, price, worth, worth * unit[price])
-                rows.append({"policy": cell[0], "strategy": cell[1], **row})
+                rows.append({"policy": cell[0], "strategy": cell[1], **row, "cost": worth})
     for price in PRICES:
         _show_factorial(console, [row for row in rows if row["r"] == price], price)
     if options.plot:
-        _plot(bench, runs, unit, options.plot)
+        _plot(bench, runs, single, unit, options.plot)
     return rows
 
 
@@ -323,30 +351,21 @@ def _curve(bench: Bench, runs: list[list[dict[str, Any]]], price: float, cost: f
 
 
 def _row(
-    bench: Bench, runs: list[list[dict[str, Any]]], base: np.ndarray | None, price: float, worth: int, cost: float
+    bench: Bench, runs: list[list[dict[str, Any]]], base: np.ndarray | None, price: float, worth: float, cost: float
 ) -> dict[str, Any]:
     right = _curve(bench, runs, price, cost)
     near = [min(done, key=lambda run: abs(bench.cost(run, price) - cost)) for done in runs]
     row: dict[str, Any] = {"r": price, "worth": worth, "questions": len(bench.examples), "seeds": len(runs)}
-    row |= {"accuracy": None, "gain": None, "low": None, "high": None}
+    row |= {"accuracy": None, **_gained(None)}
     if right is not None:
         row["accuracy"] = float(right.mean())
         if base is not None:
-            row["gain"] = float((right - base).mean())
-            row["low"], row["high"] = _interval(right - base)
+            row |= _gained(paired_gain(right, base))
     for name in ("read", "written", "requests"):
         row[name] = float(np.mean([run[name] for run in near])) / len(bench.examples)
     for name in ("rounds", "conditioned", "seconds"):
         row[name] = float(np.mean([run[name] for run in near]))
     return row
-
-
-def _interval(differences: np.ndarray) -> tuple[float, float]:
-    """A 95 % bootstrap interval of the mean, questions resampled."""
-    generator = np.random.default_rng(0)
-    draws = generator.integers(len(differences), size=(4000, len(differences)))
-    low, high = np.quantile(differences[draws].mean(1), [0.025, 0.975])
-    return float(low), float(high)
 
 
 def _show_factorial(console: Console, rows: list[dict[str, Any]], price: float) -> None:
@@ -356,7 +375,7 @@ def _show_factorial(console: Console, rows: list[dict[str, Any]], price: float) 
     worths = sorted({row["worth"] for row in rows})
     for worth in worths:
         table.add_column(f"N={worth}", justify="right")
-        table.add_column("to uniform parallel", justify="right")
+        table.add_column("over the better plain run", justify="right")
     for name in ("samples seen", "requests", "rounds", "seconds"):
         table.add_column(name, justify="right")
     for cell in dict.fromkeys((row["policy"], row["strategy"]) for row in rows):
@@ -364,7 +383,8 @@ def _show_factorial(console: Console, rows: list[dict[str, Any]], price: float) 
         texts = []
         for worth in worths:
             row = mine[worth]
-            texts.append("-" if row["accuracy"] is None else f"{100 * row['accuracy']:.1f}")
+            paid = f" for {row['cost']:.1f}" if row["policy"] in SINGLE else ""
+            texts.append("-" if row["accuracy"] is None else f"{100 * row['accuracy']:.1f}{paid}")
             known = row["gain"] is not None
             texts.append(
                 f"{100 * row['gain']:+.1f} [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]" if known else ""
@@ -375,7 +395,13 @@ def _show_factorial(console: Console, rows: list[dict[str, Any]], price: float) 
     console.print(table)
 
 
-def _plot(bench: Bench, runs: dict[Any, list[list[dict[str, Any]]]], unit: dict[float, float], path: Path) -> None:
+def _plot(
+    bench: Bench,
+    runs: dict[Any, list[list[dict[str, Any]]]],
+    single: dict[str, list[dict[str, Any]]],
+    unit: dict[float, float],
+    path: Path,
+) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
@@ -385,6 +411,11 @@ def _plot(bench: Bench, runs: dict[Any, list[list[dict[str, Any]]]], unit: dict[
     policies = list(dict.fromkeys(policy for policy, _ in runs))
     figure, axes = pyplot.subplots(1, len(policies), figsize=(4.2 * len(policies), 3.6), sharey=True, squeeze=False)
     for axis, policy in zip(axes[0], policies, strict=True):
+        for (name, each), marker in zip(single.items(), "sD", strict=True):
+            cost = np.mean([bench.cost(run, price) for run in each]) / unit[price]
+            accuracy = 100 * np.mean([run["right"] for run in each])
+            axis.plot([cost], [accuracy], marker, color="0.3", markerfacecolor="none", label=name)
+            axis.axhline(accuracy, color="0.6", linewidth=0.8, linestyle=":")
         for (mine, strategy), seeds in runs.items():
             if mine != policy:
                 continue
@@ -547,29 +578,48 @@ def models(bench: Bench, seeds: Sequence[int], options: argparse.Namespace) -> l
     bank = questions(count, seed=3)
     examples = [dspy.Example(question=asked.text, answer=asked.answer).with_inputs("question") for asked in bank]
     names = {0: "takes any", 1: "does not mind", 2: "sharpens", 3: "sharpens more"}
+    ways: dict[str, dict[str, Any]] = {name: {"max_samples": 1, "temperature": SINGLE[name]} for name in SINGLE}
+    ways |= {name: {"sampling": STRATEGIES[name]()} for name in ("parallel", "integrated", "learned", "default")}
+
+    def answered(power: int, way: str, seed: int) -> dict[str, Any]:
+        with FakeServer(bank, seed=seed, sharpen=power - 1.0, median_latency=0.003) as server:
+            pool = BudgetPool(samples=(1 if way in SINGLE else 6) * count, seed=seed)
+            qa = DynScaling(dspy.ChainOfThought("question -> answer"), pool, **ways[way])
+            lm = server.lm()
+            lm.cache = False  # each run is to ask anew
+            with dspy.context(lm=lm):
+                predictions = qa.batch(examples, num_threads=8, disable_progress_bar=True)
+        seeing = [bool(sample.shown) for made in predictions for sample in explain(made).samples]
+        right = [int(made.answer == example.answer) for made, example in zip(predictions, examples, strict=True)]
+        return {"right": right, "seeing": float(np.mean(seeing)), "samples": len(seeing) / count}
+
     rows = []
     for power in (0, 2) if options.quick else names:
-        for strategy in ("parallel", "integrated", "learned"):
-            right, seeing = [], []
-            for seed in seeds:
-                with FakeServer(bank, seed=seed, sharpen=power - 1.0, median_latency=0.003) as server:
-                    pool = BudgetPool(samples=6 * count, seed=seed)
-                    qa = DynScaling(dspy.ChainOfThought("question -> answer"), pool, sampling=STRATEGIES[strategy]())
-                    lm = server.lm()
-                    lm.cache = False  # each run is to ask anew
-                    with dspy.context(lm=lm):
-                        predictions = qa.batch(examples, num_threads=8, disable_progress_bar=True)
-                right += [made.answer == example.answer for made, example in zip(predictions, examples, strict=True)]
-                seeing += [bool(sample.shown) for made in predictions for sample in explain(made).samples]
+        runs = {
+            way: [bench.once(["models", power, way, seed], partial(answered, power, way, seed)) for seed in seeds]
+            for way in ways
+        }
+        right = {way: np.mean([run["right"] for run in each], 0) for way, each in runs.items()}
+        base = right[better({name: right[name] for name in SINGLE})]
+        for way, each in runs.items():
+            gain = paired_gain(right[way], base)
             rows.append(
-                {"shown attempts it": names[power], "power": power, "strategy": strategy, "questions": count}
-                | {"accuracy": float(np.mean(right)), "seeing": float(np.mean(seeing))}
+                {"shown attempts it": names[power], "power": power, "strategy": way, "questions": count}
+                | {"samples": round(each[0]["samples"]), "seeing": float(np.mean([run["seeing"] for run in each]))}
+                | {"accuracy": float(right[way].mean()), **_gained(None if way in SINGLE else gain)}
             )
-    table = Table(*rows[0], title="six samples a question, KnowledgeGradient")
+    table = Table(*rows[0], title="six samples a question, KnowledgeGradient; gains over the better plain run")
     for row in rows:
-        table.add_row(*(f"{value:.1%}" if isinstance(value, float) else str(value) for value in row.values()))
-    Console(width=120).print(table)
+        table.add_row(*("" if v is None else f"{v:.1%}" if isinstance(v, float) else str(v) for v in row.values()))
+    Console(width=140).print(table)
     return rows
+
+
+def _gained(gain: Gain | None) -> dict[str, Any]:
+    """The gain of a row; of the plain runs there is none."""
+    if gain is None:
+        return {"gain": None, "low": None, "high": None}
+    return {"gain": gain.mean, "low": gain.low, "high": gain.high}
 
 
 # ---- other ways to spend several samples
@@ -590,9 +640,9 @@ def others(bench: Bench, seeds: Sequence[int], options: argparse.Namespace) -> l
     if options.quick:
         methods = dict(list(methods.items())[:1])
     unit = {price: _unit(bench, seeds, 1, price) for price in PRICES}
-    rows = []
+    runs_of = {name: bench.single(name, seeds) for name in SINGLE}
     for name, method in methods.items():
-        runs = [
+        runs_of[name] = [
             bench.once(
                 ["others", name, seed],
                 lambda method=method, seed=seed: {
@@ -604,16 +654,21 @@ def others(bench: Bench, seeds: Sequence[int], options: argparse.Namespace) -> l
             )
             for seed in seeds
         ]
-        right = np.mean([run["right"] for run in runs], 0)
+    rights = {name: np.mean([run["right"] for run in runs], 0) for name, runs in runs_of.items()}
+    base = rights[better({name: rights[name] for name in SINGLE})]
+    rows = []
+    for name, runs in runs_of.items():
+        right = rights[name]
         row: dict[str, Any] = {"method": name, "accuracy": float(right.mean()), "questions": len(bench.examples)}
         for price in PRICES:
             row[f"samples' worth, r={price:g}"] = float(np.mean([bench.cost(run, price) for run in runs])) / unit[price]
         row["requests"] = float(np.mean([run["requests"] for run in runs])) / len(bench.examples)
         row["seconds"] = float(np.mean([run["seconds"] for run in runs]))
-        rows.append(row)
+        rows.append(row | _gained(None if name in SINGLE else paired_gain(right, base)))
     table = Table(*rows[0])
     for row in rows:
-        table.add_row(*(f"{value:.3g}" if isinstance(value, float) else str(value) for value in row.values()))
+        texts = (f"{value:.3g}" if isinstance(value, float) else str(value) for value in row.values())
+        table.add_row(*("" if text == "None" else text for text in texts))
     Console(width=160).print(table)
     return rows
 

@@ -1,4 +1,4 @@
-"""How often the model in the box is right: one sample, and the majority of 4 and 8, by kind of question.
+"""How often the model in the box is right, by kind of question: at temperature 0, one sample, the majority of 4 and 8.
 
 The model is asked without HTTP in between, with the very prompts of `dspy.ChainOfThought("question -> answer")`, and
 its replies are read by DSPy's own ChatAdapter, so that each reply that cannot be read is counted.
@@ -38,7 +38,7 @@ def majority(answers: list[str | None]) -> str | None:
     return votes.most_common(1)[0][0] if votes else None
 
 
-def sample(examples: list[dspy.Example], samples: int, seed: int) -> list[list[str | None]]:
+def sample(examples: list[dspy.Example], samples: int, seed: int, temperature: float = 1.0) -> list[list[str | None]]:
     """Return the answers of `samples` replies to each question."""
     tokenizer = ChatTokenizer(CHECKPOINT / "tokenizer.json")
     engine = Engine(Llama.load(CHECKPOINT), tokenizer)
@@ -46,7 +46,8 @@ def sample(examples: list[dspy.Example], samples: int, seed: int) -> list[list[s
     for i, example in enumerate(examples):
         messages = ADAPTER.format(SIGNATURE, demos=[], inputs={"question": example.question})
         prompt = tokenizer.encode_chat([(message["role"], message["content"]) for message in messages])
-        futures.append(engine.submit(prompt, Sampling(max_tokens=200, seed=seed * 1_000_003 + i), samples))
+        sampling = Sampling(max_tokens=200, seed=seed * 1_000_003 + i, temperature=temperature)
+        futures.append(engine.submit(prompt, sampling, samples))
     answers = [[read(completion.text) for completion in future.result()] for future in futures]
     engine.close()
     return answers
@@ -63,14 +64,19 @@ def main() -> None:
 
     examples = lab.questions(count, arguments.seed, arguments.level)
     answers = sample(examples, samples, arguments.seed)
+    greedy = sample(examples, 1, arguments.seed, temperature=0.0)
     by_kind = defaultdict(list)
-    for example, given in zip(examples, answers, strict=True):
+    at_zero = defaultdict(list)
+    for example, given, (best,) in zip(examples, answers, greedy, strict=True):
         by_kind[example.kind].append((example.answer, given))
+        for kind in (example.kind, "all"):
+            at_zero[kind].append(best == example.answer)
 
     rows = []
     for kind, group in [*sorted(by_kind.items()), ("all", [pair for pairs in by_kind.values() for pair in pairs])]:
         single = [np.mean([answer == right for answer in given]) for right, given in group]
-        row = {"kind": kind, "questions": len(group), "samples": samples, "pass@1": float(np.mean(single))}
+        row = {"kind": kind, "questions": len(group), "samples": samples, "greedy": float(np.mean(at_zero[kind]))}
+        row["pass@1"] = float(np.mean(single))
         row["standard_error"] = float(np.std(single) / max(1, len(group) - 1) ** 0.5)
         for votes in (4, 8):
             starts = range(0, samples, votes)  # disjoint groups of votes
@@ -79,11 +85,14 @@ def main() -> None:
         row["unreadable"] = sum(answer is None for _, given in group for answer in given)
         rows.append(row)
 
-    print(f"{'kind':15} {'questions':>9} {'pass@1':>15} {'majority@4':>10} {'majority@8':>10} {'unreadable':>10}")
+    votes = ("majority@4", "majority@8")
+    print(f"{'kind':15} {'questions':>9} {'greedy':>7} {'pass@1':>15} {votes[0]} {votes[1]} {'unreadable':>10}")
     for row in rows:
         single = f"{row['pass@1']:.3f} +- {row['standard_error']:.3f}"
-        votes = f"{row['majority@4']:10.3f} {row['majority@8']:10.3f}"
-        print(f"{row['kind']:15} {row['questions']:9} {single:>15} {votes} {row['unreadable']:10}")
+        numbers = " ".join(f"{row[name]:10.3f}" for name in votes)
+        print(
+            f"{row['kind']:15} {row['questions']:9} {row['greedy']:7.3f} {single:>15} {numbers} {row['unreadable']:10}"
+        )
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, indent=2) + "\n")
 

@@ -226,7 +226,7 @@ def test_mlflow_shows_samples_nested_under_their_call(way: str, calls: int, trac
             "conditioned": 1,
             "requests": 3,
         }
-        assert 0.5 <= call["scaling"]["confidence"] <= 1
+        assert 0 < call["scaling"]["confidence"] <= 1
         samples = [span for span in spans if span["parent"] == call["id"]]
         assert [span["name"] for span in samples] == ["ChainOfThought.forward"] * 3
         marks = sorted((span["scaling"] for span in samples), key=lambda mark: mark["sample"])

@@ -12,6 +12,7 @@ from dynscale_dspy.execution import adapter as adapters
 from dynscale_dspy.execution.adapter import SampleAdapter, derive_rollout
 from dynscale_dspy.execution.meter import Meter
 from dynscale_dspy.sampling.sample import Draw
+from dynscale_dspy.sampling.samplers import PERMUTED
 from tests.support import ScriptedModel, cycle, needs_lm_errors, open_call, sample_settings
 
 # ---- rollout ids
@@ -70,6 +71,17 @@ def test_nothing_of_the_callers_is_changed():
     assert list(signature.input_fields) == ["question", "earlier_attempts"]
     assert given_ == {"question": "q", "earlier_attempts": "text"}
     assert shown == [{"question": "a", "answer": "b", "earlier_attempts": "N/A"}]
+
+
+async def test_demos_are_permuted_in_the_prompt_and_nowhere_else():
+    predictor = dspy.Predict("question -> answer")
+    predictor.demos = [dspy.Example(question=str(n), answer="b") for n in range(6)]
+    before = list(predictor.demos)
+    adapter = SampleAdapter(Recording(), Draw(1, sampler=PERMUTED), sample_settings(predictor))
+    call = (None, {}, predictor.signature, predictor.demos, {"question": "q"})
+    shown = adapter(*call)[3]
+    assert shown == (await adapter.acall(*call))[3] == PERMUTED.arranged(before, 1) != before
+    assert predictor.demos == before
 
 
 async def test_sync_and_async_overlay_alike():

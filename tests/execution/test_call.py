@@ -6,6 +6,8 @@ import dspy
 import pytest
 
 from dynscale_dspy import BudgetExhausted, BudgetPool, Uniform
+from dynscale_dspy.allocation.confidence import Answers, chance_right
+from dynscale_dspy.allocation.tally import Tally
 from dynscale_dspy.config import ScalingSettings
 from dynscale_dspy.execution.answer_reader import AnswerReader
 from dynscale_dspy.execution.call import Call, Scaled
@@ -44,6 +46,24 @@ def test_a_call_needs_no_wrapper_to_be_driven():
         assert asyncio.run(adrive(again.steps(), again.arun, again.desk())).winner.prediction.answer in "AB"
     assert call.outcome(outcome.winner) is outcome
     assert list(pool.history.programs) == ["Predict(question -> answer)"]
+
+
+@pytest.mark.parametrize(
+    ("program", "kind"),
+    [
+        (dspy.Predict("question -> answer"), Answers.OPEN),
+        (dspy.ChainOfThought("question -> answer: int"), Answers.OPEN),
+        (dspy.ChainOfThought("question -> answer: bool"), Answers.CLOSED),
+        (dspy.Predict("question -> answer: bool"), Answers.AT_ONCE),
+    ],
+)
+def test_confidence_is_by_what_a_program_chooses_its_answers_from(program, kind):
+    answers = cycle(*(["1"] * 4 if kind is Answers.OPEN else ["True"] * 4))
+    with dspy.context(lm=ScriptedModel(answers).lm()):
+        call = Call(scaled(program=program), (), {"question": "q"})
+        outcome = drive(call.steps(), call.run, call.desk())
+    assert outcome.explanation.confidence == chance_right(Tally.of("AAA"), answers=kind)
+    assert call.scaled.pool.history.answered[0].confidence == outcome.explanation.confidence
 
 
 def test_calls_have_lasting_names_where_their_inputs_have():

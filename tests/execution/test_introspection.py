@@ -10,6 +10,7 @@ from dynscale_dspy import DynScaling
 from dynscale_dspy._naming import named_predictors
 from dynscale_dspy.execution import introspection
 from dynscale_dspy.execution.introspection import (
+    are_labels,
     asks_one_model,
     check_ready,
     choices_per_request,
@@ -184,6 +185,11 @@ def test_a_program_that_answers_with_a_label_first_decides_at_once(kind):
 @pytest.mark.parametrize("kind", [str, int, float, list[Label], dict[str, bool]])
 def test_a_program_whose_answers_are_no_labels_does_not(kind):
     assert not at_once(dspy.Predict(dspy.Signature("text -> label").with_updated_fields("label", type_=kind)))
+
+
+def test_answers_are_labels_if_each_field_of_them_is():
+    assert are_labels({"label": Label}) and are_labels({"label": Label, "sure": bool})
+    assert not are_labels({"label": Label, "count": int}) and not are_labels({"answer": str}) and not are_labels({})
 
 
 def test_a_language_model_that_reasons_by_itself_does_not():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dspy
 import pytest
 
-from dynscale_dspy import BudgetPool, Cost, DynScaling, Parallel, Uniform
+from dynscale_dspy import BudgetPool, Cost, DynScaling, Integrated, Parallel, Uniform, explain
 from dynscale_dspy.reporting.history import MOST_CALLS, MOST_MOMENTS, MOST_PROGRAMS, CallRecord, Moment, Recorder
 from tests.support import ScriptedModel, cycle
 
@@ -38,6 +38,18 @@ def test_each_call_is_in_the_history_once_also_failed_ones_and_in_the_scope_arou
     assert len(history.calls) == now.closed_calls == 4 and len(scope.history.calls) == 1
     assert sum((cost for cost in history.programs.values()), Cost()) == now.spent
     assert {call.answers.count(None) == len(call.answers) for call in history.calls} == {True, False}
+
+
+def test_a_call_tells_what_drew_each_of_its_samples():
+    pool = BudgetPool(samples=12, policy=Uniform())
+    model = ScriptedModel(lambda prompt, number: {"answer": str(number)})
+    qa = DynScaling(dspy.Predict("question -> answer"), budget=pool, sampling=Integrated(when="close", first="greedy"))
+    with dspy.context(lm=model.lm()):
+        predictions = qa.batch([{"question": "one"}, {"question": "two"}], num_threads=1, disable_progress_bar=True)
+    for call, prediction in zip(pool.history.calls, predictions, strict=True):
+        assert call.samplers == tuple(sample.sampler for sample in explain(prediction).samples)
+        assert call.samplers[:2] == ("greedy", "independent") and set(call.samplers[2:]) == {"conditioned"}
+        assert len(call.samplers) == len(call.answers) == 6
 
 
 def test_the_curve_of_a_known_set_climbs_while_it_runs():

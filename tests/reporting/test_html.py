@@ -44,6 +44,15 @@ class Page(HTMLParser):
             self.text += data + " "
 
 
+def test_a_table_holds_its_cells_as_text_and_marks_what_was_chosen():
+    rows = [["<one>", "$1$"], ["two", "2"]]
+    made = html.table("Title & more", "quiet", ["", "number"], rows, chosen=[False, True], below=["a note"])
+    page = Page(made)
+    for words in ("Title & more", "quiet", "number", "<one>", "two", "a note"):
+        assert words in page.text
+    assert page.tags.count("tr") == 3 and made.count("font-weight:600;text-align") == 4  # the head and the second row
+
+
 def test_a_pool_shows_every_unit_it_caps_and_who_spent_it():
     pool = BudgetPool(samples=40, tokens=100_000, deadline=600, policy=Uniform())
     qa = DynScaling(dspy.ChainOfThought("question -> answer"), budget=pool, sampling=Parallel())

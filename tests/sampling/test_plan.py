@@ -7,6 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynscale_dspy import UCB, BudgetExhausted, BudgetPool, Cost, Integrated, KnowledgeGradient, Parallel, Uniform
+from dynscale_dspy.allocation.confidence import Answers, chance_right
+from dynscale_dspy.allocation.learned import Learned
 from dynscale_dspy.allocation.tally import Tally
 from dynscale_dspy.sampling.plan import FIRST, Plan
 from dynscale_dspy.sampling.sample import Draw, Sample
@@ -82,6 +84,68 @@ def test_ties_go_to_the_answer_with_more_independent_votes_then_to_the_earlier()
     tell(plan, "A", "B", "B")
     tell(plan, "A", conditioned=True)
     assert plan.winner().key == "B"
+
+
+# ---- how sure it is
+
+
+def plans_of(learned, *calls):
+    made = [Plan(Parallel(), seed=0, key=i, max_samples=64, learned=learned) for i in range(len(calls))]
+    for plan, keys in zip(made, calls, strict=True):
+        tell(plan, *keys)
+    return made
+
+
+@given(st.lists(st.sampled_from(["A", "B", None]), min_size=1, max_size=12), st.randoms(use_true_random=False))
+def test_confidence_does_not_depend_on_the_order_of_arrival(answers, random_):
+    def told(order):
+        learned = Learned()
+        plans_of(learned, "AA", "AB")
+        plan = Plan(Parallel(), seed=0, key="this", max_samples=64, learned=learned)
+        draws = [draw_next(plan) for _ in answers]
+        for i in order:
+            key = answers[i]
+            plan.tell(Sample(draws[i], prediction=i, answer=key, vote=None if key is None else vote(key)))
+        return plan.confidence, learned.agreement.rate()
+
+    order = list(range(len(answers)))
+    random_.shuffle(order)
+    assert told(order) == told(range(len(answers)))
+
+
+def test_confidence_is_that_of_an_unknown_program_at_first_whatever_the_call_says_itself():
+    for keys in ("A", "AA", "AB", "AAB", ("A", None, "A"), (None, None)):
+        (plan,) = plans_of(Learned(), keys)
+        assert plan.confidence == chance_right(plan.selection.evidence())
+
+
+def test_other_calls_of_the_program_say_what_its_agreement_is_worth():
+    agreed, split = (plans_of(Learned(), *[keys] * 20, "AA")[-1].confidence for keys in ("AA", "AB"))
+    assert split < chance_right(Tally.of("AA")) < agreed
+
+
+def test_two_samples_of_a_call_are_compared_once_both_have_voted_by_themselves():
+    def rate(*tellings):
+        learned = Learned()
+        plan = Plan(Parallel(), seed=0, key=0, max_samples=64, learned=learned)
+        for keys, conditioned in tellings:
+            tell(plan, *keys, conditioned=conditioned)
+        return learned.agreement.rate()
+
+    unknown = Learned().agreement.rate()
+    assert rate(("AAAA", False)) == rate(("AABC", False)) > unknown > rate(("ABAA", False)) == rate(("AB", False))
+    assert rate(("A", False)) == rate((("A", None, "A"), False)) == unknown
+    assert rate(("A", False), ("A", True), ("AAA", False)) == unknown  # it has seen the first one
+
+
+@pytest.mark.parametrize("kind", Answers)
+def test_confidence_is_by_the_kind_of_answers(kind):
+    plan = Plan(Parallel(), seed=0, key=0, max_samples=64, answers=kind)
+    tell(plan, "A", "A", "B")
+    assert plan.confidence == chance_right(plan.selection.evidence(), answers=kind)
+
+
+# ---- without votes
 
 
 def test_samples_without_a_vote_do_not_win_while_anyone_votes():

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from dynscale_dspy.sampling import samplers
 from dynscale_dspy.sampling.plan import Plan
 from dynscale_dspy.sampling.sample import Draw, Sample
-from dynscale_dspy.sampling.samplers import ALONE, PLAIN, CallView, ChainSpec, Lazily, Sampler, conditioned
+from dynscale_dspy.sampling.samplers import ALONE, PERMUTED, PLAIN, CallView, ChainSpec, Lazily, Sampler, conditioned
 from dynscale_dspy.sampling.strategies import Parallel
 from dynscale_dspy.selection.plurality import Plurality
 from tests.sampling.support import make_view, voters
@@ -164,3 +164,27 @@ def test_a_lazy_generator_is_made_once_and_only_if_it_is_used(monkeypatch):
     assert made == []
     lazy.random(), lazy.random()
     assert made == [[7, 8]]
+
+
+# ---- demos
+
+
+@given(st.lists(st.integers(), max_size=12), st.integers(0, 1000))
+def test_permuted_demos_are_the_same_ones_and_the_list_stays_as_it_was(demos, index):
+    before = list(demos)
+    arranged = PERMUTED.arranged(demos, index)
+    assert sorted(arranged) == sorted(demos) and demos == before
+    assert arranged == PERMUTED.arranged(demos, index)
+
+
+def test_samples_see_different_orders_and_most_samplers_the_programs_own():
+    demos = list(range(8))
+    assert len({tuple(PERMUTED.arranged(demos, index)) for index in range(1, 9)}) == 8
+    assert all(sampler.arranged(demos, 3) == demos for sampler in (PLAIN, ALONE, conditioned(ChainSpec())))
+
+
+def test_samples_of_different_prompts_share_no_request():
+    plan = Plan(Parallel(demos="permuted"), seed=0, key="call", max_samples=8)
+    jobs = plan.jobs(plan.propose(4), [object()] * 4)
+    assert [plan.may_share(job) for job in jobs] == [True, False, False, False]
+    assert [job.group for job in plan.sharing(jobs)] == [None] * 4

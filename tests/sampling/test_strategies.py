@@ -20,6 +20,7 @@ from dynscale_dspy.sampling.samplers import (
     ALONE,
     GREEDY,
     GREEDY_LABEL,
+    PERMUTED,
     PLAIN,
     CallView,
     ChainSpec,
@@ -253,8 +254,19 @@ def test_an_attempt_of_the_greedy_sample_is_one_of_those_that_later_ones_see():
     assert proposed(Integrated(first="greedy"), "A", "B") == conditioned(ChainSpec())
 
 
+PERMUTING = (Parallel(demos="permuted"), Parallel(demos="permuted", first="greedy"))
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_samples_after_the_first_see_the_demos_in_other_orders(at_once):
+    for strategy, first in zip(PERMUTING, (ALONE, GREEDY), strict=True):
+        assert proposed(strategy, at_once=at_once) is first
+        assert proposed(strategy, "A", at_once=at_once) is PERMUTED
+        assert {first, PERMUTED} <= set(strategy.samplers)
+
+
 def test_a_call_that_may_draw_one_sample_is_the_plain_program():
-    for strategy in (Parallel(), Sequential(), Integrated(), Integrated(when="always"), *FIRST_GREEDY):
+    for strategy in (Parallel(), Sequential(), Integrated(), Integrated(when="always"), *FIRST_GREEDY, *PERMUTING):
         assert proposed(strategy, varies=False) is PLAIN
 
 

@@ -45,6 +45,7 @@ def test_draws_follow_the_chances() -> None:
     assert [question.draw(u) for u in (0, 0.74, 0.76, 0.999999)] == ["a", "a", "b", "b"]
     assert question.draw(0.89, sharpen=1) == "a"  # 9 to 1
     assert question.draw(0.91, sharpen=1) == "b"
+    assert question.draw(0.999999, sharpen=math.inf) == "a"
 
 
 @pytest.mark.parametrize("answers", [{}, {"a": 0}, {"a": 2, "b": -1}])

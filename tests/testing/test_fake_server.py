@@ -44,6 +44,13 @@ def test_the_kth_sample_depends_on_seed_question_and_k_alone(server: Any) -> Non
     assert sequence(2, [OPEN]) != alone
 
 
+def test_at_temperature_0_every_sample_is_the_most_frequent_answer(server: Any) -> None:
+    fake = server([FakeQuestion(OPEN.text, {"heads": 0.4, "edge": 0.5, "tails": 0.1}, "heads")])
+    assert {content(ask(fake, temperature=0)) for _ in range(12)} == {content(ask(fake, temperature=0.0))}
+    assert "edge" in content(ask(fake, temperature=0))
+    assert len({content(ask(fake)) for _ in range(12)}) > 1
+
+
 def test_concurrent_requests_get_the_same_samples_in_some_order(server: Any) -> None:
     fake = server([OPEN], median_latency=0.005, sigma=1)
     sequential = [content(ask(fake)) for _ in range(16)]

@@ -16,6 +16,7 @@ from dynscale_dspy.testing import StrategyLaws
 
 OWN = [
     Parallel(),
+    Parallel(first="greedy", demos="permuted"),
     Sequential(),
     Sequential(length=3),
     *(Integrated(when=when) for when in ("close", "contested", "always", "learned")),

@@ -59,7 +59,7 @@ def test_replies_of_one_id_are_one_vote_and_it_is_said_once(way: Any, engine: st
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             program(question=ASKED.text) if way is plain else None
-    assert sum(votes.total for votes in made.votes) == 1 and made.confidence == 0.75
+    assert sum(votes.total for votes in made.votes) == 1 and made.confidence == 0.5
     assert [sample.problem for sample in made.samples] == [""] + ["the same reply"] * 7
     assert "7  cast no vote: the same reply" in str(made)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -270,3 +271,28 @@ def test_where_the_greedy_label_cannot_be_read_others_are_drawn():
     with dspy.context(lm=model.lm(), adapter=dspy.ChatAdapter(use_json_adapter_fallback=False)):
         assert qa(question="q").answer == "yes"
     assert len(model.requests) > 1
+
+
+# ---- demos in other orders
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_first_sample_shows_the_demos_as_they_are_and_the_others_in_orders_of_their_own(mode):
+    model = ScriptedModel(cycle("yes", "no"))
+    program = dspy.Predict("question -> answer: Literal['yes', 'no']")
+    program.demos = [dspy.Example(question=f"demo {n}", answer="yes") for n in range(6)]
+    qa = DynScaling(
+        program,
+        BudgetPool(samples=9 * len(BANK), policy=Uniform()),
+        sampling=Parallel(first="greedy", demos="permuted"),
+        max_samples=3,
+    )
+    with dspy.context(lm=model.lm()):
+        predictions = MODES[mode](qa)
+    orders = Counter(tuple(re.findall(r"demo \d", str(request.messages))) for request in model.requests)
+    own = tuple(f"demo {n}" for n in range(6))
+    # The second sample of every call shows one order, and the third another.
+    assert set(orders.values()) == {len(BANK)} and len(orders) == 3 and own in orders
+    assert all(sorted(order) == list(own) for order in orders)
+    assert [demo.question for demo in program.demos] == list(own)
+    assert all(len(explain(prediction).samples) == 3 for prediction in predictions)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+import re
 
 import dspy
 import pytest
@@ -9,6 +11,8 @@ from dynscale_dspy import BudgetPool, Calibrate, DynScaling, Integrated, Knowled
 from tests.support import ScriptedModel
 
 EXAMPLES = [dspy.Example(question=f"number {i}", answer=f"right {i}").with_inputs("question") for i in range(30)]
+
+CHAINS = Integrated(when="close", first="own")
 
 
 def metric(example, prediction, trace=None):
@@ -19,6 +23,11 @@ def question_of(prompt):
     return prompt.rpartition("[[ ## question ## ]]\nnumber ")[2].split("\n")[0]
 
 
+def luck(key):
+    """One of five, the same each time."""
+    return int(hashlib.blake2b(key.encode(), digest_size=4).hexdigest(), 16) % 5
+
+
 def model(shown_right):
     """Right in two of five samples, wrong in ever other ways; with attempts shown, right or wrong for certain."""
 
@@ -26,8 +35,8 @@ def model(shown_right):
         question = question_of(prompt)
         if "Attempt 1:" in prompt:
             return {"reasoning": "checked", "answer": f"right {question}" if shown_right else "misled"}
-        luck = int(hashlib.blake2b(f"{question}/{number}".encode(), digest_size=4).hexdigest(), 16) % 5
-        return {"reasoning": "guess", "answer": f"right {question}" if luck < 2 else f"wrong {luck}"}
+        lucky = luck(f"{question}/{number}")
+        return {"reasoning": "guess", "answer": f"right {question}" if lucky < 2 else f"wrong {lucky}"}
 
     return ScriptedModel(reply)
 
@@ -46,27 +55,118 @@ def test_what_answers_best_at_equal_cost_is_taken():
     assert tuned.max_samples == 16
     chosen = tuned.calibration.chosen
     assert chosen.score > 0.8
-    first = [point for point in tuned.calibration.points if isinstance(point.sampling, Parallel)]
+    plain, greedy, *combinations = tuned.calibration.points
+    assert plain.plain and greedy.plain and not any(point.plain for point in combinations)
+    first = [point for point in combinations if isinstance(point.sampling, Parallel)]
     assert [point.samples for point in first] == pytest.approx([2, 4, 6])  # the curve, doubling up to the budget
     for point in tuned.calibration.points:
         assert point.cost <= 6.5
     assert f"* {chosen.samples:8.2f}" in str(tuned.calibration)
-    assert len(str(tuned.calibration).splitlines()) == 1 + len(tuned.calibration.points)
+    assert len(str(tuned.calibration).splitlines()) == 2 + len(tuned.calibration.points)
+    assert tuned.calibration.best is chosen and tuned.calibration.gain.is_sure
+    assert tuned.calibration.verdict.startswith("Scaling pays: +")
+
+
+class Warm(ScriptedModel):
+    """Shows its reply the temperature of the request, too."""
+
+    @staticmethod
+    def text(request):
+        return f"{ScriptedModel.text(request)}\ntemperature {request.config.temperature}"
+
+
+def test_the_plain_program_is_measured_first_as_it_is_and_at_temperature_0():
+    scripted = model(shown_right=True)
+    _, tuned = compiled(scripted.lm(temperature=0.3), temperatures=[0.9], sampling=[Parallel()])
+    plain, greedy, *_ = tuned.calibration.points
+    assert (plain.samples, plain.temperature, plain.cost) == (1, None, 1)
+    assert (greedy.samples, greedy.temperature, greedy.cost) == (1, 0, 1)
+    warmth = [request.config.temperature for request in scripted.requests]
+    assert warmth[:60] == [0.3] * 30 + [0] * 30 and set(warmth[60:]) == {0.9}
+    lines = str(tuned.calibration).splitlines()
+    assert lines[1].endswith("  plain program") and lines[2].endswith("  plain program, temperature 0")
+
+
+def test_the_plain_program_is_enough_where_nothing_is_surely_better():
+    def reply(prompt, number):  # what it does not know it never knows
+        question = question_of(prompt)
+        return {"reasoning": "r", "answer": f"right {question}" if int(question) % 3 else f"wrong {number}"}
+
+    scripted = ScriptedModel(reply)
+    student, tuned = compiled(scripted.lm(temperature=0.5))
+    calibration = tuned.calibration
+    assert calibration.chosen is calibration.points[0] and calibration.chosen.plain
+    assert not calibration.gain.is_sure and not calibration.best.plain
+    assert calibration.verdict.startswith("The plain program is enough: scaling gains ")
+    assert str(calibration).splitlines()[1].startswith("*     1.00   1.00")
+    assert tuned.scaling_settings == student.scaling_settings.replace(sampling=Parallel(), max_samples=1)
+    scripted.requests.clear()
+    with dspy.context(lm=scripted.lm(temperature=0.5)):
+        tuned(question="number 3")
+        tuned.batch(EXAMPLES[:2], num_threads=1, disable_progress_bar=True)
+    assert [request.config.temperature for request in scripted.requests] == [0.5] * 3
+
+
+def test_temperature_0_is_what_scaling_has_to_beat_where_it_is_better():
+    """Voting buys back what temperature 1 loses, which is no gain."""
+
+    def reply(prompt, number):
+        question = question_of(prompt)
+        slips = "temperature 0.0" not in prompt and luck(f"{question}/{number}") == 0
+        return {"reasoning": "r", "answer": f"wrong {number}" if slips else f"right {question}"}
+
+    scripted = Warm(reply)
+    _, tuned = compiled(scripted.lm(temperature=1.0), sampling=[Parallel()])
+    plain, greedy, *_, last = tuned.calibration.points
+    assert plain.score < last.score <= greedy.score == 1
+    assert tuned.calibration.baseline is tuned.calibration.chosen is greedy
+    assert tuned.calibration.verdict.startswith("The plain program, temperature 0 is enough: ")
+    loaded = DynScaling(dspy.ChainOfThought("question -> answer"), 4)
+    loaded.load_state(tuned.dump_state())
+    assert (loaded.temperature, loaded.max_samples) == (0, 1)
+    scripted.requests.clear()
+    with dspy.context(lm=scripted.lm(temperature=1.0)):
+        loaded(question="number 3")
+    assert [request.config.temperature for request in scripted.requests] == [0]
+
+
+def test_a_language_model_that_fails_at_temperature_0_is_calibrated_without(caplog):
+    class Picky(ScriptedModel):
+        def answer(self, request):
+            if request.config.temperature == 0:
+                raise ValueError("temperature must be strictly positive")
+            return super().answer(request)
+
+    with caplog.at_level(logging.WARNING, "dynscale_dspy"):
+        _, tuned = compiled(Picky(model(shown_right=True).reply).lm(temperature=1.0), sampling=[Parallel(), CHAINS])
+    assert [point.temperature for point in tuned.calibration.points if point.plain] == [None]
+    assert tuned.calibration.gain.is_sure and not tuned.calibration.chosen.plain
+    assert re.search(
+        "the plain program fails at temperature 0, and is compared without: .*strictly positive", caplog.text
+    )
+
+
+def test_who_asks_for_confidence_is_scaled_and_told_that_nothing_is_gained():
+    student = DynScaling(dspy.ChainOfThought("question -> answer"), 4, min_confidence=0.9)
+    with dspy.context(lm=model(shown_right=False).lm(temperature=1.0)):
+        tuned = Calibrate(metric, budget=2, sampling=[Parallel()], num_threads=1).compile(student, trainset=EXAMPLES)
+    assert not tuned.calibration.chosen.plain and tuned.scaling_settings.max_samples == 64
+    assert tuned.calibration.verdict.startswith("It takes votes only for min_confidence: scaling gains ")
 
 
 def test_the_first_setting_stays_unless_another_is_better_beyond_noise():
-    _, tuned = compiled(model(shown_right=False).lm(temperature=1.0))
-    assert tuned.sampling == Parallel()
+    _, tuned = compiled(model(shown_right=False).lm(temperature=1.0), sampling=[Parallel(), CHAINS])
+    assert tuned.calibration.best.sampling == Parallel()
     _, tuned = compiled(
         model(shown_right=False).lm(temperature=1.0),
         sampling=[Parallel()],
         policies=[Uniform(), KnowledgeGradient()],
         temperatures=[0.7, 1.0],
     )
-    assert {(type(p.policy), p.temperature) for p in tuned.calibration.points} == {
+    assert {(type(p.policy), p.temperature) for p in tuned.calibration.points if not p.plain} == {
         (policy, temperature) for policy in (Uniform, KnowledgeGradient) for temperature in (0.7, 1.0)
     }
-    assert tuned.temperature in (0.7, 1.0)
+    assert tuned.calibration.best.temperature in (0.7, 1.0)
 
 
 def test_other_settings_are_the_students():
@@ -85,7 +185,7 @@ def test_other_settings_are_the_students():
     with dspy.context(lm=model(shown_right=False).lm(temperature=1.0)):
         tuned = Calibrate(metric, budget=2, sampling=[Parallel()], num_threads=1).compile(student, trainset=EXAMPLES)
     assert tuned.scaling_settings == student.scaling_settings.replace(sampling=Parallel())
-    assert {point.temperature for point in tuned.calibration.points} == {0.6}
+    assert {point.temperature for point in tuned.calibration.points if not point.plain} == {0.6}
     assert student.sampling == Integrated()
 
 

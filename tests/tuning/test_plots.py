@@ -8,7 +8,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from dynscale_dspy import BudgetPool
+from dynscale_dspy import BudgetPool, Cost
+from dynscale_dspy.reporting.history import CallRecord
 from dynscale_dspy.tuning import plots
 from tests.pictures import ax, picture, recorded
 
@@ -28,6 +29,17 @@ def scores() -> tuple[list[float], list[bool]]:
 @picture
 def test_what_if():
     return plots.plot_what_if(recorded(), ax=ax()).figure
+
+
+def test_single_runs_that_are_recorded_are_marked_at_one_sample():
+    pool = BudgetPool(samples=1)
+    for answers in [(0, 0, 0), (0, 1, 1, 1)]:
+        samplers = ("greedy", *["independent"] * (len(answers) - 1))
+        pool.record(CallRecord("program", answers, 1.0, 0.9, Cost(samples=len(answers)), samplers))
+    axes = plots.plot_what_if(pool, budgets=[1, 2])
+    marks = {line.get_label(): list(line.get_xdata()) for line in axes.lines if line.get_linestyle() == "None"}
+    assert marks == {"plain program, temperature 0": [1]}
+    assert "plain program, temperature 0" in {text.get_text() for text in axes.get_legend().get_texts()}
 
 
 @picture

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynscale_dspy.tuning.reliability import calibration_error, reliability, risk_coverage, threshold_for
+from dynscale_dspy.tuning.reliability import auroc, calibration_error, reliability, risk_coverage, threshold_for
 
 ANSWERS = st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=40)
 
@@ -34,6 +34,16 @@ def test_a_threshold_keeps_its_promise_and_no_lower_one_would(answers, risk):
         assert 1 - right[sure >= threshold].mean() <= risk + 1e-12
     _, coverage, risks = risk_coverage(sure, right)
     assert coverage[-1] == 1 and risks[-1] == pytest.approx(1 - right.mean())
+
+
+@given(ANSWERS)
+def test_auroc_counts_the_pairs_in_the_right_order(answers):
+    sure, right = map(np.array, zip(*answers, strict=True))
+    pairs = [(a > b) + (a == b) / 2 for a in sure[right] for b in sure[~right]]
+    area = auroc(sure, right)
+    assert area == (pytest.approx(np.mean(pairs)) if pairs else None)
+    if area is not None:
+        assert auroc(sure, ~right) == pytest.approx(1 - area)
 
 
 @pytest.mark.parametrize("bad", [([], []), ([0.5], [1, 0]), ([1.5], [1])])

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynscale_dspy import BudgetPool, DynScaling, Parallel
+from dynscale_dspy import BudgetPool, DynScaling, Parallel, Uniform
 from dynscale_dspy.allocation.costs import Cost
 from dynscale_dspy.reporting.history import CallRecord
 from dynscale_dspy.tuning import what_if as module
@@ -24,6 +24,60 @@ def test_what_if_more_budget_settles_more_answers_and_touches_nothing():
     curve = [result.accuracy("this pool's policy", budget) for budget in (1, 4, 16)]
     assert curve[0] < curve[1] <= curve[2] <= 1
     assert pool.statistics() == before
+
+
+def asked(strategy, samples=120):
+    """A pool of 40 calls: half of them are easy, and temperature 0 is always alike."""
+
+    class Warm(ScriptedModel):
+        @staticmethod
+        def text(request):
+            return f"{ScriptedModel.text(request)}\ntemperature {request.config.temperature}"
+
+    def reply(prompt, number):
+        settled = "easy" in prompt or "temperature 0.0" in prompt or number % 3
+        return {"answer": "A" if settled else str(number)}
+
+    pool = BudgetPool(samples=samples, policy=Uniform())
+    qa = DynScaling(dspy.Predict("question -> answer"), budget=pool, sampling=strategy)
+    with dspy.context(lm=Warm(reply).lm(temperature=1.0)):
+        qa.batch([{"question": f"{'easy' if i % 2 else 'hard'} {i}"} for i in range(40)], num_threads=1)
+    return pool
+
+
+def test_a_greedy_run_that_was_recorded_is_compared_and_shown_first():
+    result = what_if(asked(Parallel(first="greedy")), budgets=[1, 3])
+    assert result.single.keys() == {"greedy"}
+    run = result.single["greedy"]
+    assert run.calls == 40 and run.accuracy >= result.accuracy("uniform", 1)
+    head, plain, greedy, *policies, words = str(result).splitlines()
+    assert head.split()[-2:] == ["1", "3"]
+    assert plain.split("  ")[0] == "plain program" and plain.endswith("not recorded")
+    assert greedy.startswith("plain program, temperature 0")
+    assert greedy.endswith(f"{run.accuracy:.1%} of 40 calls, one sample each")
+    assert {line.split("  ")[0] for line in policies} == {"this pool's policy", "uniform"}
+    assert "right or wrong" in words
+
+
+def test_what_was_not_recorded_is_not_made_up():
+    result = what_if(asked(Parallel()), budgets=[1, 3])
+    assert result.single == {}
+    assert str(result).count("not recorded") == 2
+
+
+def test_single_runs_are_the_first_of_their_sampler_whatever_else_a_call_holds():
+    """A call may hold several, and none that voted; records without names tell of none."""
+    recorder = BudgetPool(samples=1)
+    for answers, samplers in [
+        ((0, 0, 0, 0), ("greedy", "independent", "greedy", "independent")),
+        ((None, 0, 0), ("greedy label", "independent", "independent")),
+        ((0, 1, 1, 1, 1, 1, 1, 1), ("independent", "plain", *["independent"] * 6)),
+        ((0, 0), ()),
+    ]:
+        recorder.record(CallRecord("program", answers, 1.0, 1.0, Cost(), samplers))
+    single = what_if(recorder, budgets=[1]).single
+    assert single["greedy"] == module.SingleRun(2, 0.5)
+    assert single["plain"].calls == 1
 
 
 def test_a_pool_that_has_answered_nothing_has_nothing_to_replay():

@@ -1,0 +1,153 @@
+"""``dynscale check``: says in a shell whether scaling a program is worth it."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.util
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import dspy
+
+
+class Refused(Exception):
+    """The command cannot be run as it was given; the message says what to change."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this command's options to a parser."""
+    parser.description = (
+        "Answer the examples with a program as it is, at temperature 0, by a vote and by sampling as the library does "
+        "by default, and say whether more samples are worth their cost."
+    )
+    parser.add_argument("program", type=Path, metavar="PROGRAM.py", help="a file that defines the program")
+    about = "JSON lines, JSON or CSV: a few dozen calls, with labels if you have them"
+    parser.add_argument("--examples", type=Path, required=True, metavar="FILE", help=about)
+    parser.add_argument("--name", default="program", help="what the program is called in its file (default: program)")
+    about = "a function in that file, metric(example, prediction); by default an answer equal to the label is right"
+    parser.add_argument("--metric", metavar="NAME", help=about)
+    about = "the language model, named the LiteLLM way, if the file configures none"
+    parser.add_argument("--lm", metavar="MODEL", help=about)
+    parser.add_argument("--api-base", metavar="URL", help="where it is served, e.g. http://localhost:8000/v1")
+    parser.add_argument("--api-key", metavar="KEY", help="for --api-base; local servers take any")
+    parser.add_argument("--samples", type=int, default=4, metavar="N", help="samples a call (default: 4)")
+    parser.add_argument("--budget", type=int, metavar="SAMPLES", help="most samples that the check draws")
+    parser.add_argument("--dollars", type=float, metavar="D", help="most dollars that it spends")
+    parser.add_argument("--threads", type=int, metavar="N", help="samples at a time (default: DSPy's setting)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="fixes the orders of votes (default: 0)")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write all figures here")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Run the command; returns the exit status."""
+    try:
+        return _run(arguments)
+    except Refused as refused:
+        sys.stderr.write(f"dynscale check: {refused}\n")
+        return 2
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from dynscale_dspy.tuning.checks import check
+    from dynscale_dspy.tuning.examples import read_examples
+
+    if arguments.api_base and not arguments.lm:
+        raise Refused("--api-base needs --lm MODEL: what is the model called there?")
+    if arguments.json and not arguments.json.absolute().parent.is_dir():
+        raise Refused(f"--json {arguments.json}: there is no folder {arguments.json.parent}")
+    try:
+        examples = read_examples(arguments.examples)
+    except OSError as error:
+        raise Refused(f"--examples {arguments.examples} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise Refused(f"--examples {error}") from None
+    defined = _defined_in(arguments.program)
+    program = _program(defined, arguments)
+    metric = None
+    if arguments.metric:
+        metric = defined.get(arguments.metric)
+        if metric is None:
+            raise Refused(f"--metric: {arguments.program} defines no {arguments.metric}")
+    caps = {"samples": arguments.budget, "dollars": arguments.dollars}
+    budget = {unit: cap for unit, cap in caps.items() if cap is not None}
+    with _language_model(program, arguments):
+        try:
+            found = check(
+                program,
+                examples,
+                metric,
+                samples=arguments.samples,
+                budget=budget or None,
+                num_threads=arguments.threads,
+                seed=arguments.seed,
+                display_progress=sys.stderr.isatty(),
+            )
+        except Exception as error:  # whatever it is, a shell wants a line
+            kind = "" if isinstance(error, (TypeError, ValueError)) else f"{type(error).__name__}: "
+            raise Refused(kind + " ".join(str(error).split())) from error
+    sys.stdout.write(f"{found}\n")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(found.as_dict(), indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+def _defined_in(path: Path) -> dict[str, Any]:
+    """What a file of Python defines."""
+    if not path.is_file():
+        raise Refused(f"there is no file {path}")
+    name = f"_checked_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path.absolute())
+    if spec is None or spec.loader is None:
+        raise Refused(f"{path} is no file of Python: its name must end in .py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # signatures look up their types there
+    sys.path.insert(0, str(path.absolute().parent))  # as for a script
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise Refused(f"{path} cannot be run: {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.pop(0)
+    return vars(module)
+
+
+def _program(defined: dict[str, Any], arguments: argparse.Namespace) -> dspy.Module:
+    import dspy
+
+    program = defined.get(arguments.name)
+    if isinstance(program, dspy.Module):
+        return program
+    others = [name for name, value in defined.items() if isinstance(value, dspy.Module)]
+    if isinstance(program, type) and issubclass(program, dspy.Module):
+        raise Refused(f"{arguments.name} in {arguments.program} is a class: make one, program = {arguments.name}()")
+    what = f"defines no {arguments.name}" if program is None else f"has no dspy.Module in {arguments.name}"
+    remedy = f"--name {others[0]} is one" if others else "write program = dspy.ChainOfThought('question -> answer')"
+    raise Refused(f"{arguments.program} {what}: {remedy}")
+
+
+@contextlib.contextmanager
+def _language_model(program: dspy.Module, arguments: argparse.Namespace) -> Iterator[None]:
+    import dspy
+
+    from dynscale_dspy._naming import named_predictors
+
+    if arguments.lm:
+        served: dict[str, Any] = {}
+        if arguments.api_base:
+            served = {"api_base": arguments.api_base, "api_key": "local"}
+        if arguments.api_key:
+            served["api_key"] = arguments.api_key
+        with dspy.context(lm=dspy.LM(arguments.lm, **served)):
+            yield
+        return
+    if dspy.settings.lm is None and any(predictor.lm is None for _, predictor in named_predictors(program)):
+        raise Refused(
+            f"no language model: give --lm MODEL such as openai/gpt-4o-mini, or call dspy.configure(lm=...) in "
+            f"{arguments.program}"
+        )
+    yield
