@@ -293,6 +293,8 @@ class ScalingSettings(Settings):
     """Whether samples in flight are cancelled once they cannot change the winner."""
     leader: YesNo = False
     """Whether the first sample of a call with long inputs is drawn alone, before the others."""
+    probabilities: YesNo = True
+    """Whether votes for one of a few labels use the probabilities of labels, where the language model tells them."""
     min_confidence: Probability | None = None
     """The confidence below which ``on_low`` answers; None for never."""
     on_low: Annotated[

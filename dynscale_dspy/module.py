@@ -64,6 +64,10 @@ class DynScaling(dspy.Module):
         leader: Whether the first sample of a call with long inputs (4,096 characters or more) is drawn alone, and the
             others after it: they then find its prompt in the server's cache, where there is one. This costs the time
             of one reply. It has no effect where samples share a request.
+        probabilities: Whether samples of a program that answers with one of a few labels (a Literal, an Enum, a bool)
+            ask for the probabilities of tokens (``logprobs``). A sample then votes for every label as much as the
+            language model thinks of it, and where nothing is written before the label, one sample tells all: the call
+            draws no more. Routes that do not tell them are asked as without; docs/probabilities.md says more.
         min_confidence: An answer whose confidence is below this goes to ``on_low``. Confidence estimates how often
             such answers are right, from agreement between samples; docs/confidence.md says what it was worth. One
             sample of an unknown program has at most 0.5. A program that answers from given labels without reasoning
@@ -107,6 +111,7 @@ class DynScaling(dspy.Module):
         max_choices: int = MOST_CHOICES,
         stop_when_decided: bool = False,
         leader: bool = False,
+        probabilities: bool = True,
         min_confidence: float | None = None,
         on_low: Literal["abstain", "raise"] | Callable[..., Any] = "abstain",
         seed: int = 0,

@@ -58,9 +58,9 @@ class Repeats:
         """A sample has been added to the votes of a call."""
         if not (isinstance(before, Tally) and isinstance(after, Tally)):
             return  # votes that are not compared by equality
-        if not before.voters or after.voters == before.voters or not _all_single(before):
+        if not before.voters or after.voters == before.voters or after.is_spread or not before.all_single:
             return
-        repeats = not _all_single(after)
+        repeats = not after.all_single
         self._agreed = self._agreed or repeats
         self._samples += 1
         self._calls += before.voters == 1
@@ -79,7 +79,7 @@ class Repeats:
             pending: Samples in flight, which are taken to be single votes like the others.
             looking: Whether it is one of the calls that find out.
         """
-        if not isinstance(evidence, Tally) or not _all_single(evidence):
+        if not isinstance(evidence, Tally) or not evidence.all_single:
             return 1.0
         if evidence.voters + pending < SEVERAL:
             return 1.0 if looking else self.level
@@ -94,7 +94,3 @@ class Repeats:
     def counts(self) -> tuple[int, int]:
         """Calls with a second vote, and all votes that could have repeated one."""
         return self._calls, self._samples
-
-
-def _all_single(tally: Tally) -> bool:
-    return len(tally.counts) == tally.voters

@@ -27,6 +27,9 @@ class Tally:
         votes: For each answer key, the weight of the samples that gave it, above 0.
         empty: Samples that cast no vote: failed, truncated, or without a readable answer. They were paid all the same.
         voters: Samples that cast a vote. By default the sum of the votes, which must then be whole numbers.
+        is_spread: Whether votes are spread over several answers, by what the language model thought of each.
+        probability: What the language model gives the answer that wins, where every vote is its whole opinion; None
+            where it has to be told from votes.
 
     Raises:
         ValueError: If a weight is not a finite number above 0, a number of samples is below 0, or votes are no whole
@@ -46,6 +49,8 @@ class Tally:
     votes: Mapping[Any, float] = field(default_factory=lambda: MappingProxyType({}))
     empty: int = 0
     voters: int = field(default=_SUM_OF_VOTES, kw_only=True)
+    is_spread: bool = field(default=False, kw_only=True)
+    probability: float | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         counts = sorted(self.votes.values(), reverse=True)
@@ -57,7 +62,7 @@ class Tally:
             if any(count != int(count) for count in counts):
                 raise ValueError(f"a tally of real weights needs voters=: got votes={dict(self.votes)!r}")
             voters = int(total)
-        elif voters < len(counts) or (voters and not counts):
+        elif (voters < len(counts) and not self.is_spread) or bool(voters) != bool(counts):
             raise ValueError(f"voters must be at least one for each answer, got {voters!r} for {dict(self.votes)!r}")
         # Derived once: policies read these for every decision.
         object.__setattr__(self, "voters", voters)
@@ -129,9 +134,10 @@ class Tally:
     def confidence(self) -> float:
         """Posterior probability that the leader is ahead of the rival in the long run; 0 when nobody voted.
 
-        See :func:`~dynscale_dspy.allocation.evidence.confidence_of`.
+        See :func:`~dynscale_dspy.allocation.evidence.confidence_of`. Where the language model itself has told the
+        probability of the answer that wins, it is that.
         """
-        return confidence_of(self.lead, self.rival, self.empty)
+        return confidence_of(self.lead, self.rival, self.empty) if self.probability is None else self.probability
 
     @property
     def detail(self) -> Detail:
@@ -146,18 +152,30 @@ class Tally:
             weight: What its vote counts, above 0.
         """
         if key is None:
-            return Tally(self.votes, self.empty + 1, voters=self.voters)
-        return Tally(self._votes_with(key, weight), self.empty, voters=self.voters + 1)
+            return Tally(self.votes, self.empty + 1, voters=self.voters, is_spread=self.is_spread)
+        return Tally(self._votes_with({key: weight}), self.empty, voters=self.voters + 1, is_spread=self.is_spread)
 
-    def _votes_with(self, key: AnswerKey, weight: float) -> Mapping[Any, float]:
-        if not 0 < weight < math.inf:
-            raise ValueError(f"weight must be positive, got {weight!r}")
-        # Whole weights stay integers, so that counts are exact and look like counts.
-        whole = int(weight)
-        return MappingProxyType({**self.votes, key: self.votes.get(key, 0) + (whole if whole == weight else weight)})
+    @property
+    def all_single(self) -> bool:
+        """Whether no two votes are for the same answer, as far as votes are not spread."""
+        return len(self.counts) == self.voters and not self.is_spread
+
+    def _votes_with(self, weights: Mapping[AnswerKey, float]) -> Mapping[Any, float]:
+        votes = dict(self.votes)
+        for key, weight in weights.items():
+            if not 0 < weight < math.inf:
+                raise ValueError(f"weight must be positive, got {weight!r}")
+            # Whole weights stay integers, so that counts are exact and look like counts.
+            votes[key] = votes.get(key, 0) + (int(weight) if weight == int(weight) else weight)
+        return MappingProxyType(votes)
 
     def __add__(self, other: Tally) -> Tally:
         votes = dict(self.votes)
         for key, count in other.votes.items():
             votes[key] = votes.get(key, 0) + count
-        return Tally(MappingProxyType(votes), self.empty + other.empty, voters=self.voters + other.voters)
+        return Tally(
+            MappingProxyType(votes),
+            self.empty + other.empty,
+            voters=self.voters + other.voters,
+            is_spread=self.is_spread or other.is_spread,
+        )

@@ -23,6 +23,7 @@ from dynscale_dspy.execution.paying_lm import PayingLM
 from dynscale_dspy.execution.prefill import StartedMessage
 from dynscale_dspy.execution.sample_lm import original
 from dynscale_dspy.execution.shared_request import ReadApart, SharingLM, Slot
+from dynscale_dspy.execution.token_probabilities import Probing, ProbingLM
 from dynscale_dspy.sampling import chain
 from dynscale_dspy.sampling.sample import Draw
 
@@ -85,6 +86,8 @@ class SampleAdapter:
         self._settings: SampleSettings = settings  # type: ignore[assignment]
         self._meter: Meter = meter  # type: ignore[assignment]
         self._slot = slot
+        self.probing: Probing | None = None
+        """What the latest predictor call asked about tokens, and heard; None if it asked nothing."""
 
     def __getattr__(self, name: str) -> Any:
         # DSPy's agents call the adapter's formatting methods directly.
@@ -179,11 +182,17 @@ class SampleAdapter:
 
     def _asking(self, lm: Any, lm_kwargs: Mapping[str, Any]) -> _Asking:
         text = chain.text_for((dspy.settings.caller_modules or [None])[-1], self._draw.chain)
-        asking = _Asking(self.inner, lm, text, prefill=self._draw.prefill)
+        payer = self._meter.payer if self._meter is not None else None
+        labels = self._settings.labels if self._settings is not None else None
+        probing = Probing(labels, lm, {**getattr(lm, "kwargs", {}), **lm_kwargs}, payer)
+        asking = _Asking(self.inner, lm, text, probing, prefill=self._draw.prefill)
         if self._meter is not None and self._meter.may_block:
             asking.lm = PayingLM(asking.lm, self._meter)
         if self._slot is not None and not self._is_plain(lm, lm_kwargs):
             asking.lm = SharingLM(asking.lm, lm, self._slot, self._meter)
+        if probing.listens:
+            self.probing = probing
+            asking.lm = ProbingLM(asking.lm, probing, self._meter)
         return asking
 
     def _overlay(self, lm: Any, given: Arguments, asking: _Asking) -> Arguments:
@@ -193,7 +202,9 @@ class SampleAdapter:
         """
         lm_kwargs, signature, demos, inputs = given
         demos = self._draw.sampler.arranged(demos, self._draw.index)
-        kwargs = asking.concessions.applied(*self._settings_for(lm, lm_kwargs))
+        kwargs, ours = self._settings_for(lm, lm_kwargs)
+        further = asking.probing.settings
+        kwargs = asking.concessions.applied({**kwargs, **further}, ours | further.keys())
         text = asking.chain
         if asking.started is not None:
             return asking.started.kwargs(kwargs), signature, demos, inputs
@@ -295,8 +306,9 @@ class _Asking:
     loop, inside the language model, would hide them.
     """
 
-    def __init__(self, inner: Any, lm: Any, text: str | None, *, prefill: bool) -> None:
+    def __init__(self, inner: Any, lm: Any, text: str | None, probing: Probing, *, prefill: bool) -> None:
         self.chain = text
+        self.probing = probing
         self.started: StartedMessage | None = None
         self._replaced: StartedMessage | None = None
         if text is not None and prefill and StartedMessage.possible(inner, lm):
@@ -325,7 +337,7 @@ class _Asking:
         if self.chain is not None and lm_errors.is_context_overflow(error):
             self.chain, self.started = chain.shorten(self.chain), None
             return 0.0
-        if self.concessions.after(error):
+        if self.probing.failed(error, self.concessions.sent) or self.concessions.after(error):
             return 0.0
         if lm_errors.is_unreadable(error):
             self.answered()

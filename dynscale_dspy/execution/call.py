@@ -44,6 +44,7 @@ from dynscale_dspy.execution.notices import explanation_of, with_notices
 from dynscale_dspy.execution.outcome import Outcome, add_to_trace, spoken
 from dynscale_dspy.execution.run import SampleRun, SampleSettings
 from dynscale_dspy.execution.shared_request import Slot
+from dynscale_dspy.execution.token_probabilities import LONGEST_REPLY, label_reader, may_tell
 from dynscale_dspy.execution.user_stream import UserStream, is_listened_to, winning_chunks
 from dynscale_dspy.reporting import tracing
 from dynscale_dspy.reporting.explanation import keep
@@ -108,7 +109,11 @@ class Call:
         lm = lm_of(predictors[0], program, kwargs) if len(predictors) == 1 else None
         self._stream = UserStream.here()
         learned, types = admission.program(scaled.owner).learned, scaled.reader.output_types
-        at_once = decides_at_once(program, types, lm, learned.cost.mean("completion_tokens"))
+        written = learned.cost.mean("completion_tokens")
+        at_once = decides_at_once(program, types, lm, written)
+        labels = None
+        if vary and settings.probabilities and written <= LONGEST_REPLY:
+            labels = label_reader(innermost(program), types, scaled.selector, at_once=at_once)
         self._settings = SampleSettings(
             program,
             scaled.reader,
@@ -121,11 +126,14 @@ class Call:
             self._stream,
             scaled.speaker if self._stream is not None and is_listened_to(scaled.speaker) else None,
             at_once,
+            labels,
         )
         shares = vary and not pool.is_durable
         choices = choices_per_request(program, predictors, kwargs, settings.max_choices) if shares else 1
         # Where requests are capped, all samples at once must not find out that their temperature is refused.
         careful = vary and settings.temperature is None and admission.caps("requests") and is_unproven(lm, {})
+        # One sample may tell of all labels: the others are drawn once it is known that it does not.
+        tells_all = at_once and labels is not None and may_tell(lm)
         self._inputs = inputs_key((args, kwargs))
         self.plan = Plan(
             settings.sampling,
@@ -137,7 +145,7 @@ class Call:
             varies=vary,
             max_choices=choices,
             stop_when_decided=settings.stop_when_decided,
-            leader=choices == 1 and (careful or (settings.leader and is_long((args, kwargs)))),
+            leader=tells_all or (choices == 1 and (careful or (settings.leader and is_long((args, kwargs))))),
             at_once=at_once,
             answers=Answers.AT_ONCE if at_once else Answers.CLOSED if are_labels(types) else Answers.OPEN,
         )

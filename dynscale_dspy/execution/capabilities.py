@@ -226,5 +226,17 @@ SEVERAL_CHOICES = Capability()
 CONTINUED_MESSAGE = Capability()
 """Going on with the last message where that is the model's own."""
 
+TOKEN_PROBABILITIES = Capability()
+"""Telling the probabilities of the tokens of a reply."""
+
+MANY_ALTERNATIVES = Capability()
+"""Telling more than five tokens that could have been in the place of one."""
+
+PROBING = Capability()
+"""Being asked for the first time for what may be refused: in doubt while one request is under way that asks."""
+
+FAILING = Capability()
+"""Answering requests for probabilities of tokens; in doubt after an error of the server, which may have been chance."""
+
 REFUSALS = Refusals()
 """The settings that language models were found not to take."""

@@ -46,7 +46,8 @@ class Concessions:
         self._lm = lm
         self._given_up: dict[str, frozenset[str]] = {}
         self._named = True
-        self._sent: dict[str, Any] = {}
+        self.sent: dict[str, Any] = {}
+        """The settings of the latest request, the language model's own among them."""
         self._ours: frozenset[str] = frozenset()
 
     def applied(self, kwargs: Mapping[str, Any], ours: Collection[str] = ()) -> dict[str, Any]:
@@ -62,7 +63,7 @@ class Concessions:
         left_out |= {name for other in left_out for name in _WITH.get(other, ()) if name in wanted}
         asked = {name: value for name, value in kwargs.items() if name not in left_out}
         asked |= {name: None for name in left_out if own.get(name) is not None}
-        self._sent = {name: value for name, value in {**own, **asked}.items() if value is not None}
+        self.sent = {name: value for name, value in {**own, **asked}.items() if value is not None}
         self._ours = frozenset(ours)
         return asked
 
@@ -72,8 +73,8 @@ class Concessions:
         Returns:
             Whether anything was given up, so that the request may be made again.
         """
-        names = [name for name in NEGOTIABLE if name in self._sent]
-        complaint = complaint_of(error, names, self._sent)
+        names = [name for name in NEGOTIABLE if name in self.sent]
+        complaint = complaint_of(error, names, self.sent)
         refused = dict(complaint.refused)
         if complaint.of_value:  # the user's own mistake is theirs to mend
             refused = {name: others for name, others in refused.items() if name in self._ours}
@@ -93,7 +94,7 @@ class Concessions:
 
     def confirmed(self) -> None:
         """The request was answered: keep that the language model takes what was sent, and not what was given up."""
-        REFUSALS.took(self._lm, [name for name in NEGOTIABLE if name in self._sent])
+        REFUSALS.took(self._lm, [name for name in NEGOTIABLE if name in self.sent])
         if not self._given_up:
             return
         news = REFUSALS.found(self._lm, self._given_up)

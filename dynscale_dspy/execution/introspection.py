@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import types
 from collections.abc import Mapping, Sequence
-from enum import Enum
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Any
 
 import dspy
 
 from dynscale_dspy._naming import is_wrapper
 from dynscale_dspy.execution.sample_lm import original
 from dynscale_dspy.execution.shared_request import can_share
+from dynscale_dspy.selection.labels import labels_of
 
 
 def signature_of(module: dspy.Module) -> Any:
@@ -39,6 +38,12 @@ def innermost(program: dspy.Module) -> Any:
     return getattr(program, "predict", None) if type(program) is dspy.ChainOfThought else program
 
 
+def is_predictor(module: object) -> bool:
+    """Return True for a predictor of DSPy's own class, also where ``wrap`` has scaled it in place."""
+    kind = type(module)
+    return getattr(kind, "plain", kind) is dspy.Predict
+
+
 def asks_one_model(program: dspy.Module, lm: Any, adapter: Any) -> bool:
     """Return True if a program asks only this language model, through this adapter, and all three are DSPy's own."""
     return (
@@ -63,7 +68,7 @@ def decides_at_once(program: dspy.Module, answers: Mapping[str, Any], lm: Any, w
             themselves are known by it.
     """
     predictor = innermost(program)
-    if type(predictor) is not dspy.Predict or not answers or written > LONGEST_LABEL:
+    if not is_predictor(predictor) or not answers or written > LONGEST_LABEL:
         return False
     if getattr(lm, "kwargs", {}).keys() & {"reasoning_effort", "reasoning", "thinking"}:
         return False
@@ -78,17 +83,7 @@ def are_labels(answers: Mapping[str, Any]) -> bool:
     Args:
         answers: The type of each output field that is part of the answer; empty if that is not known.
     """
-    return bool(answers) and all(_is_closed(kind) for kind in answers.values())
-
-
-def _is_closed(kind: Any) -> bool:
-    """Whether a type has a few values, each a label."""
-    origin = get_origin(kind)
-    if origin is Annotated:
-        return _is_closed(get_args(kind)[0])
-    if origin in (Union, types.UnionType):
-        return all(_is_closed(each) for each in get_args(kind))
-    return origin is Literal or kind in (bool, type(None)) or (isinstance(kind, type) and issubclass(kind, Enum))
+    return bool(answers) and all(labels_of(kind) is not None for kind in answers.values())
 
 
 def needs_each_run(program: dspy.Module) -> bool:

@@ -63,6 +63,11 @@ def is_unreadable(error: BaseException) -> bool:
     return isinstance(error, dspy.utils.exceptions.AdapterParseError)
 
 
+def is_unexpected(error: BaseException) -> bool:
+    """Return True if the client itself failed, as on a reply whose shape it did not expect."""
+    return _is_any(error, ("LMUnexpectedError",))
+
+
 def was_never_sent(error: BaseException) -> bool:
     """Return True if no request went out, so that nothing can be billed.
 
@@ -111,6 +116,11 @@ def has_crashed(error: BaseException, *, again: bool = False) -> bool:
         again: Whether the same has failed before: a server that says twice that it is unavailable may mean the request.
     """
     return status_of(error) in ((500, 502, 503) if again else (500, 502)) and was_refused(error)
+
+
+def speaks_of(error: BaseException, name: str) -> bool:
+    """Return True if a server's words name a setting, whatever they say of it."""
+    return _mention(name).search(_Told(error).text) is not None
 
 
 class Complaint(NamedTuple):

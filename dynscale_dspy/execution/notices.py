@@ -20,7 +20,8 @@ def explanation_of(plan: Plan, winner: Sample, *, min_confidence: float | None =
         winner: The winner so far.
         min_confidence: The confidence that the module asked for.
     """
-    groups, counted = plan.selection.groups(), plan.selection.evidence().samples
+    groups, evidence = plan.selection.groups(), plan.selection.evidence()
+    counted = evidence.samples
     agreeing = next((len(group.samples) for group in groups if winner.draw.index in group.samples), 0)
     return explanation(
         plan.samples,
@@ -30,6 +31,7 @@ def explanation_of(plan: Plan, winner: Sample, *, min_confidence: float | None =
         confidence=plan.confidence,
         cost=plan.cost,
         min_confidence=min_confidence,
+        is_told=getattr(evidence, "probability", None) is not None,
     )
 
 

@@ -21,6 +21,7 @@ from dynscale_dspy.execution.meter import SETTING, CallRefused, Meter, current_m
 from dynscale_dspy.execution.replies import made_of
 from dynscale_dspy.execution.sample_lm import SampleLM, original
 from dynscale_dspy.execution.shared_request import Slot
+from dynscale_dspy.execution.token_probabilities import LabelReader
 from dynscale_dspy.execution.user_stream import UserStream, status_callbacks
 from dynscale_dspy.reporting import tracing
 from dynscale_dspy.sampling.sample import Draw, Sample
@@ -47,6 +48,7 @@ class SampleSettings:
         heard_as: The predictor that listeners to the stream take the program for, if that is not the program itself.
         at_once: Whether the program answers from a few given labels without reasoning first, so that an unset
             temperature becomes 0.3.
+        labels: How votes get the probabilities of labels; None where they get none.
     """
 
     module: dspy.Module
@@ -60,6 +62,7 @@ class SampleSettings:
     stream: UserStream | None = None
     heard_as: dspy.Predict | None = None
     at_once: bool = False
+    labels: LabelReader | None = None
 
 
 class SampleRun(AbstractContextManager):
@@ -107,6 +110,7 @@ class SampleRun(AbstractContextManager):
         self._trace: list[Any] = []
         self._error: BaseException | None = None
         self._is_framed = False
+        self._adapter: SampleAdapter | None = None
         self._reading: tuple[Any, Vote | None, str] | None = None
 
     def __enter__(self) -> SampleRun:
@@ -135,7 +139,7 @@ class SampleRun(AbstractContextManager):
                 tracing.SpanMark(started=self._draw_attributes),
             ]
         program = self._settings.module
-        own = SampleAdapter(adapter, self.draw, self._settings, self._meter, self._slot)
+        own = self._adapter = SampleAdapter(adapter, self.draw, self._settings, self._meter, self._slot)
         handed_on = None if stream is None else stream.hand_on(awaited=self._awaited)
         self._context = dspy.context(
             adapter=own,
@@ -232,7 +236,7 @@ class SampleRun(AbstractContextManager):
                 elif read is ABSENT:
                     self._reading = None, None, "no answer"
                 else:
-                    vote = self._settings.selector.read(answer)
+                    vote = self._weighed(self._settings.selector.read(answer))
                     hash(None if vote is None else vote.key)  # by which selections look it up
                     self._reading = answer, vote, "" if vote is not None else "no answer"
             except MissingField:
@@ -244,13 +248,23 @@ class SampleRun(AbstractContextManager):
                 self._reading = answer, None, "unreadable"
         return self._reading
 
+    def _weighed(self, vote: Vote | None) -> Vote | None:
+        """The vote, with what the language model thought of every label where it has told."""
+        labels = self._settings.labels
+        if labels is None or vote is None:
+            return vote
+        if self._slot is not None and self._slot.served:
+            return labels.weighed(vote, self._slot.request.choices[self._slot.position][0])
+        probing = self._adapter.probing if self._adapter is not None else None
+        return vote if probing is None else labels.weighed(vote, probing.output)
+
     def _reply(self) -> str | None:
         """All that the model wrote, where that is known and in the framing of one of DSPy's adapters."""
         if self._slot is not None and self._slot.served:
             outputs = [self._slot.request.choices[self._slot.position][0]]
         else:
             outputs = [output for entry in self._recorder.history for output in entry.get("outputs") or ()]
-        return "\n".join(map(str, outputs)) if outputs and self._is_framed else None
+        return "\n".join(map(_text_of, outputs)) if outputs and self._is_framed else None
 
     def _finish_reason(self) -> str | None:
         """Why the sample's last answer ended."""
@@ -268,6 +282,10 @@ class SampleRun(AbstractContextManager):
         except MissingField:
             return {"vote": "", "problem": "failed"}
         return {"vote": "" if vote is None else "None" if answer is None else answer, "problem": problem}
+
+
+def _text_of(output: Any) -> str:
+    return str(output.get("text") if isinstance(output, dict) else output)
 
 
 def is_sample_of(owner: object) -> bool:

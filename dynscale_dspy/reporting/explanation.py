@@ -26,11 +26,13 @@ class Votes:
         answer: The answer as one of its samples gave it: the one that speaks for them, if they win.
         independent: Samples that saw the inputs alone.
         conditioned: Samples that saw earlier ones.
+        probability: What the language model gave it, where it has told that itself; None where it has not.
     """
 
     answer: Any
     independent: float
     conditioned: float
+    probability: float | None = None
 
     @property
     def total(self) -> float:
@@ -82,11 +84,13 @@ class Explanation:
         agreement: The winner's share of the samples, 0 to 1. Samples that cast no vote count.
         confidence: How likely the winner is right, as far as agreement between samples can tell, 0 to 1; 0 if nobody
             voted. A model that is sure and wrong is confident here. See :mod:`dynscale_dspy.allocation.confidence`;
-            a selector that does not compare votes by equality tells its own.
+            a selector that does not compare votes by equality tells its own. Where
+            ``is_told``, the language model's own probability of the winner.
         samples: Every sample, in order.
         rounds: How many rounds of samples the call drew, each with the results of those before it known.
         cost: What the call cost.
         min_confidence: The confidence that the module asked for; None if it takes any answer.
+        is_told: Whether the language model has told the probability of every answer, so that no votes were needed.
     """
 
     votes: tuple[Votes, ...]
@@ -96,6 +100,7 @@ class Explanation:
     rounds: int
     cost: Cost
     min_confidence: float | None = None
+    is_told: bool = False
 
     @property
     def is_low(self) -> bool:
@@ -103,9 +108,14 @@ class Explanation:
         return self.min_confidence is not None and falls_short(self.confidence, self.min_confidence)
 
     @property
+    def answers(self) -> int:
+        """How many different answers samples gave."""
+        return sum(votes.total > 0 for votes in self.votes)
+
+    @property
     def summary(self) -> str:
         """The outcome in a few words, such as ``8 samples, 3 answers, 62% agree``."""
-        samples, answers = text.count(len(self.samples), "sample"), text.count(len(self.votes), "answer")
+        samples, answers = text.count(len(self.samples), "sample"), text.count(self.answers, "answer")
         return f"{samples}, {answers}, {self.agreement:.0%} agree"
 
     @property
@@ -115,7 +125,7 @@ class Explanation:
             "samples": len(self.samples),
             "conditioned": sum(votes.conditioned for votes in self.votes),
             "rounds": self.rounds,
-            "answers": len(self.votes),
+            "answers": self.answers,
             # An attribute that is None is none: the answer None is told from no answer.
             "vote": ("None" if self.votes[0].answer is None else self.votes[0].answer) if self.votes else "",
             "votes": self.votes[0].total if self.votes else 0,
@@ -205,6 +215,7 @@ def explanation(
     confidence: float,
     cost: Cost,
     min_confidence: float | None = None,
+    is_told: bool = False,
 ) -> Explanation:
     """The explanation of a call, finished or under way.
 
@@ -216,19 +227,22 @@ def explanation(
         confidence: How likely the winner is right.
         cost: What the call has cost.
         min_confidence: The confidence that the module asked for.
+        is_told: Whether the language model has told the probability of every answer.
     """
     keys = keys_of(groups)
     ordered = sorted(samples, key=lambda sample: sample.draw.index)
     ranked = sorted(groups, key=lambda group: winner.draw.index not in group.samples)
     seeing = {sample.draw.index for sample in samples if sample.draw.conditioned}
+    whole = sum(group.weight for group in groups) if is_told else 0.0
     return Explanation(
-        votes=tuple(_votes(group, seeing) for group in ranked),
+        votes=tuple(_votes(group, seeing, whole) for group in ranked if group.samples or is_told),
         agreement=agreement,
         confidence=confidence,
         samples=tuple(_report(sample, keys.get(sample.draw.index)) for sample in ordered),
         rounds=len({sample.draw.round for sample in ordered}),
         cost=cost,
         min_confidence=min_confidence,
+        is_told=is_told,
     )
 
 
@@ -249,7 +263,7 @@ def _report(sample: Sample, key: Hashable | None) -> SampleReport:
     )
 
 
-def _votes(group: Group, seeing: set[int]) -> Votes:
+def _votes(group: Group, seeing: set[int], whole: float) -> Votes:
     """How many samples say so; not what their votes weigh."""
     conditioned = len(seeing.intersection(group.samples))
-    return Votes(group.answer, len(group.samples) - conditioned, conditioned)
+    return Votes(group.answer, len(group.samples) - conditioned, conditioned, group.weight / whole if whole else None)

@@ -97,13 +97,13 @@ def explanation(made: Explanation) -> str:
     quiet = f"{text.count(len(made.samples), 'sample')} in {text.count(made.rounds, 'round')}, {text.cost(made.cost)}"
     low = f", below the {made.min_confidence:g} asked for" if made.is_low else ""
     parts = [
-        _head(f"{made.agreement:.0%} agree, confidence {made.confidence:.2f}{low}", quiet),
+        _head(f"{made.agreement:.0%} agree, confidence {made.confidence:.2f}{text.source(made)}{low}", quiet),
     ]
     total = sum(votes.total for votes in made.votes) or 1
     rows = []
     for votes in made.votes[: text.MOST_ANSWERS]:
         bar = _bar([(votes.independent / total, BLUE), (votes.conditioned / total, ORANGE)])
-        rows.append(_row(text.short(votes.answer), bar, f"{votes.independent:g} + {votes.conditioned:g}"))
+        rows.append(_row(text.short(votes.answer), bar, f"{votes.independent:.3g} + {votes.conditioned:.3g}"))
     parts.append(_rows(rows))
     if len(made.votes) > text.MOST_ANSWERS:
         parts.append(f'<div class="quiet">and {len(made.votes) - text.MOST_ANSWERS} more answers</div>')

@@ -186,12 +186,13 @@ def explanation(made: Explanation) -> str:
     """A call: what its HTML shows, one line per sample. Errors by class only: their messages may hold a secret."""
     low = f", below the {made.min_confidence:g} asked for" if made.is_low else ""
     lines = [
-        f"{count(len(made.samples), 'sample')} in {count(made.rounds, 'round')}, {count(len(made.votes), 'answer')}, "
-        f"{made.agreement:.0%} agree, confidence {made.confidence:.2f}{low}"
+        f"{count(len(made.samples), 'sample')} in {count(made.rounds, 'round')}, {count(made.answers, 'answer')}, "
+        f"{made.agreement:.0%} agree, confidence {made.confidence:.2f}{source(made)}{low}"
     ]
     for votes in made.votes[:MOST_ANSWERS]:
         seen = f" ({votes.conditioned:g} of them saw earlier attempts)" if votes.conditioned else ""
-        lines.append(f"  {votes.total:3g}  {short(votes.answer)}{seen}")
+        told = "" if votes.probability is None else f" (probability {votes.probability:.3f})"
+        lines.append(f"  {votes.total:3g}  {short(votes.answer)}{seen}{told}")
     if len(made.votes) > MOST_ANSWERS:
         lines.append(f"       and {len(made.votes) - MOST_ANSWERS} more answers")
     problems = [sample.problem for sample in made.samples if sample.problem]
@@ -202,6 +203,11 @@ def explanation(made: Explanation) -> str:
     if len(made.samples) > MOST_LINES:
         lines.append(f"  and {count(len(made.samples) - MOST_LINES, 'more sample')}")
     return harmless("\n".join(lines))
+
+
+def source(made: Explanation) -> str:
+    """Where a confidence comes from, if not from counting votes."""
+    return " (the model's own probability)" if made.is_told else ""
 
 
 def _sample(sample: SampleReport) -> str:

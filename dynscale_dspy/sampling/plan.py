@@ -23,7 +23,7 @@ from dynscale_dspy.errors import BudgetExhausted
 from dynscale_dspy.sampling.chain import build_chain
 from dynscale_dspy.sampling.replies import Replies
 from dynscale_dspy.sampling.sample import ON_TRIAL, REPEATED, SPARED, Draw, Sample
-from dynscale_dspy.sampling.samplers import GREEDY_LABEL, CallView, Lazily, Sampler
+from dynscale_dspy.sampling.samplers import GREEDY, GREEDY_LABEL, CallView, Lazily, Sampler
 from dynscale_dspy.sampling.steps import (
     Change,
     Close,
@@ -101,6 +101,7 @@ class Plan:
         self._varies = varies
         self._leader = leader
         self._at_once = at_once
+        self._is_told = self._lacks_a_speaker = False
         self._answers = answers
         self._agree: bool | None = None
         self._stop_when_decided = stop_when_decided
@@ -136,10 +137,10 @@ class Plan:
 
         None where the strategy has proposed no sampler for the next one; it is asked again once another is finished.
         """
-        if self.decided or self._told_when_declined == len(self.samples) or self.only_repeats:
+        if self.decided or self._told_when_declined == len(self.samples) or self.only_repeats or self._is_told:
             return 0
-        if self._leader and not self.samples:
-            return 1 - self._drawn
+        if (self._leader and not self.samples) or self._lacks_a_speaker:
+            return max(min(1, self.max_samples - self._drawn) - self.pending, 0)
         return min(self.max_samples - self._drawn, self.strategy.room(self.pending))
 
     # ---- ask
@@ -154,6 +155,8 @@ class Plan:
         count = min(most, self.room - ahead)
         if count <= 0:
             return []
+        if self._lacks_a_speaker:
+            return [GREEDY]
         self._recount()
         proposed, view, propose = [], self._view(), self.strategy.propose
         for index in range(self._drawn + ahead, self._drawn + ahead + count):
@@ -237,6 +240,7 @@ class Plan:
                 sample = replace(sample, vote=None, problem="unreadable")
                 self.selection = self._with(before, sample)
         self._learned.repeats.tell(before.evidence(), self.selection.evidence())
+        self._hear_of_all(sample)
         self.samples.append(sample)
         if self._agree is None and sample.draw.index <= 1:
             self._compare_first_two()
@@ -261,7 +265,7 @@ class Plan:
         A selector whose votes are not compared by equality tells its own.
         """
         evidence, known = self.selection.evidence(), self._learned.agreement
-        if not isinstance(evidence, Tally):
+        if not isinstance(evidence, Tally) or evidence.probability is not None:
             return evidence.confidence
         return chance_right(evidence, known.rate(besides=self._agree), known.answers(self._answers))
 
@@ -291,6 +295,16 @@ class Plan:
 
     # ---- inside
 
+    def _hear_of_all(self, sample: Sample) -> None:
+        """If a sample has told all that others could, draw no more; or a greedy one, for an answer that none gave."""
+        if self._lacks_a_speaker:
+            self._is_told = True  # whatever the greedy one has brought
+        elif self._at_once and sample.vote is not None and sample.vote.is_whole:
+            groups = self.selection.groups()
+            is_said = not groups or bool(groups[0].samples)
+            self._lacks_a_speaker = not is_said and sample.draw.sampler.temperature != 0
+            self._is_told = not self._lacks_a_speaker
+
     def _compare_first_two(self) -> None:
         """Tell the program's record whether the call's first two samples agree, once both have voted by themselves."""
         first = [sample for sample in self.samples if sample.draw.index <= 1 and sample.vote is not None]
@@ -318,6 +332,8 @@ class Plan:
 
     def _with(self, selection: Selection, sample: Sample) -> Selection:
         weight = self._worth(sample.draw.sampler) or 1.0  # while it is on trial it is looked at only
+        if sample.vote is not None and sample.vote.is_whole:
+            weight = 1.0  # it tells the same whatever has drawn it
         return selection.add(sample.vote, sample=sample.draw.index, weight=weight, conditioned=sample.draw.conditioned)
 
     def _decides(self, finished: Sequence[Sample]) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from dynscale_dspy.allocation.evidence import Detail, Evidence
@@ -11,7 +11,22 @@ from dynscale_dspy.allocation.evidence import Detail, Evidence
 if TYPE_CHECKING:
     from dynscale_dspy.allocation.policies import Policy
 
-__all__ = ["Evidence", "Group", "Selection", "Selector", "Vote", "check_policy", "keys_of"]
+__all__ = ["Evidence", "Group", "Selection", "Selector", "Share", "Vote", "check_policy", "keys_of"]
+
+
+@dataclass(frozen=True)
+class Share:
+    """The part of one vote that is for one answer.
+
+    Args:
+        answer: The answer.
+        key: What it votes under.
+        weight: Its part of the vote, above 0 and at most 1; a multiple of 2**-20, so that sums are exact.
+    """
+
+    answer: Any
+    key: Hashable
+    weight: float
 
 
 @dataclass(frozen=True)
@@ -21,10 +36,16 @@ class Vote:
     Args:
         answer: The answer as the program gave it.
         key: What votes are compared by, where the selector compares by equality: equal keys are one answer.
+        shares: What the sample's language model thought of all answers, where that is known: parts of the vote that
+            sum to 1, the answer's own among them. Empty for a vote that is for the answer alone.
+        is_whole: Whether the shares are all that the program can say: nothing was drawn before them, so that another
+            sample of the same inputs would bring the same.
     """
 
     answer: Any
     key: Hashable = None
+    shares: tuple[Share, ...] = field(default=(), repr=False)
+    is_whole: bool = field(default=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -36,7 +57,7 @@ class Group:
         key: What the group is known by; equal for the same group in a later selection of the same call.
         independent: Weight of samples that saw the inputs alone.
         conditioned: Weight of samples that saw earlier ones.
-        samples: Indices of the samples in it, ascending.
+        samples: Indices of the samples in it, ascending; none where an answer has shares of votes only.
     """
 
     answer: Any

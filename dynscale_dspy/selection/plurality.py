@@ -6,7 +6,7 @@ import copy
 import math
 from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
 from typing import Any
@@ -15,7 +15,7 @@ from dynscale_dspy._fields import check
 from dynscale_dspy.allocation.policies import OrderedTally
 from dynscale_dspy.allocation.tally import AnswerKey
 from dynscale_dspy.selection.answers import Kinds, key_of, kinds_of, spelling
-from dynscale_dspy.selection.base import Group, Vote
+from dynscale_dspy.selection.base import Group, Share, Vote
 from dynscale_dspy.selection.text import LAYERS, Layers
 
 _NOTHING = ("nothing",)
@@ -60,6 +60,11 @@ class Plurality:
         object.__setattr__(other, "kinds", kinds_of(output_types))
         return other
 
+    @property
+    def takes_shares(self) -> bool:
+        """True: a vote may be for several answers, for each as much as the language model thinks of it."""
+        return True
+
     def read(self, answer: Any) -> Vote:
         """The answer under its key. None is an answer like any other, and blank text says the same."""
         key = key_of(answer, self.kinds, self._layers)
@@ -83,23 +88,35 @@ class _Cast:
     weight: int | Fraction
     conditioned: bool
 
+    @property
+    def parts(self) -> Sequence[Share]:
+        """What it is for."""
+        return self.vote.shares or (Share(self.vote.answer, self.vote.key, 1),)
+
 
 @dataclass
 class _Standing:
-    """One answer: its votes, and their weight."""
+    """One answer: the votes of samples that gave it, and the weight of all votes for it."""
 
     votes: list[_Cast] = field(default_factory=list)
     independent: int | Fraction = 0
     conditioned: int | Fraction = 0
+    thought_of: tuple[int, int, Any] = (0, 0, None)
+    """The first vote that is for it in part, its place among the parts, and the answer."""
 
     @property
     def weight(self) -> int | Fraction:
         return self.independent + self.conditioned
 
     @cached_property
-    def first(self) -> int:
-        """The earliest sample."""
-        return min(cast.sample for cast in self.votes)
+    def first(self) -> float:
+        """The earliest sample that gave it; infinite if none did."""
+        return min((cast.sample for cast in self.votes), default=math.inf)
+
+    @property
+    def answer(self) -> Any:
+        """The answer, as the sample puts it that speaks for it."""
+        return self.speaker.vote.answer if self.votes else self.thought_of[2]
 
     @cached_property
     def speaker(self) -> _Cast:
@@ -146,43 +163,47 @@ class PluralitySelection:
             raise ValueError(f"plurality compares votes by their key, and {vote!r} has none: make it with read()")
         exact = int(weight) if weight == int(weight) else Fraction(weight)
         cast = _Cast(vote, self.tally.samples if sample is None else sample, exact, conditioned)
-        return PluralitySelection(self.tally.add(vote.key, weight), (*self.votes, cast))
+        if vote.shares:
+            tally = self.tally.spread(vote.key, {share.key: share.weight * weight for share in vote.shares})
+        else:
+            tally = self.tally.add(vote.key, weight)
+        return PluralitySelection(tally, (*self.votes, cast))
 
     def winner(self, *, favour_conditioned: bool = False) -> int | None:
         """Index of the winning sample; None while no sample has voted.
 
-        The answer with most votes wins. Ties go to the answer with more independent votes, then to the one sampled
-        first. Among its samples those speak that put it as most of them do, letter by letter: the first independent
-        one of them; if there is none, the first.
+        The answer with most votes wins, of those that a sample gave. Ties go to the answer with more independent votes,
+        then to the one sampled first. Among its samples those speak that put it as most of them do, letter by letter:
+        the first independent one of them; if there is none, the first.
 
         Args:
             favour_conditioned: Whether ties go to the answer with more votes of samples that saw earlier ones.
         """
-        if not self.votes:
-            return None
-
-        def rank(standing: _Standing) -> tuple[int | Fraction, int | Fraction, int]:
-            favoured = standing.conditioned if favour_conditioned else standing.independent
-            return standing.weight, favoured, -standing.first
-
-        return max(self._standings.values(), key=rank).speaker.sample
+        leader = self._leader(favour_conditioned=favour_conditioned)
+        return None if leader is None else self._standings[leader].speaker.sample
 
     def is_settled(self, pending: int) -> bool:
         """Whether the leader is ahead by more votes than so many samples can cast."""
-        weights = sorted((standing.weight for standing in self._standings.values()), reverse=True)
-        lead, rival = [*weights, 0, 0][:2]
-        return lead - rival > pending
+        leader = self._leader()
+        if leader is None:
+            return False
+        rivals = (standing.weight for key, standing in self._standings.items() if key != leader)
+        return self._standings[leader].weight - max(rivals, default=0) > pending
 
     def evidence(self) -> OrderedTally:
         """The votes by answer."""
-        return self.tally
+        return self._evidence
 
     def groups(self) -> Sequence[Group]:
         """The answers, most votes first; of equal ones the one sampled first."""
-        ranked = sorted(self._standings.items(), key=lambda item: (-item[1].weight, item[1].first))
+
+        def rank(item: tuple[AnswerKey, _Standing]) -> tuple[Any, ...]:
+            return -item[1].weight, item[1].first, item[1].thought_of[:2]
+
+        ranked = sorted(self._standings.items(), key=rank)
         return tuple(
             Group(
-                answer=standing.speaker.vote.answer,
+                answer=standing.answer,
                 key=key,
                 independent=_plain(standing.independent),
                 conditioned=_plain(standing.conditioned),
@@ -191,16 +212,38 @@ class PluralitySelection:
             for key, standing in ranked
         )
 
+    def _leader(self, *, favour_conditioned: bool = False) -> AnswerKey | None:
+        """The key of the answer that wins; None if nobody has voted."""
+
+        def rank(item: tuple[AnswerKey, _Standing]) -> tuple[int | Fraction, int | Fraction, float]:
+            standing = item[1]
+            favoured = standing.conditioned if favour_conditioned else standing.independent
+            return standing.weight, favoured, -standing.first
+
+        given = [item for item in self._standings.items() if item[1].votes]
+        return max(given, key=rank)[0] if given else None
+
+    @cached_property
+    def _evidence(self) -> OrderedTally:
+        """The tally; with the winner's probability where every vote is all that the language model can say."""
+        if not self.votes or not all(cast.vote.is_whole for cast in self.votes):
+            return self.tally
+        leader = self._leader()
+        return replace(self.tally, probability=self.tally.votes[leader] / self.tally.valid)
+
     @cached_property
     def _standings(self) -> dict[AnswerKey, _Standing]:
         standings: dict[AnswerKey, _Standing] = defaultdict(_Standing)
-        for cast in self.votes:
-            standing = standings[cast.vote.key]
-            standing.votes.append(cast)
-            if cast.conditioned:
-                standing.conditioned += cast.weight
-            else:
-                standing.independent += cast.weight
+        for cast in sorted(self.votes, key=lambda cast: cast.sample, reverse=True):
+            standings[cast.vote.key].votes.append(cast)
+            for place, share in enumerate(cast.parts):
+                standing = standings[share.key]
+                standing.thought_of = cast.sample, place, share.answer
+                weight = cast.weight * Fraction(share.weight) if cast.vote.shares else cast.weight
+                if cast.conditioned:
+                    standing.conditioned += weight
+                else:
+                    standing.independent += weight
         return dict(standings)
 
 

@@ -12,8 +12,11 @@ from dynscale_dspy.allocation.learned import Learned
 from dynscale_dspy.allocation.tally import Tally
 from dynscale_dspy.sampling.plan import FIRST, Plan
 from dynscale_dspy.sampling.sample import Draw, Sample
-from dynscale_dspy.sampling.samplers import ALONE, Sampler
+from dynscale_dspy.sampling.samplers import ALONE, GREEDY, Sampler
 from dynscale_dspy.sampling.steps import Job
+from dynscale_dspy.selection.base import Vote
+from dynscale_dspy.selection.distribution import spread
+from dynscale_dspy.selection.labels import Labels
 from tests.sampling.support import call_steps, draw_next, finish, make_plan, play
 from tests.support import open_call, vote
 
@@ -312,3 +315,41 @@ def test_a_permanent_failure_ends_the_call():
     with pytest.raises(StopIteration):
         steps.send([replace(finish(job, None, ValueError("wrong key")), permanent=True)])
     assert pool.statistics().reserved == Cost()
+
+
+def whole(said, **shares):
+    """A vote that tells all that its program can say: these shares of the answers A and B."""
+    keys = list(shares)
+    return spread(Vote(said, said), keys, Labels(keys), list(shares.values()), is_whole=True)
+
+
+def test_a_call_that_decides_at_once_draws_no_more_once_one_sample_has_told_all():
+    plan = Plan(Parallel(first="own"), seed=0, key="x", max_samples=8, at_once=True)
+    assert plan.room == 8
+    plan.tell(Sample(draw_next(plan), answer="A", vote=whole("A", A=0.7, B=0.3)))
+    assert plan.room == 0 and plan.propose(4) == [] and plan.winner().answer == "A"
+
+
+@pytest.mark.parametrize(("said", "winner"), [("A", "A"), ("B", "B"), (None, "B")])
+def test_one_greedy_sample_is_to_say_what_most_of_it_speaks_for(said, winner):
+    plan = Plan(Parallel(first="own"), seed=0, key="x", max_samples=8, at_once=True)
+    plan.tell(Sample(draw_next(plan), answer="B", vote=whole("B", A=0.7, B=0.3)))
+    assert plan.room == 1 and plan.propose(4) == [GREEDY]
+    draw = plan.draw(GREEDY)
+    assert plan.room == 0
+    plan.tell(Sample(draw, answer=said, vote=None if said is None else whole(said, A=0.7, B=0.3)))
+    assert plan.room == 0 and plan.winner().answer == winner  # whatever it says, that was all
+
+
+def test_a_greedy_sample_that_says_something_else_is_all_too():
+    for most, room in ((8, 0), (1, 0)):
+        plan = Plan(Parallel(first="greedy"), seed=0, key="x", max_samples=most, at_once=True)
+        plan.tell(Sample(draw_next(plan), answer="B", vote=whole("B", A=0.7, B=0.3)))
+        assert plan.room == room and plan.winner().answer == "B"
+
+
+def test_a_sample_that_has_reasoned_first_does_not_tell_all():
+    for at_once, vote_ in ((False, whole("A", A=0.7, B=0.3)), (True, replace(whole("A", A=1.0), is_whole=False))):
+        plan = Plan(Parallel(first="own"), seed=0, key="x", max_samples=8, at_once=at_once)
+        plan.tell(Sample(draw_next(plan), answer="A", vote=vote_))
+        assert plan.room == 7

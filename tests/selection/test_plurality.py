@@ -12,8 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynscale_dspy.allocation.policies import OrderedTally
+from dynscale_dspy.allocation.repeats import Repeats
 from dynscale_dspy.selection.answers import Record
 from dynscale_dspy.selection.base import Vote
+from dynscale_dspy.selection.distribution import spread
+from dynscale_dspy.selection.labels import Labels
 from dynscale_dspy.selection.plurality import Plurality
 from dynscale_dspy.selection.text import LAYERS
 
@@ -240,3 +243,99 @@ def test_a_subclass_with_an_init_of_its_own_is_told_the_types():
     told = Own(3).typed({"answer": int})
     assert (type(told), told.strength, told.without) == (Own, 3, ("case",))
     assert told.read("7").key == told.read(7).key
+
+
+spread_casts = st.lists(
+    st.one_of(
+        st.none(),
+        st.tuples(st.sampled_from("ABC"), st.dictionaries(st.sampled_from("ABC"), st.integers(1, 9)), st.booleans()),
+    ),
+    max_size=8,
+)
+
+
+def spread_vote(said, shares, *, whole=False):
+    """A vote for one answer, with shares in proportion to these numbers."""
+    labels = Labels("ABC")
+    total = sum(shares.values())
+    keys = [Plurality().read(label).key for label in "ABC"]
+    probabilities = [shares.get(label, 0) / total for label in "ABC"]
+    return spread(Plurality().read(said), keys, labels, probabilities, is_whole=whole)
+
+
+def selected(*casts, order=None):
+    selection = Plurality().empty()
+    for i in order if order is not None else range(len(casts)):
+        if casts[i] is None:
+            selection = selection.add(None, sample=i)
+            continue
+        said, shares, conditioned = casts[i]
+        vote = spread_vote(said, shares) if shares else vote_for(said)
+        selection = selection.add(vote, sample=i, conditioned=conditioned)
+    return selection
+
+
+class TestShares:
+    def test_shares_add_up_and_one_sample_may_decide_against_two(self):
+        selection = selected(("A", {"A": 9, "B": 1}, False), ("B", {"A": 2, "B": 3}, False), ("B", {"A": 2, "B": 3}, 0))
+        assert selection.winner() == 0
+        assert [(group.answer, group.samples) for group in selection.groups()] == [("A", (0,)), ("B", (1, 2))]
+        assert [group.weight for group in selection.groups()] == pytest.approx([1.7, 1.3], abs=1e-5)
+        evidence = selection.evidence()
+        assert (evidence.samples, evidence.voters, evidence.is_spread, evidence.valid) == (3, 3, True, 3)
+        assert evidence.confidence == pytest.approx(OrderedTally(evidence.votes, 0, voters=3).confidence)
+
+    def test_the_winner_is_an_answer_that_a_sample_gave(self):
+        selection = selected(("B", {"A": 6, "B": 3, "C": 1}, False))
+        assert selection.winner() == 0
+        first, second, third = selection.groups()
+        assert (first.answer, first.samples) == ("A", ()) and (second.answer, second.samples) == ("B", (0,))
+        assert third.samples == () and not selection.is_settled(0)
+        with_a = selection.add(vote_for("A"))
+        assert with_a.winner() == 1 and with_a.groups()[0].samples == (1,)
+
+    def test_confidence_is_the_winners_probability_where_votes_are_all_that_can_be_said(self):
+        selection = Plurality().empty().add(spread_vote("A", {"A": 7, "B": 2, "C": 1}, whole=True))
+        assert selection.evidence().confidence == pytest.approx(0.7, abs=1e-5)
+        against = Plurality().empty().add(spread_vote("B", {"A": 7, "B": 3}, whole=True))
+        assert against.evidence().confidence == pytest.approx(0.3, abs=1e-5)
+        assert selection.add(None).evidence().confidence == pytest.approx(0.7, abs=1e-5)
+        mixed = selection.add(vote_for("A"))
+        assert mixed.evidence().probability is None and mixed.evidence().confidence < 0.9
+
+    def test_two_votes_that_are_spread_are_not_two_answers(self):
+        known = Repeats()
+        two = selected(("A", {"A": 9, "B": 1}, False), ("A", {"A": 8, "B": 2}, False))
+        assert not two.evidence().all_single and known.promise(two.evidence()) == 1
+        known.tell(selected(("A", {}, False)).evidence(), two.evidence())
+        assert known.counts == (0, 0)
+
+    @given(spread_casts, st.randoms(use_true_random=False))
+    def test_order_does_not_matter(self, casts, random):
+        order = list(range(len(casts)))
+        random.shuffle(order)
+        one, other = selected(*casts), selected(*casts, order=order)
+        assert one.groups() == other.groups() and one.winner() == other.winner()
+        assert one.winner(favour_conditioned=True) == other.winner(favour_conditioned=True)
+        first, second = one.evidence(), other.evidence()
+        assert (first.lead, first.rival, first.voters, first.confidence) == (
+            second.lead,
+            second.rival,
+            second.voters,
+            second.confidence,
+        )
+
+    @given(spread_casts)
+    def test_a_winner_has_voted_and_weights_sum_to_the_votes(self, casts):
+        selection = selected(*casts)
+        voters = [i for i, cast in enumerate(casts) if cast is not None]
+        assert selection.winner() in voters if voters else selection.winner() is None
+        assert sum(group.weight for group in selection.groups()) == selection.evidence().valid == len(voters)
+        assert sorted(i for group in selection.groups() for i in group.samples) == voters
+
+    @given(spread_casts, spread_casts)
+    def test_settled_means_that_nothing_can_change(self, casts, more):
+        before, after = selected(*casts), selected(*casts, *more)
+        if more and before.is_settled(len(more)):
+            key = {i: group.key for group in after.groups() for i in group.samples}
+            assert key[before.winner()] == key[after.winner()]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -169,9 +169,22 @@ class OrderedTally(Tally):
     def add(self, key: AnswerKey | None, weight: float = 1) -> OrderedTally:
         """This tally and one more sample; see :meth:`Tally.add`."""
         if key is None:
-            return OrderedTally(self.votes, self.empty + 1, voters=self.voters)
+            return OrderedTally(self.votes, self.empty + 1, voters=self.voters, is_spread=self.is_spread)
+        return self._with(key, {key: weight}, is_spread=self.is_spread)
+
+    def spread(self, key: AnswerKey, weights: Mapping[AnswerKey, float]) -> OrderedTally:
+        """This tally and one more sample, whose vote is spread over several answers.
+
+        Args:
+            key: The answer that it gave.
+            weights: What its vote counts for each answer, above 0.
+        """
+        return self._with(key, weights, is_spread=True)
+
+    def _with(self, key: AnswerKey, weights: Mapping[AnswerKey, float], *, is_spread: bool) -> OrderedTally:
         streak = self.streak + 1 if self.streak and key == self.latest else 1
-        return OrderedTally(self._votes_with(key, weight), self.empty, key, streak, voters=self.voters + 1)
+        votes = self._votes_with(weights)
+        return OrderedTally(votes, self.empty, key, streak, voters=self.voters + 1, is_spread=is_spread)
 
 
 def tally_of(evidence: Evidence, policy: Policy) -> Tally:
