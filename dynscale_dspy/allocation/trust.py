@@ -4,7 +4,7 @@ A model that is shown two different answers and follows what it is shown says ei
 same answers agree by chance, one time in two. A model that checks them says the right one, and so agrees with itself
 more often. Of two samples of one call that saw the same m answers, and each said one of those, a follower's agree with
 probability :math:`1/m`, a checker's with :math:`1/m + c \, (1 - 1/m)`. One such pair of each call adds the logarithm of
-the likelihood ratio to a sum (a sequential test, Wald 1945). At :data:`COUNT` votes of such samples count, at
+the likelihood ratio to a sum (a sequential test, Wald 1945). While it is not below 0 votes of such samples count, at
 :data:`ENOUGH` calls may draw any number of them, and at :data:`GIVE_UP` none are drawn any more. For a follower the
 second is ever reached with probability :math:`e^{-2}` at most, for a checker the last with :math:`e^{-2.5}`.
 
@@ -19,9 +19,8 @@ import math
 
 LIFT = 0.47
 """How much more often than by chance two samples of a model that checks agree, as a share of what is possible."""
-COUNT, ENOUGH, GIVE_UP = 0.5, 2.0, -2.5
-"""Sums of log likelihood ratios at which votes count, at which calls may draw such samples without limit, and at which
-none are drawn any more."""
+ENOUGH, GIVE_UP = 2.0, -2.5
+"""Sums of log likelihood ratios at which calls may draw such samples without limit, and at which none are drawn."""
 MOST = 6.0
 """The largest sum, so that a model that changes is noticed."""
 AHEAD = 16
@@ -38,8 +37,8 @@ class Trust:
 
     Example:
         >>> trust = Trust()
-        >>> trust.counts, trust.may_try
-        (False, True)
+        >>> trust.counts, trust.earned
+        (True, False)
         >>> for _ in range(8):
         ...     trust.tell(agree=True, shown=2)
         >>> trust.counts, trust.earned
@@ -82,8 +81,8 @@ class Trust:
 
     @property
     def counts(self) -> bool:
-        """Whether such samples rather check than follow, so that their votes count."""
-        return self._earned or self.evidence >= COUNT
+        """Whether votes of such samples count: unless they rather follow than check, as far as is known."""
+        return self._earned or self.evidence >= 0
 
     @property
     def earned(self) -> bool:

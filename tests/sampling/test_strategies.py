@@ -296,7 +296,7 @@ def test_samples_see_earlier_ones_where_such_samples_check():
 
 def test_votes_count_where_such_samples_check():
     strategy, seeing = Integrated(), conditioned(ChainSpec())
-    assert strategy.worth(seeing, Learned()) == 0 and strategy.worth(ALONE, Learned()) == 1
+    assert strategy.worth(seeing, Learned()) == 1 == strategy.worth(ALONE, Learned())
     assert strategy.worth(seeing, known(True, 2)) == 1 and strategy.worth(seeing, known(False, 2)) == 0
     assert Integrated(when="close").worth(seeing, known(False, 9)) == 1
 
