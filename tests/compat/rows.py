@@ -45,7 +45,7 @@ class Scaled:
     def __init__(self, per_call: int = SAMPLES) -> None:
         self.pools = [BudgetPool(per_call=per_call, policy=Uniform()) for _ in range(2)]
         self._options: dict[str, Any] = {
-            "sampling": Integrated(independent=2, width=2, when="always"),
+            "sampling": Integrated(independent=2, width=2, when="always", first="own"),
             "max_samples": SAMPLES,
         }
 

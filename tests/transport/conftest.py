@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from dynscale_dspy import BudgetPool, Cost, explain
+from dynscale_dspy.sampling.sample import ON_TRIAL
 from dynscale_dspy.testing import FakeServer, FakeStatistics
 
 
@@ -69,6 +70,7 @@ def assert_exact() -> Callable[..., None]:
         for unit, limit in now.limits.items():
             assert limit is None or getattr(now.spent, unit) <= limit
         votes = sum(votes.total for prediction in predictions for votes in explain(prediction).votes)
-        assert votes == counted.delivered
+        on_trial = sum(s.problem == ON_TRIAL for prediction in predictions for s in explain(prediction).samples)
+        assert votes + on_trial == counted.delivered
 
     return check

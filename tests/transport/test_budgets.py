@@ -9,7 +9,17 @@ from typing import Any
 import dspy
 import pytest
 
-from dynscale_dspy import BudgetExhausted, BudgetPool, Cost, DynScaling, Price, UnboundedCost, Uniform, explain
+from dynscale_dspy import (
+    BudgetExhausted,
+    BudgetPool,
+    Cost,
+    DynScaling,
+    Parallel,
+    Price,
+    UnboundedCost,
+    Uniform,
+    explain,
+)
 from dynscale_dspy.testing import FakeQuestion, questions
 from tests.support import ENGINES, one_each
 
@@ -229,7 +239,9 @@ def test_samples_that_cost_more_are_worth_less_under_a_cap_on_tokens(server: Any
     short = [FakeQuestion(f"Short {n}?", {"yes": 0.5, "no": 0.5}, "yes") for n in range(5)]
     long = [FakeQuestion(f"Long {n}? " + "x" * 4_000, {"yes": 0.5, "no": 0.5}, "yes") for n in range(5)]
     fake = server([*short, *long])
-    qa = one_each(dspy.Predict("question -> answer"), budget=BudgetPool(tokens=25_000, strict=True))
+    qa = one_each(
+        dspy.Predict("question -> answer"), budget=BudgetPool(tokens=25_000, strict=True), sampling=Parallel()
+    )
     examples = [{"question": question.text} for question in (*short, *long)]
     with dspy.context(lm=fake.lm(max_tokens=40)):
         qa.batch(examples, num_threads=1, disable_progress_bar=True)

@@ -142,7 +142,7 @@ def test_with_retries_and_fallback_the_cap_on_calls_holds(mode: str, engine: str
     fake = server(BANK, fault_rate=0.2, faults=["429_retry_after", "prose", "null_content"])
     pool = BudgetPool(requests=80).expect(len(BANK))
     counter = CallCounter()
-    qa = one_each(dspy.Predict("question -> answer"), budget=pool)
+    qa = one_each(dspy.Predict("question -> answer"), budget=pool, sampling=Parallel())
     with dspy.context(lm=fake.lm(engine, num_retries=3), callbacks=[counter]):
         predictions = MODES[mode](qa)
     for question, prediction in zip(BANK, predictions, strict=True):
@@ -324,7 +324,7 @@ def test_a_chain_that_is_too_long_is_shortened(mode: str, engine: str, server: A
     qa = one_each(
         dspy.Predict("question -> answer"),
         budget=pool,
-        sampling=Integrated(independent=4, width=4, repeats=True),
+        sampling=Integrated(independent=4, width=4, repeats=True, when="always"),
         max_samples=6,
     )
     with dspy.context(lm=fake.lm(engine)):

@@ -330,7 +330,7 @@ def test_a_spent_pool_refuses_what_the_cache_could_answer_unless_told_to_run_onc
     for unit in ("samples", "requests", "tokens", "dollars"):
         with pytest.raises(ValueError, match=f"{unit} must be at least .*, got 0"):
             BudgetPool(**{unit: 0})
-    lm = fake.lm(cache=True)
+    lm = fake.lm(cache=True, temperature=0.0)
     plain = dspy.Predict("question -> answer")
     with dspy.context(lm=lm):
         free = plain(question=BANK[0].text).answer
