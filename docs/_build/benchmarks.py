@@ -28,9 +28,8 @@ ROOT = Path(__file__).parents[2]
 PARTS = {
     "factorial_seeds": "factorial --policies uniform,kg --strategies parallel,sequential,integrated,default --largest 8",
     "factorial_learned": "factorial --set 13 --seeds 1 --largest 8 --policies kg,uniform "
-    "--strategies parallel,integrated,learned,default",
+    "--strategies parallel,integrated,default",
     "factorial_others": "factorial --part others",
-    "gains": "factorial --part gains --questions 600 --set 21 --seeds 1",
     "models": "factorial --part models --seeds 3",
 }
 """Tables of their own, by the script that makes them and its options."""

@@ -148,17 +148,6 @@ def factorial_others() -> str:
     return _table(lines, kept)
 
 
-def gains() -> str:
-    kept = _load("gains")
-    kinds = ("conditioned", "independent")
-    heads = ["state", "calls", *(f"{kind}: {what}" for kind in kinds for what in ("gain", "estimate"))]
-    lines = [_line(heads), "|---|" + "---:|" * (len(heads) - 1)]
-    for row in kept["rows"]:
-        found = [f"{100 * row[f'{kind}, {what}']:+.1f}" for kind in kinds for what in ("gain", "estimate")]
-        lines.append(_line([row["state"], f"{row['calls']:,}", *found]))
-    return _table(lines, kept)
-
-
 def models() -> str:
     kept = _load("models")
     ways = {way: {**SINGLE, **STRATEGIES}[way] for way in dict.fromkeys(row["strategy"] for row in kept["rows"])}
@@ -320,7 +309,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "factorial learned": lambda: factorial(0.25, "factorial_learned"),
     "factorial others": factorial_others,
     "factorial seeds": lambda: factorial(0.25, "factorial_seeds"),
-    "gains": gains,
     "leases": lambda: leases("leases"),
     "leases large": lambda: leases("leases_large"),
     "leases shift": lambda: leases("leases_shift"),

@@ -155,7 +155,7 @@ def gain(differences: Sequence[float], *, width: float = 1.0, comparisons: int =
 
     Example:
         >>> [round(bound, 3) for bound in gain([1.0] * 9 + [0.0] * 31)]
-        [0.225, 0.08, 0.372]
+        [0.225, 0.078, 0.351]
         >>> [round(bound, 3) for bound in gain([0.0] * 40)]
         [0.0, -0.048, 0.048]
     """

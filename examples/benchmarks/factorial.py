@@ -9,10 +9,9 @@ interpolated between the two runs next to it. Its gain is over the better of the
 paired over the questions, the seeds averaged.
 
 `--part transitions` measures instead what one conditioned sample does in each state of the tally: how often it repairs
-a wrong leader and breaks a right one, beside what one more independent sample does. `--part gains` compares what is
-learned of that without knowing any answer (`dynscale_dspy.allocation.gains`) with the truth. `--part models`
-lets scripted models that lose or gain by earlier attempts answer. `--part others` runs recursive self-aggregation
-(arXiv 2509.26626) and what DSPy ships for several samples.
+a wrong leader and breaks a right one, beside what one more independent sample does. `--part models` lets scripted
+models that lose or gain by earlier attempts answer. `--part others` runs recursive self-aggregation (arXiv 2509.26626)
+and what DSPy ships for several samples.
 
 Everything is seeded and kept in the state folder, replies in DSPy's cache and finished runs in `runs.jsonl`: a run that
 was stopped goes on where it was.
@@ -92,9 +91,7 @@ REVISING = SIGNATURE.append("earlier_attempts", dspy.InputField(desc=lab.EARLIER
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--part", choices=("factorial", "transitions", "gains", "models", "others"), default="factorial"
-    )
+    parser.add_argument("--part", choices=("factorial", "transitions", "models", "others"), default="factorial")
     parser.add_argument("--questions", type=int, default=400)
     parser.add_argument("--set", type=int, default=12, help="which held-out questions: lab.questions(..., seed=SET)")
     parser.add_argument("--first-seed", type=int, default=0)
@@ -117,7 +114,7 @@ def main() -> None:
         dspy.configure_cache(disk_cache_dir=str(state / "replies"), memory_max_entries=200_000)
         bench = Bench(stack.enter_context(_server()), state, lab.questions(options.questions, options.set), options)
         seeds = range(options.first_seed, options.first_seed + options.seeds)
-        parts = {"factorial": factorial, "transitions": transitions, "gains": gains, "models": models, "others": others}
+        parts = {"factorial": factorial, "transitions": transitions, "models": models, "others": others}
         rows = parts[options.part](bench, seeds, options)
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1) + "\n")
@@ -502,71 +499,6 @@ def _transition(bench: Bench, example: dspy.Example, count: int) -> tuple[str, l
     independent = bench.attempt(example.question, 200 + count)
     answers = [leader, *(attempt[1] if attempt else None for attempt in (conditioned, independent))]
     return state, [answer == example.answer for answer in answers]
-
-
-# ---- what can be learned of that without knowing any answer
-
-
-def gains(bench: Bench, seeds: Sequence[int], options: argparse.Namespace) -> list[dict[str, Any]]:
-    """By state and kind: how much more often a sample is right than the leader, and what its dissents say of that."""
-    counts = (2,) if options.quick else (2, 3, 4, 6, 8)
-    right: dict[tuple[str, str], list[int]] = defaultdict(list)
-    dissents: dict[tuple[str, str], list[bool]] = defaultdict(list)
-    sides: dict[tuple[str, str], list[int]] = defaultdict(list)
-    calls: Counter[str] = Counter()
-    for seed in seeds:
-        run = bench.once(
-            ["gains", seed],
-            lambda seed=seed: {"answers": bench.together(lambda asked: _opinions(bench, asked.question, counts), seed)},
-        )
-        for opinions, example in zip(run["answers"], bench.examples, strict=True):
-            for state, leader, drawn in opinions:
-                calls[state] += 1
-                for kind, answers in drawn.items():
-                    for i, answer in enumerate(answers):
-                        right[state, kind].append((answer == example.answer) - (leader == example.answer))
-                        dissents[state, kind].append(answer != leader)
-                        if answer != leader:
-                            others = answers[:i] + answers[i + 1 :]
-                            sides[state, kind] += [(other == answer) - (other == leader) for other in others]
-    rows = []
-    for state in sorted(calls):
-        row: dict[str, Any] = {"state": state, "requests": calls[state]}
-        for kind in ("conditioned", "independent"):
-            dissent, side = (float(np.mean(found[state, kind] or [0])) for found in (dissents, sides))
-            row[f"{kind}, gain"] = float(np.mean(right[state, kind]))
-            row[f"{kind}, estimate"] = dissent * side
-            row[f"{kind}, dissents"] = dissent
-            row[f"{kind}, sided with"] = side
-        rows.append(row)
-    table = Table(*rows[0], title="a sample in place of the leader: what it gains, and what is learned without gold")
-    for row in rows:
-        table.add_row(*(f"{value:+.3f}" if isinstance(value, float) else str(value) for value in row.values()))
-    Console(width=180).print(table)
-    return rows
-
-
-def _opinions(bench: Bench, question: str, counts: Sequence[int]) -> list[tuple[str, str, dict[str, list[str]]]]:
-    """After so many votes: the state, the leading answer, and the answers of three samples of either kind."""
-    drawn = [bench.attempt(question, number) for number in range(max(counts) + 6)]
-    found = []
-    for count in counts:
-        read = [attempt for attempt in drawn[:count] if attempt is not None]
-        if not read:
-            continue
-        votes = Counter(answer for _, answer in read)
-        pattern = "-".join(map(str, sorted(votes.values(), reverse=True)))
-        seeing = [
-            bench.attempt(question, 1000 + 10 * count + number, _shown(read, (question, count, number)))
-            for number in range(3)
-        ]
-        alone = drawn[count : count + 6]
-        answers = {
-            kind: [attempt[1] for attempt in attempts if attempt is not None]
-            for kind, attempts in (("conditioned", seeing), ("independent", alone))
-        }
-        found.append((_state(pattern), votes.most_common(1)[0][0], answers))
-    return found
 
 
 # ---- models that lose or gain by what they are shown

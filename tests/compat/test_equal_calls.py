@@ -121,5 +121,7 @@ def test_traces_and_histories_keep_to_their_bounds(shape: str, most: int, server
         for _ in range(5):
             assert program(question=QUESTION.text).answer == "4"
         assert len(dspy.settings.trace) == most
-        for module in [lm, program, *program.predictors()]:
+        for module in [program, *program.predictors()]:
             assert len(module.history) == most
+        # DSPy keeps a language model's own history without a lock: samples side by side may each find room for one.
+        assert most <= len(lm.history) <= (most if shape == "plain" else most + PER_CALL)

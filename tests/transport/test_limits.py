@@ -7,6 +7,7 @@ import dspy
 import pytest
 
 from dynscale_dspy import BudgetExhausted, BudgetPool, Cost, DynScaling, explain
+from dynscale_dspy.sampling.sample import ON_TRIAL
 from dynscale_dspy.testing import FakeQuestion, questions
 from tests.support import one_each
 
@@ -52,7 +53,7 @@ def agent() -> dspy.Module:
 def assert_whole_samples_vote(predictions: list[Any]) -> None:
     for prediction in predictions:
         for sample in explain(prediction).samples:
-            if sample.problem:
+            if sample.problem not in ("", ON_TRIAL):
                 assert sample.problem == "failed"
                 assert isinstance(sample.error, BudgetExhausted)
                 assert sample.cost.requests < 3
