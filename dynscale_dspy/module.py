@@ -51,8 +51,10 @@ class DynScaling(dspy.Module):
             no answer). By default every output field but reasoning and the like, and where another one votes, text
             that explains it (``explanation``, ``reason``, ``notes``) and numbers that rate it (``confidence``,
             ``score``). ``repr`` tells which vote, where some do not.
-        temperature: Overrides the language model's. By default its own is kept, and 1.0 used where it has none or 0;
-            a call's first sample keeps a 0. No temperature is sent to a model that was found to take none.
+        temperature: Overrides the language model's. By default its own is kept, and where it has none or 0, 1.0 used,
+            or 0.3 for a program that answers from a few given labels without reasoning first. A call's first sample is
+            drawn at 0, unless ``sampling`` says otherwise. No temperature is sent to a model that was found to take
+            none.
         max_samples: Most samples one call may take.
         max_choices: Most samples to draw with one request, as its ``n`` choices, so that the prompt is sent and paid
             for once. Done where the program has one predictor and the route can: through LiteLLM, which is tried, not

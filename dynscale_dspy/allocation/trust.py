@@ -45,11 +45,11 @@ class Trust:
         (True, True)
     """
 
-    __slots__ = ("_asked", "_earned", "_heard", "evidence")
+    __slots__ = ("_asked", "_earned", "_has_earned", "_heard", "evidence")
 
     def __init__(self) -> None:
         self.evidence = 0.0
-        self._earned = False
+        self._earned = self._has_earned = False
         self._asked = self._heard = 0
 
     def tell(self, *, agree: bool, shown: int) -> None:
@@ -65,11 +65,12 @@ class Trust:
         self.evidence = max(GIVE_UP, min(self.evidence + ratio, MOST))
         # Calls in which a checker is lost come late in a known set: what was earned is not lost to a few of them.
         self._earned = self.evidence >= ENOUGH or (self._earned and self.evidence > GIVE_UP)
+        self._has_earned = self._has_earned or self._earned
 
     def recall(self, evidence: float) -> None:
         """Begin with what was learned elsewhere of the same program."""
         self.evidence = max(GIVE_UP, min(evidence, MOST))
-        self._earned = self.evidence >= ENOUGH
+        self._earned = self._has_earned = self.evidence >= ENOUGH
 
     def asked(self) -> None:
         """A sample that sees earlier ones was drawn."""
@@ -81,8 +82,12 @@ class Trust:
 
     @property
     def counts(self) -> bool:
-        """Whether votes of such samples count: unless they rather follow than check, as far as is known."""
-        return self._earned or self.evidence >= 0
+        """Whether votes of such samples count: unless they rather follow than check, as far as is known.
+
+        Once it was clear that they check they do so for good: a model that neither gains nor loses by attempts looks
+        like either now and then, and to take back half of all votes would cost more than they can be wrong.
+        """
+        return self._has_earned or self.evidence >= 0
 
     @property
     def earned(self) -> bool:

@@ -216,11 +216,12 @@ class Integrated(Strategy):
         length: Attempts in one chain.
         width: Conditioned samples drawn at a time; None for as many as the pool grants.
         when: ``"close"``: condition only where at least two answers have votes and the leading one is at most one
-            vote ahead; ``"contested"``: where at least two have votes; ``"always"``; ``"learned"``: where the votes of
-            the program's calls so far say that it gains more than an independent sample, per unit of what runs out
-            first (see :mod:`dynscale_dspy.allocation.gains`). On the lab's model a conditioned
-            sample repaired two wrong leaders or more for each right one it broke where the vote was close, and broke
-            more than it repaired at three votes to one (docs/integrated-sampling.md).
+            vote ahead; ``"contested"``: where at least two have votes; ``"always"``; ``"learned"``: where the vote is
+            close, two a call until the program's calls have shown that its samples check what they see, and none once
+            they have shown that those follow (see :mod:`dynscale_dspy.allocation.trust`). On the lab's model a
+            conditioned sample repaired two wrong leaders or more for each right one it broke where the vote was close,
+            and broke more than it repaired at three votes to one (docs/integrated-sampling.md). Programs that decide
+            at once (they answer from a few given labels without reasoning first) condition with ``"always"`` only.
         share: The most of the samples after the first ``independent`` ones that may be conditioned, above 0 and at
             most 1. Below 1 the vote keeps gaining independent members, which no chain has influenced.
         repeats: Whether room that is left in a chain is filled with second attempts at the same answers.
@@ -229,9 +230,8 @@ class Integrated(Strategy):
         predictors: Which predictors see the chain.
         rendering: ``"field"`` or ``"prefill"``; see :class:`~dynscale_dspy.sampling.samplers.ChainSpec`.
         first: What draws a call's first sample: ``"own"``, as all independent ones; ``"greedy"``, at temperature 0.
-            Where a program decides at once (it answers from a few given labels without reasoning first), votes of
-            further samples only approach the greedy answer, from below, so that ``"greedy"`` draws one sample there
-            and no more, if it has an answer.
+            Where a program decides at once, votes of further samples only approach the greedy answer, from below: it
+            then counts for several votes, unless it is found to be like others (:mod:`dynscale_dspy.allocation.modes`).
     """
 
     independent: Size = 2

@@ -28,8 +28,8 @@ def test_what_is_known_keeps_its_bounds(pairs):
     trust = told(pairs)
     assert GIVE_UP <= trust.evidence <= MOST
     assert not trust.earned or trust.counts
-    assert not trust.counts or trust.may_try
     assert trust.counts or trust.evidence < 0
+    assert trust.may_try == (trust.evidence > GIVE_UP)
 
 
 @given(PAIRS, st.integers(2, 6))
@@ -47,6 +47,7 @@ def test_what_was_earned_is_lost_to_the_clear_opposite_only(agree, disagree):
     trust = told([(True, 2)] * agree + [(False, 2)] * disagree)
     earned = told([(True, 2)] * agree).earned
     assert trust.earned == (earned and trust.evidence > GIVE_UP)
+    assert trust.counts == (earned or trust.evidence >= 0)
 
 
 def ends(chance, seeds=400, pairs=80):
