@@ -158,16 +158,16 @@ class Plan:
         if self._lacks_a_speaker:
             return [GREEDY]
         self._recount()
-        proposed, view, propose = [], self._view(), self.strategy.propose
+        proposed, view, propose, seeing = [], self._view(), self.strategy.propose, self._seeing
         for index in range(self._drawn + ahead, self._drawn + ahead + count):
-            view = view._replace(next_index=index)
+            view = CallView(index, view.samples, view.selection, view.varies, view.unit, seeing, view.at_once)
             sampler = propose(view, self._learned, Lazily(index, self._entropy))  # type: ignore[arg-type]
             if sampler is None:
                 if index == self._drawn:
                     self._told_when_declined = len(self.samples)
                 break
             proposed.append(sampler)
-            view = view._replace(seeing=view.seeing + (sampler.chain is not None))
+            seeing += sampler.chain is not None
         return proposed
 
     def draw(self, sampler: Sampler) -> Draw:

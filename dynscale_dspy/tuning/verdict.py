@@ -67,7 +67,7 @@ class Spending(NamedTuple):
         written = None if self.completion_tokens is None else self.completion_tokens * share
         fewer = Spending(samples, asked, prompt, written)
         cheaper = fewer.work / self.work if fewer.work and self.work else share
-        return fewer._replace(dollars=None if self.dollars is None else self.dollars * cheaper)
+        return Spending(samples, asked, prompt, written, None if self.dollars is None else self.dollars * cheaper)
 
 
 @dataclass(frozen=True)
