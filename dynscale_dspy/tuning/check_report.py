@@ -186,10 +186,14 @@ def _row_as_dict(row: CheckRow) -> dict[str, Any]:
     found: dict[str, Any] = {"name": row.name}
     for name in ("accuracy", "gain", "changed"):
         interval: Interval | None = getattr(row, name)
-        found[name] = None if interval is None else interval._asdict()
+        found[name] = None if interval is None else _by_name(interval)
     tokens = row.spending.tokens
     found["agreement"] = row.agreement
-    return {**found, **row.spending._asdict(), "tokens": tokens, "times": row.times, "settings": _saved(row.settings)}
+    return {**found, **_by_name(row.spending), "tokens": tokens, "times": row.times, "settings": _saved(row.settings)}
+
+
+def _by_name(values: Interval | Spending) -> dict[str, Any]:
+    return dict(zip(type(values).__annotations__, values, strict=True))
 
 
 def _saved(settings: Mapping[str, Any]) -> dict[str, Any]:
