@@ -7,6 +7,7 @@ differ in how they wait, so sync and async decide alike.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Generator, Hashable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
@@ -176,6 +177,7 @@ class Plan:
         self._drawn += 1
         latest = max((sample.draw.round for sample in self.samples), default=-1)
         draw = Draw(index=index, round=latest + 1, sampler=sampler)
+        self._worth(sampler)  # known while it is in flight, too
         if sampler.chain is None:
             return draw
         view = self._view()
@@ -344,7 +346,10 @@ class Plan:
                 selection = self._with(selection, sample)
             except Exception:
                 return self.decided  # it will lose its vote when it is told
-        self.decided = self.decided or selection.is_settled(self.pending - len(finished))
+        # Those in flight may weigh more than one each, and those on trial may come to count.
+        heaviest = math.ceil(max(1.0, *self._worths.values()))
+        open_votes = (self.pending - len(finished)) * heaviest + len(self._on_trial)
+        self.decided = self.decided or selection.is_settled(open_votes)
         return self.decided
 
     def _worth(self, sampler: Sampler) -> float:
@@ -368,12 +373,18 @@ class Plan:
         worths = {name: self.strategy.worth(sampler, self._learned) for name, sampler in self._samplers.items()}
         if worths == self._worths:
             return
-        self._worths = worths
-        self.selection = self._nothing
-        for place, sample in enumerate(self.samples):
-            known = self.samples[place] = self._as_known(sample, place)
-            if known.problem not in UNREAD:
-                self.selection = self._with(self.selection, known)
+        before = self.samples[:], self._on_trial.copy(), self._worths
+        self._worths, selection = worths, self._nothing
+        try:
+            for place, sample in enumerate(self.samples):
+                known = self.samples[place] = self._as_known(sample, place)
+                if known.problem not in UNREAD:
+                    selection = self._with(selection, known)
+        except Exception:
+            # A selector that takes votes in one way only: they stay as they were counted, for they are paid.
+            self.samples, self._on_trial, self._worths = before
+        else:
+            self.selection = selection
 
     def _compare(self, sample: Sample) -> None:
         """Learn from a new sample what others of its sampler are worth."""
@@ -385,7 +396,9 @@ class Plan:
             keys = keys_of(self._with(self.selection, sample).groups())
         except Exception:
             return  # it will lose its vote
-        said = keys[sample.draw.index]
+        said = keys.get(sample.draw.index)
+        if said is None:
+            return  # the selector leaves it out of its groups
         if sample.draw.conditioned and not self._has_compared:
             # The call's first two samples that saw the same answers and said one of them. Some may count no longer.
             shown = frozenset(keys.get(index) for index in sample.draw.shown)

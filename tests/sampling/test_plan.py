@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import ClassVar
 
 import pytest
 from hypothesis import given
@@ -12,11 +13,13 @@ from dynscale_dspy.allocation.learned import Learned
 from dynscale_dspy.allocation.tally import Tally
 from dynscale_dspy.sampling.plan import FIRST, Plan
 from dynscale_dspy.sampling.sample import Draw, Sample
-from dynscale_dspy.sampling.samplers import ALONE, GREEDY, Sampler
+from dynscale_dspy.sampling.samplers import ALONE, GREEDY, GREEDY_LABEL, ChainSpec, Sampler
+from dynscale_dspy.sampling.samplers import conditioned as seeing_earlier
 from dynscale_dspy.sampling.steps import Job
 from dynscale_dspy.selection.base import Vote
 from dynscale_dspy.selection.distribution import spread
 from dynscale_dspy.selection.labels import Labels
+from dynscale_dspy.selection.plurality import Plurality, PluralitySelection
 from tests.sampling.support import call_steps, draw_next, finish, make_plan, play
 from tests.support import open_call, vote
 
@@ -353,3 +356,91 @@ def test_a_sample_that_has_reasoned_first_does_not_tell_all():
         plan = Plan(Parallel(first="own"), seed=0, key="x", max_samples=8, at_once=at_once)
         plan.tell(Sample(draw_next(plan), answer="A", vote=vote_))
         assert plan.room == 7
+
+
+# ---- what is learned while a call goes on
+
+
+def told(plan, sampler, answer, **draw):
+    """Draw and tell one sample."""
+    drawn = replace(plan.draw(sampler), **draw)
+    plan.tell(Sample(drawn, prediction=answer, answer=answer, vote=vote(answer)))
+
+
+class Groupless(Plurality):
+    """A selector whose selections tell of no groups."""
+
+    def empty(self):
+        return GrouplessSelection()
+
+
+class GrouplessSelection(PluralitySelection):
+    def add(self, vote, **options):
+        added = super().add(vote, **options)
+        return GrouplessSelection(added.tally, added.votes)
+
+    def groups(self):
+        return ()
+
+
+@pytest.mark.parametrize("sampler", [GREEDY_LABEL, ALONE])
+def test_a_selector_that_tells_of_no_groups_loses_no_sample(sampler):
+    plan = Plan(Integrated(), seed=0, key="call", max_samples=8, selection=Groupless().empty(), at_once=True)
+    for answer in "ABB":
+        told(plan, sampler, answer)
+    assert plan.winner().answer == "B" and len(plan.samples) == 3
+
+
+class Once(PluralitySelection):
+    """A selection that can be begun once only."""
+
+    begun: ClassVar[list] = []
+
+    def add(self, vote, **options):
+        if not self.votes:
+            if self.begun:
+                raise RuntimeError("it was begun before")
+            self.begun.append(vote)
+        added = super().add(vote, **options)
+        return Once(added.tally, added.votes)
+
+
+def test_votes_that_cannot_be_counted_anew_stay_as_they_were():
+    Once.begun.clear()
+    learned = Learned()
+    plan = Plan(Integrated(), seed=0, key="call", max_samples=8, selection=Once(), learned=learned)
+    for answer in "AAB":
+        told(plan, ALONE, answer)
+    told(plan, seeing_earlier(ChainSpec()), "B", chain={0: "text"}, shown=(0, 2))
+    for _ in range(20):
+        learned.trust.tell(agree=False, shown=2)
+    samples = plan.samples[:]
+    assert plan.winner().answer in ("A", "B") and plan.samples == samples
+
+
+def test_a_greedy_label_in_flight_may_outweigh_what_is_there():
+    plan = Plan(Integrated(), seed=0, key="call", max_samples=4, at_once=True, stop_when_decided=True)
+    jobs = [Job(plan.draw(sampler), None) for sampler in plan.propose(4)]
+    together = plan.round(jobs)
+    said = [Sample(job.draw, prediction="A", answer="A", vote=vote("A")) for job in jobs]
+    together.tell(said[1:])
+    assert not together.over  # three agree, and the greedy one, which weighs four, may say another label
+    together.tell(said[:1])
+    assert together.over
+
+
+def test_votes_on_trial_may_come_to_count():
+    learned = Learned()
+    for _ in range(3):
+        learned.trust.tell(agree=False, shown=2)
+    plan = Plan(Integrated(), seed=0, key="call", max_samples=6, learned=learned, stop_when_decided=True)
+    for answer in "AAB":
+        told(plan, ALONE, answer)
+    told(plan, seeing_earlier(ChainSpec()), "B", chain={0: "text"}, shown=(0, 2))
+    jobs = [Job(plan.draw(ALONE), None) for _ in range(2)]
+    together = plan.round(jobs)
+    said = [Sample(job.draw, prediction="A", answer="A", vote=vote("A")) for job in jobs]
+    together.tell(said[:1])
+    assert not together.over  # A leads by two, one is in flight, and the sample on trial says B
+    together.tell(said[1:])
+    assert together.over
