@@ -33,8 +33,9 @@ def test_a_known_set(lm, sampling):
     now = pool.statistics()
     assert now.spent.samples == 96
     assert right(predictions, questions) >= 7
-    conditioned = sum(votes.conditioned for p in predictions for votes in explain(p).votes)
-    assert (conditioned > 0) == (sampling != Parallel())
+    # Whether the votes of those that saw earlier ones count is learned from them.
+    seeing = sum(bool(sample.shown) for p in predictions for sample in explain(p).samples)
+    assert (seeing > 0) == (sampling != Parallel())
 
 
 def test_calls_as_they_come(lm):
