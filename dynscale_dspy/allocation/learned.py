@@ -90,8 +90,8 @@ class Learned:
             True
         """
         for name, evidence in told.items() if isinstance(told, Mapping) else ():
-            if name in _LASTING and isinstance(evidence, (int, float)) and math.isfinite(evidence):
-                getattr(self, name).recall(float(evidence))
+            if name in _LASTING and isinstance(evidence, (int, float)) and abs(evidence) < math.inf:
+                getattr(self, name).recall(evidence)
 
     def of(self, sampler: str) -> SamplerRecord:
         """The record of a sampler; an empty one before its first sample."""

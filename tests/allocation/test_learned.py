@@ -42,14 +42,17 @@ def test_costs_are_kept_apart_and_an_unknown_sampler_is_taken_to_cost_the_mean()
     assert learned.mean_of("of a dearer model", "tokens") == 200
 
 
-@pytest.mark.parametrize("told", [None, 3, {"trust": "much"}, {"trust": float("nan")}, {"other": 1.0}, {"trust": True}])
+@pytest.mark.parametrize("told", [None, 3, [1], {1: 2.0}, {"trust": "much"}, {"trust": float("nan")}, {"other": 1.0}, {"trust": True}])
 def test_what_cannot_be_recalled_is_left_out(told):
     learned = Learned()
     learned.recall(told)
     assert learned.told() in ({}, {"trust": 1.0})  # True is a number in Python
 
 
-@given(st.floats(allow_nan=False), st.floats(allow_nan=False))
+VALUES = st.one_of(st.floats(allow_nan=False), st.just(10**400), st.just(-(10**400)))
+
+
+@given(VALUES, VALUES)
 def test_what_is_recalled_is_what_was_told_within_bounds(trust, modes):
     learned, later = Learned(), Learned()
     learned.recall({"trust": trust, "modes": modes})
