@@ -42,7 +42,9 @@ def test_costs_are_kept_apart_and_an_unknown_sampler_is_taken_to_cost_the_mean()
     assert learned.mean_of("of a dearer model", "tokens") == 200
 
 
-@pytest.mark.parametrize("told", [None, 3, [1], {1: 2.0}, {"trust": "much"}, {"trust": float("nan")}, {"other": 1.0}, {"trust": True}])
+@pytest.mark.parametrize(
+    "told", [None, 3, [1], {1: 2.0}, {"trust": "much"}, {"trust": float("nan")}, {"other": 1.0}, {"trust": True}]
+)
 def test_what_cannot_be_recalled_is_left_out(told):
     learned = Learned()
     learned.recall(told)
