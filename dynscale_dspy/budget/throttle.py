@@ -34,7 +34,8 @@ tried again before."""
 LOOK_AGAIN = 1.0
 """Seconds between two looks of whoever waits, whatever happens: what was lost in between is then found."""
 
-_admitted: contextvars.ContextVar[frozenset[int]] = contextvars.ContextVar("dynscale_admitted", default=frozenset())
+_turns: contextvars.ContextVar[tuple[weakref.ref[_Turn], ...]] = contextvars.ContextVar("dynscale_turns", default=())
+"""The turns that this code is within. Weakly: an interrupt may keep one from being taken off again."""
 
 
 class Limit:
@@ -179,33 +180,23 @@ class Throttle:
         Raises:
             NoTurn: If no time is left, for its turn or for the answer to a request that another thread makes.
         """
-        around = _admitted.get()
-        if id(self) in around:  # an adapter around another asks once
+        if self._has_turn:  # an adapter around another asks once
             return ask()
-        token = _admitted.set(around | {id(self)})
-        try:
-            slow = self._slow_after()
-            if slow is None or _in_loop():
-                return self._in_turn(ask, model, patience)
-            return self._hedged(ask, slow, model, patience)
-        finally:
-            _reset(token)
+        slow = self._slow_after()
+        if slow is None or _in_loop():
+            return self._in_turn(ask, model, patience)
+        return self._hedged(ask, slow, model, patience)
 
     async def arun(
         self, ask: Callable[[], Awaitable[T]], *, model: Hashable = None, patience: Callable[[], float] = _forever
     ) -> T:
         """The same from a task."""
-        around = _admitted.get()
-        if id(self) in around:
+        if self._has_turn:
             return await ask()
-        token = _admitted.set(around | {id(self)})
-        try:
-            slow = self._slow_after()
-            if slow is None:
-                return await self._ain_turn(ask, model, patience)
-            return await self._ahedged(ask, slow, model, patience)
-        finally:
-            _reset(token)
+        slow = self._slow_after()
+        if slow is None:
+            return await self._ain_turn(ask, model, patience)
+        return await self._ahedged(ask, slow, model, patience)
 
     @contextlib.contextmanager
     def passed(self, *, model: Hashable = None, patience: Callable[[], float] = _forever) -> Iterator[None]:
@@ -214,18 +205,18 @@ class Throttle:
         Raises:
             NoTurn: If no time is left to wait for its turn.
         """
-        around = _admitted.get()
-        if id(self) in around:
+        if self._has_turn:
             yield
             return
-        token = _admitted.set(around | {id(self)})
-        try:
-            with self._turn(model, patience):
-                yield
-        finally:
-            _reset(token)
+        with self._turn(model, patience):
+            yield
 
     # ---- admission
+
+    @property
+    def _has_turn(self) -> bool:
+        """Whether this code is within a request that is under way here."""
+        return any((turn := ref()) is not None and turn in self._under_way for ref in _turns.get())
 
     def _in_turn(self, ask: Callable[[], T], model: Hashable, patience: Callable[[], float]) -> T:
         with self._turn(model, patience):
@@ -245,12 +236,14 @@ class Throttle:
                 self._join(turn)
                 while (pause := self._pause(turn, patience)) > 0:
                     come.acquire(timeout=pause)
-            begun = self._clock()
+            begun, token = self._clock(), _within(turn)
             try:
                 yield
             except BaseException as error:
                 self._tell(turn, begun, error)
                 raise
+            finally:
+                _reset(token)
             self._tell(turn, begun, None)
         finally:
             self._leave(turn)
@@ -268,12 +261,14 @@ class Throttle:
             self._join(turn)
             while (pause := self._pause(turn, patience)) > 0:
                 await asyncio.wait([come], timeout=pause)
-            begun = self._clock()
+            begun, token = self._clock(), _within(turn)
             try:
                 result = await ask()
             except BaseException as error:
                 self._tell(turn, begun, error)
                 raise
+            finally:
+                _reset(token)
             self._tell(turn, begun, None)
             return result
         finally:
@@ -466,9 +461,14 @@ def _in_loop() -> bool:
     return True
 
 
-def _reset(token: contextvars.Token[frozenset[int]]) -> None:
+def _within(turn: _Turn) -> contextvars.Token[tuple[weakref.ref[_Turn], ...]]:
+    around = tuple(ref for ref in _turns.get() if ref() is not None)  # an interrupt may have left some that are lost
+    return _turns.set((*around, weakref.ref(turn)))
+
+
+def _reset(token: contextvars.Token[tuple[weakref.ref[_Turn], ...]]) -> None:
     with contextlib.suppress(ValueError):  # of a task that was thrown away, and ends in the context of whoever did that
-        _admitted.reset(token)
+        _turns.reset(token)
 
 
 def _pushed_back(error: BaseException) -> bool:

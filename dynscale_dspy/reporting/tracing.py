@@ -5,6 +5,7 @@ Neither is imported here: attributes are set only on spans that the user's own t
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,6 +13,8 @@ from typing import Any
 from dspy.utils.callback import BaseCallback
 
 from dynscale_dspy.reporting import text
+
+logger = logging.getLogger(__name__)
 
 _LONGEST_TEXT = 200
 
@@ -22,19 +25,26 @@ def is_on() -> bool:
 
 
 def annotate(attributes: Mapping[str, Any]) -> None:
-    """Set attributes, with the prefix ``dynscale.``, on the span that is open here; without one, do nothing."""
-    span = _open_span()
-    if span is not None:
-        span.set_attributes({f"dynscale.{name}": _plain(value) for name, value in attributes.items()})
+    """Set attributes, with the prefix ``dynscale.``, on the span that is open here; without one, do nothing.
+
+    An error of the tracing library costs the attributes, not the call.
+    """
+    try:
+        span = _open_span()
+        if span is not None:
+            span.set_attributes({f"dynscale.{name}": _plain(value) for name, value in attributes.items()})
+    except Exception:
+        logger.debug("attributes of a span could not be set", exc_info=True)
 
 
 def _open_span() -> Any:
     # By default MLflow does not show its spans to OpenTelemetry, so ask it first.
     active = getattr(sys.modules.get("mlflow"), "get_current_active_span", None)
     span = active() if active is not None else None
-    if span is None and "opentelemetry.trace" in sys.modules:
-        span = sys.modules["opentelemetry.trace"].get_current_span()
-        span = span if span.is_recording() else None
+    if span is None:
+        current = getattr(sys.modules.get("opentelemetry.trace"), "get_current_span", None)  # may be half imported
+        span = current() if current is not None else None
+        span = span if span is not None and span.is_recording() else None
     return span
 
 

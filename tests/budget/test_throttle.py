@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import math
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -12,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynscale_dspy import BudgetPool, Cost, DynScaling, Parallel, Uniform, explain
+from dynscale_dspy.budget import throttle as module
 from dynscale_dspy.budget.throttle import ENOUGH, Limit, NoTurn, Throttle
 from dynscale_dspy.testing import FakeQuestion, questions
 from tests.support import vote
@@ -109,6 +112,42 @@ def test_threads_and_tasks_share_one_limit():
 def test_a_request_within_a_request_needs_no_place_of_its_own():
     throttle = Throttle(1, None)
     assert throttle.run(lambda: throttle.run(lambda: "done")) == "done"
+
+
+@pytest.mark.parametrize("way", ["run", "passed"])
+def test_an_interrupt_as_a_request_ends_lets_none_pass_without_a_turn(monkeypatch, way):
+    """What this code is within is taken back by a step that an interrupt can keep from being made."""
+
+    def interrupted(token):
+        raise KeyboardInterrupt
+
+    def ask():
+        if way == "run":
+            throttle.run(lambda: None)
+        else:
+            with throttle.passed():
+                pass
+
+    throttle = Throttle(1, None)
+    with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+        patch.setattr(module, "_reset", interrupted)
+        ask()
+    holding, over, order = threading.Event(), threading.Event(), []
+
+    def hold():
+        throttle.run(lambda: (holding.set(), over.wait(10), order.append("first")))
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert holding.wait(10)
+
+    def patience():
+        over.set()
+        return math.inf
+
+    throttle.run(lambda: order.append("second"), patience=patience)
+    thread.join()
+    assert order == ["first", "second"]
 
 
 def test_a_synchronous_call_in_a_running_loop_does_not_wait_for_the_loop():

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+import types
+
+import dspy
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
 
+from dynscale_dspy import BudgetPool, DynScaling
 from dynscale_dspy.reporting.tracing import SpanMark, annotate
+from tests.support import ScriptedModel
 
 
 @pytest.fixture
@@ -39,3 +45,23 @@ def test_a_mark_is_on_the_first_module_call_alone(tracer):
         mark.on_module_end("1", "A", ValueError())
     assert dict(outer.attributes) == {"dynscale.index": 3, "dynscale.answer": "A", "dynscale.error": "ValueError"}
     assert not inner.attributes
+
+
+class Broken:
+    """A tracing library of which nothing works."""
+
+    @property
+    def get_current_span(self):
+        raise RuntimeError("this tracer is broken")
+
+
+@pytest.mark.parametrize(
+    "library", [types.ModuleType("opentelemetry.trace"), Broken()], ids=["half-imported", "broken"]
+)
+def test_a_tracing_library_that_fails_costs_its_attributes_and_no_sample(monkeypatch, library):
+    """Another thread may be importing it: LiteLLM does, at its first request."""
+    monkeypatch.setitem(sys.modules, "opentelemetry.trace", library)
+    annotate({"samples": 4})
+    qa = DynScaling(dspy.Predict("question -> answer"), BudgetPool(samples=4), max_samples=2)
+    with dspy.context(lm=ScriptedModel(lambda prompt, number: {"answer": "42"}).lm()):
+        assert qa(question="?").answer == "42"
