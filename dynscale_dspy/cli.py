@@ -261,7 +261,7 @@ def _show(console: Console, rows: list[dict[str, Any]], pool: BudgetPool) -> Non
         times = f", {tokens[ours] / tokens[theirs]:.1f} x its tokens" if tokens[theirs] else ""
         gain = paired_gain(right[ours], right[theirs])
         console.print(f"{_NAMES[ours]} - {_NAMES[theirs]}: {gain} points{times}", highlight=False)
-    console.print("(the better of the two plain runs; paired over the questions, with a 95% t interval)")
+    console.print("(the better of the two plain runs; paired over the questions, with a 95% interval)")
     if not paired_gain(right["dynscaling"], right[single]).is_sure:
         console.print(f"Nothing here is surely better than {_NAMES[single]}: that is enough, or ask more questions.")
     console.print("\nWho got how many samples from DynScaling:")

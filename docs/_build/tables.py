@@ -101,7 +101,7 @@ def demo() -> str:
         gain = f"{_gain(row)} points, on {row['sets on which it gains']} of {sets} sets"
         cells = [names[row["method"]], f"{row['accuracy']:.1%}", f"{row['samples']:,.0f}", f"{row['cost']:,.0f}"]
         lines.append(_line([*cells, "" if row["method"] in single else gain]))
-    told = f"Means of {sets} sets of 200 questions, `--seed 0` to `{sets - 1}`; in brackets 95% t intervals, paired over all"
+    told = f"Means of {sets} sets of 200 questions, `--seed 0` to `{sets - 1}`; in brackets 95% intervals, paired over all"
     return "\n".join([*lines, "", f"{told} {rows[0]['questions']:,} questions."]) + "\n"
 
 

@@ -18,7 +18,7 @@ from dynscale_dspy.config import ScalingSettings
 from dynscale_dspy.module import DynScaling
 from dynscale_dspy.reporting.explanation import SampleReport, explain
 from dynscale_dspy.sampling.strategies import Integrated, Parallel, Strategy
-from dynscale_dspy.tuning.paired import Gain, paired_gain
+from dynscale_dspy.tuning.paired import Interval, paired_gain
 
 logger = logging.getLogger(__name__)
 
@@ -77,8 +77,8 @@ class Calibration:
         return max((point for point in self.points if point.plain), key=lambda point: point.score)
 
     @property
-    def gain(self) -> Gain:
-        """What the best combination gains over the better plain run: paired over the examples, a 95% t interval."""
+    def gain(self) -> Interval:
+        """What the best combination gains over the better plain run: paired over the examples, a 95% interval."""
         return paired_gain(self.best.scores, self.baseline.scores)
 
     @property

@@ -12,7 +12,8 @@ from dynscale_dspy.allocation.costs import Cost
 from dynscale_dspy.config import PoolSettings, ScalingSettings
 from dynscale_dspy.reporting import html as pages
 from dynscale_dspy.reporting.text import amount, count, harmless
-from dynscale_dspy.tuning.verdict import Interval, Spending, Way, decide, share, span_of
+from dynscale_dspy.tuning.paired import Interval
+from dynscale_dspy.tuning.verdict import Spending, Way, decide, share, span_of
 
 SPENT = ("samples", "requests", "cached_requests", "tokens", "dollars")
 """What :meth:`Check.as_dict` tells of the check's own cost. Requests that DSPy's cache answered are among all."""

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-LEVEL = 0.95
-"""Probability with which an interval holds; for gains, with which all intervals of a check hold together."""
+from dynscale_dspy.tuning.paired import LEVEL, Interval, deviation, gain, quantile, range_of
+
 PRICE = 0.25
 """The price of a token read, in tokens written, where dollars are not known: about 1/4 at most providers."""
 SMALL = 0.02
@@ -17,14 +17,6 @@ WORTH = 0.05
 """The least gain for which a sentence tells how many labelled calls would show it: 5 points."""
 POWER = 0.8
 """How likely so many calls would show it."""
-
-
-class Interval(NamedTuple):
-    """An estimate, and the bounds between which the true value lies with probability :data:`LEVEL`."""
-
-    mean: float
-    low: float
-    high: float
 
 
 class Spending(NamedTuple):
@@ -131,7 +123,7 @@ def share(values: Sequence[float], span: tuple[float, float] = (0.0, 1.0)) -> In
     """
     low, high = span
     width = high - low
-    z = _quantile((1 + LEVEL) / 2)
+    z = quantile((1 + LEVEL) / 2)
     count = len(values)
     mean = sum(values) / count
     part = (mean - low) / width
@@ -139,33 +131,6 @@ def share(values: Sequence[float], span: tuple[float, float] = (0.0, 1.0)) -> In
     spread = z * math.sqrt(max(part * (1 - part), 0.0) / count + z * z / (4 * count * count)) / (1 + z * z / count)
     bounds = (round(min(max(bound, 0.0), 1.0), 12) for bound in (centre - spread, centre + spread))
     return Interval(mean, *(low + width * bound for bound in bounds))
-
-
-def gain(differences: Sequence[float], *, width: float = 1.0, comparisons: int = 1) -> Interval:
-    """The mean of paired differences, with an interval that is one of several which hold together.
-
-    Student's interval over the differences and two more: half of one at each end of the range, and one of 0 (Agresti
-    and Min, Statistics in Medicine 24, 2005, for pairs of right and wrong). Where few pairs differ, or none, it is as
-    wide as it should be.
-
-    Args:
-        differences: At least one, each between ``-width`` and ``width``.
-        width: The range of scores.
-        comparisons: How many intervals are to hold together (Bonferroni).
-
-    Example:
-        >>> [round(bound, 3) for bound in gain([1.0] * 9 + [0.0] * 31)]
-        [0.225, 0.078, 0.351]
-        >>> [round(bound, 3) for bound in gain([0.0] * 40)]
-        [0.0, -0.048, 0.048]
-    """
-    count = len(differences)
-    padded = count + 2
-    centre = sum(differences) / padded
-    error = _deviation(differences, width) / math.sqrt(padded)
-    reach = error * _quantile(1 - (1 - LEVEL) / (2 * comparisons), count + 1)
-    mean = sum(differences) / count
-    return Interval(mean, max(centre - reach, -width), min(centre + reach, width))
 
 
 def decide(ways: Sequence[Way]) -> Verdict:
@@ -189,10 +154,8 @@ def decide(ways: Sequence[Way]) -> Verdict:
 
 
 def span_of(ways: Sequence[Way]) -> tuple[float, float]:
-    """The range of the metric: 0 to 1 if all scores are within, else from the least to the greatest."""
-    scores = [score for way in ways for score in way.scores]
-    low, high = min(scores, default=0.0), max(scores, default=1.0)
-    return (0.0, 1.0) if low >= 0 and high <= 1 else (min(low, 0.0), high)
+    """The range of the metric, as the scores of all ways show it."""
+    return range_of([score for way in ways for score in way.scores])
 
 
 def _labelled(ways: Sequence[Way], singles: Sequence[Way]) -> Verdict:
@@ -236,7 +199,7 @@ def _labelled(ways: Sequence[Way], singles: Sequence[Way]) -> Verdict:
     else:
         pairs = [mine - theirs for mine, theirs in zip(best.scores, base.scores, strict=True)]
         worth = max(WORTH * width, best_gain.mean)
-        enough = _calls_to_show(worth, _deviation(pairs, width), family)
+        enough = _calls_to_show(worth, deviation(pairs, width), family)
         sentence = (
             f"{base.subject} is enough here, as far as {len(base.scores)} calls show: "
             f"{_lower(best.subject)} gain {points(best_gain)} {spent}, and it takes about {enough:,} calls to show a "
@@ -286,23 +249,10 @@ def _times(ways: Sequence[Way], base: Way) -> tuple[str, dict[str, float]]:
 
 def _calls_to_show(worth: float, deviation: float, comparisons: int) -> int:
     """Calls with which a gain of this size would be shown with probability :data:`POWER`, to two digits."""
-    quantiles = _quantile(1 - (1 - LEVEL) / (2 * comparisons)) + _quantile(POWER)
+    quantiles = quantile(1 - (1 - LEVEL) / (2 * comparisons)) + quantile(POWER)
     calls = (quantiles * deviation / worth) ** 2
     scale = 10 ** max(math.floor(math.log10(calls)) - 1, 0) if calls > 1 else 1
     return math.ceil(calls / scale) * scale
-
-
-def _deviation(differences: Sequence[float], width: float) -> float:
-    """The standard deviation of differences and the two that :func:`gain` adds."""
-    padded = len(differences) + 2
-    centre = sum(differences) / padded
-    return math.sqrt((sum(each * each for each in differences) + width * width) / padded - centre * centre)
-
-
-def _quantile(probability: float, freedom: float = math.inf) -> float:
-    from scipy.special import stdtrit  # slow to import, and the rest of the package does without
-
-    return float(stdtrit(freedom, probability))
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@
 The plain program comes first, as it is and at temperature 0. A cell is a policy and a strategy. It answers the same
 held-out questions at several numbers of samples, through HTTP and LiteLLM, and its cost is counted in tokens: those
 written plus r times those read, for r = 0, 1/4 and 1. Accuracy at the cost of so many plain samples a question is
-interpolated between the two runs next to it. Its gain is over the better of the two plain runs, with a 95% t interval
+interpolated between the two runs next to it. Its gain is over the better of the two plain runs, with a 95% interval
 paired over the questions, the seeds averaged.
 
 `--part transitions` measures instead what one conditioned sample does in each state of the tally: how often it repairs
@@ -61,7 +61,7 @@ from dynscale_dspy.lab.model import CHECKPOINT
 from dynscale_dspy.lab.tokenizer import ChatTokenizer
 from dynscale_dspy.sampling.chain import render
 from dynscale_dspy.testing import FakeServer, questions
-from dynscale_dspy.tuning.paired import Gain, better, paired_gain
+from dynscale_dspy.tuning.paired import Interval, better, paired_gain
 
 POLICIES: dict[str, Callable[[], Any]] = {"uniform": Uniform, "ucb": UCB, "kg": KnowledgeGradient}
 CHAINS = partial(Integrated, when="close", first="own")
@@ -547,7 +547,7 @@ def models(bench: Bench, seeds: Sequence[int], options: argparse.Namespace) -> l
     return rows
 
 
-def _gained(gain: Gain | None) -> dict[str, Any]:
+def _gained(gain: Interval | None) -> dict[str, Any]:
     """The gain of a row; of the plain runs there is none."""
     if gain is None:
         return {"gain": None, "low": None, "high": None}

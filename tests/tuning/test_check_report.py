@@ -6,7 +6,8 @@ import pytest
 from dynscale_dspy import Cost, Integrated, Parallel, Uniform
 from dynscale_dspy.config import ScalingSettings
 from dynscale_dspy.tuning.check_report import Check, CheckRow, concluded
-from dynscale_dspy.tuning.verdict import Interval, Spending, Way
+from dynscale_dspy.tuning.paired import Interval
+from dynscale_dspy.tuning.verdict import Spending, Way
 from tests.reporting.test_html import Page
 
 
