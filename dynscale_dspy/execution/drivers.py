@@ -208,7 +208,8 @@ def _run_together(step: Round, run: Run, desk: Desk) -> list[Sample]:
     groups = grouped(step.jobs)
     results: list[Any] = [None] * len(groups)
     # Each in its own copy of the caller's context: DSPy's settings and tracing parents travel with it.
-    todo = deque((position, contextvars.copy_context(), group) for position, group in enumerate(groups))
+    todo = deque((position, contextvars.copy_context(), _Place()) for position in range(len(groups)))
+    places = [weakref.ref(place) for *_, place in todo]  # then held by whoever draws that group
     telling = threading.Lock()
     finished: SimpleQueue[int] = SimpleQueue()
     given_up = False
@@ -221,15 +222,15 @@ def _run_together(step: Round, run: Run, desk: Desk) -> list[Sample]:
                 finished.put(todo.popleft()[0])
 
     def work(*, helping: bool = True) -> None:
-        place = _Place()
-        while todo and _join_in(place, helping):
+        here_now = _Place()
+        while todo and _join_in(here_now, helping):
             try:
                 try:
-                    position, context, group = todo.popleft()
+                    position, context, _place = todo.popleft()
                 except IndexError:  # another thread was faster
                     return
                 try:
-                    results[position] = samples = context.run(_run_group, group, run)
+                    results[position] = samples = context.run(_run_group, groups[position], run)
                     with telling:
                         if not given_up:
                             step.tell(samples)
@@ -242,7 +243,7 @@ def _run_together(step: Round, run: Run, desk: Desk) -> list[Sample]:
                 finally:
                     finished.put(position)
             finally:
-                _drop_out(place)
+                _drop_out(here_now)
 
     for _ in range(len(groups) - 1):
         try:
@@ -253,12 +254,14 @@ def _run_together(step: Round, run: Run, desk: Desk) -> list[Sample]:
         work(helping=False)
     else:
         threading.Thread(target=_quietly, args=(partial(work, helping=False),), name="dynscale", daemon=True).start()
-    left = len(groups)
+    left = set(range(len(groups)))
     while left and not given_up:
         try:
-            finished.get(timeout=min(LOOK_AGAIN, desk.seconds_left()))
-            left -= 1
+            left.discard(finished.get(timeout=min(LOOK_AGAIN, desk.seconds_left())))
         except Empty:
+            for at in [at for at in left if places[at]() is None or isinstance(results[at], BaseException)]:
+                left.discard(at)  # its thread was cut off in an instant at which it could not tell
+                results[at] = results[at] or _lost(groups[at])
             if desk.seconds_left() <= 0:
                 drop()
                 with telling:
@@ -324,6 +327,13 @@ def _outcome(task: asyncio.Task[list[Sample]], jobs: Sequence[Job], desk: Desk) 
 def _cut_off(jobs: Sequence[Job], desk: Desk) -> list[Sample]:
     """The samples of jobs that nobody waits for any more, since the deadline has passed."""
     return [Sample(job.draw, problem="failed", error=desk.cut_off()) for job in jobs]
+
+
+def _lost(jobs: Sequence[Job]) -> list[Sample]:
+    """The samples of jobs whose thread was ended from outside."""
+    return [
+        Sample(job.draw, problem="failed", error=RuntimeError("the thread of this sample was ended")) for job in jobs
+    ]
 
 
 def _next_issued(issued: deque[Future[list[Sample]]], desk: Desk) -> Future[list[Sample]]:

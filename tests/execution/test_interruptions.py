@@ -22,7 +22,8 @@ from dynscale_dspy.budget import throttle
 from dynscale_dspy.budget.stores.memory import MemoryStore
 from dynscale_dspy.execution import books, drivers
 from dynscale_dspy.execution.desk import CallDesk
-from dynscale_dspy.sampling.steps import Open
+from dynscale_dspy.sampling.sample import Draw, Sample
+from dynscale_dspy.sampling.steps import Job, Open, Round
 from dynscale_dspy.selection.base import Vote
 from dynscale_dspy.selection.plurality import Plurality
 from tests.support import ScriptedModel, until
@@ -444,6 +445,72 @@ def test_an_error_of_what_the_user_gave_leaves_nothing_behind(model, failing, er
             break
         place += 1 + place // 2
     assert place > 0
+
+
+def one_round():
+    """A plan of one round of two samples."""
+    samples = yield Round([Job(Draw(index), None) for index in range(2)])
+    return samples
+
+
+def ends_after(lines):
+    """Have the helper thread in which this is called end after so many more lines of its work. Returns those lines."""
+    reached = []
+
+    def follow(frame, event, argument):
+        if event == "line" and frame.f_code.co_name == "work" and frame.f_lasti not in unreachable(frame.f_code):
+            reached.append(frame.f_lineno)
+            if len(reached) > lines:
+                sys.settrace(None)
+                raise SystemExit
+        return follow
+
+    frame = sys._getframe()
+    while frame.f_code.co_name != "work":
+        frame = frame.f_back
+    frame.f_trace = follow
+    sys.settrace(lambda *_: None)
+    return reached
+
+
+def test_a_helper_that_is_ended_at_any_line_is_not_waited_for(monkeypatch):
+    """Whoever waits looks for it: its own last words may be lost with it."""
+    monkeypatch.setattr(drivers, "LOOK_AGAIN", 0.02)
+
+    def ask(lines):
+        """Draw two samples, one of them in a helper that is ended. Returns the lines at which it could have been."""
+        reached, helping, ended = [], threading.Event(), []
+
+        def run(job, slot=None):
+            if threading.current_thread() is asking:
+                assert helping.wait(10)  # so that a helper has the other
+            else:
+                helping.set()
+                reached.append(ends_after(lines))
+            return Sample(job.draw)
+
+        def act():
+            try:
+                ended.append(
+                    drivers.drive(
+                        one_round(), run, CallDesk(BudgetPool(1), outer=None, program=None, requests=1, key=None)
+                    )
+                )
+            except SystemExit as error:
+                ended.append(error)
+
+        drivers._begin_anew()
+        asking = threading.Thread(target=act, daemon=True)
+        asking.start()
+        asking.join(10)
+        assert ended, f"it still waits, for a helper that was ended at line {reached[0][-1]}"
+        return len(reached[0])
+
+    lines = 0
+    while ask(lines) > lines:
+        lines += 1
+    drivers._begin_anew()
+    assert lines > 4
 
 
 class FailingStore(MemoryStore):
