@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal, cast
+from typing import Any
 
-
-class PoolError(ValueError):
-    """A pool cannot be read; the message says which file and line."""
+from dynscale_dspy.replay.lines import PoolError, items_of, objects_in, opened
 
 
 @dataclass(frozen=True)
@@ -163,7 +160,7 @@ class Pool:
 
     def save(self, path: str | Path) -> None:
         """Write the pool as JSON lines, compressed if the name ends in ``.gz``."""
-        with _open(Path(path), "w") as out:
+        with opened(Path(path), "w") as out:
             for question in self.questions:
                 row = {
                     "id": question.id,
@@ -201,50 +198,23 @@ def load_pool(path: str | Path) -> Pool:
         FileNotFoundError: If there is no such file.
     """
     path = Path(path)
-    name = path.name.removesuffix(".gz").removesuffix(".jsonl")
     questions: list[Question] = []
     skipped: list[str] = []
-    lines: dict[str, int] = {}
-    with _open(path, "r") as file:
-        try:
-            for number, line in enumerate(file, 1):
-                if not line.strip():
-                    continue
-                where = f"{path}:{number}"
-                question = _question(line, where)
-                if question is None:
-                    skipped.append(f"{where}: no samples")
-                    continue
-                if question.id in lines:
-                    raise PoolError(f"{where}: question {question.id!r} is on line {lines[question.id]} already")
-                lines[question.id] = number
-                questions.append(question)
-        except (OSError, EOFError, UnicodeDecodeError) as error:
-            raise PoolError(f"{path}: cannot be read after line {len(lines) + len(skipped)}: {error}") from error
+    for where, row in objects_in(path, ("id", "answers")):
+        question = _question(row, where)
+        if question is None:
+            skipped.append(f"{where}: no samples")
+        else:
+            questions.append(question)
     if not questions:
         raise PoolError(f"{path}: no question with samples")
-    return Pool(name, tuple(questions), tuple(skipped))
+    return Pool(path.name.removesuffix(".gz").removesuffix(".jsonl"), tuple(questions), tuple(skipped))
 
 
-def _open(path: Path, mode: Literal["r", "w"]) -> IO[str]:
-    if path.suffix == ".gz":
-        return cast(IO[str], gzip.open(path, f"{mode}t", encoding="utf-8"))
-    return path.open(mode, encoding="utf-8")
-
-
-def _question(line: str, where: str) -> Question | None:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise PoolError(f"{where}: not JSON: {error}") from None
-    if not isinstance(row, dict):
-        raise PoolError(f"{where}: expected an object, got {type(row).__name__}")
-    for key in ("id", "answers"):
-        if key not in row:
-            raise PoolError(f"{where}: no {key!r}")
-    if not isinstance(row["id"], (str, int)):
-        raise PoolError(f"{where}: 'id' must be a string, got {row['id']!r}")
-    answers = _list(row, "answers", where, lambda answer: answer is None or isinstance(answer, str), "strings or null")
+def _question(row: dict[str, Any], where: str) -> Question | None:
+    answers = items_of(
+        row, "answers", where, lambda answer: answer is None or isinstance(answer, str), "strings or null"
+    )
     if not answers:
         return None
     gold, correct = row.get("gold"), row.get("correct")
@@ -254,7 +224,7 @@ def _question(line: str, where: str) -> Question | None:
         raise PoolError(f"{where}: no 'gold', and no 'correct' in its place")
     right = {gold} if gold is not None else set()
     if correct is not None:
-        flags = _list(row, "correct", where, lambda flag: isinstance(flag, bool), "booleans", len(answers))
+        flags = items_of(row, "correct", where, lambda flag: isinstance(flag, bool), "booleans", len(answers))
         verdicts: dict[str, bool] = {}
         for answer, flag in zip(answers, flags, strict=True):
             if answer is not None and verdicts.setdefault(answer, flag) != flag:
@@ -266,23 +236,13 @@ def _question(line: str, where: str) -> Question | None:
         right |= {answer for answer, flag in verdicts.items() if flag}
     tokens: tuple[int, ...] | None = None
     if row.get("tokens") is not None:
-        counts = _list(row, "tokens", where, _is_count, "numbers or null", len(answers))
+        counts = items_of(row, "tokens", where, _is_count, "numbers or null", len(answers))
         tokens = None if None in counts else tuple(int(count) for count in counts)
     return Question(str(row["id"]), tuple(answers), frozenset(right), tokens)
 
 
-def _list(
-    row: dict[str, Any], key: str, where: str, good: Callable[[Any], bool], what: str, length: int | None = None
-) -> list[Any]:
-    values = row[key]
-    if not isinstance(values, list):
-        raise PoolError(f"{where}: {key!r} must be a list, got {type(values).__name__}")
-    for value in values:
-        if not good(value):
-            raise PoolError(f"{where}: {key!r} must hold {what}, got {value!r}")
-    if length is not None and len(values) != length:
-        raise PoolError(f"{where}: {length} answers but {len(values)} {key!r}")
-    return values
+def _is_answer(value: Any) -> bool:
+    return value is None or isinstance(value, str)
 
 
 def _is_count(value: Any) -> bool:
