@@ -12,6 +12,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from evidence import AT_ONCE, OURS, REASONS, SCRIPTED, VOTING, measured
 from matplotlib.patches import FancyBboxPatch
 
 from dynscale_dspy import BudgetPool, DynScaling, Parallel, Uniform, explain
@@ -99,6 +100,40 @@ def price() -> None:
     _save(figure, "price")
 
 
+def when_it_helps() -> None:
+    """What the default gains over the better plain run, against what it costs, beside uniform voting."""
+    figure, ax = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    colours = {REASONS: BLUE, AT_ONCE: ORANGE, SCRIPTED: GREEN}
+    ax.axhline(0, color="0.3", lw=1)
+    labels = set()
+    for row in measured():
+        if row.way not in (VOTING, OURS):
+            continue
+        ours = row.way == OURS
+        label = f"{row.kind}: {'the default' if ours else 'uniform voting'}"
+        spread = [[100 * (row.gain - row.low)], [100 * (row.high - row.gain)]]
+        ax.errorbar(
+            row.times,
+            100 * row.gain,
+            yerr=spread,
+            fmt="o" if ours else "s",
+            color=colours[row.kind],
+            mfc=colours[row.kind] if ours else "white",
+            alpha=1 if ours else 0.6,
+            elinewidth=1,
+            label=None if label in labels else label,
+        )
+        labels.add(label)
+    ax.set_xscale("log", base=2)
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.set_xlabel("cost, in runs of the plain program")
+    ax.set_ylabel("points over the better plain run")
+    ax.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+    ax.grid(alpha=0.25)
+    ax.spines[["top", "right"]].set_visible(False)
+    _save(figure, "when-it-helps")
+
+
 def _box(ax: plt.Axes, x: float, y: float, text: str, colour: str) -> None:
     style = "round,pad=0.02,rounding_size=0.12"
     ax.add_patch(FancyBboxPatch((x, y - 0.27), 0.8, 0.54, boxstyle=style, facecolor=colour, edgecolor="none"))
@@ -114,3 +149,4 @@ if __name__ == "__main__":
     two_ideas()
     pool()
     price()
+    when_it_helps()

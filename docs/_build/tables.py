@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from evidence import GREEDY, OURS, PLAIN, VOTING, measured
+
 DOCS = Path(__file__).parents[1]
 ROOT = DOCS.parent
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
@@ -282,6 +284,20 @@ def real_models(name: str) -> str:
     return _table(lines, kept)
 
 
+def when_it_helps() -> str:
+    """A row a model: each way's accuracy, the default's gain over the better plain run, and what it costs."""
+    lines = ["| program | model | plain | temperature 0 | uniform voting | default | gain, points | cost |"]
+    lines.append("|---|---|" + "---:|" * 6)
+    rows = measured()
+    for kind, model in dict.fromkeys((row.kind, row.model) for row in rows):
+        found = {row.way: row for row in rows if (row.kind, row.model) == (kind, model)}
+        ours = found[OURS]
+        accuracies = (f"{100 * found[way].accuracy:.1f}" for way in (PLAIN, GREEDY, VOTING, OURS))
+        gain = f"{100 * ours.gain:+.1f} [{100 * ours.low:+.1f}, {100 * ours.high:+.1f}]"
+        lines.append(_line([kind, model, *accuracies, gain, f"{ours.times:.1f}"]))
+    return "\n".join(lines) + "\n"
+
+
 def orders() -> str:
     kept = _load("real_models_orders")
     columns = list(dict.fromkeys((row["model"], row["task"]) for row in kept["rows"]))
@@ -320,6 +336,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "real models": lambda: real_models("real_models"),
     "replay each pool": lambda: replay("each pool"),
     "replay all pools": lambda: replay("all pools"),
+    "when it helps": when_it_helps,
     "throughput one": lambda: throughput("one", "throughput_one"),
     "throughput peers": lambda: throughput("peers"),
     "throughput width": lambda: throughput("width"),
