@@ -42,7 +42,7 @@ from real.tasks import TASKS, Task
 from rich.console import Console
 from rich.table import Table
 
-from dynscale_dspy import BudgetPool, DynScaling, Integrated, KnowledgeGradient, Parallel, Uniform, explain
+from dynscale_dspy import BudgetPool, DynScaling, KnowledgeGradient, Parallel, Uniform, explain
 from dynscale_dspy.tuning.reliability import calibration_error
 
 SETUP = """\
@@ -90,19 +90,18 @@ class Method:
 
 
 PLAIN = (Method("plain"), Method("plain, temperature 0", temperature=0.0))
+PLAIN_VOTES = {"sampling": Parallel(), "probabilities": False}
+"""Samples that are one answer each, whatever the server tells: what voting is elsewhere."""
 METHODS = (
     *PLAIN,
     *(
-        Method(
-            "uniform voting, temperature 1", n, None, {"policy": Uniform(), "sampling": Parallel(), "temperature": 1.0}
-        )
+        Method("uniform voting, temperature 1", n, None, PLAIN_VOTES | {"policy": Uniform(), "temperature": 1.0})
         for n in (4, 8)
     ),
     *(Method("default", n, None, {}) for n in (2, 4, 8)),
-    Method("Parallel, temperature 1", 4, None, {"sampling": Parallel(), "temperature": 1.0}),
-    Method("Parallel, temperature 0.3", 4, None, {"sampling": Parallel(), "temperature": 0.3}),
-    Method('Parallel(first="greedy")', 4, None, {"sampling": Parallel(first="greedy")}),
-    Method('Integrated(first="greedy")', 4, None, {"sampling": Integrated(first="greedy")}),
+    *(Method("default, no probabilities", n, None, {"probabilities": False}) for n in (2, 4, 8)),
+    Method("Parallel, temperature 1", 4, None, PLAIN_VOTES | {"temperature": 1.0}),
+    Method("Parallel, temperature 0.3", 4, None, PLAIN_VOTES | {"temperature": 0.3}),
 )
 
 
