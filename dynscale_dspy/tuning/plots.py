@@ -81,7 +81,7 @@ def plot_calibration(confidence: ArrayLike, correct: ArrayLike, ax: Axes | None 
     ax.set_ylim(low - 0.02, 1.02)
     ax.set_xlabel("confidence")
     ax.set_ylabel("accuracy")
-    ax.legend(frameon=False, loc="upper left")
+    ax.legend(frameon=False, loc="best")
     return finish(ax)
 
 
