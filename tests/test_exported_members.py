@@ -47,6 +47,20 @@ def test_importing_is_light():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
+def test_calls_do_not_wait_for_scipy():
+    code = """
+import sys, dspy
+from dynscale_dspy import DynScaling
+from dynscale_dspy.testing import FakeServer
+with FakeServer(6, median_latency=0.001) as server, dspy.context(lm=server.lm()):
+    qa = DynScaling(dspy.Predict("question -> answer"), budget=4)
+    qa(question=server.questions[0].text)
+    qa.batch([{"question": question.text} for question in server.questions], disable_progress_bar=True)
+print([name for name in sys.modules if name.startswith("scipy")])
+"""
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
 def test_allocation_imports_nothing_of_dspy():
     code = """
 import sys, types
