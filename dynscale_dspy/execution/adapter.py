@@ -251,8 +251,10 @@ class SampleAdapter:
             # One fixed seed for every sample would make a local server answer the same each time.
             kwargs["seed"] = merged["seed"] + index
         own = sampler.temperature
-        if own == 0 and not concessions.may_be_greedy:
-            own = None  # as other samples
+        # Whoever asks for a rollout (`BestOfN`, an optimizer, a vote inside) or several choices wants different draws.
+        is_drawn = merged.get("rollout_id") or (merged.get("n") or 1) > 1
+        if own == 0 and (is_drawn or not concessions.may_be_greedy):
+            own = None
         asked = own if own is not None else self._settings.temperature
         if asked is not None:
             kwargs["temperature"] = asked

@@ -138,6 +138,16 @@ def test_a_label_that_no_sample_gave_does_not_win_but_is_looked_for(labels) -> N
     assert third.topic == "Sports" and explain(third).confidence == pytest.approx(0.4, 1e-4)
 
 
+@pytest.mark.parametrize("scaling", [Integrated(), Parallel(first="greedy")])
+def test_attempts_of_best_of_n_are_draws_of_their_own(labels, scaling) -> None:
+    server = labels({"World": 0.6, "Sports": 0.4})
+    qa = scaled(sampling=scaling)
+    best = dspy.BestOfN(qa, N=4, reward_fn=lambda args, made: float(made.topic == "Sports"), threshold=1.0)
+    with dspy.context(lm=server.lm(temperature=1.0)):
+        assert best(title="t").topic == "Sports"
+    assert [request["temperature"] for request in server.requests][:2] == [0.0, 1.0]
+
+
 class Undecided(Plurality):
     """Takes the label Business for no answer."""
 
