@@ -248,7 +248,7 @@ class Plan:
             self._compare_first_two()
         record = self._learned.of(sampler.name)
         record.samples += 1
-        record.blanks += sample.vote is None and sample.problem != ON_TRIAL
+        record.blanks += sample.vote is None and sample.problem not in UNREAD
 
     @property
     def only_repeats(self) -> bool:
