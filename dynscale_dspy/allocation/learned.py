@@ -33,6 +33,8 @@ class SamplerRecord:
         self.blanks = 0
 
 
+MUTE = 4
+"""Samples of each of two samplers after which one may be found to cast no votes."""
 _LASTING = ("trust", "modes")
 """What is true of a program whatever pool pays."""
 
@@ -112,6 +114,27 @@ class Learned:
         record = self.records.get(sampler) if sampler is not None else None
         mean = record.cost.mean(unit) if record is not None else 0.0
         return mean or self.cost.mean(unit)
+
+    def is_mute(self, sampler: str, *, beside: str) -> bool:
+        """Whether samples of one sampler mostly cast no vote, and those of another one mostly do.
+
+        As at a temperature of 0, at which some models go on without end and some servers fail.
+
+        Args:
+            sampler: The name of the one.
+            beside: That of the other.
+
+        Example:
+            >>> learned = Learned()
+            >>> one, other = learned.of("greedy"), learned.of("independent")
+            >>> one.samples, one.blanks, other.samples = 4, 4, 12
+            >>> learned.is_mute("greedy", beside="independent"), learned.is_mute("independent", beside="greedy")
+            (True, False)
+        """
+        one, other = self.records.get(sampler), self.records.get(beside)
+        if one is None or other is None or min(one.samples, other.samples) < MUTE:
+            return False
+        return 2 * one.blanks > one.samples and 4 * other.blanks <= other.samples
 
     def needed(self, sampler: str, peak: Cost, *, index: int) -> None:
         """A sample that was not cut off has held so much at once.

@@ -202,7 +202,7 @@ class SampleAdapter:
         """
         lm_kwargs, signature, demos, inputs = given
         demos = self._draw.sampler.arranged(demos, self._draw.index)
-        kwargs, ours = self._settings_for(lm, lm_kwargs)
+        kwargs, ours = self._settings_for(lm, lm_kwargs, asking.concessions)
         further = asking.probing.settings
         kwargs = asking.concessions.applied({**kwargs, **further}, ours | further.keys())
         text = asking.chain
@@ -228,7 +228,7 @@ class SampleAdapter:
         concessions = Concessions(lm)
         while True:
             try:
-                outputs = yield concessions.applied(*self._settings_for(lm, lm_kwargs))
+                outputs = yield concessions.applied(*self._settings_for(lm, lm_kwargs, concessions))
             except Exception as error:
                 if not concessions.after(error):
                     raise
@@ -236,7 +236,9 @@ class SampleAdapter:
                 concessions.confirmed()
                 return outputs
 
-    def _settings_for(self, lm: Any, lm_kwargs: dict[str, Any]) -> tuple[dict[str, Any], set[str]]:
+    def _settings_for(
+        self, lm: Any, lm_kwargs: dict[str, Any], concessions: Concessions
+    ) -> tuple[dict[str, Any], set[str]]:
         """The settings of a request with this sample's rollout, seed and temperature; and which are not the user's."""
         merged = {**getattr(lm, "kwargs", {}), **lm_kwargs}
         kwargs = dict(lm_kwargs)
@@ -248,10 +250,15 @@ class SampleAdapter:
         if merged.get("seed") is not None:
             # One fixed seed for every sample would make a local server answer the same each time.
             kwargs["seed"] = merged["seed"] + index
-        asked = sampler.temperature if sampler.temperature is not None else self._settings.temperature
+        own = sampler.temperature
+        # Whoever asks for a rollout (`BestOfN`, an optimizer, a vote inside) or several choices wants different draws.
+        is_drawn = merged.get("rollout_id") or (merged.get("n") or 1) > 1
+        if own == 0 and (is_drawn or not concessions.may_be_greedy):
+            own = None
+        asked = own if own is not None else self._settings.temperature
         if asked is not None:
             kwargs["temperature"] = asked
-            if sampler.temperature is not None:
+            if own is not None:
                 ours.add("temperature")
         elif self._settings.vary and not merged.get("temperature") and not self._is_plain(lm, lm_kwargs):
             kwargs["temperature"] = COOL if self._settings.at_once else WARM

@@ -30,6 +30,7 @@ from dynscale_dspy.execution.hints import hint
 from dynscale_dspy.execution.inputs import inputs_key, is_lasting, is_long, lasting_name, own_inputs
 from dynscale_dspy.execution.introspection import (
     are_labels,
+    asks_for_a_rollout,
     check_ready,
     choices_per_request,
     decides_at_once,
@@ -112,7 +113,9 @@ class Call:
         written = learned.cost.mean("completion_tokens")
         at_once = decides_at_once(program, types, lm, written)
         labels = None
-        if vary and settings.probabilities and written <= LONGEST_REPLY:
+        # One sample that tells all would be no draw of its own.
+        wants_a_draw = len(predictors) == 1 and asks_for_a_rollout(lm, predictors[0], kwargs)
+        if vary and settings.probabilities and written <= LONGEST_REPLY and not wants_a_draw:
             labels = label_reader(innermost(program), types, scaled.selector, at_once=at_once)
         self._settings = SampleSettings(
             program,

@@ -12,12 +12,14 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from dynscale_dspy.execution.capabilities import REFUSALS
-from dynscale_dspy.execution.lm_errors import complaint_of
+from dynscale_dspy.execution.lm_errors import Complaint, complaint_of
 
 logger = logging.getLogger(__name__)
 
 NEGOTIABLE = ("temperature", "seed", "logprobs", "top_logprobs", "rollout_id")
 """Settings without which a sample is still one of the program. All others are the program's own business."""
+AT_ZERO = "temperature 0"
+"""Stands for the temperature 0 of greedy samples, which some servers refuse that take others."""
 _WITH = {"logprobs": ("top_logprobs",)}
 """Settings that mean nothing without another one."""
 
@@ -49,6 +51,11 @@ class Concessions:
         self.sent: dict[str, Any] = {}
         """The settings of the latest request, the language model's own among them."""
         self._ours: frozenset[str] = frozenset()
+
+    @property
+    def may_be_greedy(self) -> bool:
+        """Whether a temperature of 0 may be asked for: it has not been refused."""
+        return AT_ZERO not in self._given_up and not REFUSALS.of(self._lm, {AT_ZERO: 0})
 
     def applied(self, kwargs: Mapping[str, Any], ours: Collection[str] = ()) -> dict[str, Any]:
         """The settings to send.
@@ -84,8 +91,20 @@ class Concessions:
             suspects = untried & self._ours or (untried if complaint.says_nothing else ())
             refused = dict.fromkeys(suspects, frozenset())
             self._named = False
+        if self._is_of_zero(complaint, refused):
+            # The language model's own temperature may do: to send none might make all samples the same.
+            refused.pop("temperature", None)
+            refused[AT_ZERO] = frozenset()
         self._given_up |= refused
         return bool(refused)
+
+    def _is_of_zero(self, complaint: Complaint, refused: Mapping[str, frozenset[str]]) -> bool:
+        """Whether what the server does not take may be the temperature 0 of a greedy sample alone."""
+        if self.sent.get("temperature") != 0 or "temperature" not in self._ours or not self.may_be_greedy:
+            return False
+        if complaint.unexplained:
+            return not REFUSALS.takes(self._lm, AT_ZERO)
+        return refused.get("temperature") == frozenset() and not complaint.of_any_value
 
     def cut_off(self) -> None:
         """The budget did not last for another try: where the server has named what it refuses, its word is taken."""
@@ -94,12 +113,13 @@ class Concessions:
 
     def confirmed(self) -> None:
         """The request was answered: keep that the language model takes what was sent, and not what was given up."""
-        REFUSALS.took(self._lm, [name for name in NEGOTIABLE if name in self.sent])
+        taken = [name for name in NEGOTIABLE if name in self.sent]
+        REFUSALS.took(self._lm, [*taken, AT_ZERO] if self.sent.get("temperature") == 0 else taken)
         if not self._given_up:
             return
         news = REFUSALS.found(self._lm, self._given_up)
         model = getattr(self._lm, "model", self._lm)
         for name in news:
             # Who has asked for a setting should know that it has no effect.
-            level = logging.DEBUG if name in self._ours else logging.WARNING
+            level = logging.DEBUG if name in self._ours or name == AT_ZERO else logging.WARNING
             logger.log(level, "%s does not take %s: it is asked without from now on", model, name)

@@ -28,6 +28,18 @@ def lm_of(predictor: dspy.Predict, program: dspy.Module, kwargs: Mapping[str, An
     return original((kwargs.get("lm") if handed_on else None) or predictor.lm or dspy.settings.lm)
 
 
+def asks_for_a_rollout(lm: Any, predictor: dspy.Predict, kwargs: Mapping[str, Any]) -> bool:
+    """Return True if a call is to be another draw than others with its inputs, as `BestOfN` and optimizers ask for.
+
+    Args:
+        lm: The language model that the predictor asks.
+        predictor: The only predictor of the program.
+        kwargs: The call's arguments.
+    """
+    asked = {**(getattr(lm, "kwargs", None) or {}), **predictor.config, **(kwargs.get("config") or {})}
+    return bool(asked.get("rollout_id"))
+
+
 def has_aforward(module: dspy.Module) -> bool:
     """Return True if a program can be awaited; other programs run in threads."""
     return hasattr(module, "aforward")

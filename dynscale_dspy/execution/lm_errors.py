@@ -134,6 +134,8 @@ class Complaint(NamedTuple):
     """Whether it names no reason that is known, so that a setting may be one."""
     says_nothing: bool = False
     """Whether it has no words of its own."""
+    of_any_value: bool = False
+    """Whether no value of the setting would do."""
 
 
 OTHER = Complaint({})
@@ -154,7 +156,7 @@ def complaint_of(error: BaseException, names: Collection[str], settings: Mapping
     """
     unknown = _unknown_argument(error)
     if unknown:  # to a language model of the user's own
-        return Complaint({unknown: frozenset()}) if unknown in names else OTHER
+        return Complaint({unknown: frozenset()}, of_any_value=True) if unknown in names else OTHER
     telling = has_unsupported_status(error) or _is_any(error, _UNSUPPORTED)
     if is_context_overflow(error) or is_permanent(error) or not (telling or status_of(error) == 500):
         return OTHER
@@ -167,7 +169,8 @@ def complaint_of(error: BaseException, names: Collection[str], settings: Mapping
     beside = {name for name, value in settings.items() if value is not None and name not in names}
     others = frozenset(name for name in beside if _mention(name).search(told.text))
     if found:
-        return Complaint(dict.fromkeys(found, others), bool(_OF_VALUE.search(told.text)))
+        of_any_value = bool(told.codes & _UNKNOWN_CODES or _OF_ANY_VALUE.search(told.text))
+        return Complaint(dict.fromkeys(found, others), bool(_OF_VALUE.search(told.text)), of_any_value=of_any_value)
     if not telling or others - _SAMPLING or _FIELDS.search(told.text):
         return OTHER
     empty = not _GENERIC.sub("", told.text).strip(" .,:;-()")
@@ -224,7 +227,8 @@ _CONTAINERS = frozenset(
 """Parts of a path to a field that say nothing of it."""
 _SAMPLING = frozenset({"top_p", "top_k", "min_p", "thinking", "reasoning_effort", "reasoning"})
 """Fields that servers name where it is the temperature beside them that they do not take."""
-_UNSUPPORTED_CODES = frozenset({"unsupported_parameter", "unsupported_value", "unknown_parameter", "extra_forbidden"})
+_UNKNOWN_CODES = frozenset({"unsupported_parameter", "unknown_parameter", "extra_forbidden"})
+_UNSUPPORTED_CODES = _UNKNOWN_CODES | {"unsupported_value"}
 _OTHER_CODES = frozenset(
     {"context_length_exceeded", "content_filter", "content_policy_violation", "invalid_prompt", "model_not_found"}
     | {"string_above_max_length", "invalid_image", "invalid_image_url", "insufficient_quota"}
@@ -249,6 +253,14 @@ _OF_VALUE = re.compile(
     r"|valid (?:number|integer|float|boolean)|must be an? (?:number|integer|float|boolean)",
     re.IGNORECASE,
 )
+_OF_ANY_VALUE = re.compile(
+    r"(?:unsupported|unknown|unrecognized|unexpected) (?:parameter|argument|field|keyword|setting)"
+    r"|deprecated|extra input"
+    r"|(?:not|n't) (?:support|take|accept|allow)\w* (?:the )?(?:parameters? )?\W?temperature"
+    r"|temperature\W? (?:is|are) not (?:supported|allowed|permitted|available)",
+    re.IGNORECASE,
+)
+"""Words of a refusal that no other value would mend."""
 _GENERIC = re.compile(
     r"litellm\.\w+|\bhttp\b|\w+(?:Exception|Error)\b|error code|bad request|unprocessable (?:entity|content)"
     r"|provider returned error|(?:invalid|unsupported|unknown) (?:request|parameters?|arguments?|values?)"

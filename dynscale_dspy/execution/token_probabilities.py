@@ -89,12 +89,12 @@ class LabelReader:
             said = self.keys.index(vote.key)
             reply = output["text"]
             shares = distribution.probabilities(self.labels, tokens_of(output["logprobs"]), reply, self.field, said)
+            if shares is None:
+                return vote
+            return distribution.spread(vote, self.keys, self.labels, shares, is_whole=self.at_once)
         except Exception as error:  # whatever a server sends there costs no vote
             logger.debug("probabilities of tokens cannot be read: %s", type(error).__name__)
             return vote
-        if shares is None:
-            return vote
-        return distribution.spread(vote, self.keys, self.labels, shares, is_whole=self.at_once)
 
 
 def label_reader(program: Any, answers: Mapping[str, Any], selector: Selector, *, at_once: bool) -> LabelReader | None:
@@ -124,7 +124,10 @@ def _reader(field: str, annotation: Any, selector: Selector, at_once: bool) -> L
         return None
     try:
         votes = [selector.read(value) for value in values]
-        return LabelReader(field, Labels(values), [vote.key for vote in votes if vote is not None], at_once=at_once)
+        keys = [vote.key for vote in votes if vote is not None]
+        if len(keys) < len(values):
+            return None  # a label that the selector takes for no answer: what is told of it is for nobody
+        return LabelReader(field, Labels(values), keys, at_once=at_once)
     except Exception as error:
         logger.debug("labels cannot be told apart: %s", type(error).__name__)
         return None

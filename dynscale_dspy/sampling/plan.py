@@ -248,7 +248,7 @@ class Plan:
             self._compare_first_two()
         record = self._learned.of(sampler.name)
         record.samples += 1
-        record.blanks += sample.vote is None and sample.problem != ON_TRIAL
+        record.blanks += sample.vote is None and sample.problem not in UNREAD
 
     @property
     def only_repeats(self) -> bool:
@@ -340,15 +340,18 @@ class Plan:
 
     def _decides(self, finished: Sequence[Sample]) -> bool:
         """Whether the winner stays the same whatever the samples say that are in flight."""
-        selection = self.selection
+        selection, on_trial = self.selection, len(self._on_trial)
         for sample in finished:
+            if sample.vote is not None and not self._worth(sample.draw.sampler):
+                on_trial += 1
+                continue
             try:
                 selection = self._with(selection, sample)
             except Exception:
                 return self.decided  # it will lose its vote when it is told
         # Those in flight may weigh more than one each, and those on trial may come to count.
         heaviest = math.ceil(max(1.0, *self._worths.values()))
-        open_votes = (self.pending - len(finished)) * heaviest + len(self._on_trial)
+        open_votes = (self.pending - len(finished)) * heaviest + on_trial
         self.decided = self.decided or selection.is_settled(open_votes)
         return self.decided
 

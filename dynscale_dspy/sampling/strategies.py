@@ -149,7 +149,7 @@ class Parallel(Strategy):
             return PERMUTED
         if self.demos == "permuted" and self.first == "greedy":
             return GREEDY  # no greedy label: votes of other orders do not come to what this one says
-        return _first_of(self.first, view) or ALONE
+        return _first_of(self.first, view, learned) or ALONE
 
     def worth(self, sampler: Sampler, learned: Learned) -> float:
         """A greedy first label counts for several once it is found to be what votes come to."""
@@ -232,6 +232,7 @@ class Integrated(Strategy):
         first: What draws a call's first sample: ``"own"``, as all independent ones; ``"greedy"``, at temperature 0.
             Where a program decides at once, votes of further samples only approach the greedy answer, from below: it
             then counts for several votes, unless it is found to be like others (:mod:`dynscale_dspy.allocation.modes`).
+            Where such samples mostly cast no vote and others do, it is drawn like the others.
     """
 
     independent: Size = 2
@@ -263,7 +264,7 @@ class Integrated(Strategy):
         """Propose a sample that sees earlier ones where there is something to integrate."""
         if not view.varies:
             return PLAIN
-        if first := _first_of(self.first, view):
+        if first := _first_of(self.first, view, learned):
             return first
         if not self._integrates(view):
             return ALONE
@@ -318,11 +319,12 @@ def _with_first(first: str, *samplers: Sampler) -> tuple[Sampler, ...]:
     return (samplers[0], GREEDY, GREEDY_LABEL, *samplers[1:]) if first == "greedy" else samplers
 
 
-def _first_of(first: str, view: CallView) -> Sampler | None:
+def _first_of(first: str, view: CallView, learned: Learned) -> Sampler | None:
     """The sampler of a call's first sample; None for the others, and where the first is like them."""
     if first == "own" or view.next_index > 0:
         return None
-    return GREEDY_LABEL if view.at_once else GREEDY
+    sampler = GREEDY_LABEL if view.at_once else GREEDY
+    return None if learned.is_mute(sampler.name, beside=ALONE.name) else sampler
 
 
 def _worth_of_first(sampler: Sampler, learned: Learned) -> float:

@@ -12,13 +12,16 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 import pydantic
 
+from dynscale_dspy.selection.labels import labels_of
+
 # Words in the singular.
 _EXPLANATIONS = frozenset(
     {"explanation", "rationale", "justification", "evidence", "reason", "reasoning", "why", "note", "comment"}
     | {"commentary", "analysis", "thought", "thinking", "remark", "critique", "elaboration"}
-    | {"feedback", "motivation", "cot"}
+    | {"feedback", "motivation", "cot", "scratchpad", "monologue", "because"}
 )
-_CERTAINTIES = frozenset({"confidence", "certainty", "uncertainty", "probability", "likelihood", "prob", "conf"})
+_SURENESS = frozenset({"confidence", "certainty", "uncertainty", "conf"})
+_CERTAINTIES = _SURENESS | {"probability", "likelihood", "prob"}
 _SCORES = _CERTAINTIES | {"score", "logprob", "logit"}
 _PLURALS = {re.sub("y$", "ie", word) + "s": word for word in _EXPLANATIONS | _SCORES} | {"analyses": "analysis"}
 _UNITS = frozenset(
@@ -52,7 +55,8 @@ def voting_fields(outputs: Mapping[str, Any]) -> list[str]:
     * text (also optional, or a list of texts) whose name says that it explains: ``explanation``, ``label_rationale``,
       ``reasons``, ``notes``, ``why``, ...
     * numbers (also optional, or in a list or dict) whose name says that they rate: ``confidence``, ``risk_score``,
-      ``probability``, ``likelihood_percent``, ...; of ``confidence``, ``certainty`` and ``probability`` also text.
+      ``probability``, ``likelihood_percent``, ...; of ``confidence``, ``certainty`` and ``probability`` also text, and
+      of the first two also labels (``Literal["low", "high"]``).
 
     They differ from sample to sample where the answer does not, and each sample would be an answer of its own. Of an
     explanation and a score alone, the score votes.
@@ -126,9 +130,11 @@ def _rates(name: str, annotation: Any) -> bool:
         words = words[:1]  # "probability_of_spam"
     if words[-1] not in _SCORES:
         return False
-    return _holds(annotation, _is_number) or (
-        not _CERTAINTIES.isdisjoint(words[-2:]) and _holds(annotation, _is_text)  # "0.9" of an untyped signature
-    )
+    if _holds(annotation, _is_number):
+        return True
+    if not _SURENESS.isdisjoint(words[-2:]) and labels_of(annotation) is not None:
+        return True  # "low", "medium", "high"
+    return not _CERTAINTIES.isdisjoint(words[-2:]) and _holds(annotation, _is_text)  # "0.9" of an untyped signature
 
 
 def _words(name: str) -> list[str]:

@@ -12,7 +12,7 @@ from dynscale_dspy.execution import adapter as adapters
 from dynscale_dspy.execution.adapter import SampleAdapter, derive_rollout
 from dynscale_dspy.execution.meter import Meter
 from dynscale_dspy.sampling.sample import Draw
-from dynscale_dspy.sampling.samplers import PERMUTED
+from dynscale_dspy.sampling.samplers import GREEDY, PERMUTED
 from tests.support import ScriptedModel, cycle, needs_lm_errors, open_call, sample_settings
 
 # ---- rollout ids
@@ -89,6 +89,24 @@ async def test_sync_and_async_overlay_alike():
     adapter = SampleAdapter(Recording(), Draw(1), sample_settings(predictor))
     call = (None, {}, predictor.signature, [], {"question": "q"})
     assert adapter(*call) == await adapter.acall(*call)
+
+
+@pytest.mark.parametrize(
+    ("asked", "temperature"),
+    [
+        ({}, 0.0),
+        ({"temperature": 0.9}, 0.0),
+        ({"rollout_id": 3, "temperature": 0.9}, 0.9),
+        ({"rollout_id": 3}, 1.0),
+        ({"n": 3, "temperature": 0.7}, 0.7),
+        ({"n": 1}, 0.0),
+    ],
+)
+def test_a_greedy_sample_makes_no_draws_alike_that_are_to_differ(asked, temperature):
+    predictor = dspy.Predict("question -> answer")
+    adapter = SampleAdapter(Recording(), Draw(0, sampler=GREEDY), sample_settings(predictor))
+    used = adapter(None, asked, predictor.signature, [], {"question": "q"})[1]
+    assert used["temperature"] == temperature
 
 
 def test_a_predictor_without_earlier_attempts_is_left_alone():

@@ -137,3 +137,28 @@ def test_a_temperature_is_unproven_until_it_was_taken_or_refused(refusals):
     refusals.took(lm, ["temperature"])
     refusals.found(other, {"temperature": frozenset()})
     assert not is_unproven(lm, {}) and not is_unproven(other, {})
+
+
+def test_a_greedy_sample_gives_up_its_temperature_of_0_before_any_other(refusals):
+    lm = Model()
+    made = Concessions(lm)
+    made.applied({"temperature": 0.0}, {"temperature"})
+    assert made.may_be_greedy and made.after(Refused("temperature must be strictly positive"))
+    assert not made.may_be_greedy
+    assert made.applied({"temperature": 0.7}) == {"temperature": 0.7}
+    made.confirmed()
+    assert not Concessions(lm).may_be_greedy and refusals.of(lm, {"temperature": 0.7}) == frozenset()
+
+
+@pytest.mark.parametrize("words", ["unsupported parameter: temperature", "temperature is deprecated for this model"])
+def test_a_temperature_that_is_refused_whatever_it_is_goes_at_once(words):
+    made = Concessions(Model())
+    made.applied({"temperature": 0.0}, {"temperature"})
+    assert made.after(Refused(words)) and made.may_be_greedy
+    assert made.applied({"temperature": 1.0}, {"temperature"}) == {}
+
+
+def test_a_temperature_of_0_that_is_the_users_own_is_theirs():
+    made = Concessions(Model(temperature=0))
+    made.applied({})
+    assert not made.after(Refused("temperature must be strictly positive"))

@@ -138,6 +138,31 @@ def test_a_label_that_no_sample_gave_does_not_win_but_is_looked_for(labels) -> N
     assert third.topic == "Sports" and explain(third).confidence == pytest.approx(0.4, 1e-4)
 
 
+@pytest.mark.parametrize("scaling", [Integrated(), Parallel(first="greedy")])
+def test_attempts_of_best_of_n_are_draws_of_their_own(labels, scaling) -> None:
+    server = labels({"World": 0.6, "Sports": 0.4})
+    qa = scaled(sampling=scaling)
+    best = dspy.BestOfN(qa, N=4, reward_fn=lambda args, made: float(made.topic == "Sports"), threshold=1.0)
+    with dspy.context(lm=server.lm(temperature=1.0)):
+        assert best(title="t").topic == "Sports"
+    assert [request["temperature"] for request in server.requests][:2] == [0.0, 1.0]
+
+
+class Undecided(Plurality):
+    """Takes the label Business for no answer."""
+
+    def read(self, answer: Any) -> Any:
+        return None if answer == "Business" else super().read(answer)
+
+
+def test_a_selector_that_takes_a_label_for_no_answer_loses_no_other_vote(labels) -> None:
+    server = labels()
+    with dspy.context(lm=server.lm(temperature=1.0)):
+        out = scaled(budget=BudgetPool(samples=4, min_per_call=4), selector=Undecided())(title="t")
+    assert [sample.problem for sample in explain(out).samples] == ["", "", "no answer", ""]
+    assert out.topic == "World"
+
+
 @engines
 def test_the_cache_keeps_what_was_told(labels, engine) -> None:
     server = labels()

@@ -444,3 +444,21 @@ def test_votes_on_trial_may_come_to_count():
     assert not together.over  # A leads by two, one is in flight, and the sample on trial says B
     together.tell(said[1:])
     assert together.over
+
+
+def test_a_vote_on_trial_that_was_just_cast_decides_nothing():
+    learned = Learned()
+    for _ in range(3):
+        learned.trust.tell(agree=False, shown=2)
+    plan = Plan(Integrated(), seed=0, key="call", max_samples=6, learned=learned, stop_when_decided=True)
+    for answer in "AB":
+        told(plan, ALONE, answer)
+    seeing = seeing_earlier(ChainSpec())
+    draws = [replace(plan.draw(seeing), chain={0: "text"}, shown=(0, 1)) for _ in range(2)] + [plan.draw(ALONE)]
+    said = [Sample(draw, prediction=key, answer=key, vote=vote(key)) for draw, key in zip(draws, "AAB", strict=True)]
+    together = plan.round([Job(draw, None) for draw in draws])
+    together.tell(said[:2])
+    assert not together.over  # those that say A see earlier ones and do not count: the one in flight decides
+    for sample in said:
+        plan.tell(sample)
+    assert plan.winner().answer == "B"

@@ -244,6 +244,29 @@ def test_where_the_greedy_sample_has_no_answer_others_speak(strategy):
     assert plan.winner().answer == "A"
 
 
+@pytest.mark.parametrize("strategy", [Integrated(), Parallel(first="greedy")])
+@pytest.mark.parametrize("at_once", [True, False])
+def test_where_greedy_samples_cast_no_votes_the_first_is_like_others(strategy, at_once):
+    learned, drawn = Learned(), []
+    for call in range(8):
+        plan = Plan(strategy, seed=0, key=call, max_samples=3, learned=learned, at_once=at_once)
+        for _ in range(3):
+            draw = draw_next(plan)
+            drawn.append(draw.sampler)
+            told = None if draw.sampler.temperature == 0 else vote("A")
+            plan.tell(Sample(draw, vote=told, problem="" if told else "truncated"))
+    greedy = GREEDY_LABEL if at_once else GREEDY
+    assert drawn == [greedy, ALONE, ALONE] * 4 + [ALONE] * 12
+
+
+def test_where_no_samples_cast_votes_the_first_stays_greedy():
+    learned = Learned()
+    for sampler in (GREEDY, ALONE):
+        record = learned.of(sampler.name)
+        record.samples = record.blanks = 8
+    assert proposed(Integrated(), learned=learned) == GREEDY
+
+
 def test_samples_of_a_program_that_decides_at_once_see_no_earlier_ones_unless_that_is_asked_for():
     for when in ("learned", "close", "contested"):
         assert proposed(Integrated(when=when), "A", "B", at_once=True) is ALONE

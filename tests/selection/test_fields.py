@@ -58,6 +58,9 @@ EXPLAINING = [
         "thoughtProcess",
         "explanation_short",
         "feedback",
+        "scratchpad",
+        "internal_monologue",
+        "because",
     ),
 ]
 RATING = [
@@ -85,11 +88,18 @@ class TestWhoVotes:
     def test_nor_does_a_confidence_of_an_untyped_signature(self, name):
         assert voting_fields({"label": str, name: str}) == ["label"]
 
+    @pytest.mark.parametrize("name", ["confidence", "certainty", "label_confidence", "confidence_level"])
+    def test_nor_does_a_confidence_in_words(self, name):
+        for words in (Literal["low", "medium", "high"], Optional[Literal["low", "high"]], Colour):
+            assert voting_fields({"label": Literal["a", "b"], name: words}) == ["label"]
+        assert voting_fields({name: Literal["low", "high"]}) == [name]
+
     @pytest.mark.parametrize(
         "outputs",
         [
             {"team": str, "score": str},  # 3:1
-            {"label": str, "confidence": Literal["high", "low"]},
+            {"label": str, "likelihood": Literal["high", "low"]},
+            {"label": str, "score": Literal[1, 2, 3]},
             {"label": bool, "reason": Colour},
             {"order": str, "reason_code": str},
             {"label": str, "evidence": dict[str, int]},

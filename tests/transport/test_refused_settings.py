@@ -12,6 +12,7 @@ import pytest
 
 from dynscale_dspy import BudgetPool, Cost, DynScaling, Parallel, explain, wrap
 from dynscale_dspy.testing import FakeQuestion, FakeServer
+from tests.execution.label_server import LabelServer
 from tests.execution.refused_bodies import OTHERS, REFUSALS, UNEXPLAINED
 from tests.support import HAS_ENGINES, needs_lm_errors
 
@@ -347,3 +348,39 @@ def test_at_temperature_zero_all_but_the_first_sample_share_a_request(server: An
     with dspy.context(lm=fake.lm("litellm", temperature=0.0)):
         votes(calls(scaled()))
     assert [(body.get("n") or 1, body["temperature"]) for body in fake.bodies] == [(1, 0.0), (3, 1.0)] * len(BANK)
+
+
+ZERO = {
+    "text generation inference": (422, {"error": "Input validation error: `temperature` must be strictly positive"}),
+    "the default only": (400, {"error": {"message": "'temperature' does not support 0", "code": "unsupported_value"}}),
+    "a range": (400, {"error": {"message": "temperature must be in (0, 2]", "type": "invalid_request_error"}}),
+    "a validator": (400, {"detail": [{"loc": ["body", "temperature"], "msg": "ensure this value is greater than 0"}]}),
+}
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("own", [0.7, None])
+@pytest.mark.parametrize("words", ZERO)
+def test_a_temperature_of_0_that_is_refused_takes_no_other_temperature_with_it(
+    words: str, own: float | None, engine: str
+) -> None:
+    def refuse(request: dict[str, Any]) -> Any:
+        return ZERO[words] if request.get("temperature") == 0 else None
+
+    with LabelServer({"World": 0.6, "Sports": 0.4}, "reasoned", refuse=refuse) as server:
+        qa = DynScaling(
+            dspy.ChainOfThought("text -> topic"), BudgetPool(samples=8, min_per_call=4, max_per_call=4), max_choices=1
+        )
+        with dspy.context(lm=server.lm(engine, **({} if own is None else {"temperature": own}))):
+            made = [qa(text=text) for text in ("a", "b")]
+    asked = [request.get("temperature") for request in server.requests]
+    assert asked.count(0.0) == 1 and asked.count(own or 1.0) == len(asked) - 1 == 8
+    assert not any(sample.problem for each in made for sample in explain(each).samples)
+
+
+def test_a_server_that_takes_no_temperature_is_asked_once_by_a_greedy_sample(server: Any) -> None:
+    fake = server(BANK, refused={"temperature": NO_TEMPERATURE})
+    qa = DynScaling(dspy.Predict("question -> answer"), BudgetPool(samples=1))
+    with dspy.context(lm=fake.lm(temperature=None)):
+        qa(question=BANK[0].text)
+    assert [body.get("temperature") for body in fake.bodies] == [0.0, None]
