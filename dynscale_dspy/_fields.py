@@ -188,6 +188,18 @@ class Words(Check):
 
 
 @dataclass(frozen=True)
+class FlagOrWord(Words):
+    """A check for True, False, or one of a few words. It refuses 0 and 1."""
+
+    def check(self, value: Any) -> Any:
+        """The flag or word itself."""
+        if isinstance(value, bool) or (isinstance(value, str) and value in self.words):
+            return value
+        wanted = f"True, False or {' or '.join(map(repr, self.words))}"
+        return _refuse(wanted, value, ValueError if isinstance(value, str) else TypeError)
+
+
+@dataclass(frozen=True)
 class SomeOf(Check):
     """A check for names among a few; they become a tuple in the order of those few. A single one may stand alone."""
 

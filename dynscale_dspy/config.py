@@ -22,6 +22,7 @@ from dynscale_dspy._fields import (
     AtLeastOne,
     Count,
     Field,
+    FlagOrWord,
     Function,
     Money,
     OneOf,
@@ -293,8 +294,9 @@ class ScalingSettings(Settings):
     """Whether samples in flight are cancelled once they cannot change the winner."""
     leader: YesNo = False
     """Whether the first sample of a call with long inputs is drawn alone, before the others."""
-    probabilities: YesNo = True
-    """Whether votes for one of a few labels use the probabilities of labels, where the language model tells them."""
+    probabilities: Annotated[bool | Literal["calibrated"], FlagOrWord(("calibrated",))] = True
+    """Whether votes for one of a few labels use the probabilities of labels, where the language model tells them; with
+    ``"calibrated"``, over their mean of the program's calls."""
     min_confidence: Probability | None = None
     """The confidence below which ``on_low`` answers; None for never."""
     on_low: Annotated[

@@ -70,6 +70,9 @@ class DynScaling(dspy.Module):
             ask for the probabilities of tokens (``logprobs``). A sample then votes for every label as much as the
             language model thinks of it, and where nothing is written before the label, one sample tells all: the call
             draws no more. Routes that do not tell them are asked as without; docs/probabilities.md says more.
+            ``"calibrated"`` divides each label's probability by its mean over the program's calls, from the 16th call
+            on, where a label is all that is written: a model's preference for a label goes. For labels that are about
+            as frequent only: on other calls it loses, up to half of all answers.
         min_confidence: An answer whose confidence is below this goes to ``on_low``. Confidence estimates how often
             such answers are right, from agreement between samples; docs/confidence.md says what it was worth. One
             sample of an unknown program has at most 0.5. A program that answers from given labels without reasoning
@@ -113,7 +116,7 @@ class DynScaling(dspy.Module):
         max_choices: int = MOST_CHOICES,
         stop_when_decided: bool = False,
         leader: bool = False,
-        probabilities: bool = True,
+        probabilities: bool | Literal["calibrated"] = True,
         min_confidence: float | None = None,
         on_low: Literal["abstain", "raise"] | Callable[..., Any] = "abstain",
         seed: int = 0,
@@ -313,8 +316,8 @@ class DynScaling(dspy.Module):
 
         The settings are those of :class:`~dynscale_dspy.config.ScalingSettings` and those of a private pool. A shared
         pool belongs to others too and is not stored, nor is a function or a class of the user's. With them is kept what
-        was learned of the program's samples: whether those that see earlier ones check them, and what a greedy label
-        is worth.
+        was learned of the program's samples: whether those that see earlier ones check them, what a greedy label is
+        worth, and where votes are calibrated, how probable each label is on average.
         """
         return {**self.module.dump_state(json_mode=json_mode), KEY: self.dump_settings()}
 
@@ -405,7 +408,8 @@ class DynScaling(dspy.Module):
 
     def __repr__(self) -> str:  # type: ignore[override]  # DSPy's own is inferred as a literal string
         voting = f", answer={list(self._reader.output_types)!r}" if self._reader.left_out else ""
-        return f"DynScaling({self.module!r}{voting})"
+        calibrated = ", probabilities='calibrated'" if self.probabilities == "calibrated" else ""
+        return f"DynScaling({self.module!r}{voting}{calibrated})"
 
 
 class ScaledPredictor(DynScaling, dspy.Predict):

@@ -85,6 +85,8 @@ def _good(check: Check) -> st.SearchStrategy[Any]:
             return numbers if check.below == 1 else numbers | st.just(1)
         case _fields.Flag():
             return st.booleans()
+        case _fields.FlagOrWord():
+            return st.booleans() | st.sampled_from(check.words)
         case _fields.WordOrFunction():
             return st.sampled_from([*check.words, fall_back])
         case _fields.Words():
@@ -124,7 +126,7 @@ def bad(field: Field) -> list[Any]:
         values += [] if field.optional else [None]
     if isinstance(check, OfUsers):
         values += [type(OF_USERS[check.protocol][-1])]
-    if not isinstance(check, _fields.Flag):
+    if not isinstance(check, (_fields.Flag, _fields.FlagOrWord)):
         values += [True]
     if isinstance(check, _fields.Number):
         values += [math.inf, -math.inf, -(10**400)] if not isinstance(check, _fields.Integer) else [1.0, 2.5]

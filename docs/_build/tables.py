@@ -315,6 +315,27 @@ def orders() -> str:
     return _table(lines, kept)
 
 
+def mixes() -> str:
+    """A column a model and task, a row a share of the most frequent label."""
+    kept = _load("real_models_mixes")
+    columns = list(dict.fromkeys((row["model"], row["task"]) for row in kept["rows"]))
+    found = {(row["model"], row["task"], row["frequent"]): row for row in kept["rows"]}
+    lines = [_line(["calls", *(f"{model}, {task}" for model, task in columns)]), "|---|" + "---:|" * len(columns)]
+    equal = [found[*column, None] for column in columns]
+    lines.append(_line(["as many of each label: temperature 0", *(f"{100 * row['greedy']:.1f}" for row in equal)]))
+    lines.append(_line(["gain", *(_in_points(row, "gain") for row in equal)]))
+    lines.append(_line(["gain one by one, 200 calls", *(f"{100 * row['gain one by one']:+.1f}" for row in equal)]))
+    for frequent in dict.fromkeys(row["frequent"] for row in kept["rows"] if row["frequent"]):
+        rows = [found[*column, frequent] for column in columns]
+        for told, name in (("mean over labels", "gain"), ("the worst label", "worst")):
+            lines.append(_line([f"{frequent:.0%} one label: {told}", *(_in_points(row, name) for row in rows)]))
+    return _table(lines, kept)
+
+
+def _in_points(row: dict[str, Any], name: str) -> str:
+    return f"{100 * row[name]:+.1f} [{100 * row[f'{name} low']:+.1f}, {100 * row[f'{name} high']:+.1f}]"
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "confidence": confidence,
     "cluster": cluster,
@@ -329,6 +350,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "leases large": lambda: leases("leases_large"),
     "leases shift": lambda: leases("leases_shift"),
     "local servers": local_servers,
+    "mixes": mixes,
     "models": models,
     "orders": orders,
     "overhead": overhead,

@@ -8,6 +8,7 @@ from typing import Any
 
 from dynscale_dspy.allocation.confidence import Agreement
 from dynscale_dspy.allocation.costs import Cost, CostRecord
+from dynscale_dspy.allocation.label_means import LabelMeans
 from dynscale_dspy.allocation.modes import Modes
 from dynscale_dspy.allocation.repeats import Repeats
 from dynscale_dspy.allocation.trust import Trust
@@ -49,6 +50,7 @@ class Learned:
         repeats: Whether its samples ever say the same.
         agreement: How often two samples of a call say the same.
         modes: Whether greedy first samples say what votes come to.
+        labels: How probable each label is on average; only where votes are calibrated.
         trust: Whether samples that see earlier ones check them or follow them.
         ids_tell: Whether equal ids of responses mean equal responses; not where one id was seen on different ones.
 
@@ -59,7 +61,7 @@ class Learned:
         (2, 2)
     """
 
-    __slots__ = ("_first", "agreement", "cost", "ids_tell", "modes", "need", "records", "repeats", "trust")
+    __slots__ = ("_first", "agreement", "cost", "ids_tell", "labels", "modes", "need", "records", "repeats", "trust")
 
     def __init__(self) -> None:
         self.records: dict[str, SamplerRecord] = {}
@@ -69,13 +71,16 @@ class Learned:
         self.agreement = Agreement()
         self.modes = Modes()
         self.trust = Trust()
+        self.labels = LabelMeans()
         self.ids_tell = True
         self._first: Cost | None = None
 
-    def told(self) -> dict[str, float]:
+    def told(self) -> dict[str, Any]:
         """What has been learned that is true of the program whatever pool pays, as values to save."""
         told = {name: getattr(self, name).evidence for name in _LASTING}
-        return {name: evidence for name, evidence in told.items() if evidence != getattr(Learned(), name).evidence}
+        new = {name: evidence for name, evidence in told.items() if evidence != getattr(Learned(), name).evidence}
+        means = self.labels.told()
+        return {**new, "labels": means} if means else new
 
     def recall(self, told: Any) -> None:
         """Begin with what was saved elsewhere. What is no number, or of no known name, is left out.
@@ -94,6 +99,8 @@ class Learned:
         for name, evidence in told.items() if isinstance(told, Mapping) else ():
             if name in _LASTING and isinstance(evidence, (int, float)) and abs(evidence) < math.inf:
                 getattr(self, name).recall(evidence)
+            elif name == "labels":
+                self.labels.recall(evidence)
 
     def of(self, sampler: str) -> SamplerRecord:
         """The record of a sampler; an empty one before its first sample."""

@@ -21,6 +21,7 @@ from dynscale_dspy.config import ScalingSettings
 from dynscale_dspy.errors import BudgetExhausted
 from dynscale_dspy.execution.answer_reader import AnswerReader
 from dynscale_dspy.execution.books import unblocked, unwaited
+from dynscale_dspy.execution.calibrated import as_voted, calibration_of
 from dynscale_dspy.execution.concessions import is_unproven
 from dynscale_dspy.execution.desk import CallDesk
 from dynscale_dspy.execution.drivers import in_thread
@@ -117,6 +118,10 @@ class Call:
         wants_a_draw = len(predictors) == 1 and asks_for_a_rollout(lm, predictors[0], kwargs)
         if vary and settings.probabilities and written <= LONGEST_REPLY and not wants_a_draw:
             labels = label_reader(innermost(program), types, scaled.selector, at_once=at_once)
+        calibration = None
+        if settings.probabilities == "calibrated":
+            calibration = calibration_of(innermost(program), lm, labels, learned.labels)
+        self._calibrated = labels.field if labels is not None and calibration is not None else None
         self._settings = SampleSettings(
             program,
             scaled.reader,
@@ -151,6 +156,7 @@ class Call:
             leader=tells_all or (choices == 1 and (careful or (settings.leader and is_long((args, kwargs))))),
             at_once=at_once,
             answers=Answers.AT_ONCE if at_once else Answers.CLOSED if are_labels(types) else Answers.OPEN,
+            calibration=calibration,
         )
         called = dspy.settings.caller_modules or [None]
         self._is_sample_itself = self.plan.max_samples == 1 and called[-1] is program
@@ -391,6 +397,8 @@ class Call:
     def outcome(self, winner: Sample) -> Outcome:
         """What the call came to, made once. The explanation is attached before anyone has the prediction."""
         if self._outcome is None:
+            if self._calibrated is not None:
+                winner = as_voted(winner, self._calibrated)
             made = explanation_of(self.plan, winner, min_confidence=self.scaled.settings.min_confidence)
             keep(winner.prediction, made)
             usage: dict[str, list[dict[str, Any]]] = {}

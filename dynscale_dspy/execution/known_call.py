@@ -81,6 +81,7 @@ class KnownCall:
         settings = self._scaled.settings
         if settings.min_confidence is None or not callable(settings.on_low) or not self.plan.samples:
             return False
+        self.plan.winner()  # its votes count as they do now that all calls are known
         return falls_short(self.plan.confidence, settings.min_confidence)
 
     def answer_in(self, executor: Executor) -> None:

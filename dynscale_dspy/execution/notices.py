@@ -23,6 +23,7 @@ def explanation_of(plan: Plan, winner: Sample, *, min_confidence: float | None =
     groups, evidence = plan.selection.groups(), plan.selection.evidence()
     counted = evidence.samples
     agreeing = next((len(group.samples) for group in groups if winner.draw.index in group.samples), 0)
+    is_told = getattr(evidence, "probability", None) is not None
     return explanation(
         plan.samples,
         groups,
@@ -31,7 +32,8 @@ def explanation_of(plan: Plan, winner: Sample, *, min_confidence: float | None =
         confidence=plan.confidence,
         cost=plan.cost,
         min_confidence=min_confidence,
-        is_told=getattr(evidence, "probability", None) is not None,
+        is_told=is_told,
+        calibrated_on=plan.calibrated_on if is_told else 0,
     )
 
 

@@ -85,12 +85,14 @@ class Explanation:
         confidence: How likely the winner is right, as far as agreement between samples can tell, 0 to 1; 0 if nobody
             voted. A model that is sure and wrong is confident here. See :mod:`dynscale_dspy.allocation.confidence`;
             a selector that does not compare votes by equality tells its own. Where
-            ``is_told``, the language model's own probability of the winner.
+            ``is_told``, the language model's own probability of the winner, calibrated if ``calibrated_on`` says so.
         samples: Every sample, in order.
         rounds: How many rounds of samples the call drew, each with the results of those before it known.
         cost: What the call cost.
         min_confidence: The confidence that the module asked for; None if it takes any answer.
         is_told: Whether the language model has told the probability of every answer, so that no votes were needed.
+        calibrated_on: Of how many calls the mean is that these probabilities have been divided by; 0 if they are the
+            language model's own. The answer may then be another one than the sample's.
     """
 
     votes: tuple[Votes, ...]
@@ -101,6 +103,7 @@ class Explanation:
     cost: Cost
     min_confidence: float | None = None
     is_told: bool = False
+    calibrated_on: int = 0
 
     @property
     def is_low(self) -> bool:
@@ -216,6 +219,7 @@ def explanation(
     cost: Cost,
     min_confidence: float | None = None,
     is_told: bool = False,
+    calibrated_on: int = 0,
 ) -> Explanation:
     """The explanation of a call, finished or under way.
 
@@ -228,6 +232,7 @@ def explanation(
         cost: What the call has cost.
         min_confidence: The confidence that the module asked for.
         is_told: Whether the language model has told the probability of every answer.
+        calibrated_on: Of how many calls the mean is that they have been divided by.
     """
     keys = keys_of(groups)
     ordered = sorted(samples, key=lambda sample: sample.draw.index)
@@ -243,6 +248,7 @@ def explanation(
         cost=cost,
         min_confidence=min_confidence,
         is_told=is_told,
+        calibrated_on=calibrated_on,
     )
 
 

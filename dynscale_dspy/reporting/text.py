@@ -207,6 +207,8 @@ def explanation(made: Explanation) -> str:
 
 def source(made: Explanation) -> str:
     """Where a confidence comes from, if not from counting votes."""
+    if made.calibrated_on:
+        return f" (the model's own probability, calibrated on {made.calibrated_on} calls)"
     return " (the model's own probability)" if made.is_told else ""
 
 

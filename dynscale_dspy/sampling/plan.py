@@ -40,7 +40,8 @@ from dynscale_dspy.sampling.steps import (
     Wait,
 )
 from dynscale_dspy.sampling.strategies import Strategy
-from dynscale_dspy.selection.base import Selection, keys_of
+from dynscale_dspy.selection.base import Selection, Vote, keys_of
+from dynscale_dspy.selection.calibration import Calibration
 from dynscale_dspy.selection.plurality import Plurality
 
 CUTS = 3
@@ -67,6 +68,7 @@ class Plan:
         leader: Whether the first sample is drawn alone, and further ones once it is finished.
         at_once: Whether the program answers from a few given labels without reasoning first.
         answers: What the program chooses its answers from.
+        calibration: How votes count that tell the probability of every label; None for as they are.
 
     Attributes:
         selection: The votes so far.
@@ -90,6 +92,7 @@ class Plan:
         leader: bool = False,
         at_once: bool = False,
         answers: Answers = Answers.OPEN,
+        calibration: Calibration | None = None,
     ) -> None:
         self.strategy = strategy
         self.max_samples = max_samples
@@ -104,6 +107,9 @@ class Plan:
         self._at_once = at_once
         self._is_told = self._lacks_a_speaker = False
         self._answers = answers
+        self._calibration = calibration
+        self._mean = calibration.mean if calibration is not None else None
+        self._has_calibrated = False
         self._agree: bool | None = None
         self._stop_when_decided = stop_when_decided
         self._entropy = hashlib.blake2b(f"{seed}/{key!r}".encode(), digest_size=16).digest()
@@ -229,6 +235,7 @@ class Plan:
         sampler = sample.draw.sampler
         sample = self._unless_repeated(sample)
         self._compare(sample)
+        self._calibrate(sample)
         self._recount()
         sample = self._as_known(sample, len(self.samples))
         before = self.selection
@@ -272,6 +279,11 @@ class Plan:
         return chance_right(evidence, known.rate(besides=self._agree), known.answers(self._answers))
 
     @property
+    def calibrated_on(self) -> int:
+        """Of how many calls the mean is by which votes are calibrated; 0 if they count as they are."""
+        return round(self._mean.calls) if self._mean is not None and self._mean.weights is not None else 0
+
+    @property
     def only_cut_off(self) -> bool:
         """Whether every sample so far ended because its next request could not be paid."""
         return all(type(sample.error) is BudgetExhausted for sample in self.samples)
@@ -280,13 +292,14 @@ class Plan:
         """The sample whose prediction is the call's answer, as the selection says.
 
         A call without votes falls back on its first finished sample, and if every sample failed, on the first one,
-        whose error is the call's.
+        whose error is the call's. Where the vote is calibrated, the winner's answer is what its vote is for, which may
+        be another one than its prediction's.
         """
         self._recount()
         favours = self.strategy.learned and self._learned.trust.earned
         index = self.selection.winner(favour_conditioned=favours)
         if index is not None:
-            return next(sample for sample in self.samples if sample.draw.index == index)
+            return self._as_voted(next(sample for sample in self.samples if sample.draw.index == index))
         samples = sorted(self.samples, key=lambda sample: sample.draw.index)
         return next((sample for sample in samples if sample.error is None), samples[0])
 
@@ -306,6 +319,25 @@ class Plan:
             is_said = not groups or bool(groups[0].samples)
             self._lacks_a_speaker = not is_said and sample.draw.sampler.temperature != 0
             self._is_told = not self._lacks_a_speaker
+
+    def _calibrate(self, sample: Sample) -> None:
+        """Tell the program's record what the language model thinks of all labels, once for the call."""
+        whole = sample.vote is not None and sample.vote.is_whole and sample.draw.is_plain
+        if whole and sample.vote is not None and self._calibration is not None and not self._has_calibrated:
+            self._has_calibrated = True
+            self._calibration.tell(sample.vote)
+
+    def _counted(self, sample: Sample) -> Vote | None:
+        """A sample's vote as it is counted now."""
+        if self._calibration is None or self._mean is None or sample.vote is None or not sample.draw.is_plain:
+            return sample.vote
+        return self._calibration.of(sample.vote, self._mean)
+
+    def _as_voted(self, sample: Sample) -> Sample:
+        vote = self._counted(sample)
+        if vote is None or vote is sample.vote:
+            return sample
+        return replace(sample, vote=vote, answer=vote.answer if vote.key != sample.key else sample.answer)
 
     def _compare_first_two(self) -> None:
         """Tell the program's record whether the call's first two samples agree, once both have voted by themselves."""
@@ -336,7 +368,8 @@ class Plan:
         weight = self._worth(sample.draw.sampler) or 1.0  # while it is on trial it is looked at only
         if sample.vote is not None and sample.vote.is_whole:
             weight = 1.0  # it tells the same whatever has drawn it
-        return selection.add(sample.vote, sample=sample.draw.index, weight=weight, conditioned=sample.draw.conditioned)
+        vote = self._counted(sample)
+        return selection.add(vote, sample=sample.draw.index, weight=weight, conditioned=sample.draw.conditioned)
 
     def _decides(self, finished: Sequence[Sample]) -> bool:
         """Whether the winner stays the same whatever the samples say that are in flight."""
@@ -372,12 +405,13 @@ class Plan:
         return replace(whole, vote=None, problem=ON_TRIAL)
 
     def _recount(self) -> None:
-        """Count the votes anew if by now those of some sampler count more, less, or not at all."""
+        """Count the votes anew if by now those of some sampler count more, less, or not at all, or more is known."""
         worths = {name: self.strategy.worth(sampler, self._learned) for name, sampler in self._samplers.items()}
-        if worths == self._worths:
+        mean = self._calibration.mean if self._calibration is not None else None
+        if worths == self._worths and mean == self._mean:
             return
-        before = self.samples[:], self._on_trial.copy(), self._worths
-        self._worths, selection = worths, self._nothing
+        before = self.samples[:], self._on_trial.copy(), self._worths, self._mean
+        self._worths, self._mean, selection = worths, mean, self._nothing
         try:
             for place, sample in enumerate(self.samples):
                 known = self.samples[place] = self._as_known(sample, place)
@@ -385,7 +419,7 @@ class Plan:
                     selection = self._with(selection, known)
         except Exception:
             # A selector that takes votes in one way only: they stay as they were counted, for they are paid.
-            self.samples, self._on_trial, self._worths = before
+            self.samples, self._on_trial, self._worths, self._mean = before
         else:
             self.selection = selection
 

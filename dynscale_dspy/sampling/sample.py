@@ -46,6 +46,11 @@ class Draw:
         """Whether the sample sees earlier ones."""
         return bool(self.chain)
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether its prompt is the program's own, to the language model that the program asks."""
+        return not self.chain and self.sampler.lm is None and self.sampler.demos == "own"
+
 
 @dataclass(frozen=True)
 class Sample:

@@ -3,6 +3,7 @@
     python examples/benchmarks/real_models.py --api-base http://127.0.0.1:8391/v1 --model gemma --state gemma.jsonl
         [--tasks topic,sums] [--questions 80] [--replicates 20] [--whole] [--json OUT]
     python examples/benchmarks/real_models.py ... --orders 6    # what the order of the demos does (`real/orders.py`)
+    python examples/benchmarks/real_models.py ... --mixes 2     # labels that are not as frequent (`real/mixes.py`)
     python examples/benchmarks/real_models.py --setup       # how to get weights and serve them; it downloads nothing
     python examples/benchmarks/real_models.py --quick       # a scripted model in this process
 
@@ -36,7 +37,7 @@ os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
 import dspy
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from real import orders
+from real import mixes, orders
 from real.proxy import Proxy, Recorded, Upstream, server_at
 from real.tasks import TASKS, Task
 from rich.console import Console
@@ -325,6 +326,9 @@ def main() -> None:
     parser.add_argument("--whole-replicates", type=int, default=2, help="runs of what is generated")
     parser.add_argument("--pool", type=int, default=12, help="replies generated for a prompt before one comes again")
     parser.add_argument("--orders", type=int, metavar="N", help="compare so many orders of the demos instead")
+    parser.add_argument(
+        "--mixes", type=int, metavar="N", help="calibrate probabilities, in so many orders of the demos"
+    )
     parser.add_argument("--whole", action="store_true", help="generate labels too")
     parser.add_argument("--quick", action="store_true", help="a few questions to a scripted model, to see that it runs")
     parser.add_argument("--json", type=Path, metavar="OUT")
@@ -345,7 +349,8 @@ def main() -> None:
     elif options.state is None or not options.state.exists():
         parser.error("give --api-base URL, or a --state FILE that answers alone; --setup says how to get a model")
     recorded = Recorded(upstream, None if options.quick else options.state, options.pool)
-    rows = (in_orders if options.orders else proxied)(recorded, tasks, options)
+    run = in_orders if options.orders else in_mixes if options.mixes else proxied
+    rows = run(recorded, tasks, options)
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1) + "\n")
 
@@ -374,6 +379,31 @@ def in_orders(recorded: Recorded, tasks: Sequence[Task], options: argparse.Names
             gained = f"{100 * r['gain']:+.1f} [{100 * r['low']:+.1f}, {100 * r['high']:+.1f}]"
             best, worst = f"{r['best order']:.1%}", f"{r['worst order']:.1%}"
             table.add_row(r["method"], f"{r['accuracy']:.1%}", gained, best, worst, f"{100 * r['worst gain']:+.1f}")
+        Console(width=150).print(table)
+        rows += made
+    return rows
+
+
+def in_mixes(recorded: Recorded, tasks: Sequence[Task], options: argparse.Namespace) -> list[dict[str, Any]]:
+    """The rows of the tasks that decide at once, for labels of several frequencies."""
+    rows = []
+    for task in tasks:
+        if task.labels is None:
+            continue
+        examples = task.questions(options.questions, options.seed)
+        found = orders.asked(recorded, task, examples, options.mixes, Brief())
+        made = mixes.rows(options.model, task, examples, found)
+        table = Table(
+            title=f"{options.model}, {task.name}: {options.mixes} orders of the demos, {len(examples)} questions"
+        )
+        for name in ("most frequent label", "temperature 0", "gain", "one by one", "worst label's gain", "one by one"):
+            table.add_column(name, justify="right")
+        for r in made:
+            told = [f"{100 * r['greedy']:.1f}"]
+            for name in ("gain", "worst"):
+                interval = f"[{100 * r[f'{name} low']:+.1f}, {100 * r[f'{name} high']:+.1f}]"
+                told += [f"{100 * r[name]:+.1f} {interval}", f"{100 * r[f'{name} one by one']:+.1f}"]
+            table.add_row("equal" if r["frequent"] is None else f"{r['frequent']:.0%}", *told)
         Console(width=150).print(table)
         rows += made
     return rows

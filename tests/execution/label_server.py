@@ -15,6 +15,7 @@ FRAMES = {
     "chat": ("[[ ## topic ## ]]\n", "\n\n[[ ## completed ## ]]"),
     "json": ('{"topic": "', '"}'),
     "xml": ("<topic>\n", "\n</topic>"),
+    "explained": ("[[ ## topic ## ]]\n", "\n\n[[ ## why ## ]]\nSo it is.\n\n[[ ## completed ## ]]"),
     "reasoned": ("[[ ## reasoning ## ]]\nNo Sports.\n\n[[ ## topic ## ]]\n", "\n\n[[ ## completed ## ]]"),
 }
 
@@ -23,7 +24,7 @@ class LabelServer:
     """Draws the k-th reply from the distribution; the most probable one at temperature 0.
 
     Args:
-        shares: The probability of each label.
+        shares: The probability of each label; or a function that tells them, given what a request asks.
         frame: The name of the framing of replies.
         spoil: Changes what is told of tokens, given it in OpenAI's shape.
         refuse: The status and body with which a request is refused, given what it asks; None to answer it.
@@ -31,13 +32,13 @@ class LabelServer:
 
     def __init__(
         self,
-        shares: Mapping[str, float],
+        shares: Mapping[str, float] | Callable[[dict[str, Any]], Mapping[str, float]],
         frame: str = "chat",
         *,
         spoil: Callable[[Any], Any] = lambda told: told,
         refuse: Callable[[dict[str, Any]], tuple[int, Any] | None] = lambda request: None,
     ) -> None:
-        self.shares = dict(shares)
+        self.shares = shares
         self.frame = frame
         self.spoil = spoil
         self.refuse = refuse
@@ -94,16 +95,17 @@ class LabelServer:
         head = {"id": f"reply-{number}", "object": "chat.completion", "created": 0, "model": "labels"}
         return 200, {**head, "choices": choices, "usage": usage}
 
-    def _choice(self, request: Mapping[str, Any], number: int, index: int) -> dict[str, Any]:
-        ranked = sorted(self.shares, key=lambda label: -self.shares[label])
+    def _choice(self, request: dict[str, Any], number: int, index: int) -> dict[str, Any]:
+        shares = self.shares(request) if callable(self.shares) else self.shares
+        ranked = sorted(shares, key=lambda label: -shares[label])
         said = ranked[0] if request.get("temperature") == 0 else ranked[number % len(ranked)]
         before, after = FRAMES[self.frame]
         told = None
         if request.get("logprobs"):
-            top = [_entry(label, self.shares[label]) for label in ranked][: request.get("top_logprobs") or 0]
+            top = [_entry(label, shares[label]) for label in ranked][: request.get("top_logprobs") or 0]
             content = [
                 _entry(before, 1.0),
-                {**_entry(said, self.shares[said]), "top_logprobs": top},
+                {**_entry(said, shares[said]), "top_logprobs": top},
                 _entry(after, 1.0),
             ]
             told = self.spoil({"content": content, "refusal": None})
