@@ -55,7 +55,7 @@ def _lab() -> Iterator[Measured]:
 
 
 def _pretrained() -> Iterator[Measured]:
-    rows = _rows("real_models_held_out")
+    rows = _rows("real_models")
     kept = {(PLAIN, 1): PLAIN, (GREEDY, 1): GREEDY, ("uniform voting, temperature 1", 4): VOTING, ("default", 4): OURS}
     for row in rows:
         way = kept.get((row["method"], row["budget"]))
