@@ -51,7 +51,7 @@ class SampleReport:
         prediction: What the program returned, None if it failed.
         answer: Its answer.
         key: What its answer is known by: samples with equal keys said the same, as the selector compares them. None if
-            it casts no vote.
+            it casts no vote. Where votes are calibrated, that of the answer that its vote is for.
         problem: Why it casts no vote (``"failed"``, ``"truncated"``, ``"no answer"``, ``"unreadable"``); empty if it
             does.
         error: The exception, if it failed.
