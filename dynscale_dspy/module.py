@@ -212,9 +212,10 @@ class DynScaling(dspy.Module):
     ) -> Any:
         """Answer a known set of calls. Every sample goes to the one call among all of them where it is worth most.
 
-        The allocation depends on answers, the seed and ``num_threads``, never on timing: with DSPy's cache warm, a
-        second run draws the same samples and makes no request. (Under a cap on calls, a sample that needs more of them
-        than any before it may find them taken by others.) Nothing that was answered is lost to a failure elsewhere: a
+        The allocation depends on answers, the seed, ``num_threads`` and what was learned of the program before, never
+        on timing: with DSPy's cache warm, a second run by a module made anew draws the same samples and makes no
+        request. (Under a cap on calls, a sample that needs more of them than any before it may find them taken by
+        others.) Nothing that was answered is lost to a failure elsewhere: a
         call whose samples all failed is None in the results.
 
         Args:
