@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from dynscale_dspy.allocation.confidence import Answers, chance_right
+from dynscale_dspy.allocation.confidence import Answers, chance_alike, chance_right
 from dynscale_dspy.allocation.costs import Cost
 from dynscale_dspy.allocation.learned import Learned
+from dynscale_dspy.allocation.likeness import Likeness
 from dynscale_dspy.allocation.repeats import Repeats
 from dynscale_dspy.allocation.tally import Tally
 from dynscale_dspy.errors import BudgetExhausted
@@ -104,7 +105,7 @@ class Plan:
         self._at_once = at_once
         self._is_told = self._lacks_a_speaker = False
         self._answers = answers
-        self._agree: bool | None = None
+        self._agree: float | None = None
         self._stop_when_decided = stop_when_decided
         self._entropy = hashlib.blake2b(f"{seed}/{key!r}".encode(), digest_size=16).digest()
         self._drawn = 0
@@ -264,9 +265,11 @@ class Plan:
     def confidence(self) -> float:
         """How likely the winner is right, as far as votes can tell; see :mod:`dynscale_dspy.allocation.confidence`.
 
-        A selector whose votes are not compared by equality tells its own.
+        A selector whose votes are compared neither by equality nor by similarity tells its own.
         """
         evidence, known = self.selection.evidence(), self._learned.agreement
+        if isinstance(evidence, Likeness):
+            return chance_alike(evidence, known.rate(besides=self._agree))
         if not isinstance(evidence, Tally) or evidence.probability is not None:
             return evidence.confidence
         return chance_right(evidence, known.rate(besides=self._agree), known.answers(self._answers))
@@ -311,7 +314,10 @@ class Plan:
         """Tell the program's record whether the call's first two samples agree, once both have voted by themselves."""
         first = [sample for sample in self.samples if sample.draw.index <= 1 and sample.vote is not None]
         alone = len(first) == 2 and not any(sample.draw.conditioned for sample in first)
-        if alone and isinstance(self.selection.evidence(), Tally):
+        evidence = self.selection.evidence()
+        if alone and isinstance(evidence, Likeness) and evidence.first is not None:
+            self._agree = self._learned.agreement.tell_alike(evidence.first)
+        elif alone and isinstance(evidence, Tally):
             keys = keys_of(self.selection.groups())
             said = [keys[sample.draw.index] for sample in first if sample.draw.index in keys]
             self._agree = self._learned.agreement.tell(*said) if len(said) == 2 else None

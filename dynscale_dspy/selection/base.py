@@ -40,12 +40,14 @@ class Vote:
             sum to 1, the answer's own among them. Empty for a vote that is for the answer alone.
         is_whole: Whether the shares are all that the program can say: nothing was drawn before them, so that another
             sample of the same inputs would bring the same.
+        features: What is compared of the answer, where the selector compares by similarity.
     """
 
     answer: Any
     key: Hashable = None
     shares: tuple[Share, ...] = field(default=(), repr=False)
     is_whole: bool = field(default=False, repr=False)
+    features: Any = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)

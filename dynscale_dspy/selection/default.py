@@ -25,7 +25,7 @@ def default_selector(output_types: Mapping[str, Any]) -> Selector:
 
     Example:
         >>> default_selector({"answer": str})
-        Plurality(without=())
+        Plurality(without=(), ties=None)
     """
     return next(selector for rule in _RULES if (selector := rule(output_types)) is not None)
 
