@@ -12,7 +12,7 @@ from dynscale_dspy.allocation.costs import Cost
 from dynscale_dspy.allocation.evidence import falls_short
 from dynscale_dspy.reporting import html, text
 from dynscale_dspy.sampling.sample import Sample
-from dynscale_dspy.selection.base import Group, keys_of
+from dynscale_dspy.selection.base import Choice, Group, keys_of
 
 # The leading underscore keeps it out of the prediction's fields.
 _ATTRIBUTE = "_dynscale"
@@ -91,6 +91,10 @@ class Explanation:
         cost: What the call cost.
         min_confidence: The confidence that the module asked for; None if it takes any answer.
         is_told: Whether the language model has told the probability of every answer, so that no votes were needed.
+        selector: The rule by which the answer won, such as ``Medoid(similarity=TokenF1())``.
+        selector_reason: Why this rule, such as ``entities is a list``; empty for plurality by default.
+        composed_on: The sample whose prediction was returned with an answer that is put together from several samples';
+            None where it was returned as it is.
     """
 
     votes: tuple[Votes, ...]
@@ -101,6 +105,9 @@ class Explanation:
     cost: Cost
     min_confidence: float | None = None
     is_told: bool = False
+    selector: str = ""
+    selector_reason: str = ""
+    composed_on: int | None = None
 
     @property
     def is_low(self) -> bool:
@@ -216,6 +223,8 @@ def explanation(
     cost: Cost,
     min_confidence: float | None = None,
     is_told: bool = False,
+    choice: Choice | None = None,
+    is_composed: bool = False,
 ) -> Explanation:
     """The explanation of a call, finished or under way.
 
@@ -228,6 +237,8 @@ def explanation(
         cost: What the call has cost.
         min_confidence: The confidence that the module asked for.
         is_told: Whether the language model has told the probability of every answer.
+        choice: What says which answer wins.
+        is_composed: Whether the answer is put together from several samples'.
     """
     keys = keys_of(groups)
     ordered = sorted(samples, key=lambda sample: sample.draw.index)
@@ -243,6 +254,9 @@ def explanation(
         cost=cost,
         min_confidence=min_confidence,
         is_told=is_told,
+        selector="" if choice is None else text.repr_of(choice.selector),
+        selector_reason="" if choice is None else choice.why,
+        composed_on=winner.draw.index if is_composed else None,
     )
 
 

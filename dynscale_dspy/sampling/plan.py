@@ -41,7 +41,7 @@ from dynscale_dspy.sampling.steps import (
     Wait,
 )
 from dynscale_dspy.sampling.strategies import Strategy
-from dynscale_dspy.selection.base import Selection, keys_of
+from dynscale_dspy.selection.base import Composed, Selection, composed_of, keys_of
 from dynscale_dspy.selection.plurality import Plurality
 
 CUTS = 3
@@ -286,12 +286,16 @@ class Plan:
         whose error is the call's.
         """
         self._recount()
-        favours = self.strategy.learned and self._learned.trust.earned
-        index = self.selection.winner(favour_conditioned=favours)
+        index = self.selection.winner(favour_conditioned=self._favours_conditioned)
         if index is not None:
             return next(sample for sample in self.samples if sample.draw.index == index)
         samples = sorted(self.samples, key=lambda sample: sample.draw.index)
         return next((sample for sample in samples if sample.error is None), samples[0])
+
+    @property
+    def composed(self) -> Composed | None:
+        """The answer that the selection has put together, to be returned in place of the winner's own; None if none."""
+        return composed_of(self.selection, favour_conditioned=self._favours_conditioned)
 
     @property
     def cost(self) -> Cost:
@@ -299,6 +303,11 @@ class Plan:
         return sum((sample.cost for sample in self.samples), Cost())
 
     # ---- inside
+
+    @property
+    def _favours_conditioned(self) -> bool:
+        """Whether ties go to samples that saw earlier ones, as they are found to check those."""
+        return self.strategy.learned and self._learned.trust.earned
 
     def _hear_of_all(self, sample: Sample) -> None:
         """If a sample has told all that others could, draw no more; or a greedy one, for an answer that none gave."""
