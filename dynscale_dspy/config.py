@@ -45,8 +45,9 @@ from dynscale_dspy.allocation.policies import POLICIES, KnowledgeGradient, Polic
 from dynscale_dspy.budget.prices import Price
 from dynscale_dspy.budget.stores.base import Store
 from dynscale_dspy.sampling.strategies import Integrated, Parallel, Sequential, Strategy
+from dynscale_dspy.selection import saved as saved_selectors
 from dynscale_dspy.selection.base import Selector
-from dynscale_dspy.selection.plurality import Plurality
+from dynscale_dspy.selection.fieldwise import Fieldwise
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -93,18 +94,16 @@ class Prices(_fields.Check):
 class OfUsers(_fields.Check):
     """A check for an object that implements a protocol, such as one of the user's own class; or for None.
 
-    JSON can hold it only if it is of this library. None is not saved either: a file then says nothing of the setting,
-    and a program that loads the file keeps the object it has.
+    JSON cannot hold it. None is not saved either: a file then says nothing of the setting, and a program that loads the
+    file keeps the object it has.
 
     Args:
         protocol: The protocol. It must be one that can be checked at run time.
         kind: What the message of the error asks for.
-        known: The dataclasses of this library that implement it. The fields that are settings are saved.
     """
 
     protocol: type
     kind: str
-    known: tuple[type, ...] = ()
 
     def check(self, value: Any) -> Any:
         """The object itself."""
@@ -113,25 +112,44 @@ class OfUsers(_fields.Check):
         return value
 
     def dump(self, value: Any) -> dict[str, Any]:
-        """The name of its class, and its settings.
+        """Raise: an object of the user's own is never saved."""
+        raise Unsaved
+
+    def load(self, saved: Any) -> Any:
+        """Refuse it: no file should have one."""
+        raise Refused(f"cannot be saved, but a file has {saved!r}")
+
+
+@dataclass(frozen=True)
+class WhichWins(OfUsers):
+    """A check for a selector, or for a dict of selectors and similarities by output field; or for None."""
+
+    def check(self, value: Any) -> Any:
+        """The selector; of a dict one that chooses field by field."""
+        if isinstance(value, Mapping) and value:
+            try:
+                value = Fieldwise(value)
+            except TypeError as error:
+                raise Refused(
+                    f"must be {self.kind}, or a dict of such by field, got {value!r}: {error}", TypeError
+                ) from None
+        return super().check(value)
+
+    def dump(self, value: Any) -> dict[str, Any]:
+        """The name of its class and its settings, which may be selectors and similarities themselves.
 
         Raises:
-            Unsaved: If it is not of this library.
+            Unsaved: If it, or one of them, is not of this library.
         """
-        if type(value) not in self.known:
+        if value is None:
             raise Unsaved
-        settings = {name: field.dump(getattr(value, name)) for name, field in _fields.fields_of(type(value)).items()}
-        return {"name": type(value).__name__, **settings}
+        return saved_selectors.dump(value)
 
     def load(self, saved: Any) -> Any:
         """The object of the named class with the saved settings."""
-        if not self.known:
-            raise Refused(f"cannot be saved, but a file has {saved!r}")
         try:
-            settings = dict(saved)
-            named = {one.__name__: one for one in self.known}
-            return named[settings.pop("name")](**settings)
-        except (KeyError, TypeError, ValueError) as error:
+            return self.check(saved_selectors.load(dict(saved)))
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise Refused(f"is unknown to this version: {error!r}, got {saved!r}") from None
 
 
@@ -278,9 +296,7 @@ class ScalingSettings(Settings):
 
     sampling: Sampling = Integrated()
     """Which sampler draws the next sample; None for the default."""
-    selector: Annotated[
-        Any, OfUsers(Selector, "a selector such as Plurality(), with read() and empty()", known=(Plurality,))
-    ] = None
+    selector: Annotated[Any, WhichWins(Selector, "a selector such as Plurality(), with read() and empty()")] = None
     """Which answer wins; None for the default for the program's types of output."""
     answer: AnswerFields | None = None
     """Names of the output fields that are the answer, or a function of the prediction; None for the default."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import dspy
 
 from dynscale_dspy import _ambient
+from dynscale_dspy.allocation.evidence import Detail
 from dynscale_dspy.allocation.policies import Policy
 from dynscale_dspy.budget.pool import BudgetPool
 from dynscale_dspy.budget.source import BudgetSource
@@ -23,8 +24,8 @@ from dynscale_dspy.execution.inputs import inputs_of
 from dynscale_dspy.execution.introspection import has_aforward
 from dynscale_dspy.execution.outcome import traced_as
 from dynscale_dspy.sampling.strategies import Strategy
-from dynscale_dspy.selection.base import Selector, check_policy
-from dynscale_dspy.selection.default import default_selector, told
+from dynscale_dspy.selection.base import Choice, Selector, check_policy
+from dynscale_dspy.selection.default import default_choice, told
 
 logger = logging.getLogger(__name__)
 
@@ -44,8 +45,11 @@ class DynScaling(dspy.Module):
         budget: A :class:`BudgetPool`, shared with other wrapped modules; or a number, the samples a call may take on
             average, which makes a private pool. None for the pool of the enclosing ``with BudgetPool(...):``.
         sampling: :class:`Integrated` (the default), :class:`Sequential` or :class:`Parallel`.
-        selector: The rule by which an answer wins: :class:`~dynscale_dspy.selection.plurality.Plurality` by default, or
-            any object with the methods of :class:`~dynscale_dspy.selection.base.Selector`.
+        selector: The rule by which an answer wins. By default it goes by the types of the outputs: plurality for texts,
+            labels and numbers, what is nearest to the others for lists and code, field by field for records and several
+            outputs (docs/selection.md). A dict has a selector or a similarity for output fields by name, such as
+            ``{"summary": Medoid(), "label": Plurality()}``; else any object with the methods of
+            :class:`~dynscale_dspy.selection.base.Selector`.
         policy: The rule by which a private pool decides which call gets the next sample; a shared pool has its own.
         answer: The output field or fields that are the answer, or a function from a prediction to a value (None for
             no answer). By default every output field but reasoning and the like, and where another one votes, text
@@ -108,7 +112,7 @@ class DynScaling(dspy.Module):
         budget: BudgetSource | float | None = None,
         *,
         sampling: Strategy | None = None,
-        selector: Selector | None = None,
+        selector: Selector | Mapping[str, Any] | None = None,
         policy: Policy | None = None,
         answer: Answer | None = None,
         temperature: float | None = None,
@@ -269,10 +273,25 @@ class DynScaling(dspy.Module):
 
     def _scaled(self) -> Scaled:
         """This module as a call sees it."""
-        pool = self.pool
-        if self._budget is None:
-            check_policy(pool.policy, self._selector)
-        return Scaled(self, self.module, pool, self._reader, self._selector, self._settings, self._speaker)
+        pool, choice = self.pool, self._choice
+        if self._budget is None:  # the pool around the call, which may be another one each time
+            choice = self._choice_for(pool.policy, self._settings, self._reader)
+        return Scaled(self, self.module, pool, self._reader, choice.selector, self._settings, self._speaker, choice.why)
+
+    @staticmethod
+    def _choice_for(policy: Policy | None, settings: ScalingSettings, reader: AnswerReader) -> Choice:
+        """The selector under a policy, and why this one; under any, without a policy.
+
+        Raises:
+            ValueError: If the user's selector cannot feed the policy, or names fields that are no part of the answer.
+        """
+        given: Selector | None = settings.selector
+        if given is None:
+            return default_choice(reader.output_types, needs=Detail.TOP_TWO if policy is None else policy.needs)
+        selector = told(given, reader.output_types)
+        if policy is not None:
+            check_policy(policy, selector)
+        return Choice(selector, "selector= says so")
 
     @property
     def _speaker(self) -> dspy.Predict | None:
@@ -285,12 +304,9 @@ class DynScaling(dspy.Module):
         Raises:
             ValueError: If the module's own pool has a policy that the selector cannot feed; nothing is changed then.
         """
-        given: Selector | None = settings.selector
-        types = reader.output_types
-        selector = default_selector(types) if given is None else told(given, types)
-        if self._budget is not None:
-            check_policy(self._budget.active().policy, selector)
-        self._settings, self._reader, self._selector = settings, reader, selector
+        policy = None if self._budget is None else self._budget.active().policy
+        choice = self._choice_for(policy, settings, reader)
+        self._settings, self._reader, self._choice = settings, reader, choice
         # DSPy's `named_sub_modules` looks into `__dict__`, where settings are not: the module that answers instead is
         # put there as well. It is read and assigned through `_Setting`, which comes first.
         attributes = vars(self)
@@ -357,22 +373,28 @@ class DynScaling(dspy.Module):
         """
         saved = dict(saved) if isinstance(saved, Mapping) else saved
         budget, learned = (saved.pop(name, None) if isinstance(saved, dict) else None for name in ("budget", "learned"))
-        settings = self._settings.updated(saved)
+        own, settings, reader = self._settings, self._settings.updated(saved), self._reader
         try:
-            self._take(settings, AnswerReader(self.module, settings.answer))
+            reader = AnswerReader(self.module, settings.answer)
         except ValueError as error:
             logger.warning("the saved answer is left as it is: %s", error)
-            self._take(settings.replace(answer=self._settings.answer), self._reader)
+            settings = settings.replace(answer=own.answer)
+        try:
+            self._take(settings, reader)
+        except ValueError as error:
+            logger.warning("the saved selector, and answer, are left as they are: %s", error)
+            self._take(settings.replace(selector=own.selector, answer=own.answer), self._reader)
         if budget is not None and self._private and self._budget is not None:
             # All or nothing: an allowance is meant for its policy.
             own = PoolSettings.read(budget)
             if all(name in own for name in PRIVATE):
                 try:
-                    check_policy(own["policy"], self._selector)
+                    choice = self._choice_for(own["policy"], self._settings, self._reader)
                 except ValueError as error:
                     logger.warning("the saved budget is left as it is: %s", error)
                 else:
                     self._budget = BudgetPool(**{name: own[name] for name in PRIVATE})
+                    self._choice = choice
         if learned is not None and (pool := self._pool_here()) is not None:
             pool.admission.program(self).learned.recall(learned)
 
@@ -410,7 +432,8 @@ class DynScaling(dspy.Module):
     def __repr__(self) -> str:  # type: ignore[override]  # DSPy's own is inferred as a literal string
         voting = f", answer={list(self._reader.output_types)!r}" if self._reader.left_out else ""
         calibrated = ", probabilities='calibrated'" if self.probabilities == "calibrated" else ""
-        return f"DynScaling({self.module!r}{voting}{calibrated})"
+        chosen = f", selector={self._choice.selector!r}" if self._choice.why else ""
+        return f"DynScaling({self.module!r}{voting}{chosen}{calibrated})"
 
 
 class ScaledPredictor(DynScaling, dspy.Predict):
@@ -460,7 +483,7 @@ for _name in ScalingSettings.model_fields:
         setattr(DynScaling, _name, _Setting(_name))
 
 _OWN = frozenset(
-    {"module", "history", "callbacks", "_budget", "_private", "_reader", "_selector", "_compiled", "_settings"}
+    {"module", "history", "callbacks", "_budget", "_private", "_reader", "_choice", "_compiled", "_settings"}
 )
 """Attributes of the wrapper itself besides its settings; a program may have others of the same names."""
 

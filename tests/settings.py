@@ -17,6 +17,7 @@ from dynscale_dspy.budget.stores.base import Store
 from dynscale_dspy.budget.stores.memory import MemoryStore
 from dynscale_dspy.config import OfUsers, Prices
 from dynscale_dspy.selection.base import Selector
+from dynscale_dspy.selection.numbers import Numbers
 from dynscale_dspy.selection.plurality import Plurality
 
 FIELDS = ("answer", "note")
@@ -61,7 +62,9 @@ class OwnStore(MemoryStore):
 
 
 OF_USERS: Mapping[type, tuple[Any, ...]] = {
-    Selector: (None, OwnSelector(), Plurality(), Plurality(without="case"), OwnSelector(mood="bad")),
+    Selector: (
+        *(None, OwnSelector(), Plurality(), Plurality(without="case"), OwnSelector(mood="bad"), Numbers(0.5, "score")),
+    ),
     Store: (None, OwnStore("here"), OwnStore("there")),
 }
 """Objects of users' own by the protocol that they keep to."""

@@ -112,6 +112,19 @@ def test_every_fault_of_the_fake_server_is_explained():
         assert word in TEXT
 
 
+def test_which_answer_wins_is_what_the_page_prints(capsys):
+    text = (ROOT / "docs" / "selection.md").read_text(encoding="utf-8")
+    namespace: dict[str, object] = {"__name__": "selection"}
+    printed = []
+    for kind, block in re.findall(r"```(python|text)\n(.*?)```", text, flags=re.DOTALL):
+        if kind == "python":
+            exec(compile(block, "selection.md", "exec"), namespace)
+            printed.append(capsys.readouterr().out)
+        else:
+            assert printed[-1] == block
+    assert sum(bool(each) for each in printed) == text.count("```text") >= 4
+
+
 @pytest.mark.parametrize("page", ["index", "recipes"])
 def test_each_block_stands_for_itself(page):
     text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")

@@ -21,6 +21,9 @@ from a few labels          2/3    1        errors meet: there are few options, a
 from labels, at once       1      1/5      a model that decides without reasoning repeats itself, right or wrong
 =========================  =====  =======  =========================================================================
 
+Where answers are more or less alike, L is how alike the winner is to all samples, its own included, the rate is how
+alike the first two samples of a call are, and s itself is the forecast (:func:`chance_alike`).
+
 A sample without a vote may have stood for either side: it counts half a vote for each, and never makes surer. The
 constants were chosen on recorded pools, and held on pools left out of the choice; docs/confidence.md has the figures,
 and where they miss.
@@ -31,6 +34,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from enum import Enum
 
+from dynscale_dspy.allocation.likeness import Likeness
 from dynscale_dspy.allocation.tally import Tally
 
 PRIOR = 0.5
@@ -105,6 +109,30 @@ def chance_right(votes: Tally, agreement: float = PRIOR, answers: Answers = Answ
     return answers.right(min(1.0, max(_LEAST, min(said, with_blanks))))
 
 
+def chance_alike(likeness: Likeness, agreement: float = PRIOR) -> float:
+    """How alike another sample is expected to be to the winner, as a forecast of its score; 0 when nobody voted.
+
+    On 250 recorded questions with short free answers it tells right from wrong better than equal answers do (AUROC .85
+    against .81 at 4 and at 8 samples) and is off by 0.16. On code of two models its AUROC is .61 to .64, that of equal
+    answers .59 to .63; it is off by 0.14 where 77% of samples are right, and by 0.47 where 44% are: code of a weak
+    model is wrong alike.
+
+    Args:
+        likeness: What the call's votes show.
+        agreement: How alike two samples of the program are, 0 to 1; see :class:`Agreement`.
+
+    Example:
+        >>> round(chance_alike(Likeness(2.4, 0.3, 3, valid=3)), 2), chance_alike(Likeness())
+        (0.6, 0.0)
+    """
+    if not likeness.valid:
+        return 0.0
+    voters, blanks = likeness.voters, likeness.blanks
+    lead = likeness.lead / likeness.valid * voters
+    said, with_blanks = _another(lead, voters, agreement), _another(lead + blanks / 2, voters + blanks, agreement)
+    return min(1.0, max(_LEAST, min(said, with_blanks)))
+
+
 def _another(lead: float, votes: float, agreement: float) -> float:
     """How likely another sample is to agree with the winner."""
     return (lead - 1 + STRENGTH * agreement) / (votes - 1 + STRENGTH)
@@ -141,23 +169,29 @@ class Agreement:
             second: That of the other.
         """
         agrees = bool(first == second)
-        self._agreed += agrees
-        self._kept += 1
+        self.tell_alike(float(agrees))
         self._calls += 1
-        if self._kept > MEMORY:
-            self._agreed, self._kept = self._agreed / 2, self._kept / 2
         if len(self._seen) <= LABELS:
             self._seen |= {first, second}
         return agrees
 
-    def rate(self, *, besides: bool | None = None) -> float:
+    def tell_alike(self, alike: float) -> float:
+        """How alike two samples of a call are, from 0 to 1, where they are not compared by equality, and return it."""
+        self._agreed += alike
+        self._kept += 1
+        if self._kept > MEMORY:
+            self._agreed, self._kept = self._agreed / 2, self._kept / 2
+        return alike
+
+    def rate(self, *, besides: float | None = None) -> float:
         """How often two samples of a call agree, above 0 and below 1.
 
         Args:
-            besides: Whether the samples of one call agree that was told and is not to count; None for all calls.
+            besides: Whether the samples of one call agree that was told and is not to count, or how alike they are;
+                None for all calls.
         """
         own = besides is not None
-        agreed, calls = max(0.0, self._agreed - bool(besides)), max(0.0, self._kept - own)
+        agreed, calls = max(0.0, self._agreed - (besides or 0.0)), max(0.0, self._kept - own)
         return (min(agreed, calls) + PRIOR * PRIOR_CALLS) / (calls + PRIOR_CALLS)
 
     def answers(self, declared: Answers) -> Answers:

@@ -112,11 +112,8 @@ class AnswerReader:
                 return ABSENT
         if not isinstance(prediction, dspy.Prediction):
             return said(prediction, None)
-        types = _types(module, prediction)
-        if self.answer is None:
-            names = voting_fields(types)
-        else:
-            names = self.answer
+        types, names = self._named(module, prediction)
+        if self.answer is not None:
             missing = [name for name in names if name not in prediction.keys()]  # noqa: SIM118
             # A program known to have the field has given a malformed sample; one that is not may never give it.
             if missing and not self._known_to_exist:
@@ -134,6 +131,32 @@ class AnswerReader:
         if not values:
             return ABSENT
         return next(iter(values.values())) if len(names) == 1 else Record(values)
+
+    def written(self, module: dspy.Module, prediction: Any, answer: Any) -> dspy.Prediction | None:
+        """A prediction like this one that has another answer; what else is in it, such as reasoning, stays.
+
+        Args:
+            module: The program.
+            prediction: What it returned. It is left as it is.
+            answer: The answer, as :meth:`read` would give it: one value, or a dict of fields.
+
+        Returns:
+            The prediction; None where there is no telling which fields hold the answer: it is a function's, or the
+            program returned something else than a ``dspy.Prediction``.
+        """
+        if callable(self.answer) or not isinstance(prediction, dspy.Prediction):
+            return None
+        _, names = self._named(module, prediction)
+        values = {names[0]: answer} if len(names) == 1 else dict(answer)
+        made: dspy.Prediction = object.__new__(type(prediction))
+        vars(made).update(vars(prediction), _store={**vars(prediction)["_store"], **values})
+        return made
+
+    def _named(self, module: dspy.Module, prediction: dspy.Prediction) -> tuple[dict[str, Any], Sequence[str]]:
+        """The types of a prediction's fields, and the names of those that are the answer, which is no function."""
+        types = _types(module, prediction)
+        assert not callable(self.answer)
+        return types, voting_fields(types) if self.answer is None else self.answer
 
 
 def _wrote(reply: str, name: str) -> bool:

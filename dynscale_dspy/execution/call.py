@@ -54,7 +54,7 @@ from dynscale_dspy.reporting.history import CallRecord
 from dynscale_dspy.sampling.plan import Plan, play
 from dynscale_dspy.sampling.sample import SPARED, Sample
 from dynscale_dspy.sampling.steps import Job, Record, Step
-from dynscale_dspy.selection.base import Selector
+from dynscale_dspy.selection.base import Choice, Selector
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +71,7 @@ class Scaled:
         selector: Says which answer wins.
         settings: How samples are drawn and answers handed out.
         speaker: The predictor that DSPy takes the program for, in traces and streams; None for the program itself.
+        why: Why this selector, for reports; empty for plurality by default.
     """
 
     owner: dspy.Module
@@ -80,6 +81,12 @@ class Scaled:
     selector: Selector
     settings: ScalingSettings
     speaker: dspy.Predict | None = None
+    why: str = ""
+
+    @property
+    def choice(self) -> Choice:
+        """The selector, and why it is this one."""
+        return Choice(self.selector, self.why)
 
 
 class Call:
@@ -399,8 +406,17 @@ class Call:
         if self._outcome is None:
             if self._calibrated is not None:
                 winner = as_voted(winner, self._calibrated)
-            made = explanation_of(self.plan, winner, min_confidence=self.scaled.settings.min_confidence)
-            keep(winner.prediction, made)
+            returned = self._composed(winner)
+            made = explanation_of(
+                self.plan,
+                winner,
+                min_confidence=self.scaled.settings.min_confidence,
+                choice=self.scaled.choice,
+                is_composed=returned is not winner,
+            )
+            for prediction in (winner.prediction, returned.prediction):
+                keep(prediction, made)
+            winner = returned
             usage: dict[str, list[dict[str, Any]]] = {}
             for sample in self.plan.samples:
                 for model, used in sample.usage.items():
@@ -417,6 +433,15 @@ class Call:
             logger.debug("%s answered: %s", type(self.scaled.program).__name__, made.summary, extra=fields)
             hint(self.scaled.owner, name, self.plan)
         return self._outcome
+
+    def _composed(self, winner: Sample) -> Sample:
+        """The winner, with the answer that the selection has put together if it has one."""
+        composed = self.plan.composed
+        if composed is None or composed.whose != winner.draw.index or winner.error is not None:
+            return winner
+        scaled = self.scaled
+        prediction = scaled.reader.written(scaled.program, winner.prediction, composed.answer)
+        return winner if prediction is None else replace(winner, prediction=prediction, answer=composed.answer)
 
     def _fallback(self, prediction: Any) -> Fallback | None:
         asked = self.scaled.settings.min_confidence

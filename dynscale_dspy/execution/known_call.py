@@ -109,8 +109,8 @@ class KnownCall:
         winner = self.plan.winner()
         if winner.error is not None:
             return None  # the call fails with it
-        self._call.outcome(winner)
-        return self._context.copy().run(self._call.answer, winner.prediction)
+        outcome = self._call.outcome(winner)
+        return self._context.copy().run(self._call.answer, outcome.winner.prediction)
 
 
 def answer_unsure(calls: Sequence[KnownCall], num_threads: int) -> None:

@@ -10,15 +10,25 @@ from dynscale_dspy.reporting.explanation import Explanation, explanation
 from dynscale_dspy.reporting.streaming import status_message, status_provider
 from dynscale_dspy.sampling.plan import Plan
 from dynscale_dspy.sampling.sample import Sample
+from dynscale_dspy.selection.base import Choice
 
 
-def explanation_of(plan: Plan, winner: Sample, *, min_confidence: float | None = None) -> Explanation:
+def explanation_of(
+    plan: Plan,
+    winner: Sample,
+    *,
+    min_confidence: float | None = None,
+    choice: Choice | None = None,
+    is_composed: bool = False,
+) -> Explanation:
     """How a call stands.
 
     Args:
         plan: The call's plan.
         winner: The winner so far.
         min_confidence: The confidence that the module asked for.
+        choice: What says which answer wins.
+        is_composed: Whether the answer is put together from several samples'.
     """
     groups, evidence = plan.selection.groups(), plan.selection.evidence()
     counted = evidence.samples
@@ -34,6 +44,8 @@ def explanation_of(plan: Plan, winner: Sample, *, min_confidence: float | None =
         min_confidence=min_confidence,
         is_told=is_told,
         calibrated_on=plan.calibrated_on if is_told else 0,
+        choice=choice,
+        is_composed=is_composed,
     )
 
 

@@ -12,7 +12,7 @@ from dynscale_dspy.allocation.costs import Cost
 from dynscale_dspy.allocation.evidence import falls_short
 from dynscale_dspy.reporting import html, text
 from dynscale_dspy.sampling.sample import Sample
-from dynscale_dspy.selection.base import Group, keys_of
+from dynscale_dspy.selection.base import Choice, Group, keys_of
 
 # The leading underscore keeps it out of the prediction's fields.
 _ATTRIBUTE = "_dynscale"
@@ -93,6 +93,10 @@ class Explanation:
         is_told: Whether the language model has told the probability of every answer, so that no votes were needed.
         calibrated_on: Of how many calls the mean is that these probabilities have been divided by; 0 if they are the
             language model's own. The answer may then be another one than the sample's.
+        selector: The rule by which the answer won, such as ``Medoid(similarity=TokenF1())``.
+        selector_reason: Why this rule, such as ``entities is a list``; empty for plurality by default.
+        composed_on: The sample whose prediction was returned with an answer that is put together from several samples';
+            None where it was returned as it is.
     """
 
     votes: tuple[Votes, ...]
@@ -104,6 +108,9 @@ class Explanation:
     min_confidence: float | None = None
     is_told: bool = False
     calibrated_on: int = 0
+    selector: str = ""
+    selector_reason: str = ""
+    composed_on: int | None = None
 
     @property
     def is_low(self) -> bool:
@@ -220,6 +227,8 @@ def explanation(
     min_confidence: float | None = None,
     is_told: bool = False,
     calibrated_on: int = 0,
+    choice: Choice | None = None,
+    is_composed: bool = False,
 ) -> Explanation:
     """The explanation of a call, finished or under way.
 
@@ -233,6 +242,8 @@ def explanation(
         min_confidence: The confidence that the module asked for.
         is_told: Whether the language model has told the probability of every answer.
         calibrated_on: Of how many calls the mean is that they have been divided by.
+        choice: What says which answer wins.
+        is_composed: Whether the answer is put together from several samples'.
     """
     keys = keys_of(groups)
     ordered = sorted(samples, key=lambda sample: sample.draw.index)
@@ -249,6 +260,9 @@ def explanation(
         min_confidence=min_confidence,
         is_told=is_told,
         calibrated_on=calibrated_on,
+        selector="" if choice is None else text.repr_of(choice.selector),
+        selector_reason="" if choice is None else choice.why,
+        composed_on=winner.draw.index if is_composed else None,
     )
 
 

@@ -111,6 +111,7 @@ def explanation(made: Explanation) -> str:
         f'<div class="small">votes of samples that saw the inputs alone {_dot(BLUE)} '
         f"+ of samples that saw earlier ones {_dot(ORANGE)}</div>"
     )
+    parts += [f'<div class="small">{_text(told)}</div>' for told in text.chosen(made)]
     samples = _NEXT.join(_sample(sample) for sample in made.samples[: text.MOST_SAMPLES])
     parts.append(f"<details><summary>Samples</summary>\n{samples}</details>")
     return _page(parts)

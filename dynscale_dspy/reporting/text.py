@@ -49,6 +49,14 @@ def said(value: Any) -> str:
         return harmless(f"({type(value).__name__} without text)")
 
 
+def repr_of(value: Any) -> str:
+    """The ``repr`` of any value, harmless; its type where its own class fails to give one."""
+    try:
+        return harmless(str.__str__(repr(value)))
+    except Exception:
+        return harmless(type(value).__name__)
+
+
 class Use(NamedTuple):
     """One unit of a budget: what is spent, held by samples in flight, and the cap."""
 
@@ -198,6 +206,7 @@ def explanation(made: Explanation) -> str:
     problems = [sample.problem for sample in made.samples if sample.problem]
     if problems:
         lines.append(f"  {len(problems):3d}  cast no vote: {', '.join(sorted(set(problems)))}")
+    lines += [f"  {told}" for told in chosen(made)]
     lines.append(f"  cost: {cost(made.cost)}")
     lines += map(_sample, made.samples[:MOST_LINES])
     if len(made.samples) > MOST_LINES:
@@ -210,6 +219,14 @@ def source(made: Explanation) -> str:
     if made.calibrated_on:
         return f" (the model's own probability, calibrated on {made.calibrated_on} calls)"
     return " (the model's own probability)" if made.is_told else ""
+
+
+def chosen(made: Explanation) -> Iterator[str]:
+    """How the answer was chosen, where it was not by plurality as ever, and whether it is composed."""
+    if made.selector_reason:
+        yield f"chosen by {short(made.selector, 200)}: {made.selector_reason}"
+    if made.composed_on is not None:
+        yield f"the answer is composed from several samples, all else is of sample #{made.composed_on}"
 
 
 def _sample(sample: SampleReport) -> str:

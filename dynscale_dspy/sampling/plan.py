@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from dynscale_dspy.allocation.confidence import Answers, chance_right
+from dynscale_dspy.allocation.confidence import Answers, chance_alike, chance_right
 from dynscale_dspy.allocation.costs import Cost
 from dynscale_dspy.allocation.learned import Learned
+from dynscale_dspy.allocation.likeness import Likeness
 from dynscale_dspy.allocation.repeats import Repeats
 from dynscale_dspy.allocation.tally import Tally
 from dynscale_dspy.errors import BudgetExhausted
@@ -40,7 +41,7 @@ from dynscale_dspy.sampling.steps import (
     Wait,
 )
 from dynscale_dspy.sampling.strategies import Strategy
-from dynscale_dspy.selection.base import Selection, Vote, keys_of
+from dynscale_dspy.selection.base import Composed, Selection, Vote, composed_of, keys_of
 from dynscale_dspy.selection.calibration import Calibration
 from dynscale_dspy.selection.plurality import Plurality
 
@@ -110,7 +111,7 @@ class Plan:
         self._calibration = calibration
         self._mean = calibration.mean if calibration is not None else None
         self._has_calibrated = False
-        self._agree: bool | None = None
+        self._agree: float | None = None
         self._stop_when_decided = stop_when_decided
         self._entropy = hashlib.blake2b(f"{seed}/{key!r}".encode(), digest_size=16).digest()
         self._drawn = 0
@@ -271,9 +272,11 @@ class Plan:
     def confidence(self) -> float:
         """How likely the winner is right, as far as votes can tell; see :mod:`dynscale_dspy.allocation.confidence`.
 
-        A selector whose votes are not compared by equality tells its own.
+        A selector whose votes are compared neither by equality nor by similarity tells its own.
         """
         evidence, known = self.selection.evidence(), self._learned.agreement
+        if isinstance(evidence, Likeness):
+            return chance_alike(evidence, known.rate(besides=self._agree))
         if not isinstance(evidence, Tally) or evidence.probability is not None:
             return evidence.confidence
         return chance_right(evidence, known.rate(besides=self._agree), known.answers(self._answers))
@@ -296,12 +299,16 @@ class Plan:
         be another one than its prediction's.
         """
         self._recount()
-        favours = self.strategy.learned and self._learned.trust.earned
-        index = self.selection.winner(favour_conditioned=favours)
+        index = self.selection.winner(favour_conditioned=self._favours_conditioned)
         if index is not None:
             return self._as_voted(next(sample for sample in self.samples if sample.draw.index == index))
         samples = sorted(self.samples, key=lambda sample: sample.draw.index)
         return next((sample for sample in samples if sample.error is None), samples[0])
+
+    @property
+    def composed(self) -> Composed | None:
+        """The answer that the selection has put together, to be returned in place of the winner's own; None if none."""
+        return composed_of(self.selection, favour_conditioned=self._favours_conditioned)
 
     @property
     def cost(self) -> Cost:
@@ -309,6 +316,11 @@ class Plan:
         return sum((sample.cost for sample in self.samples), Cost())
 
     # ---- inside
+
+    @property
+    def _favours_conditioned(self) -> bool:
+        """Whether ties go to samples that saw earlier ones, as they are found to check those."""
+        return self.strategy.learned and self._learned.trust.earned
 
     def _hear_of_all(self, sample: Sample) -> None:
         """If a sample has told all that others could, draw no more; or a greedy one, for an answer that none gave."""
@@ -343,7 +355,10 @@ class Plan:
         """Tell the program's record whether the call's first two samples agree, once both have voted by themselves."""
         first = [sample for sample in self.samples if sample.draw.index <= 1 and sample.vote is not None]
         alone = len(first) == 2 and not any(sample.draw.conditioned for sample in first)
-        if alone and isinstance(self.selection.evidence(), Tally):
+        evidence = self.selection.evidence()
+        if alone and isinstance(evidence, Likeness) and evidence.first is not None:
+            self._agree = self._learned.agreement.tell_alike(evidence.first)
+        elif alone and isinstance(evidence, Tally):
             keys = keys_of(self.selection.groups())
             said = [keys[sample.draw.index] for sample in first if sample.draw.index in keys]
             self._agree = self._learned.agreement.tell(*said) if len(said) == 2 else None

@@ -1,1 +1,25 @@
-"""Which answer wins: selectors, and the votes of one call under a selector. Nothing here knows DSPy or a pool."""
+"""Which answer wins: selectors, and how alike two answers are. Pure: no DSPy, no pool, no clock."""
+
+from dynscale_dspy.selection.blends import Average, ByValue
+from dynscale_dspy.selection.fieldwise import Fieldwise
+from dynscale_dspy.selection.lists import ElementVote
+from dynscale_dspy.selection.medoid import Medoid
+from dynscale_dspy.selection.numbers import Numbers
+from dynscale_dspy.selection.plurality import Plurality
+from dynscale_dspy.selection.similarity import CharacterF, ElementF1, Equal, EqualOutputs, MeanOver, TokenF1
+
+__all__ = [
+    "Average",
+    "ByValue",
+    "CharacterF",
+    "ElementF1",
+    "ElementVote",
+    "Equal",
+    "EqualOutputs",
+    "Fieldwise",
+    "MeanOver",
+    "Medoid",
+    "Numbers",
+    "Plurality",
+    "TokenF1",
+]

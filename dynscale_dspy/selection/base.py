@@ -11,7 +11,20 @@ from dynscale_dspy.allocation.evidence import Detail, Evidence
 if TYPE_CHECKING:
     from dynscale_dspy.allocation.policies import Policy
 
-__all__ = ["Evidence", "Group", "Selection", "Selector", "Share", "Vote", "check_policy", "keys_of"]
+__all__ = [
+    "Choice",
+    "Composed",
+    "Composing",
+    "Evidence",
+    "Group",
+    "Selection",
+    "Selector",
+    "Share",
+    "Vote",
+    "check_policy",
+    "composed_of",
+    "keys_of",
+]
 
 
 @dataclass(frozen=True)
@@ -40,12 +53,14 @@ class Vote:
             sum to 1, the answer's own among them. Empty for a vote that is for the answer alone.
         is_whole: Whether the shares are all that the program can say: nothing was drawn before them, so that another
             sample of the same inputs would bring the same.
+        features: What is compared of the answer, where the selector compares by similarity.
     """
 
     answer: Any
     key: Hashable = None
     shares: tuple[Share, ...] = field(default=(), repr=False)
     is_whole: bool = field(default=False, repr=False)
+    features: Any = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -136,6 +151,57 @@ class Selector(Protocol):
     def empty(self) -> Selection:
         """The selection of a call without samples."""
         ...
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A selector, and why it is this one.
+
+    Args:
+        selector: The selector.
+        why: The reason in a few words, such as ``tags is a list``; empty for plurality by default.
+    """
+
+    selector: Selector
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Composed:
+    """An answer that is put together from several samples, and that none of them need have given.
+
+    Args:
+        answer: The answer, of the type of the samples' answers.
+        whose: The sample whose prediction has it in place of its own answer, and whose reasoning goes with it.
+    """
+
+    answer: Any
+    whose: int
+
+
+@runtime_checkable
+class Composing(Protocol):
+    """A :class:`Selection` that may put an answer together, where its user has asked for that."""
+
+    def composed(self, *, favour_conditioned: bool = False) -> Composed | None:
+        """The answer that is returned in place of the winner's own; None where the winner's own is.
+
+        Args:
+            favour_conditioned: As of :meth:`Selection.winner`.
+        """
+        ...
+
+
+def composed_of(selection: Selection, *, favour_conditioned: bool = False) -> Composed | None:
+    """The answer that a selection has put together; None if it is not of the kind that does, or has none.
+
+    Args:
+        selection: The votes of a call.
+        favour_conditioned: As of :meth:`Selection.winner`.
+    """
+    if not isinstance(selection, Composing):
+        return None
+    return selection.composed(favour_conditioned=favour_conditioned)
 
 
 def keys_of(groups: Sequence[Group]) -> dict[int, Hashable]:

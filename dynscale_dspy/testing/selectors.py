@@ -35,7 +35,8 @@ class Said:
     """What one sample of a history says.
 
     Args:
-        answer: Position of its answer in :meth:`SelectorLaws.answers`, None if it casts no vote.
+        answer: Position of its answer in :meth:`SelectorLaws.answers`, or after those in :meth:`SelectorLaws.alike`;
+            None if it casts no vote.
         sample: Its index among the call's samples.
         weight: What its vote counts.
         conditioned: Whether it saw earlier samples.
@@ -53,8 +54,8 @@ History = Sequence[Said]
 class SelectorLaws:
     """What the plan, reports, chains and the bandit rely on in a selector.
 
-    Override :meth:`selector`; and :meth:`answers` if the selector does not take plain text, or tells some pairs of the
-    default answers less apart than others.
+    Override :meth:`selector`; :meth:`answers` if the selector does not take plain text, or tells some pairs of the
+    default answers less apart than others; and :meth:`alike` if it compares by similarity.
     """
 
     def selector(self) -> Selector:
@@ -64,6 +65,14 @@ class SelectorLaws:
     def answers(self) -> Sequence[Any]:
         """Three answers or more, all different, and each as different from any other."""
         return ("red", "green", "blue")
+
+    def alike(self) -> Sequence[Any]:
+        """Answers that are all different and alike to different degrees; none where answers are equal or not.
+
+        All laws but two hold for them too: answers that change places are judged otherwise, and the answer that most
+        others are like comes before the one with most votes.
+        """
+        return ()
 
     # ---- reading
 
@@ -75,6 +84,17 @@ class SelectorLaws:
                 one, other = selector.read(answer), reader.read(answer)
                 assert one is not None and other is not None, f"{answer!r} casts no vote"
                 assert one.key == other.key and one.answer == answer
+
+    def test_answers_are_different(self) -> None:
+        """Those that the laws are held against."""
+        for answers in (self.answers(), self.alike()):
+            keys = []
+            for answer in answers:
+                vote = self.selector().read(answer)
+                assert vote is not None, f"{answer!r} casts no vote"
+                (group,) = self.selector().empty().add(vote, sample=0).groups()
+                keys.append(group.key)
+            assert len(set(keys)) == len(keys), answers
 
     def test_none_is_an_answer(self) -> None:
         """None may be what a program rightly says, "there is none": a sample without an answer is not read at all."""
@@ -121,7 +141,7 @@ class SelectorLaws:
     def test_names_of_answers_do_not_matter(self) -> None:
         """If answers change places, the samples that say them are judged as before."""
         count = len(self.answers())
-        for history in self._histories():
+        for history in self._histories(degrees=False):
             turned = [
                 said if said.answer is None else replace(said, answer=(said.answer + 1) % count) for said in history
             ]
@@ -157,7 +177,6 @@ class SelectorLaws:
 
     def test_settled_means_that_nothing_can_change(self) -> None:
         """Whatever so many more samples say, blanks and answers not seen so far among it, the same answer wins."""
-        count = len(self.answers())
         checked: set[tuple[tuple[int | None, bool], ...]] = set()
         for history in self._histories():
             plain = tuple((said.answer, said.conditioned) for said in history)
@@ -170,7 +189,7 @@ class SelectorLaws:
                     continue
                 for favour in (False, True):
                     expected = _winning_key(selection, favour)
-                    kinds = ((None, False), *itertools.product(range(count), (False, True)))
+                    kinds = ((None, False), *itertools.product(self._said_beside(history), (False, True)))
                     for more in itertools.product(kinds, repeat=pending):
                         later = [
                             Said(answer, len(history) + i, conditioned=conditioned)
@@ -191,7 +210,7 @@ class SelectorLaws:
         for history in self._histories():
             selection = self._selection(history)
             before = _snapshot(selection)
-            for answer in (*range(len(self.answers())), None):
+            for answer in (*self._said_beside(history), None):
                 self._selection([Said(answer, len(history), weight=2.0)], selection)
             assert _snapshot(selection) == before, history
 
@@ -214,14 +233,14 @@ class SelectorLaws:
             assert sorted(i for group in groups for i in group.samples) == sorted(by_sample), history
             assert len({group.key for group in groups}) == len(groups), history
             order = [(-group.weight, group.samples[0]) for group in groups]
-            assert order == sorted(order), history
+            assert order == sorted(order) or self._is_of_degrees(history), history
             for group in groups:
                 assert list(group.samples) == sorted(group.samples), history
                 said = [by_sample[i] for i in group.samples]
                 _close(group.independent, math.fsum(s.weight for s in said if not s.conditioned), history)
                 _close(group.conditioned, math.fsum(s.weight for s in said if s.conditioned), history)
                 answer = said[0].answer
-                assert answer is not None and group.answer == self.answers()[answer], history
+                assert answer is not None and group.answer == self._answers()[answer], history
 
     def test_evidence_is_within_bounds(self) -> None:
         """The lead is at least the rival's, confidence a half or more once one has voted, every sample counted once."""
@@ -246,7 +265,18 @@ class SelectorLaws:
     # ---- helpers
 
     def _vote(self, said: Said) -> Any:
-        return None if said.answer is None else self.selector().read(self.answers()[said.answer])
+        return None if said.answer is None else self.selector().read(self._answers()[said.answer])
+
+    def _answers(self) -> Sequence[Any]:
+        return (*self.answers(), *self.alike())
+
+    def _is_of_degrees(self, history: History) -> bool:
+        return any(said.answer is not None and said.answer >= len(self.answers()) for said in history)
+
+    def _said_beside(self, history: History) -> range:
+        """The answers among which those of a history are."""
+        count = len(self.answers())
+        return range(count, len(self._answers())) if self._is_of_degrees(history) else range(count)
 
     def _selection(self, history: History, selection: Selection | None = None) -> Selection:
         if selection is None:
@@ -257,24 +287,32 @@ class SelectorLaws:
             )
         return selection
 
-    def _histories(self) -> Iterator[History]:
-        """All of up to three samples, clear and tied ones, and random ones with weights and samples that saw others."""
-        count = len(self.answers())
-        for length in range(4):
-            for answers in itertools.product((None, *range(count)), repeat=length):
-                yield [Said(answer, i) for i, answer in enumerate(answers)]
-        for answers in ((0,) * 6, (0,) * 5 + (1,), (0, 0, 0, 0, 1, 2), (2, 1, 0) * 4, (None,) * 5 + (1,)):
+    def _histories(self, *, degrees: bool = True) -> Iterator[History]:
+        """Histories of the different answers, and of those that are alike to different degrees if asked for."""
+        yield from _histories(len(self.answers()))
+        if degrees and self.alike():
+            first = len(self.answers())
+            for history in _histories(len(self.alike())):
+                yield [replace(said, answer=None if said.answer is None else said.answer + first) for said in history]
+
+
+def _histories(count: int) -> Iterator[History]:
+    """All of up to three samples, clear and tied ones, and random ones with weights and samples that saw others."""
+    for length in range(4):
+        for answers in itertools.product((None, *range(count)), repeat=length):
             yield [Said(answer, i) for i, answer in enumerate(answers)]
-        generator = np.random.default_rng(SEED)
-        for length in range(1, 25):
-            shares = generator.dirichlet(np.full(count + 1, 0.7))
-            drawn = [None if k == count else int(k) for k in generator.choice(count + 1, size=length, p=shares)]
-            seen = [bool(flag) for flag in generator.random(length) < 0.4]
-            yield [Said(answer, i, 1.0, seen[i]) for i, answer in enumerate(drawn)]
-            # Indices in an order of their own, and weights whose sums are rounded.
-            indices = [int(i) for i in generator.permutation(length)]
-            weights = [float(w) for w in generator.choice([0.1, 0.2, 0.3, 1.0, 2.5], size=length)]
-            yield [Said(answer, indices[i], weights[i], seen[i]) for i, answer in enumerate(drawn)]
+    for answers in ((0,) * 6, (0,) * 5 + (1,), (0, 0, 0, 0, 1, 2), (2, 1, 0) * 4, (None,) * 5 + (1,)):
+        yield [Said(answer, i) for i, answer in enumerate(answers)]
+    generator = np.random.default_rng(SEED)
+    for length in range(1, 25):
+        shares = generator.dirichlet(np.full(count + 1, 0.7))
+        drawn = [None if k == count else int(k) for k in generator.choice(count + 1, size=length, p=shares)]
+        seen = [bool(flag) for flag in generator.random(length) < 0.4]
+        yield [Said(answer, i, 1.0, seen[i]) for i, answer in enumerate(drawn)]
+        # Indices in an order of their own, and weights whose sums are rounded.
+        indices = [int(i) for i in generator.permutation(length)]
+        weights = [float(w) for w in generator.choice([0.1, 0.2, 0.3, 1.0, 2.5], size=length)]
+        yield [Said(answer, indices[i], weights[i], seen[i]) for i, answer in enumerate(drawn)]
 
 
 def _winning_key(selection: Selection, favour_conditioned: bool) -> Hashable:

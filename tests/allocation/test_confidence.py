@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynscale_dspy.allocation.confidence import ENOUGH, LABELS, MEMORY, Agreement, Answers, chance_right
+from dynscale_dspy.allocation.confidence import ENOUGH, LABELS, MEMORY, Agreement, Answers, chance_alike, chance_right
 from dynscale_dspy.allocation.evidence import falls_short
+from dynscale_dspy.allocation.likeness import Likeness
 from dynscale_dspy.allocation.tally import Tally
 
 kinds = st.sampled_from(Answers)
@@ -190,3 +191,33 @@ def test_no_more_answers_are_kept_than_needed():
     for number in range(1000):
         known.tell(number, -number)
     assert len(known._seen) <= LABELS + 2
+
+
+# ---- answers that are more or less alike
+
+
+def test_how_alike_the_winner_is_to_others_is_its_confidence():
+    near, far = Likeness(3.6, 0.4, 4, valid=4), Likeness(2.0, 1.5, 4, valid=4)
+    assert chance_alike(near) == pytest.approx((3.6 - 1 + 1) / 5)
+    assert chance_alike(near) > chance_alike(far)
+    assert chance_alike(near, 0.9) > chance_alike(near, 0.1)
+    assert chance_alike(Likeness(1, 0, 1, valid=1), 0.8) == pytest.approx(0.8)
+    assert chance_alike(Likeness(samples=2, blanks=2)) == 0
+
+
+@given(st.integers(1, 20), st.integers(0, 10), st.floats(0, 1), st.floats(0, 1))
+def test_it_is_a_share_and_blanks_never_make_surer(voters, blanks, share, agreement):
+    lead = 1 + share * (voters - 1)
+    likeness = Likeness(lead, 0, voters, valid=voters)
+    found = chance_alike(likeness, agreement)
+    assert 0 < found <= 1
+    assert chance_alike(Likeness(lead, 0, voters + blanks, blanks, valid=voters), agreement) <= found + 1e-12
+
+
+def test_how_alike_first_samples_are_is_learned():
+    known = Agreement()
+    for _ in range(96):
+        assert known.tell_alike(0.75) == 0.75
+    assert known.rate() == pytest.approx((96 * 0.75 + 2) / 100)
+    assert known.rate(besides=0.75) == pytest.approx((95 * 0.75 + 2) / 99)
+    assert known.answers(Answers.OPEN) is Answers.OPEN  # which of them are equal it was not told

@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynscale_dspy.allocation.evidence import TopTwo
+from dynscale_dspy.allocation.likeness import Likeness
 from dynscale_dspy.allocation.repeats import CALLS, MEMORY, SAMPLES, SEVERAL, Repeats
 from dynscale_dspy.allocation.tally import Tally
 
@@ -85,3 +86,28 @@ def test_the_promise_is_a_share_and_blanks_teach_nothing(answers):
     for each in answers:
         assert known.promise(Tally.of(each)) in (0, known.level, 1)
     assert known.promise(Tally.of(range(SEVERAL))) <= known.promise(Tally.of("A")) == known.level
+
+
+# ---- answers that are more or less alike
+
+
+def alike(samples: int, told: float | None, *, is_flat: bool = True) -> Likeness:
+    return Likeness(1.0, 0.5, samples, valid=samples, told=told, is_flat=is_flat)
+
+
+def test_where_no_sample_tells_others_apart_calls_end_early() -> None:
+    known = Repeats()
+    for _ in range(60):
+        known.tell(alike(2, None), alike(3, 0.002))
+    assert known.promise(alike(3, 0.002)) == 0 == known.promise(alike(1, None))
+    assert known.promise(alike(1, None), looking=True) == 1.0
+    assert known.promise(alike(3, 0.5, is_flat=False)) == 1.0  # but here they do
+    assert not known.never  # which is about answers that are equal or not
+
+
+def test_where_samples_tell_others_apart_nothing_changes() -> None:
+    known = Repeats()
+    for _ in range(60):
+        known.tell(alike(1, None), alike(2, None))
+        known.tell(alike(2, None), alike(3, 0.2))
+    assert known.promise(alike(3, 0.01)) == 1.0

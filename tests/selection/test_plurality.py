@@ -18,6 +18,7 @@ from dynscale_dspy.selection.base import Vote
 from dynscale_dspy.selection.distribution import spread
 from dynscale_dspy.selection.labels import Labels
 from dynscale_dspy.selection.plurality import Plurality
+from dynscale_dspy.selection.similarity import EqualOutputs, TokenF1
 from dynscale_dspy.selection.text import LAYERS
 
 casts = st.lists(st.tuples(st.sampled_from(["A", "B", "C", None]), st.booleans()), max_size=12)
@@ -339,3 +340,62 @@ class TestShares:
         if more and before.is_settled(len(more)):
             key = {i: group.key for group in after.groups() for i in group.samples}
             assert key[before.winner()] == key[after.winner()]
+
+
+class TestTiesBySimilarity:
+    """Of answers with as many votes the one wins that is most like all."""
+
+    def of(self, *answers, ties=None, conditioned=()):
+        selector = Plurality(ties=TokenF1() if ties is None else ties)
+        selection = selector.empty()
+        for i, answer in enumerate(answers):
+            vote = None if answer is None else selector.read(answer)
+            selection = selection.add(vote, sample=i, conditioned=i in conditioned)
+        return selection
+
+    def test_the_most_central_of_single_votes_wins(self):
+        assert self.of("Rome", "Eiffel Tower", "the Eiffel Tower, Paris", None).winner() == 1
+
+    def test_more_votes_win_whatever_is_like_what(self):
+        assert self.of("a b", "b c", "a c", "x", "x").winner() == 3
+
+    def test_pairs_are_compared_too(self):
+        assert self.of("x", "x", "a b", "a b", "a c").winner() == 2
+
+    def test_the_first_keeps_its_place_unless_another_is_more_central(self):
+        assert self.of("a", "b").winner() == 0 == self.of("a b", "a c").winner()
+        assert self.of("a", "b c", "c d").winner() == 1
+
+    def test_the_weight_of_independent_votes_comes_first(self):
+        selection = self.of("a", "b c", "c d", "z", conditioned={1})
+        assert selection.winner() == 2 and selection.winner(favour_conditioned=True) == 1
+
+    def test_one_that_is_like_no_other_still_votes(self):
+        def fails(one, other):
+            raise RuntimeError("no")
+
+        assert self.of("a", "b", "b", ties=fails).winner() == 1 and self.of("a", "b", ties=fails).winner() == 0
+        run_only_digits = EqualOutputs(run=int)
+        assert self.of("one", "two", "two", ties=run_only_digits).winner() == 1
+
+    def test_by_default_nothing_is_compared(self):
+        assert Plurality().read("a").features is None and Plurality().ties is None
+        assert Plurality(ties=TokenF1()) == pickle.loads(pickle.dumps(Plurality(ties=TokenF1())))
+        assert repr(Plurality(ties=TokenF1())) == "Plurality(without=(), ties=TokenF1())"
+
+    @pytest.mark.parametrize("wrong", ["TokenF1", 3, TokenF1])
+    def test_what_is_no_similarity_is_refused(self, wrong):
+        with pytest.raises(ValueError, match="^similarity must be"):
+            Plurality(ties=wrong)
+
+    @given(st.lists(st.sampled_from(["a b", "b c", "c", "d e", "a"]), min_size=1, max_size=7), st.randoms())
+    def test_the_order_of_arrival_does_not_matter(self, answers, order):
+        selector = Plurality(ties=TokenF1())
+        one, other, places = selector.empty(), selector.empty(), list(range(len(answers)))
+        for i in places:
+            one = one.add(selector.read(answers[i]), sample=i)
+        for i in order.sample(places, len(places)):
+            other = other.add(selector.read(answers[i]), sample=i)
+        assert one.winner() == other.winner() and one.groups() == other.groups()
+        best = Counter(answers).most_common(1)[0][1]
+        assert Counter(answers)[answers[one.winner()]] == best

@@ -9,12 +9,21 @@ import pytest
 from dynscale_dspy.allocation.evidence import Detail, TopTwo
 from dynscale_dspy.selection.base import Group, Selection, Selector, Vote
 from dynscale_dspy.selection.plurality import Plurality, PluralitySelection
+from dynscale_dspy.selection.similarity import TokenF1
 from dynscale_dspy.testing import SelectorLaws
 
 
 class TestPlurality(SelectorLaws):
     def selector(self):
         return Plurality()
+
+
+class TestPluralityWithTiesBySimilarity(SelectorLaws):
+    def selector(self):
+        return Plurality(ties=TokenF1())
+
+    def alike(self):
+        return ("a red fox", "a red dog", "a dog", "nothing like it")
 
 
 class TestPluralityOfRecords(SelectorLaws):
