@@ -141,6 +141,7 @@ def misspelt(prompts: int, seed: int) -> list[Prompt]:
 
 def rules(kind: str, prompts: Sequence[Prompt]) -> dict[str, Selector]:
     """The rules that a kind of output is tried with."""
+    found: dict[str, Selector] = {"plurality": Plurality()}
     if kind == "code":
         chrf, token = Written(CharacterF()), Written(TokenF1())
         found = {
@@ -163,7 +164,6 @@ def rules(kind: str, prompts: Sequence[Prompt]) -> dict[str, Selector]:
         similarities = {"element F1": ElementF1(), "token F1": TokenF1()}
     else:
         similarities = {"token F1": TokenF1(), "chrF": CharacterF()}
-    found = {"plurality": Plurality()}
     for name, similarity in similarities.items():
         found[f"medoid, {name}"] = Medoid(similarity)
         found[f"plurality, ties by {name}"] = Plurality(ties=similarity_of(similarity))
