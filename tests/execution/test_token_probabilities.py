@@ -159,7 +159,7 @@ def test_a_selector_that_takes_a_label_for_no_answer_loses_no_other_vote(labels)
     server = labels()
     with dspy.context(lm=server.lm(temperature=1.0)):
         out = scaled(budget=BudgetPool(samples=4, min_per_call=4), selector=Undecided())(title="t")
-    assert [sample.problem for sample in explain(out).samples] == ["", "", "no answer", ""]
+    assert sorted(sample.problem for sample in explain(out).samples) == ["", "", "", "no answer"]
     assert out.topic == "World"
 
 
