@@ -6,10 +6,11 @@ that it may be the beginning of: "Ent" for *entailment* and for *entails*, until
 
 .. math:: P(\text{label}) \propto \sum_{i} \prod_{j<i} p(t_j) \sum_{t} p(t)\, [t_1 \dots t_{i-1} t \text{ begins it}]
 
-What may begin several labels is theirs in proportion to the rest. What begins none (another word, a sentence) is left
-out: such a reply would not be an answer. Servers tell a few tokens only: what they leave untold is spread evenly over
-those labels that none of the tokens told may begin, each at most as likely as the least likely one told. Where less
-than half of what was told or left untold speaks for labels, nothing is known of them.
+What may begin several labels is theirs in proportion to the rest, but for those that a longer token told begins: "1"
+beside "10" is the whole of 1. What begins none (another word, a sentence) is left out: such a reply would not be an
+answer. Servers tell a few tokens only: what they leave untold is spread evenly over those labels that none of the
+tokens told may begin, each at most as likely as the least likely one told. Where less than half of what was told or
+left untold speaks for labels, nothing is known of them.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from dynscale_dspy.selection.base import Share, Vote
-from dynscale_dspy.selection.labels import Labels
+from dynscale_dspy.selection.labels import BEFORE, Labels
 
 ENOUGH = 0.5
 """The least probability that labels must have together."""
@@ -145,14 +146,17 @@ class _Walk:
         told = {text: probability / total for text, probability in told.items()}
         own = told.pop(token.text)
         seen = set(here)
-        for text, probability in told.items():
-            if not text.startswith(head):
-                continue  # it would not have begun the field
-            labels = self._labels.begun(so_far + text[len(head) :]) & live
+        begun = {text: self._labels.begun(so_far + text[len(head) :]) & live for text in told if text.startswith(head)}
+        # Those that do not start like it would not have begun the field.
+        longest = _longest({**begun, token.text: here}, len(head))
+        for text, labels in begun.items():
+            says = _said_by(text, len(head))
+            if says:  # "1" where "10" is told too is not the beginning of 10: that has a token of its own
+                labels = frozenset(label for label in labels if longest[label] <= says) or labels
             if labels == live:
                 continue  # it leaves everything open
             seen |= labels
-            self._count(labels, reach * probability)
+            self._count(labels, reach * told[text])
         if here != live:
             untold = max(1.0 - own - sum(told.values()), 0.0)
             unseen = live - seen
@@ -182,6 +186,19 @@ class _Walk:
         if not total > 0 or total < ENOUGH * (total + self._lost):
             return None
         return [mass / total for mass in self._mass]
+
+
+def _longest(begun: Mapping[bytes, frozenset[int]], head: int) -> dict[int, int]:
+    """How much the longest token says that begins a label, by label."""
+    longest: dict[int, int] = {}
+    for text, labels in begun.items():
+        for label in labels:
+            longest[label] = max(longest.get(label, 0), _said_by(text, head))
+    return longest
+
+
+def _said_by(text: bytes, head: int) -> int:
+    return len(text[head:].lstrip(BEFORE))
 
 
 def _places(reply: bytes, field: str) -> Iterator[int]:

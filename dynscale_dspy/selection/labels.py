@@ -10,9 +10,9 @@ from collections.abc import Collection, Iterator, Sequence
 from enum import Enum
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-_BEFORE = b" \t\r\n\"'`*"
+BEFORE = b" \t\r\n\"'`*"
 """What models write before a label that is no part of it: space, quotes, marks of emphasis."""
-_AFTER = _BEFORE + b".,:;!?)]}<|\\"
+_AFTER = BEFORE + b".,:;!?)]}<|\\"
 """What may follow a label, none of which goes on with it."""
 
 
@@ -81,7 +81,7 @@ class Labels:
             claims: dict[bytes, set[int]] = {}
             for label, spellings in enumerate(level):
                 for spelling in spellings:
-                    claims.setdefault(spelling.encode("utf-8", "replace").strip(_BEFORE), set()).add(label)
+                    claims.setdefault(spelling.encode("utf-8", "replace").strip(BEFORE), set()).add(label)
             for spelling, claiming in claims.items():
                 if spelling not in self._spellings:
                     self._spellings[spelling] = next(iter(claiming)) if len(claiming) == 1 else None
@@ -94,7 +94,7 @@ class Labels:
     @staticmethod
     def is_blank(text: bytes) -> bool:
         """Whether a text says nothing yet of any label."""
-        return not text.strip(_BEFORE)
+        return not text.strip(BEFORE)
 
     def begun(self, text: bytes) -> frozenset[int]:
         """Positions of the labels that a text may be the beginning of, or begins with.
@@ -105,7 +105,7 @@ class Labels:
         Returns:
             All labels while it says nothing yet; none if it is no label's.
         """
-        said = text.lstrip(_BEFORE)
+        said = text.lstrip(BEFORE)
         if not said:
             return self.all
         ahead: set[int | None] = set()
@@ -116,7 +116,7 @@ class Labels:
         for end in range(min(len(said) - 1, self._longest), 0, -1):
             complete = self._spellings.get(said[:end])
             if complete is not None and said[end : end + 1] in _ENDS:
-                if not ahead or not said[end:].strip(_BEFORE):
+                if not ahead or not said[end:].strip(BEFORE):
                     ahead.add(complete)  # while "not s" goes on as "not sure" does, which "not" cannot
                 break
         return frozenset(label for label in ahead if label is not None)

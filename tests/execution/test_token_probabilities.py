@@ -142,10 +142,11 @@ def test_a_label_that_no_sample_gave_does_not_win_but_is_looked_for(labels) -> N
 def test_attempts_of_best_of_n_are_draws_of_their_own(labels, scaling) -> None:
     server = labels({"World": 0.6, "Sports": 0.4})
     qa = scaled(sampling=scaling)
-    best = dspy.BestOfN(qa, N=4, reward_fn=lambda args, made: float(made.topic == "Sports"), threshold=1.0)
+    best = dspy.BestOfN(qa, N=4, reward_fn=lambda args, made: 0.0, threshold=1.0)
     with dspy.context(lm=server.lm(temperature=1.0)):
-        assert best(title="t").topic == "Sports"
-    assert [request["temperature"] for request in server.requests][:2] == [0.0, 1.0]
+        best(title="t")
+    asked = [request["temperature"] for request in server.requests]
+    assert asked[0] == 0.0 and len(asked) > 3 and set(asked[1:]) == {1.0}
 
 
 class Undecided(Plurality):
@@ -159,7 +160,7 @@ def test_a_selector_that_takes_a_label_for_no_answer_loses_no_other_vote(labels)
     server = labels()
     with dspy.context(lm=server.lm(temperature=1.0)):
         out = scaled(budget=BudgetPool(samples=4, min_per_call=4), selector=Undecided())(title="t")
-    assert [sample.problem for sample in explain(out).samples] == ["", "", "no answer", ""]
+    assert sorted(sample.problem for sample in explain(out).samples) == ["", "", "", "no answer"]
     assert out.topic == "World"
 
 

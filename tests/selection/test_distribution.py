@@ -213,3 +213,14 @@ def test_shares_sum_to_one_exactly(raw: list[float], data: st.DataObject) -> Non
     vote = spread(Vote(keys[said], keys[said]), keys, Labels(keys), shares)
     assert sum(Fraction(share.weight) for share in vote.shares) == 1
     assert keys[said] in {share.key for share in vote.shares} and all(share.weight > 0 for share in vote.shares)
+
+
+def test_a_label_that_others_begin_with_keeps_what_was_thought_of_it() -> None:
+    numbers, whole = ("1", "2", "10"), {"1": 0.6, "2": 0.1, "10": 0.3}
+    for said, share in whole.items():
+        close(of(numbers, [CHAT[0], token("\n"), token(said, share, **whole), token("\n")], said), [0.6, 0.1, 0.3])
+    words, whole = ("Yes", "No", "Yes and no"), {"Yes": 0.2, "No": 0.1, "Yes and no": 0.7}
+    for said, share in whole.items():
+        close(of(words, [CHAT[0], token("\n"), token(said, share, **whole), token("\n")], said), [0.2, 0.1, 0.7])
+    two = {"1": 0.6, "10": 0.4}
+    close(of(("1", "10"), [CHAT[0], token("\n"), token("10", 0.4, **two), token("\n")], "10"), [0.6, 0.4])
