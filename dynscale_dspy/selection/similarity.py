@@ -221,8 +221,8 @@ def _in_small_letters(item: Any, depth: int) -> Any:
 class MeanOver:
     """The mean over fields of a record, each by a similarity of its own.
 
-    A field that a record does not have counts as None. A field that casts no vote is like none; a record casts none if
-    all its fields do not.
+    A field that a record does not have, or that casts no vote, is like no other: 0 for that field. A record casts no
+    vote if none of its fields does.
 
     Args:
         fields: A similarity for each field, by name. Fields that are not named do not count.
@@ -251,7 +251,9 @@ class MeanOver:
         values = _fields_of(answer)
         if values is None:
             return (("no record", Equal().prepare(answer)),)
-        parts = tuple(similarity.prepare(values.get(name)) for name, similarity in self.fields.items())
+        parts = tuple(
+            similarity.prepare(values[name]) if name in values else None for name, similarity in self.fields.items()
+        )
         return None if all(part is None for part in parts) else ("record", *parts)
 
     def between(self, one: tuple[Any, ...], other: tuple[Any, ...]) -> float:

@@ -187,7 +187,8 @@ def test_the_mean_over_fields() -> None:
     assert alike(person, ada, Person(name="Ada Lovelace", year=1815)) == 1
     assert alike(person, ada, {"name": "Ada", "year": 1815}) == pytest.approx((2 / 3 + 1) / 2, abs=1 / UNITS)
     assert alike(person, ada, {"name": "Ada Lovelace"}) == 1 / 2
-    assert alike(person, {}, Person()) == 1 and alike(person, None, None) == 1
+    assert alike(person, {"year": 1}, {"year": 1}) == 1 / 2  # what is not there is like nothing
+    assert person.prepare({}) is None and alike(person, None, None) == 1 == alike(person, Person(), Person())
     assert alike(person, None, Person()) == 0 == alike(person, "Ada", None)
 
 
