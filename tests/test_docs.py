@@ -118,7 +118,7 @@ def test_which_answer_wins_is_what_the_page_prints(capsys):
     printed = []
     for kind, block in re.findall(r"```(python|text)\n(.*?)```", text, flags=re.DOTALL):
         if kind == "python":
-            exec(compile(block, "selection.md", "exec"), namespace)
+            exec(compile(block, "selection.md", "exec", dont_inherit=True), namespace)
             printed.append(capsys.readouterr().out)
         else:
             assert printed[-1] == block

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,6 +13,7 @@ from dynscale_dspy._fields import Number, OneOfWords, check
 from dynscale_dspy.allocation.policies import OrderedTally
 from dynscale_dspy.selection.answers import canonical
 from dynscale_dspy.selection.base import Group, Vote
+from dynscale_dspy.selection.prepared import exact_weight
 
 Tolerance = Annotated[float, Number(least=0, kind="a number of at least 0")]
 Meaning = Annotated[Literal["value", "score"], OneOfWords]
@@ -100,7 +100,7 @@ class _Cast:
 
     vote: Vote
     sample: int
-    weight: Fraction
+    weight: int | Fraction
     conditioned: bool
 
 
@@ -129,12 +129,11 @@ class NumbersSelection:
         Raises:
             ValueError: If the weight is not a finite number above 0.
         """
-        if not 0 < weight < math.inf:
-            raise ValueError(f"weight must be positive, got {weight!r}")
+        exact = exact_weight(weight)
         if vote is None:
             return replace(self, keys=(*self.keys, None))
         index = len(self.keys) if sample is None else sample
-        cast = _Cast(vote, index, Fraction(weight), conditioned)
+        cast = _Cast(vote, index, exact, conditioned)
         return replace(self, votes=(*self.votes, cast), keys=(*self.keys, vote.key))
 
     def winner(self, *, favour_conditioned: bool = False) -> int | None:
@@ -194,18 +193,29 @@ class NumbersSelection:
         """The numbers by cluster: the largest there can be, then the largest of those left, and so on."""
         if self.is_score or not self.tolerance:
             return tuple(_Cluster((number,)) for number in self._numbers)
-        left, found = list(self._numbers), []
+        numbers, near, left, found = self._numbers, self._near, set(range(len(self._numbers))), []
         while left:
-            around = {number.key: [other for other in left if self._is_near(number, other)] for number in left}
-            centre = max(left, key=lambda number: (_weight(around[number.key]), number.rank(False)))
-            found.append(_Cluster(tuple(around[centre.key])))
-            left = [number for number in left if number not in around[centre.key]]
+            around = {place: near[place] & left for place in left}
+            centre = max(
+                left, key=lambda place: (_weight(numbers[i] for i in around[place]), numbers[place].rank(False))
+            )
+            found.append(_Cluster(tuple(numbers[place] for place in sorted(around[centre]))))
+            left -= around[centre]
         return tuple(found)
 
-    def _is_near(self, one: _Numeral, other: _Numeral) -> bool:
-        if one.value is None or other.value is None:
-            return one.key == other.key
-        return abs(one.value - other.value) <= self.tolerance
+    @property
+    def _near(self) -> list[set[int]]:
+        """The places of the numbers that are near each number, its own among them."""
+        near = [{place} for place in range(len(self._numbers))]
+        valued = [(number.value, place) for place, number in enumerate(self._numbers) if number.value is not None]
+        valued.sort()
+        for rank, (value, place) in enumerate(valued):
+            for other_value, other in valued[rank + 1 :]:
+                if other_value - value > self.tolerance:
+                    break
+                near[place].add(other)
+                near[other].add(place)
+        return near
 
     @cached_property
     def _evidence(self) -> OrderedTally:
@@ -225,17 +235,17 @@ class _Numeral:
     casts: tuple[_Cast, ...]
 
     @cached_property
-    def weight(self) -> Fraction:
-        return sum((cast.weight for cast in self.casts), Fraction())
+    def weight(self) -> int | Fraction:
+        return sum((cast.weight for cast in self.casts), 0)
 
     @property
     def speaker(self) -> _Cast:
         """The first independent vote for it; if there is none, the first."""
         return min(self.casts, key=lambda cast: (cast.conditioned, cast.sample))
 
-    def rank(self, favour_conditioned: bool) -> tuple[Fraction, Fraction, int]:
+    def rank(self, favour_conditioned: bool) -> tuple[int | Fraction, int | Fraction, int]:
         """Its weight, that of the samples that ties go to, and how early it came."""
-        favoured = sum((cast.weight for cast in self.casts if cast.conditioned is favour_conditioned), Fraction())
+        favoured = sum((cast.weight for cast in self.casts if cast.conditioned is favour_conditioned), 0)
         return self.weight, favoured, -self.casts[0].sample
 
 
@@ -249,18 +259,18 @@ class _Cluster:
         """The number that most samples gave."""
         return max(self.numbers, key=lambda number: number.rank(favour_conditioned))
 
-    def rank(self, favour_conditioned: bool) -> tuple[Fraction, Fraction, int]:
+    def rank(self, favour_conditioned: bool) -> tuple[int | Fraction, int | Fraction, int]:
         """As of one number."""
         weights, favoured, first = zip(*(number.rank(favour_conditioned) for number in self.numbers), strict=True)
-        return sum(weights, Fraction()), sum(favoured, Fraction()), max(first)
+        return sum(weights, 0), sum(favoured, 0), max(first)
 
     @cached_property
     def group(self) -> Group:
         """Its samples as reports tell them."""
         casts = sorted((cast for number in self.numbers for cast in number.casts), key=lambda cast: cast.sample)
         modal = self.modal(False)
-        independent = sum((cast.weight for cast in casts if not cast.conditioned), Fraction())
-        conditioned = sum((cast.weight for cast in casts if cast.conditioned), Fraction())
+        independent = sum((cast.weight for cast in casts if not cast.conditioned), 0)
+        conditioned = sum((cast.weight for cast in casts if cast.conditioned), 0)
         indices = tuple(cast.sample for cast in casts)
         return Group(modal.speaker.vote.answer, modal.key, _plain(independent), _plain(conditioned), indices)
 
@@ -274,9 +284,9 @@ def _number(key: Any) -> Fraction | None:
     return Fraction(key[1]) if isinstance(key, tuple) and len(key) == 2 and key[0] == "number" else None
 
 
-def _weight(numbers: Iterable[_Numeral]) -> Fraction:
-    return sum((number.weight for number in numbers), Fraction())
+def _weight(numbers: Iterable[_Numeral]) -> int | Fraction:
+    return sum((number.weight for number in numbers), 0)
 
 
-def _plain(weight: Fraction) -> float:
-    return weight.numerator if weight.denominator == 1 else float(weight)
+def _plain(weight: int | Fraction) -> float:
+    return weight if isinstance(weight, int) else float(weight)

@@ -72,7 +72,8 @@ class Call:
         winner = next((place for place, each in enumerate(made.samples) if each.prediction is prediction), None)
         score = judge(example, prediction)
         key = None if winner is None else keys[winner]
-        known[key] = score
+        if winner is not None:  # a composed answer is no sample's, and its score theirs no more
+            known[key] = score
         scores = []
         for sample, said in zip(made.samples, keys, strict=True):
             if said not in known:

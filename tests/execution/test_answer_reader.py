@@ -212,3 +212,23 @@ def test_a_sample_that_lacks_the_answer_gives_none(fields):
 
 
 _ = Literal, Optional  # used by the signatures above, which DSPy resolves by name
+
+
+def test_an_answer_is_written_where_it_is_read():
+    module = dspy.ChainOfThought("text -> label, amount: float, note")
+    reader = AnswerReader(module)
+    before = dspy.Prediction(reasoning="r", label="a", amount=1.0, note="n")
+    made = reader.written(module, before, {"label": "b", "amount": 2.0})
+    assert made is not None and reader.read(module, made) == {"label": "b", "amount": 2.0}
+    assert (made.reasoning, made.note) == ("r", "n") and type(made) is dspy.Prediction
+    assert before.label == "a"  # it is left as it was
+    one = AnswerReader(module, "label").written(module, before, "c")
+    assert one is not None and (one.label, one.amount) == ("c", 1.0)
+
+
+def test_a_functions_answer_and_what_is_no_prediction_cannot_be_written():
+    module = dspy.Predict("text -> label")
+    assert (
+        AnswerReader(module, lambda prediction: prediction.label).written(module, dspy.Prediction(label="a"), 1) is None
+    )
+    assert AnswerReader(module).written(module, {"label": "a"}, "b") is None

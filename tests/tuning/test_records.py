@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynscale_dspy import BudgetPool, Cost, DynScaling, Parallel, Uniform
+from dynscale_dspy.selection.lists import ElementVote
 from dynscale_dspy.tuning import records
 from dynscale_dspy.tuning.examples import Judge
 from dynscale_dspy.tuning.records import Call, agreement, spending, voted
@@ -40,6 +41,23 @@ def test_a_call_is_read_once_for_each_answer():
     assert found.alone().keys == {found.key: 1.0}
     failed = Call.of(None, dspy.Example(), Judge(metric), None)
     assert failed.key is None and failed.score == 0.0 and failed.keys == ()
+
+
+def test_a_composed_answer_is_scored_for_itself_and_not_for_samples_without_a_vote():
+    model = ScriptedModel(lambda prompt, number: {"tags": ['["a", "x"]', '["a", "y"]', '["a", "z"]', "prose"][number]})
+    pool = BudgetPool(samples=4, policy=Uniform())
+    program = DynScaling(
+        dspy.Predict("text -> tags: list[str]"), pool, selector=ElementVote(), sampling=Parallel(), max_choices=1
+    )
+    with dspy.context(lm=model.lm(), adapter=dspy.ChatAdapter(use_json_adapter_fallback=False)):
+        (prediction,) = program.batch([{"text": "t"}], num_threads=1, disable_progress_bar=True)
+
+    def metric(example, prediction):
+        return prediction is not None and prediction.tags == ["a"]
+
+    found = Call.of(prediction, dspy.Example(), Judge(metric), ElementVote())
+    assert prediction.tags == ["a"] and found.score == 1.0 and found.key is None
+    assert found.scores == (0.0,) * 4 and sum(key is None for key in found.keys) == 1
 
 
 @given(st.lists(st.sampled_from(["right", "b", "c", None]), min_size=1, max_size=5), st.integers(1, 5))
