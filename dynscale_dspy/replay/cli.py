@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from tqdm.auto import tqdm
 
 from dynscale_dspy.allocation.policies import POLICIES
+from dynscale_dspy.replay.lines import PoolError
 from dynscale_dspy.replay.online import ARRIVALS
-from dynscale_dspy.replay.pools import PoolError
+from dynscale_dspy.replay.scored import Score, is_scored, load_scored_pool, replay_scores, selectors_for
 from dynscale_dspy.replay.table import BUDGETS, GROUPINGS, Replay, replay
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's options to a parser."""
-    parser.description = "Replay allocation policies over recorded pools of samples (.jsonl or .jsonl.gz)."
+    parser.description = (
+        "Replay allocation policies over recorded pools of samples (.jsonl or .jsonl.gz); where samples are outputs "
+        "of any type with a score each, rules of winning too."
+    )
     parser.add_argument("pools", nargs="+", metavar="POOL", help="recorded samples, one question a line")
     parser.add_argument(
         "--policies",
@@ -55,6 +61,14 @@ def main(arguments: argparse.Namespace) -> int:
             import matplotlib  # noqa: F401  # before minutes of work, not after
         except ImportError:
             return _fail("--plot needs Matplotlib: pip install 'dynscale-dspy[plots]'")
+    try:
+        scored = [is_scored(pool) for pool in arguments.pools]
+    except (PoolError, OSError) as error:
+        return _fail(str(error))
+    if any(scored):
+        if not all(scored):
+            return _fail("some pools have scores and some have right answers: replay them apart")
+        return _scores(arguments)
     # Pools, how many there are, and the time to go; only their names where nobody looks on.
     bar = tqdm(total=len(arguments.pools), unit="pool", disable=None, leave=False)
 
@@ -95,6 +109,62 @@ def main(arguments: argparse.Namespace) -> int:
 
         plot(result, arguments.plot)
     return 0
+
+
+def _scores(arguments: argparse.Namespace) -> int:
+    """Replay outputs that have scores."""
+    asked = {"--unit tokens": arguments.unit == "tokens", "--mode online": arguments.mode == "online"}
+    asked |= {"--rounds": arguments.rounds is not None, "--share": arguments.share, "--plot": bool(arguments.plot)}
+    for option, is_asked in asked.items():
+        if is_asked:
+            return _fail(f"{option} is not for outputs with scores: these are replayed in batch, in samples")
+    policies = arguments.policies.split(",") if arguments.policies else ["uniform", "knowledge_gradient"]
+    rows: list[Score] = []
+    try:
+        for path in tqdm(arguments.pools, unit="pool", disable=None, leave=False):
+            pool = load_scored_pool(path)
+            rows += replay_scores(
+                pool,
+                selectors_for(pool),
+                policies=policies,
+                budgets=[int(budget) for budget in arguments.budgets],
+                replicates=arguments.replicates,
+                seed=arguments.seed,
+            )
+    except (PoolError, ValueError, OSError) as error:
+        return _fail(str(error))
+    sys.stdout.write(render_scores(rows))
+    if arguments.json:
+        Path(arguments.json).write_text(json.dumps([vars(row) for row in rows], indent=1), encoding="utf-8")
+    return 0
+
+
+def render_scores(rows: Sequence[Score]) -> str:
+    """Scores as text: for each pool a table of its rules of winning by policy and budget."""
+    lines = []
+    for pool in dict.fromkeys(row.pool for row in rows):
+        owned = [row for row in rows if row.pool == pool]
+        budgets = sorted({row.budget for row in owned})
+        ways = list(dict.fromkeys((row.selector, row.policy) for row in owned))
+        width = max(len(_way(*way)) for way in ways)
+        lines.append(f"{pool}: score in % by average samples a question, and points over a random sample")
+        lines.append(f"  {'':{width}}" + "".join(f"{budget:>8}{'':22}" for budget in budgets).rstrip())
+        for way in ways:
+            found = {row.budget: row for row in owned if (row.selector, row.policy) == way}
+            cells = ""
+            for budget in budgets:
+                row = found.get(budget)
+                gain = ""
+                if row is not None and row.high > row.low:
+                    gain = f"{100 * row.gain:+.1f} [{100 * row.low:+.1f}, {100 * row.high:+.1f}]"
+                cells += f"{'–' if row is None else f'{100 * row.score:.1f}':>8}  {gain:20}"
+            lines.append(f"  {_way(*way):{width}}{cells}".rstrip())
+        lines.append("")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _way(selector: str, policy: str) -> str:
+    return f"{selector}; {policy}" if policy else selector
 
 
 def render(result: Replay) -> str:

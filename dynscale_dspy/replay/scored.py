@@ -17,6 +17,11 @@ from dynscale_dspy.allocation.policies import Policy, make_policy
 from dynscale_dspy.replay.lines import PoolError, items_of, objects_in
 from dynscale_dspy.selection.answers import Record
 from dynscale_dspy.selection.base import Selection, Selector, Vote, check_policy
+from dynscale_dspy.selection.fieldwise import Fieldwise
+from dynscale_dspy.selection.medoid import Medoid
+from dynscale_dspy.selection.numbers import Numbers
+from dynscale_dspy.selection.plurality import Plurality
+from dynscale_dspy.selection.similarity import CharacterF, ElementF1, TokenF1
 
 DRAWS = 1000
 """Bootstrap draws of questions."""
@@ -131,6 +136,30 @@ def is_scored(path: str | Path) -> bool:
     """
     first = next(objects_in(Path(path), ("id",)), None)
     return first is not None and "scores" in first[1] and "answers" not in first[1]
+
+
+def selectors_for(pool: ScoredPool) -> dict[str, Selector]:
+    """Rules of winning that suit what a pool's samples are, by the names that tables give them.
+
+    Args:
+        pool: The outputs.
+
+    Example:
+        >>> list(selectors_for(ScoredPool("mine", (Outputs("a", (["x"], ["y"]), (1, 0)),))))
+        ['plurality', 'medoid, elements']
+    """
+    kinds = {type(sample) for question in pool.questions for sample in question.samples if sample is not None}
+    rules: dict[str, Selector] = {"plurality": Plurality()}
+    if kinds <= {str}:
+        rules |= {"plurality, ties by words": Plurality(ties=TokenF1())}
+        rules |= {"medoid, words": Medoid(TokenF1()), "medoid, characters": Medoid(CharacterF())}
+    elif kinds <= {list}:
+        rules |= {"medoid, elements": Medoid(ElementF1())}
+    elif kinds <= {dict}:
+        rules |= {"field by field": Fieldwise()}
+    elif kinds <= {int, float}:
+        rules |= {"numbers": Numbers()}
+    return rules
 
 
 def replay_scores(

@@ -62,3 +62,44 @@ def test_unknown_policy_is_one_clear_line(path, capsys):
 def test_skips_are_printed(path, capsys):
     assert run(path, "--policies", "uniform", "--budgets", "1,64", "--replicates", 2) == 0
     assert "skipped: lab__tiny__sums: budget 64: above half of the pool" in capsys.readouterr().out
+
+
+@pytest.fixture
+def scored(tmp_path):
+    path = tmp_path / "mine.jsonl"
+    rows = [
+        {"id": number, "samples": ["red wine", "a red wine", "beer", "red wine"] * 2, "scores": [1, 0.9, 0, 1] * 2}
+        for number in range(6)
+    ]
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return path
+
+
+def test_outputs_with_scores_are_replayed_under_rules_of_winning(scored, tmp_path, capsys):
+    out = tmp_path / "out.json"
+    assert run(scored, "--budgets", "2,4", "--replicates", 2, "--json", out) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("mine: score in % by average samples a question, and points over a random sample\n")
+    assert "medoid, words; knowledge_gradient" in printed and "best of all" in printed
+    rows = json.loads(out.read_text(encoding="utf-8"))
+    assert {row["selector"] for row in rows} >= {"random", "best of all", "plurality", "medoid, words"}
+    assert next(row["score"] for row in rows if row["selector"] == "random") == pytest.approx(0.725)
+
+
+@pytest.mark.parametrize(
+    "options", [("--unit", "tokens"), ("--mode", "online"), ("--rounds", 3), ("--share",), ("--plot", "x.png")]
+)
+def test_what_scores_are_not_replayed_with_is_said(scored, options, capsys):
+    assert run(scored, *options) == 2
+    assert options[0] in capsys.readouterr().err
+
+
+def test_scores_and_right_answers_are_replayed_apart(scored, path, capsys):
+    assert run(scored, path) == 2
+    assert "replay them apart" in capsys.readouterr().err
+
+
+def test_a_file_of_scores_that_cannot_be_read_is_named(scored, capsys):
+    scored.write_text('{"id": 1, "samples": ["x"], "scores": [7]}', encoding="utf-8")
+    assert run(scored) == 2
+    assert "mine.jsonl:1" in capsys.readouterr().err
