@@ -30,7 +30,9 @@ from dynscale_dspy import (
 from dynscale_dspy.allocation.evidence import TopTwo
 from dynscale_dspy.allocation.policies import AdaptiveConsistency, EarlyStopping
 from dynscale_dspy.selection.base import Group, Selection, Selector, Vote
+from dynscale_dspy.selection.medoid import Medoid
 from dynscale_dspy.selection.plurality import Plurality
+from dynscale_dspy.selection.similarity import EqualOutputs, TokenF1
 from tests.support import ScriptedModel, cycle, one_each
 
 # By plurality "no" wins; the longest is said once.
@@ -369,3 +371,63 @@ def test_calibration_keeps_it(model: Any) -> None:
     examples = [dspy.Example(question=f"q{i}", answer="A").with_inputs("question") for i in range(2)]
     calibrate = Calibrate(lambda e, p, trace=None: True, budget=2, sampling=[Parallel()], num_threads=1)
     assert calibrate.compile(program, trainset=examples).selector == Longest()
+
+
+# ---- answers that are compared by similarity
+
+
+def f1(one: str, other: str) -> float:
+    return TokenF1().between(TokenF1().prepare(one), TokenF1().prepare(other))
+
+
+TOWERS = ("Rome", "the Eiffel Tower", "Eiffel Tower", "a tower of Paris")
+
+
+@pytest.mark.parametrize("selector", [Medoid(), Plurality(ties=TokenF1())], ids=repr)
+def test_the_most_central_answer_wins(selector: Any) -> None:
+    with dspy.context(lm=ScriptedModel(cycle(*TOWERS)).lm()):
+        prediction = qa(selector=selector)(question="q")
+        examples = [dspy.Example(question=f"q{i}").with_inputs("question") for i in range(2)]
+        in_batch = qa(selector=selector, budget=BudgetPool(samples=8, policy=Uniform())).batch(
+            examples, num_threads=1, disable_progress_bar=True
+        )
+    assert prediction.answer == "Eiffel Tower"
+    for each in in_batch:
+        answers = [report.answer for report in explain(each).samples]
+        central = [sum(f1(answer, other) for other in answers) for answer in answers]
+        assert central[answers.index(each.answer)] == pytest.approx(max(central))
+    assert len(explain(prediction).votes) == 4
+
+
+def test_confidence_is_how_alike_another_is_expected_to_be() -> None:
+    found = {}
+    for name, answers in {"alike": ("a b c", "a b c d", "a b c"), "unlike": ("a", "b", "c")}.items():
+        with dspy.context(lm=ScriptedModel(cycle(*answers)).lm()):
+            found[name] = explain(qa(selector=Medoid())(question="q")).confidence
+            asked = qa(selector=Medoid(), min_confidence=0.6, on_low=lambda prediction, question: prediction)
+            assert explain(asked(question="q")).is_low == (name == "unlike")
+    assert 0 < found["unlike"] < 0.5 < found["alike"] <= 1
+
+
+def test_programs_learn_how_alike_their_samples_are() -> None:
+    with dspy.context(lm=ScriptedModel(cycle("a b c d", "a b c e")).lm()):
+        program = qa(selector=Medoid(), budget=BudgetPool(samples=40, policy=Uniform()).expect(20))
+        sure = [explain(program(question=f"q{i}")).confidence for i in range(20)]
+    assert sure[0] < sure[-1] == pytest.approx(0.75, abs=0.05)
+
+
+def test_a_bandit_looks_longer_at_answers_that_are_unlike() -> None:
+    def drawn(answers: tuple[str, ...]) -> int:
+        with dspy.context(lm=ScriptedModel(cycle(*answers)).lm()):
+            pool = BudgetPool(samples=64, policy=KnowledgeGradient()).expect(8)
+            return len(explain(qa(selector=Medoid(), budget=pool)(question="q")).samples)
+
+    assert drawn(("a", "b", "c d", "e")) > drawn(("a b c",))
+
+
+def test_a_program_that_cannot_be_run_casts_no_vote() -> None:
+    runs = EqualOutputs(run=lambda code: [eval(code, {"x": x}) for x in (1, 2, 3)])
+    with dspy.context(lm=ScriptedModel(cycle("x +", "x + x", "2 * x", "x * x")).lm()):
+        prediction = qa(selector=Medoid(runs))(question="q")
+    assert prediction.answer in ("x + x", "2 * x")
+    assert sorted(report.problem for report in explain(prediction).samples) == ["", "", "", "no answer"]

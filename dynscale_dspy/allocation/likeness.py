@@ -107,12 +107,11 @@ def _gain(contest: Contest, valid: float, pending: int) -> float:
     votes, so_far = valid + pending, contest.ahead / valid
     mean = so_far + pending / votes * max(0.0, contest.stake - so_far)
     variance = (contest.apart + PRIOR * contest.stake**2) / (contest.others + PRIOR)
-    if variance <= 0:
-        return 0.0
     best = 0.0
     for steps in STEPS:
         moved = math.sqrt(variance * steps / (votes * (votes + steps)))
-        best = max(best, moved * _expected_above(-mean / moved) / steps)
+        if moved > 0:
+            best = max(best, moved * _expected_above(-mean / moved) / steps)
     return best
 
 

@@ -37,7 +37,9 @@ class Plurality:
         ties: How alike two answers are, so that of answers with as many votes, single ones too, the one wins that is
             most like all: a :class:`~dynscale_dspy.selection.similarity.Similarity`, or a function of two answers that
             returns a number from 0 to 1. By default, and of equally central ones, the one sampled first wins. On 250
-            recorded questions with short free answers ``ties=TokenF1()`` gained 2.7 points at 4 samples and 1.7 at 8.
+            recorded questions with short free answers ``ties=TokenF1()`` gained 2.5 points at 4 samples and 1.7 at 8.
+            The bandit sees the votes alone: where it decides who is sampled,
+            :class:`~dynscale_dspy.selection.medoid.Medoid` gained 3 points more at 4 samples a question.
         kinds: How values of each output field are compared, where it is not by their own types. :meth:`typed` sets it.
 
     Raises:

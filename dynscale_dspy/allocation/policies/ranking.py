@@ -83,11 +83,11 @@ class KnowledgeGradient(Policy):
         return gain if self.kappa is None else gain * relevance(evidence, pending, self.kappa)
 
     def _against_none(self, evidence: Likeness, pending: int) -> float:
-        """The index of the leader alone; between whole votes in proportion, since those are in a table."""
+        """The index of the leader alone; between whole votes on a curve, since those are in a table."""
         lead = evidence.lead + pending
         least = math.floor(lead)
         less, more = (knowledge_gradient(votes, 0, self.prior) for votes in (least, least + 1))
-        gain = less + (lead - least) * (more - less)
+        gain = less ** (1 - lead + least) * more ** (lead - least)
         if self.kappa is None:
             return gain
         return gain * min(1.0, (lead + 2) / (evidence.samples + pending + self.kappa))
