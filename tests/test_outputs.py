@@ -141,7 +141,9 @@ def test_several_outputs_are_chosen_field_by_field():
     assert (prediction.label, prediction.gist) == ("spam", "Win a car now")
     told = explain(prediction)
     assert told.selector.startswith("Fieldwise(") and told.selector_reason.startswith("label and gist vote together")
-    assert repr(program).endswith(f", selector={told.selector})")
+    assert repr(program).endswith(", selector=Fieldwise(...): label and gist vote together, each by its type)")
+    one = DynScaling(dspy.Predict("question -> tags: list[str]"), 3)
+    assert repr(one).endswith("ElementF1()))): tags is a list)")
 
 
 def test_a_text_and_a_label_say_nothing_new():
