@@ -432,8 +432,13 @@ class DynScaling(dspy.Module):
     def __repr__(self) -> str:  # type: ignore[override]  # DSPy's own is inferred as a literal string
         voting = f", answer={list(self._reader.output_types)!r}" if self._reader.left_out else ""
         calibrated = ", probabilities='calibrated'" if self.probabilities == "calibrated" else ""
-        chosen = f", selector={self._choice.selector!r}" if self._choice.why else ""
-        return f"DynScaling({self.module!r}{voting}{chosen}{calibrated})"
+        chosen = ""
+        if self._choice.why:
+            selector = repr(self._choice.selector)
+            if len(selector) > _LONGEST:
+                selector = f"{type(self._choice.selector).__name__}(...)"
+            chosen = f", selector={selector}: {self._choice.why}"
+        return f"DynScaling({self.module!r}{voting}{calibrated}{chosen})"
 
 
 class ScaledPredictor(DynScaling, dspy.Predict):
@@ -482,6 +487,8 @@ for _name in ScalingSettings.model_fields:
     if _name != "answer":  # programs may well have a predictor of that name: it is theirs
         setattr(DynScaling, _name, _Setting(_name))
 
+_LONGEST = 100
+"""Characters of a selector that are shown of a module."""
 _OWN = frozenset(
     {"module", "history", "callbacks", "_budget", "_private", "_reader", "_choice", "_compiled", "_settings"}
 )

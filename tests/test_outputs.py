@@ -23,6 +23,8 @@ from dynscale_dspy.selection.medoid import Medoid
 from dynscale_dspy.selection.numbers import Numbers
 from dynscale_dspy.selection.plurality import Plurality
 from dynscale_dspy.selection.similarity import TokenF1
+from dynscale_dspy.testing import FakeServer
+from dynscale_dspy.testing.fake_server import FakeQuestion
 from tests.support import ScriptedModel, one_each
 
 
@@ -139,7 +141,9 @@ def test_several_outputs_are_chosen_field_by_field():
     assert (prediction.label, prediction.gist) == ("spam", "Win a car now")
     told = explain(prediction)
     assert told.selector.startswith("Fieldwise(") and told.selector_reason.startswith("label and gist vote together")
-    assert repr(program).endswith(f", selector={told.selector})")
+    assert repr(program).endswith(", selector=Fieldwise(...): label and gist vote together, each by its type)")
+    one = DynScaling(dspy.Predict("question -> tags: list[str]"), 3)
+    assert repr(one).endswith("ElementF1()))): tags is a list)")
 
 
 def test_a_text_and_a_label_say_nothing_new():
@@ -350,3 +354,33 @@ def test_a_step_that_gains_nothing_takes_no_more_than_its_share_from_one_that_do
         write = next(samples for name, samples in taken.items() if "write" in name)
         assert write <= spent / 2, taken
     assert shared >= alone - 2  # of 90
+
+
+# ---- over HTTP
+
+
+@pytest.mark.parametrize("adapter", [dspy.ChatAdapter(), dspy.JSONAdapter()], ids=["chat", "json"])
+@pytest.mark.parametrize(
+    ("signature", "why"),
+    [
+        ("question -> tags: list[str]", "tags is a list"),
+        ("question -> city, country", "city and country vote together, each by its type"),
+    ],
+)
+def test_requests_over_http_bring_answers_of_every_type(adapter, signature, why):
+    bank = [
+        FakeQuestion(
+            "Where is it?", {"Paris in France": 0.5, "Paris, France": 0.3, "Rome in Italy": 0.2}, "Paris, France"
+        ),
+        FakeQuestion("Where was it?", {"Oslo": 0.9, "Bergen": 0.1}, "Oslo"),
+    ]
+    with FakeServer(bank, seed=3) as server, dspy.context(lm=server.lm(), adapter=adapter):
+        program = DynScaling(dspy.Predict(signature), BudgetPool(samples=10))
+        predictions = program.batch([{"question": each.text} for each in bank], disable_progress_bar=True)
+        told = [explain(prediction) for prediction in predictions]
+        assert server.statistics().samples == program.pool.statistics().spent.samples == 10
+    for prediction, made in zip(predictions, told, strict=True):
+        assert any(prediction is sample.prediction for sample in made.samples)
+        assert made.selector_reason == why and made.composed_on is None
+    names = list(program.signature.output_fields)
+    assert "Paris" in str(predictions[0][names[0]]) and "Oslo" in str(predictions[1][names[0]])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 import unicodedata
 from collections import Counter
@@ -64,10 +65,7 @@ def text_of(answer: Any) -> str:
         return exact_text(str.__str__(answer))
     found: list[str] = []
     try:
-        for count, part in enumerate(_leaves(answer, 0)):
-            if count >= MOST_PARTS:
-                raise UnreadableAnswer(f"an answer has more than {MOST_PARTS:,} parts")
-            found.append(part)
+        found.extend(_leaves(answer, 0, itertools.count()))
     except UnreadableAnswer:
         raise
     except Exception as error:
@@ -76,7 +74,10 @@ def text_of(answer: Any) -> str:
     return exact_text("\n".join(found))
 
 
-def _leaves(value: Any, depth: int) -> Iterator[str]:
+def _leaves(value: Any, depth: int, parts: Iterator[int]) -> Iterator[str]:
+    """The texts in a value, which is so deep in the answer. All parts are counted: of some there is no text."""
+    if next(parts) >= MOST_PARTS:
+        raise UnreadableAnswer(f"an answer has more than {MOST_PARTS:,} parts")
     if depth > DEEPEST:
         raise UnreadableAnswer(f"an answer is nested more than {DEEPEST} levels deep, or contains itself")
     below = depth + 1
@@ -88,22 +89,22 @@ def _leaves(value: Any, depth: int) -> Iterator[str]:
         yield str.__str__(value)
     elif isinstance(value, Record):
         for item in value.values():
-            yield from _leaves(item, below)
+            yield from _leaves(item, below, parts)
     elif isinstance(value, pydantic.BaseModel):
-        yield from _leaves(Record({**vars(value), **(value.__pydantic_extra__ or {})}), below)
+        yield from _leaves(Record({**vars(value), **(value.__pydantic_extra__ or {})}), below, parts)
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         yield from _leaves(
-            Record({field.name: getattr(value, field.name) for field in dataclasses.fields(value)}), below
+            Record({field.name: getattr(value, field.name) for field in dataclasses.fields(value)}), below, parts
         )
     elif isinstance(value, Mapping):
         for key, item in value.items():
             yield str(key)
-            yield from _leaves(item, below)
+            yield from _leaves(item, below, parts)
     elif isinstance(value, (set, frozenset)):
-        yield from sorted("\n".join(_leaves(item, below)) for item in value)
+        yield from sorted("\n".join(_leaves(item, below, parts)) for item in value)
     elif isinstance(value, (list, tuple)):
         for item in value:
-            yield from _leaves(item, below)
+            yield from _leaves(item, below, parts)
     else:
         yield str(value)
 

@@ -194,9 +194,14 @@ class ElementF1:
     """
 
     def prepare(self, answer: Any) -> frozenset[Hashable]:
-        """The keys of its elements."""
+        """The keys of its elements.
+
+        Raises:
+            UnreadableAnswer: As by :func:`~dynscale_dspy.selection.answers.canonical`.
+        """
         if answer is None:
             return frozenset()
+        canonical(answer)  # refuses what has no end before anything else walks through it
         if isinstance(answer, Mapping):
             items: Any = answer.items()
         else:

@@ -75,9 +75,7 @@ class Pickler(cloudpickle.Pickler):
             del settings["store"]
             return pool_module._rebuild, (samples, settings)
         if isinstance(obj, DynScaling):
-            state = {
-                name: value for name, value in obj.__getstate__().items() if name not in ("_settings", "_selector")
-            }
+            state = {name: value for name, value in obj.__getstate__().items() if name not in ("_settings", "_choice")}
             settings = dict(obj.scaling_settings)
             del settings["answer"], settings["selector"]
             return _new, (DynScaling,), {**state, **settings}
@@ -189,7 +187,7 @@ def test_a_pickle_written_here_is_as_it_wrote_them() -> None:
     assert b"cdynscale_dspy.pool\n_rebuild\n" in data and b"calls" in data and b"requests" not in data
     data = saved_by_0_1(DynScaling(dspy.Predict("question -> answer"), 5))
     assert b"cdynscale_dspy.answers\nAnswerReader\n" in data
-    assert b"_settings" not in data and b"_selector" not in data
+    assert b"_settings" not in data and b"_choice" not in data
 
 
 def test_a_program_with_every_setting_off_its_default() -> None:

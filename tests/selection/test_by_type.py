@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import datetime
 import enum
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, NamedTuple, TypedDict
+from typing import Annotated, Any, ForwardRef, Literal, NamedTuple, NewType, TypedDict, TypeVar
 
 import dspy
 import pydantic
@@ -12,6 +12,7 @@ import pytest
 
 from dynscale_dspy.selection.blends import LISTS, TEXTS, ByValue
 from dynscale_dspy.selection.by_type import bare, is_code, is_list, record_fields, selector_by_type, told_of
+from dynscale_dspy.selection.default import default_selector
 from dynscale_dspy.selection.fieldwise import Fieldwise
 from dynscale_dspy.selection.medoid import Medoid
 from dynscale_dspy.selection.plurality import Plurality
@@ -109,3 +110,26 @@ def test_a_type_without_what_is_around_it():
 @pytest.mark.parametrize(("names", "told"), [("a", "a"), ("ab", "a and b"), ("abc", "a, b and c")])
 def test_names_in_a_sentence(names, told):
     assert told_of(names) == told
+
+
+@dataclass
+class Unknown:
+    """A type whose fields cannot be looked up."""
+
+    field: NotToBeFound  # type: ignore[name-defined]  # noqa: F821
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        *(ForwardRef("Person"), "Person", TypeVar("T"), NewType("Key", str), Callable[[int], str], object(), 3, None),
+        *(Unknown, type, type[int], list[ForwardRef("Person")], Literal[()], Annotated[ForwardRef("X"), 1]),
+    ],
+    ids=repr,
+)
+def test_no_annotation_keeps_a_program_from_being_wrapped(odd):
+    selector = selector_by_type("field", odd)
+    vote = selector.read("said")
+    assert vote is not None and selector.empty().add(vote).winner() == 0
+    default_selector({"field": odd, "other": odd})
+    default_selector({"field": odd})

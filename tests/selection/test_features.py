@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 
 from dynscale_dspy.selection.answers import Record, UnreadableAnswer
 from dynscale_dspy.selection.features import LONGEST, bag, common_runs, runs, text_of, tokens
+from dynscale_dspy.selection.similarity import CharacterF, ElementF1, Equal, Similarity, TokenF1
+from tests import hostile
 
 
 class Colour(Enum):
@@ -140,3 +142,10 @@ def test_of_long_text_so_much_counts() -> None:
 
 def test_text_that_is_no_unicode_has_runs() -> None:
     assert runs("\ud800a", 2)[1] == (2, 1)
+
+
+@pytest.mark.parametrize("name", hostile.HUGE)
+@pytest.mark.parametrize("similarity", [TokenF1(), CharacterF(), ElementF1(), Equal()], ids=repr)
+def test_what_has_no_end_is_refused_by_every_similarity(name: str, similarity: Similarity) -> None:
+    with pytest.raises(UnreadableAnswer):
+        similarity.prepare(hostile.HUGE[name]())
