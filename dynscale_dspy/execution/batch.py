@@ -12,7 +12,7 @@ from dynscale_dspy.allocation.costs import Cost
 from dynscale_dspy.execution.call import Scaled
 from dynscale_dspy.execution.desk import BatchDesk
 from dynscale_dspy.execution.drivers import drive_known
-from dynscale_dspy.execution.known_call import KnownCall, answer_unsure
+from dynscale_dspy.execution.known_call import KnownCall, answer_unsure, judge_all
 from dynscale_dspy.sampling.batch_plan import coordinate
 from dynscale_dspy.sampling.sample import Sample
 from dynscale_dspy.sampling.steps import Job
@@ -73,6 +73,7 @@ def answer_all(
             done=progress.done,
             in_order=in_order,
         )
+        judge_all(calls, num_threads)
         answer_unsure(calls, num_threads)
         return _end(calls, provide_traceback=provide_traceback)
     finally:

@@ -39,6 +39,7 @@ from dynscale_dspy.execution.introspection import (
     innermost,
     lm_of,
 )
+from dynscale_dspy.execution.judging import Hearing
 from dynscale_dspy.execution.listener import listen_around
 from dynscale_dspy.execution.lm_errors import is_permanent
 from dynscale_dspy.execution.meter import current_meter
@@ -53,8 +54,10 @@ from dynscale_dspy.reporting.explanation import keep
 from dynscale_dspy.reporting.history import CallRecord
 from dynscale_dspy.sampling.plan import Plan, play
 from dynscale_dspy.sampling.sample import SPARED, Sample
-from dynscale_dspy.sampling.steps import Job, Record, Step
+from dynscale_dspy.sampling.steps import Consult, Job, Record, Step
 from dynscale_dspy.selection.base import Choice, Selector
+from dynscale_dspy.selection.judge import Judge
+from dynscale_dspy.selection.plurality import Plurality
 
 logger = logging.getLogger(__name__)
 
@@ -195,7 +198,25 @@ class Call:
         return steps if self._stream is None else self._streamed(steps, self._stream)
 
     def _played(self) -> Generator[Step, Any, Outcome]:
-        return self.outcome((yield from play(self.plan)))
+        winner = yield from play(self.plan)
+        if self.hearing is not None and winner.error is None:
+            hearing = self.hearing
+            winner = yield Consult(partial(hearing.winner, winner), partial(hearing.awinner, winner))
+        return self.outcome(winner)
+
+    @property
+    def hearing(self) -> Hearing | None:
+        """What a judge is to say of the answers, where the selector is one."""
+        judge = self.scaled.selector
+        if not isinstance(judge, Judge):
+            return None
+        inputs = {**{f"input {place}": value for place, value in enumerate(self.args, 1)}, **self.kwargs}
+        return Hearing(judge, self.plan, inputs, self._judged_by)
+
+    def _judged_by(self, program: dspy.Module, inputs: dict[str, Any]) -> Call:
+        """A call of a judge's program: one sample, as it is."""
+        settings, reader = ScalingSettings(max_samples=1, probabilities=False), AnswerReader(program)
+        return Call(Scaled(program, program, self.scaled.pool, reader, Plurality(), settings), (), inputs)
 
     @property
     def name(self) -> bytes | None:

@@ -25,7 +25,7 @@ from dynscale_dspy.execution.desk import Desk
 from dynscale_dspy.execution.shared_request import SharedRequest, Slot
 from dynscale_dspy.execution.threads import Threads
 from dynscale_dspy.sampling.sample import SPARED, Sample
-from dynscale_dspy.sampling.steps import Change, Job, Look, Notice, ReserveFor, Round, Step, Wait, grouped
+from dynscale_dspy.sampling.steps import Change, Consult, Job, Look, Notice, ReserveFor, Round, Step, Wait, grouped
 
 T = TypeVar("T")
 
@@ -87,6 +87,8 @@ def drive(steps: Generator[Step, Any, T], run: Run, desk: Desk) -> T:
                     reply = _wait(step, desk)
                 case Notice(send=send):
                     reply = send()
+                case Consult(ask=ask):
+                    reply = ask()
                 case _:
                     reply = desk.carry_out(step)
     finally:
@@ -122,6 +124,8 @@ async def adrive(steps: Generator[Step, Any, T], run: ARun, desk: Desk) -> T:
                     reply = await _await(step, desk)
                 case Notice(asend=asend):
                     reply = await asend()
+                case Consult(aask=aask):
+                    reply = await aask()
                 case _ if desk.may_block:
                     reply = await unblocked(True, partial(desk.carry_out, step))
                 case _:

@@ -35,6 +35,7 @@ class KnownCall:
         self._context = contextvars.copy_context()
         self._coroutine: Any = None
         self._answered: Future[Any] | None = None
+        self._winner: Sample | None = None
 
     @property
     def owner(self) -> dspy.Module:
@@ -68,7 +69,7 @@ class KnownCall:
         await _Pause()
         if not self.plan.samples:
             raise self._scaled.pool.admission.exhausted(self.owner, self._call.requests_guess)
-        prediction = self._call.finish(self._call.outcome(self.plan.winner()))
+        prediction = self._call.finish(self._call.outcome(self._winner or self.plan.winner()))
         return self._call.answer(prediction) if self._answered is None else self._answered.result()
 
     def run(self, job: Job, slot: Slot | None = None) -> Sample:
@@ -83,6 +84,17 @@ class KnownCall:
             return False
         self.plan.winner()  # its votes count as they do now that all calls are known
         return falls_short(self.plan.confidence, settings.min_confidence)
+
+    @property
+    def is_to_be_judged(self) -> bool:
+        """Whether a judge will have to say which answer wins."""
+        return bool(self.plan.samples) and self._call.hearing is not None
+
+    def judge(self) -> None:
+        """Have a judge say which answer wins."""
+        winner, hearing = self.plan.winner(), self._call.hearing
+        if hearing is not None and winner.error is None:
+            self._winner = self._context.copy().run(hearing.winner, winner)
 
     def answer_in(self, executor: Executor) -> None:
         """Have ``on_low`` asked in another thread, rather than in turn when the batch ends."""
@@ -106,7 +118,7 @@ class KnownCall:
             self._context.run(self._coroutine.close)
 
     def _answer(self) -> Any:
-        winner = self.plan.winner()
+        winner = self._winner or self.plan.winner()
         if winner.error is not None:
             return None  # the call fails with it
         outcome = self._call.outcome(winner)
@@ -121,6 +133,16 @@ def answer_unsure(calls: Sequence[KnownCall], num_threads: int) -> None:
     with ThreadPoolExecutor(min(num_threads, len(unsure)), thread_name_prefix="dynscale-on-low") as executor:
         for call in unsure:
             call.answer_in(executor)
+
+
+def judge_all(calls: Sequence[KnownCall], num_threads: int) -> None:
+    """Have judges say which answers win, side by side."""
+    open_calls = [call for call in calls if call.is_to_be_judged]
+    if not open_calls:
+        return
+    with ThreadPoolExecutor(min(num_threads, len(open_calls)), thread_name_prefix="dynscale-judge") as executor:
+        for future in [executor.submit(call.judge) for call in open_calls]:
+            future.result()
 
 
 class _Pause:

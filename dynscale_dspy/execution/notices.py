@@ -33,13 +33,17 @@ def explanation_of(
     groups, evidence = plan.selection.groups(), plan.selection.evidence()
     counted = evidence.samples
     agreeing = next((len(group.samples) for group in groups if winner.draw.index in group.samples), 0)
+    agreement = agreeing / counted if counted else 0.0
     is_told = getattr(evidence, "probability", None) is not None
+    # A judge may have chosen another one than the vote, whose confidence says nothing of it then.
+    by_vote = plan.winner().draw.index
+    as_voted = by_vote == winner.draw.index or any({by_vote, winner.draw.index} <= {*group.samples} for group in groups)
     return explanation(
         plan.samples,
         groups,
         winner,
-        agreement=agreeing / counted if counted else 0.0,
-        confidence=plan.confidence,
+        agreement=agreement,
+        confidence=plan.confidence if as_voted else agreement,
         cost=plan.cost,
         min_confidence=min_confidence,
         is_told=is_told,

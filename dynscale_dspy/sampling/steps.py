@@ -106,6 +106,19 @@ class Notice:
     asend: Callable[[], Awaitable[None]]
 
 
+@dataclass(frozen=True)
+class Consult:
+    """A step: ask something outside the call's samples, such as a judge. Sent back is what it says.
+
+    Args:
+        ask: Asks from a thread.
+        aask: Asks from a task.
+    """
+
+    ask: Callable[[], Any]
+    aask: Callable[[], Awaitable[Any]]
+
+
 # ---- asking the pool, for one call
 
 
@@ -241,5 +254,5 @@ class ReserveFor:
 
 PoolStep = Open | Reserve | Insist | Close | Empty | Record | Gate | Change | Look | ReserveFor
 """What is asked of the pool. Carrying it out may block where the pool is kept in a file."""
-Step = Round | Wait | Notice | PoolStep
+Step = Round | Wait | Notice | Consult | PoolStep
 """What a plan may yield."""

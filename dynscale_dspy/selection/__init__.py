@@ -2,6 +2,7 @@
 
 from dynscale_dspy.selection.blends import Average, ByValue
 from dynscale_dspy.selection.fieldwise import Fieldwise
+from dynscale_dspy.selection.judge import Judge
 from dynscale_dspy.selection.lists import ElementVote
 from dynscale_dspy.selection.medoid import Medoid
 from dynscale_dspy.selection.numbers import Numbers
@@ -17,6 +18,7 @@ __all__ = [
     "Equal",
     "EqualOutputs",
     "Fieldwise",
+    "Judge",
     "MeanOver",
     "Medoid",
     "Numbers",

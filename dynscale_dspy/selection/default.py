@@ -19,6 +19,7 @@ from dynscale_dspy.selection.by_type import (
 )
 from dynscale_dspy.selection.fields import voting_fields
 from dynscale_dspy.selection.fieldwise import Fieldwise
+from dynscale_dspy.selection.judge import Judge
 from dynscale_dspy.selection.lists import ElementVote
 from dynscale_dspy.selection.medoid import Medoid
 from dynscale_dspy.selection.plurality import Plurality
@@ -96,7 +97,7 @@ def told(selector: Selector, output_types: Mapping[str, Any]) -> Selector:
     Raises:
         ValueError: If it names a field that is no part of the answer.
     """
-    if isinstance(selector, (Plurality, Medoid, ElementVote)):
+    if isinstance(selector, (Plurality, Medoid, ElementVote, Judge)):
         return selector.typed(output_types)
     return _fields_told(selector, output_types) if isinstance(selector, Fieldwise) else selector
 

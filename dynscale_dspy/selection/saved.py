@@ -9,6 +9,7 @@ from typing import Any
 from dynscale_dspy._fields import Unsaved
 from dynscale_dspy.selection.blends import Average, ByValue, SameVote
 from dynscale_dspy.selection.fieldwise import Fieldwise
+from dynscale_dspy.selection.judge import Judge
 from dynscale_dspy.selection.lists import ElementVote
 from dynscale_dspy.selection.medoid import Medoid
 from dynscale_dspy.selection.numbers import Numbers
@@ -18,7 +19,7 @@ from dynscale_dspy.selection.similarity import CharacterF, ElementF1, Equal, Mea
 KNOWN: Mapping[str, type] = {
     kind.__name__: kind
     for kind in (
-        *(Plurality, Medoid, Fieldwise, ElementVote, Numbers),
+        *(Plurality, Medoid, Fieldwise, ElementVote, Numbers, Judge),
         *(Equal, TokenF1, CharacterF, ElementF1, MeanOver, Average, ByValue, SameVote),
     )
 }

@@ -1,0 +1,139 @@
+"""A judge's verdicts, as calls of their own in the same budget."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+
+import dspy
+import pytest
+
+from dynscale_dspy import BudgetPool, DynScaling, Parallel, Uniform, explain
+from dynscale_dspy.selection import Judge
+from tests.support import ScriptedModel
+
+POEMS = ("a rose", "a tulip", "the best poem")
+
+
+def is_judge(prompt):
+    return "[[ ## candidates ## ]]" in prompt
+
+
+def shown_in(prompt):
+    """The answers in a judge's prompt, in their order."""
+    return json.loads(re.findall(r"^\[\[ ## candidates ## \]\]\n(\[.*\])$", prompt, flags=re.MULTILINE)[-1])
+
+
+class Judged:
+    """A model that writes poems in turn, and as a judge picks the one that it likes, wherever that stands."""
+
+    def __init__(self, likes="the best poem", verdict=None):
+        self.likes, self.verdict, self.asked, self.written = likes, verdict, [], 0
+
+    def __call__(self, prompt, number):
+        if not is_judge(prompt):
+            self.written += 1
+            return {"poem": POEMS[self.written % len(POEMS)]}
+        self.asked.append(prompt)
+        if self.verdict is not None:
+            return self.verdict
+        return {"reasoning": "it is", "best": str(1 + shown_in(prompt).index(self.likes))}
+
+
+def poet(pool, **options):
+    return DynScaling(
+        dspy.Predict("topic -> poem"),
+        pool,
+        selector=Judge(**options),
+        sampling=Parallel(first="own"),
+        max_samples=3,
+    )
+
+
+def fresh(**caps):
+    return BudgetPool(**{"samples": 100, "policy": Uniform(), "min_per_call": 3, **caps})
+
+
+def in_thread(poem):
+    return poem(topic="flowers")
+
+
+def in_task(poem):
+    return asyncio.run(poem.acall(topic="flowers"))
+
+
+def in_batch(poem):
+    return poem.batch([{"topic": "flowers"}], disable_progress_bar=True)[0]
+
+
+WAYS = pytest.mark.parametrize("ask", [in_thread, in_task, in_batch])
+
+
+@WAYS
+def test_the_judge_is_shown_the_answers_in_two_orders_and_its_verdicts_decide(ask):
+    script, pool = Judged(), fresh()
+    model = ScriptedModel(script)
+    with dspy.context(lm=model.lm()):
+        prediction = ask(poet(pool))
+    assert prediction.poem == "the best poem"
+    first, second = map(shown_in, script.asked)
+    assert first == second[::-1] and sorted(first) == sorted(POEMS)
+    assert all("topic: flowers" in prompt for prompt in script.asked)
+    assert pool.statistics().spent.requests == len(model.requests) == 5
+    assert {vote.answer for vote in explain(prediction).votes} == set(POEMS)
+    assert explain(prediction).confidence == explain(prediction).agreement == pytest.approx(1 / 3)
+
+
+@WAYS
+@pytest.mark.parametrize(
+    "verdict", [{"reasoning": "", "best": "7"}, {"reasoning": "", "best": "0"}, "nonsense", OSError()]
+)
+def test_a_judge_that_names_nothing_leaves_the_vote_as_it_is(ask, verdict, caplog):
+    script = Judged(verdict=verdict)
+    with dspy.context(lm=ScriptedModel(script).lm()):
+        assert ask(poet(fresh())).poem == POEMS[1]  # written first
+
+
+@WAYS
+def test_a_judge_that_cannot_be_paid_leaves_the_vote_as_it_is(ask):
+    script, pool = Judged(), fresh(samples=3)
+    with dspy.context(lm=ScriptedModel(script).lm()):
+        assert ask(poet(pool)).poem == POEMS[1]
+    assert script.asked == [] and pool.statistics().spent.samples == 3
+
+
+@WAYS
+def test_where_all_agree_nobody_is_asked(ask):
+    script = Judged()
+    model = ScriptedModel(lambda prompt, number: {"poem": "a rose"})
+    with dspy.context(lm=model.lm()):
+        assert ask(poet(fresh())).poem == "a rose"
+    assert len(model.requests) == 3 and script.asked == []
+
+
+@WAYS
+def test_a_program_of_the_users_own_may_judge_and_is_no_part_of_the_trace(ask):
+    class Last(dspy.Module):
+        def forward(self, task, candidates):
+            return dspy.Prediction(best=1 + candidates.index("a tulip"))
+
+    trace = []
+    with dspy.context(lm=ScriptedModel(Judged()).lm(), trace=trace):
+        assert ask(poet(fresh(), program=Last())).poem == "a tulip"
+    assert [entry[2].poem for entry in trace] == ["a tulip"]
+
+
+def test_the_usage_of_the_judge_is_told_to_the_caller():
+    with dspy.context(lm=ScriptedModel(Judged()).lm()), dspy.track_usage() as tracker:
+        poet(fresh())(topic="flowers")
+    used = tracker.get_total_tokens()
+    assert sum(entry["prompt_tokens"] for entry in used.values()) == 5 * 7
+
+
+def test_it_is_saved_and_loaded_with_the_program(tmp_path):
+    poem = poet(fresh(), most=4)
+    poem.save(tmp_path / "poem.json")
+    other = DynScaling(dspy.Predict("topic -> poem"), fresh())
+    other.load(tmp_path / "poem.json")
+    assert other.selector == Judge(most=4)
