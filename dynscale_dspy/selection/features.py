@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from enum import Enum
 from typing import Any
 
@@ -61,52 +60,60 @@ def text_of(answer: Any) -> str:
         >>> text_of("Paris"), text_of(["a", 1, None]), text_of({"name": "Ada"}), text_of(None)
         ('Paris', 'a\n1', 'name\nAda', '')
     """
-    if isinstance(answer, str) and not isinstance(answer, Enum):
-        return exact_text(str.__str__(answer))
-    found: list[str] = []
     try:
-        found.extend(_leaves(answer, 0, itertools.count()))
+        if isinstance(answer, str) and not isinstance(answer, Enum):
+            return exact_text(str.__str__(answer))
+        return exact_text("\n".join(_Leaves().of(answer, 0)))
     except UnreadableAnswer:
         raise
     except Exception as error:
         # Of the user's classes; their words may hold what does not belong in a log.
         raise UnreadableAnswer(f"an answer cannot be read: {type(error).__name__}") from None
-    return exact_text("\n".join(found))
 
 
-def _leaves(value: Any, depth: int, parts: Iterator[int]) -> Iterator[str]:
-    """The texts in a value, which is so deep in the answer. All parts are counted: of some there is no text."""
-    if next(parts) >= MOST_PARTS:
-        raise UnreadableAnswer(f"an answer has more than {MOST_PARTS:,} parts")
-    if depth > DEEPEST:
-        raise UnreadableAnswer(f"an answer is nested more than {DEEPEST} levels deep, or contains itself")
-    below = depth + 1
-    if value is None:
-        return
-    if isinstance(value, Enum):
-        yield str(value.value)
-    elif isinstance(value, str):
-        yield str.__str__(value)
-    elif isinstance(value, Record):
-        for item in value.values():
-            yield from _leaves(item, below, parts)
-    elif isinstance(value, pydantic.BaseModel):
-        yield from _leaves(Record({**vars(value), **(value.__pydantic_extra__ or {})}), below, parts)
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        yield from _leaves(
-            Record({field.name: getattr(value, field.name) for field in dataclasses.fields(value)}), below, parts
-        )
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            yield str(key)
-            yield from _leaves(item, below, parts)
-    elif isinstance(value, (set, frozenset)):
-        yield from sorted("\n".join(_leaves(item, below, parts)) for item in value)
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _leaves(item, below, parts)
-    else:
-        yield str(value)
+class _Leaves:
+    """The texts in one answer, one by one; it counts the parts, so that reading always ends."""
+
+    def __init__(self) -> None:
+        self._left = MOST_PARTS
+
+    def of(self, value: Any, depth: int) -> Iterator[str]:
+        """The texts in a part of the answer that is so deep in it."""
+        self._left -= 1
+        if depth > DEEPEST or self._left < 0:
+            raise UnreadableAnswer(
+                f"an answer is nested more than {DEEPEST} levels deep, contains itself, or has more than "
+                f"{MOST_PARTS:,} parts"
+            )
+        below = depth + 1
+        if value is None:
+            return
+        if isinstance(value, Enum):
+            yield str(value.value)
+        elif isinstance(value, str):
+            yield str.__str__(value)
+        elif isinstance(value, Mapping) and not isinstance(value, Record):
+            for key, item in value.items():
+                yield str(key)
+                yield from self.of(item, below)
+        elif isinstance(value, (set, frozenset)):
+            yield from sorted("\n".join(self.of(item, below)) for item in value)
+        elif (parts := _parts(value)) is not None:
+            for item in parts:
+                yield from self.of(item, below)
+        else:
+            yield str(value)
+
+
+def _parts(value: Any) -> Iterable[Any] | None:
+    """The values of a record, an object with fields or a list; None if it is none of them."""
+    if isinstance(value, Record):
+        return value.values()
+    if isinstance(value, pydantic.BaseModel):
+        return {**vars(value), **(value.__pydantic_extra__ or {})}.values()
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return [getattr(value, field.name) for field in dataclasses.fields(value)]
+    return value if isinstance(value, (list, tuple)) else None
 
 
 def tokens(text: str) -> list[str]:

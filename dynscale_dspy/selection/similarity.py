@@ -14,7 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import pydantic
 
-from dynscale_dspy.selection.answers import Kind, canonical
+from dynscale_dspy.selection.answers import Kind, UnreadableAnswer, canonical
 from dynscale_dspy.selection.features import bag, common_runs, runs, text_of, tokens
 
 UNITS = 1 << 20
@@ -194,14 +194,10 @@ class ElementF1:
     """
 
     def prepare(self, answer: Any) -> frozenset[Hashable]:
-        """The keys of its elements.
-
-        Raises:
-            UnreadableAnswer: As by :func:`~dynscale_dspy.selection.answers.canonical`.
-        """
+        """The keys of its elements."""
+        canonical(answer)  # what cannot be read, or has no end, is refused here
         if answer is None:
             return frozenset()
-        canonical(answer)  # refuses what has no end before anything else walks through it
         if isinstance(answer, Mapping):
             items: Any = answer.items()
         else:
@@ -253,7 +249,11 @@ class MeanOver:
 
     def prepare(self, answer: Any) -> tuple[Any, ...] | None:
         """What is compared of each field, in their order; of what is no record, its key."""
-        values = _fields_of(answer)
+        try:
+            values = _fields_of(answer)
+        except Exception as error:
+            # Of the user's classes; their words may hold what does not belong in a log.
+            raise UnreadableAnswer(f"an answer cannot be read: {type(error).__name__}") from None
         if values is None:
             return (("no record", Equal().prepare(answer)),)
         parts = tuple(

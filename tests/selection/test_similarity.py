@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynscale_dspy.selection.answers import Record
+from dynscale_dspy.selection.answers import Record, UnreadableAnswer
 from dynscale_dspy.selection.similarity import (
     UNITS,
     CharacterF,
@@ -24,6 +24,7 @@ from dynscale_dspy.selection.similarity import (
     TokenF1,
     similarity_of,
 )
+from tests import hostile
 
 
 def outputs_of(code: Any) -> Any:
@@ -93,6 +94,15 @@ def test_it_is_a_value(similarity: Similarity) -> None:
     assert repr(loaded) == repr(similarity)
     one, other = loaded.prepare("12 ab"), similarity.prepare("12 ab")
     assert similarity.between(pickle.loads(pickle.dumps(one)), other) == 1
+
+
+@pytest.mark.parametrize("name", hostile.LAZY)
+def test_what_harms_its_reader_is_read_or_refused(name: str) -> None:
+    for similarity in (*SIMILARITIES[:7], EqualOutputs(repr)):
+        try:
+            similarity.prepare(hostile.LAZY[name]())
+        except UnreadableAnswer as error:
+            assert hostile.SECRET not in str(error)
 
 
 def test_settings_can_be_read() -> None:
