@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import datetime
 import enum
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ForwardRef, Literal, NamedTuple, NewType, TypedDict, TypeVar
@@ -125,7 +126,7 @@ class Unknown:
         *(ForwardRef("Person"), "Person", TypeVar("T"), NewType("Key", str), Callable[[int], str], object(), 3, None),
         *(Unknown, type, type[int], list[ForwardRef("Person")], Literal[()], Annotated[ForwardRef("X"), 1]),
     ],
-    ids=repr,
+    ids=lambda odd: re.sub(" at 0x[0-9a-f]+", "", repr(odd)),
 )
 def test_no_annotation_keeps_a_program_from_being_wrapped(odd):
     selector = selector_by_type("field", odd)
