@@ -460,7 +460,8 @@ class _Helpers:
         if self._made < HELPERS and self._todo.qsize() > 0:
             number = self._made = next(self._numbers) + 1
             if number <= HELPERS:
-                threading.Thread(target=self._serve, name=f"dynscale_{number}", daemon=True).start()
+                served = partial(_quietly, self._serve)
+                threading.Thread(target=served, name=f"dynscale_{number}", daemon=True).start()
 
     def _serve(self) -> None:
         while True:

@@ -31,6 +31,9 @@ from tests.support import ScriptedModel, until
 HOME = dynscale_dspy.__path__[0]
 SAMPLES = 2
 
+# Here any line of a thread may raise, also one that nothing is around.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+
 
 class OfOurOwn(BaseException):
     """What no code expects."""
