@@ -89,7 +89,7 @@ def test_the_judge_is_shown_the_answers_in_two_orders_and_its_verdicts_decide(as
 @pytest.mark.parametrize(
     "verdict", [{"reasoning": "", "best": "7"}, {"reasoning": "", "best": "0"}, "nonsense", OSError()]
 )
-def test_a_judge_that_names_nothing_leaves_the_vote_as_it_is(ask, verdict, caplog):
+def test_a_judge_that_names_nothing_leaves_the_vote_as_it_is(ask, verdict):
     script = Judged(verdict=verdict)
     with dspy.context(lm=ScriptedModel(script).lm()):
         assert ask(poet(fresh())).poem == POEMS[1]  # written first
