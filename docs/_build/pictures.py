@@ -105,15 +105,17 @@ def when_it_helps() -> None:
     figure, ax = plt.subplots(figsize=(7, 4.2), layout="constrained")
     colours = {REASONS: BLUE, AT_ONCE: ORANGE, SCRIPTED: GREEN}
     ax.axhline(0, color="0.3", lw=1)
-    labels = set()
+    labels: set[str] = set()
+    beside: dict[int, int] = {}
     for row in measured():
         if row.way not in (VOTING, OURS):
             continue
+        place = beside[round(row.times)] = beside.get(round(row.times), -1) + 1  # those of one cost stand side by side
         ours = row.way == OURS
         label = f"{row.kind}: {'the default' if ours else 'uniform voting'}"
         spread = [[100 * (row.gain - row.low)], [100 * (row.high - row.gain)]]
         ax.errorbar(
-            row.times,
+            row.times * 1.05**place,
             100 * row.gain,
             yerr=spread,
             fmt="o" if ours else "s",
