@@ -7,7 +7,7 @@ from dynscale_dspy.selection.lists import ElementVote
 from dynscale_dspy.selection.medoid import Medoid
 from dynscale_dspy.selection.numbers import Numbers
 from dynscale_dspy.selection.plurality import Plurality
-from dynscale_dspy.selection.similarity import CharacterF, ElementF1, Equal, EqualOutputs, MeanOver, TokenF1
+from dynscale_dspy.selection.similarity import CharacterF, ElementF1, Equal, EqualOutputs, MeanOver, TokenF1, Words
 
 __all__ = [
     "Average",
@@ -24,4 +24,5 @@ __all__ = [
     "Numbers",
     "Plurality",
     "TokenF1",
+    "Words",
 ]

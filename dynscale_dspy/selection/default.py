@@ -10,6 +10,7 @@ from typing import Any
 from dynscale_dspy.allocation.evidence import Detail
 from dynscale_dspy.selection.base import Choice, Selector
 from dynscale_dspy.selection.by_type import (
+    bare,
     is_code,
     is_list,
     is_mapping,
@@ -23,6 +24,7 @@ from dynscale_dspy.selection.judge import Judge
 from dynscale_dspy.selection.lists import ElementVote
 from dynscale_dspy.selection.medoid import Medoid
 from dynscale_dspy.selection.plurality import Plurality
+from dynscale_dspy.selection.similarity import Words
 
 Rule = Callable[[Mapping[str, Any]], Choice | None]
 
@@ -47,8 +49,13 @@ def _by_kind(types: Mapping[str, Any]) -> Choice | None:
     return None
 
 
+def _by_votes(types: Mapping[str, Any]) -> Choice | None:
+    is_text = len(types) == 1 and all(bare(annotation) is str for annotation in types.values())
+    return Choice(Plurality(ties=Words() if is_text else None).typed(types))
+
+
 # Asked in order; the first that gives a selector decides. The last one takes everything.
-_RULES: tuple[Rule, ...] = (_by_field, _by_kind, lambda types: Choice(Plurality().typed(types)))
+_RULES: tuple[Rule, ...] = (_by_field, _by_kind, _by_votes)
 
 
 def default_choice(output_types: Mapping[str, Any], *, needs: Detail = Detail.TOP_TWO) -> Choice:
@@ -75,7 +82,8 @@ def default_selector(output_types: Mapping[str, Any]) -> Selector:
     """The selector for outputs of these types.
 
     Several fields, and one that is a record, are chosen field by field; a list, and code, by what is nearest to the
-    others; all else by plurality, which compares values by their types.
+    others; all else by plurality, which compares values by their types. Between texts with as many votes the one wins
+    that has most words in common with all.
 
     Args:
         output_types: As of :func:`default_choice`.

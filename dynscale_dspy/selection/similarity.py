@@ -136,6 +136,30 @@ class TokenF1:
 
 
 @dataclass(frozen=True)
+class Words:
+    """Words in common, as :class:`TokenF1` has them, of letters alone: for ``Plurality(ties=Words())``.
+
+    Numbers and signs do not count, since formulas that are about as long have most of them in common, right or wrong.
+    An answer without words is like no other.
+
+    Example:
+        >>> words = Words()
+        >>> round(words.between(words.prepare("the Eiffel Tower, 1889"), words.prepare("Eiffel tower")), 2)
+        0.8
+        >>> words.prepare("3 + 4") is None
+        True
+    """
+
+    def prepare(self, answer: Any) -> frozenset[Hashable] | None:
+        """Its words; None if it has none."""
+        return bag([token for token in tokens(text_of(answer)) if token.isalpha()]) or None
+
+    def between(self, one: frozenset[Hashable], other: frozenset[Hashable]) -> float:
+        """F1 of the words."""
+        return _f1(len(one & other), len(one), len(other))
+
+
+@dataclass(frozen=True)
 class CharacterF:
     r"""Runs of characters in common: chrF with beta 1 (Popović, WMT 2015), for text, code and inflected words.
 

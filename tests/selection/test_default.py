@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import dspy
 import pydantic
@@ -16,7 +16,7 @@ from dynscale_dspy.selection.lists import ElementVote
 from dynscale_dspy.selection.medoid import Medoid
 from dynscale_dspy.selection.numbers import Numbers
 from dynscale_dspy.selection.plurality import Plurality
-from dynscale_dspy.selection.similarity import CharacterF, TokenF1
+from dynscale_dspy.selection.similarity import CharacterF, TokenF1, Words
 
 
 class Person(pydantic.BaseModel):
@@ -29,7 +29,6 @@ class Person(pydantic.BaseModel):
     "output_types",
     [
         {},
-        {"answer": str},
         {"label": Literal["yes", "no"]},
         {"amount": float},
         {"count": int | None},
@@ -41,6 +40,23 @@ class Person(pydantic.BaseModel):
 )
 def test_one_value_is_voted_on_as_ever(output_types):
     assert default_choice(output_types) == Choice(Plurality().typed(output_types))
+
+
+@pytest.mark.parametrize("annotation", [str, str | None, Annotated[str, "short"]])
+def test_of_texts_with_as_many_votes_the_one_with_most_words_in_common_wins(annotation):
+    selector = default_selector({"answer": annotation})
+    assert selector == Plurality(ties=Words())
+
+    def winner(*answers):
+        selection = selector.empty()
+        for answer in answers:
+            selection = selection.add(selector.read(answer))
+        return answers[selection.winner()]
+
+    assert winner("Bonn", "the Eiffel tower", "Eiffel tower, Paris") == "the Eiffel tower"
+    assert winner("Bonn", "Paris") == winner("Bonn", "Paris", "Rome") == "Bonn"  # the first: none is nearer
+    assert winner("12 - 5 + 10", "12 + 5 - 10", "12 + 5 + 10") == "12 - 5 + 10"
+    assert winner("Bonn", "the city of Paris", "city of Rome", "Bonn") == "Bonn"
 
 
 @pytest.mark.parametrize(
@@ -82,7 +98,7 @@ def test_a_policy_that_reads_all_votes_gets_plurality(needs):
 
 
 def test_it_compares_by_the_types_of_the_fields():
-    assert default_selector({"answer": str}) == default_selector({}) == Plurality()
+    assert default_selector({"answer": int}) == default_selector({}) == Plurality()
     label = default_selector({"label": Literal["Polish", "polish"]})
     assert label.read("Polish").key != label.read("polish").key  # type: ignore[union-attr]
 
