@@ -29,12 +29,11 @@ class Judged:
     """A model that writes poems in turn, and as a judge picks the one that it likes, wherever that stands."""
 
     def __init__(self, likes="the best poem", verdict=None):
-        self.likes, self.verdict, self.asked, self.written = likes, verdict, [], 0
+        self.likes, self.verdict, self.asked = likes, verdict, []
 
     def __call__(self, prompt, number):
         if not is_judge(prompt):
-            self.written += 1
-            return {"poem": POEMS[self.written % len(POEMS)]}
+            return {"poem": POEMS[number % len(POEMS)]}  # the first three requests are the samples'
         self.asked.append(prompt)
         if self.verdict is not None:
             return self.verdict
@@ -92,14 +91,16 @@ def test_the_judge_is_shown_the_answers_in_two_orders_and_its_verdicts_decide(as
 def test_a_judge_that_names_nothing_leaves_the_vote_as_it_is(ask, verdict):
     script = Judged(verdict=verdict)
     with dspy.context(lm=ScriptedModel(script).lm()):
-        assert ask(poet(fresh())).poem == POEMS[1]  # written first
+        prediction = ask(poet(fresh()))
+    assert prediction.poem == explain(prediction).samples[0].answer  # of single votes the first sample's
 
 
 @WAYS
 def test_a_judge_that_cannot_be_paid_leaves_the_vote_as_it_is(ask):
     script, pool = Judged(), fresh(samples=3)
     with dspy.context(lm=ScriptedModel(script).lm()):
-        assert ask(poet(pool)).poem == POEMS[1]
+        prediction = ask(poet(pool))
+    assert prediction.poem == explain(prediction).samples[0].answer
     assert script.asked == [] and pool.statistics().spent.samples == 3
 
 
