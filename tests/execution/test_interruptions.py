@@ -75,7 +75,7 @@ class Interrupting:
             if here:
                 self.helper = threading.current_thread() is not threading.main_thread()
                 self.where = frame.f_code.co_filename.removeprefix(HOME), frame.f_lineno, self.helper
-                raise self.error
+                raise type(self.error)  # one that nobody else holds: its traceback keeps what its frames hold
         return self.line
 
 
