@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from dynscale_dspy.allocation.evidence import Detail, Evidence
@@ -61,6 +62,23 @@ class Vote:
     shares: tuple[Share, ...] = field(default=(), repr=False)
     is_whole: bool = field(default=False, repr=False)
     features: Any = field(default=None, repr=False, compare=False)
+
+
+@dataclass(frozen=True)
+class Cast:
+    """One sample's vote as a selection keeps it.
+
+    Args:
+        vote: The vote.
+        sample: The sample's index among the call's.
+        weight: What it counts, exact, so that sums do not depend on their order.
+        conditioned: Whether the sample saw earlier ones.
+    """
+
+    vote: Vote
+    sample: int
+    weight: int | Fraction
+    conditioned: bool
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any
 from dynscale_dspy.allocation.likeness import Contest, Likeness
 from dynscale_dspy.allocation.repeats import ENOUGH
 from dynscale_dspy.selection.answers import Kinds, key_of, kinds_of, spelling
-from dynscale_dspy.selection.base import Group, Vote
+from dynscale_dspy.selection.base import Cast, Group, Vote
 from dynscale_dspy.selection.prepared import Prepared, exact_weight, prepared
 from dynscale_dspy.selection.similarity import UNITS, Equal, Similarity, TokenF1, similarity_of
 from dynscale_dspy.selection.text import LAYERS
@@ -77,14 +77,8 @@ class Medoid:
 _EVERY = frozenset(LAYERS)
 
 
-@dataclass(frozen=True)
-class _Cast:
-    """One sample's vote. Its weight is exact, so that sums do not depend on their order."""
-
-    vote: Vote
-    sample: int
-    weight: int | Fraction
-    conditioned: bool
+class _Cast(Cast):
+    """One sample's vote."""
 
     @property
     def prepared(self) -> Prepared:

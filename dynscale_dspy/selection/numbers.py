@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from dynscale_dspy._fields import Number, OneOfWords, check
 from dynscale_dspy.allocation.policies import OrderedTally
 from dynscale_dspy.selection.answers import canonical
-from dynscale_dspy.selection.base import Group, Vote
+from dynscale_dspy.selection.base import Cast, Group, Vote
 from dynscale_dspy.selection.prepared import exact_weight
 
 Tolerance = Annotated[float, Number(least=0, kind="a number of at least 0")]
@@ -95,16 +95,6 @@ class Near:
 
 
 @dataclass(frozen=True)
-class _Cast:
-    """One sample's vote. Its weight is exact, so that sums do not depend on their order."""
-
-    vote: Vote
-    sample: int
-    weight: int | Fraction
-    conditioned: bool
-
-
-@dataclass(frozen=True)
 class NumbersSelection:
     """The votes of one call under :class:`Numbers`. An immutable value: adding a vote makes a new one.
 
@@ -118,7 +108,7 @@ class NumbersSelection:
 
     tolerance: Fraction
     is_score: bool = False
-    votes: tuple[_Cast, ...] = ()
+    votes: tuple[Cast, ...] = ()
     keys: tuple[Hashable | None, ...] = field(default=(), repr=False)
 
     def add(
@@ -133,7 +123,7 @@ class NumbersSelection:
         if vote is None:
             return replace(self, keys=(*self.keys, None))
         index = len(self.keys) if sample is None else sample
-        cast = _Cast(vote, index, exact, conditioned)
+        cast = Cast(vote, index, exact, conditioned)
         return replace(self, votes=(*self.votes, cast), keys=(*self.keys, vote.key))
 
     def winner(self, *, favour_conditioned: bool = False) -> int | None:
@@ -171,7 +161,7 @@ class NumbersSelection:
         found = [cluster.group for cluster in self._clusters]
         return tuple(sorted(found, key=lambda group: (-group.weight, group.samples[0])))
 
-    def _nearest_to_mean(self, favour_conditioned: bool) -> _Cast | None:
+    def _nearest_to_mean(self, favour_conditioned: bool) -> Cast | None:
         """The vote nearest to the mean; None where more samples say something that is no number."""
         scores = [(number.value, number) for number in self._numbers if number.value is not None]
         total = sum(number.weight for _, number in scores)
@@ -183,7 +173,7 @@ class NumbersSelection:
 
     @cached_property
     def _numbers(self) -> tuple[_Numeral, ...]:
-        casts: dict[Hashable, list[_Cast]] = defaultdict(list)
+        casts: dict[Hashable, list[Cast]] = defaultdict(list)
         for cast in sorted(self.votes, key=lambda cast: cast.sample):
             casts[cast.vote.key].append(cast)
         return tuple(_Numeral(key, _number(key), tuple(given)) for key, given in casts.items())
@@ -232,14 +222,14 @@ class _Numeral:
 
     key: Hashable
     value: Fraction | None
-    casts: tuple[_Cast, ...]
+    casts: tuple[Cast, ...]
 
     @cached_property
     def weight(self) -> int | Fraction:
         return sum((cast.weight for cast in self.casts), 0)
 
     @property
-    def speaker(self) -> _Cast:
+    def speaker(self) -> Cast:
         """The first independent vote for it; if there is none, the first."""
         return min(self.casts, key=lambda cast: (cast.conditioned, cast.sample))
 

@@ -15,8 +15,8 @@ from dynscale_dspy._fields import check
 from dynscale_dspy.allocation.policies import OrderedTally
 from dynscale_dspy.allocation.tally import AnswerKey
 from dynscale_dspy.selection.answers import Kinds, key_of, kinds_of, spelling
-from dynscale_dspy.selection.base import Group, Share, Vote
-from dynscale_dspy.selection.prepared import Prepared
+from dynscale_dspy.selection.base import Cast, Group, Share, Vote
+from dynscale_dspy.selection.prepared import Prepared, exact_weight
 from dynscale_dspy.selection.similarity import UNITS, Similarity, similarity_of
 from dynscale_dspy.selection.text import LAYERS, Layers
 
@@ -97,14 +97,8 @@ class Plurality:
         return frozenset(LAYERS).difference(self.without)
 
 
-@dataclass(frozen=True)
-class _Cast:
-    """One sample's vote. Its weight is exact, so that sums do not depend on their order."""
-
-    vote: Vote
-    sample: int
-    weight: int | Fraction
-    conditioned: bool
+class _Cast(Cast):
+    """One sample's vote."""
 
     @property
     def parts(self) -> Sequence[Share]:
@@ -175,13 +169,11 @@ class PluralitySelection:
         Raises:
             ValueError: If the weight is not a finite number above 0, or the vote has no key.
         """
-        if not 0 < weight < math.inf:
-            raise ValueError(f"weight must be positive, got {weight!r}")
+        exact = exact_weight(weight)
         if vote is None:
             return replace(self, tally=self.tally.add(None))
         if vote.key is None:
             raise ValueError(f"plurality compares votes by their key, and {vote!r} has none: make it with read()")
-        exact = int(weight) if weight == int(weight) else Fraction(weight)
         cast = _Cast(vote, self.tally.samples if sample is None else sample, exact, conditioned)
         if vote.shares:
             tally = self.tally.spread(vote.key, {share.key: share.weight * weight for share in vote.shares})
