@@ -68,6 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     lab_commands = lab.add_subparsers(required=True, metavar="COMMAND")
     serve = lab_commands.add_parser("serve", help="serve it behind an OpenAI-compatible endpoint on loopback")
     serve.add_argument("--port", type=int, default=8123)
+    serve.add_argument("--model", choices=("large", "small"), default="large", help="which of the two models")
     serve.set_defaults(run=_serve)
 
     options = parser.parse_args(arguments)
@@ -281,7 +282,7 @@ def _mean_and_error(values: Sequence[float]) -> tuple[float, float]:
 def _serve(options: argparse.Namespace) -> int:
     from dynscale_dspy.lab.server import LabServer
 
-    with LabServer(port=options.port) as server:
+    with LabServer(port=options.port, model=options.model) as server:
         print(f"{server.model_name} at {server.url} (stop with Ctrl-C)", flush=True)
         with contextlib.suppress(KeyboardInterrupt):
             threading.Event().wait()

@@ -40,6 +40,7 @@ EARLIER_ATTEMPTS = "Earlier attempts at this question; they may be wrong. Check 
 @contextmanager
 def serve(
     *,
+    model: str = "large",
     port: int = 0,
     batch_size: int = 64,
     engine: str = "litellm",
@@ -47,9 +48,10 @@ def serve(
     max_tokens: int = 200,
     **lm_kwargs: Any,
 ) -> Iterator[dspy.LM]:
-    """Serve the model on a loopback port for as long as the context is open.
+    """Serve a model on a loopback port for as long as the context is open.
 
     Args:
+        model: "large"; or "small", which has four tenths of the weights and is more often wrong.
         port: 0 takes a free port.
         batch_size: How many replies are sampled side by side; further ones wait.
         engine: What DSPy 3.4 or newer sends its requests with, "litellm" or "auto". Older versions have LiteLLM only.
@@ -65,7 +67,7 @@ def serve(
     """
     import dspy
 
-    with _server_class()(port=port, batch_size=batch_size) as server:
+    with _server_class()(port=port, model=model, batch_size=batch_size) as server:
         if "engine" in inspect.signature(dspy.LM.__init__).parameters:
             lm_kwargs["engine"] = engine
         yield dspy.LM(

@@ -29,7 +29,9 @@ Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]
 
 CHECKPOINT = Path(__file__).parent / "checkpoint"
-"""The folder of the checkpoint in the box."""
+"""The folder of the checkpoint in the box, and of the tokenizer of both models."""
+CHECKPOINTS = {"large": CHECKPOINT, "small": Path(__file__).parent / "small"}
+"""The folders of the two models, by size."""
 
 BLOCK = 8
 _TILE = 2**18 // BLOCK  # OpenBLAS starts threads above rows * inner * columns = 4 * 65536.

@@ -20,10 +20,11 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from dynscale_dspy.lab.engine import Completion, Engine, EngineClosedError, Sampling
-from dynscale_dspy.lab.model import CHECKPOINT, Llama
+from dynscale_dspy.lab.model import CHECKPOINT, CHECKPOINTS, Llama
 from dynscale_dspy.lab.tokenizer import ROLES, ChatTokenizer
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
+MODEL_NAMES = {"large": "lab-arithmetic", "small": "lab-arithmetic-small"}
 MAX_CHOICES = 128
 MAX_STOPS = 4
 MAX_TOP_LOGPROBS = 20
@@ -285,7 +286,7 @@ def _is_text_part(part: Any) -> bool:
 
 
 class LabServer:
-    """The model in the box behind an OpenAI-compatible endpoint, run in background threads of this process.
+    """A model in the box behind an OpenAI-compatible endpoint, run in background threads of this process.
 
     Use it as a context manager, or call `start` and `stop`.
 
@@ -293,18 +294,28 @@ class LabServer:
         host: A loopback address. No other is accepted: there is no authentication.
         port: 0 takes a free port.
         batch_size: How many replies are sampled side by side.
-        model_name: What requests must name as their model.
+        model_name: What requests must name as their model; "lab-arithmetic" or "lab-arithmetic-small" by default.
+        model: Which of the two models, "large" or "small".
 
     Raises:
-        ValueError: `host` is not a loopback address.
+        ValueError: `host` is not a loopback address, or `model` is unknown.
     """
 
     def __init__(
-        self, host: str = "127.0.0.1", port: int = 0, batch_size: int = 64, model_name: str = "lab-arithmetic"
+        self,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        batch_size: int = 64,
+        model_name: str | None = None,
+        *,
+        model: str = "large",
     ) -> None:
         if host not in LOOPBACK:
             raise ValueError(f"the lab server binds to a loopback address only ({', '.join(LOOPBACK)}), not {host!r}")
-        self.model_name = model_name
+        if model not in CHECKPOINTS:
+            raise ValueError(f"model must be one of {', '.join(map(repr, CHECKPOINTS))}, got {model!r}")
+        self.model_name = model_name or MODEL_NAMES[model]
+        self._model = model
         self._host = host
         self._port = port
         self._batch_size = batch_size
@@ -321,7 +332,7 @@ class LabServer:
         """Start serving and return once requests are answered."""
         if self._running is not None:
             raise RuntimeError("the lab server is already running")
-        self._running = _Running(self._host, self._port, self._batch_size, self.model_name)
+        self._running = _Running(self._host, self._port, self._batch_size, self.model_name, self._model)
         return self
 
     def stop(self) -> None:
@@ -342,7 +353,7 @@ class LabServer:
 class _Running:
     """What a started server holds: its socket, its engine and the thread of its event loop."""
 
-    def __init__(self, host: str, port: int, batch_size: int, model_name: str) -> None:
+    def __init__(self, host: str, port: int, batch_size: int, model_name: str, model: str) -> None:
         # Only of a socket whose protocol is spelt out does asyncio know that it is TCP and send at once (TCP_NODELAY);
         # without, every reply waits 40 ms for the acknowledgement of its own headers.
         family = socket.AF_INET6 if host == "::1" else socket.AF_INET
@@ -357,7 +368,7 @@ class _Running:
         self.url = f"http://{address}:{self._socket.getsockname()[1]}/v1"
 
         tokenizer = ChatTokenizer(CHECKPOINT / "tokenizer.json")
-        self._engine = Engine(Llama.load(CHECKPOINT), tokenizer, batch_size)
+        self._engine = Engine(Llama.load(CHECKPOINTS[model]), tokenizer, batch_size)
         app = ChatApp(self._engine, tokenizer, model_name).build()
         config = uvicorn.Config(
             app,

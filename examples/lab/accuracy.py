@@ -3,7 +3,7 @@
 The model is asked without HTTP in between, with the very prompts of `dspy.ChainOfThought("question -> answer")`, and
 its replies are read by DSPy's own ChatAdapter, so that each reply that cannot be read is counted.
 
-    python examples/lab/accuracy.py [--quick] [--level hard] [--seed 1] [--json OUT]
+    python examples/lab/accuracy.py [--quick] [--model small] [--level hard] [--seed 1] [--json OUT]
 """
 
 import argparse
@@ -17,7 +17,7 @@ import numpy as np
 
 from dynscale_dspy import lab
 from dynscale_dspy.lab.engine import Engine, Sampling
-from dynscale_dspy.lab.model import CHECKPOINT, Llama
+from dynscale_dspy.lab.model import CHECKPOINT, CHECKPOINTS, Llama
 from dynscale_dspy.lab.tokenizer import ChatTokenizer
 
 SIGNATURE: Any = dspy.ChainOfThought("question -> answer").predict.signature
@@ -38,10 +38,12 @@ def majority(answers: list[str | None]) -> str | None:
     return votes.most_common(1)[0][0] if votes else None
 
 
-def sample(examples: list[dspy.Example], samples: int, seed: int, temperature: float = 1.0) -> list[list[str | None]]:
+def sample(
+    examples: list[dspy.Example], samples: int, seed: int, temperature: float = 1.0, *, model: str = "large"
+) -> list[list[str | None]]:
     """Return the answers of `samples` replies to each question."""
     tokenizer = ChatTokenizer(CHECKPOINT / "tokenizer.json")
-    engine = Engine(Llama.load(CHECKPOINT), tokenizer)
+    engine = Engine(Llama.load(CHECKPOINTS[model]), tokenizer)
     futures = []
     for i, example in enumerate(examples):
         messages = ADAPTER.format(SIGNATURE, demos=[], inputs={"question": example.question})
@@ -56,6 +58,7 @@ def sample(examples: list[dspy.Example], samples: int, seed: int, temperature: f
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="40 questions, 8 samples")
+    parser.add_argument("--model", choices=CHECKPOINTS, default="large")
     parser.add_argument("--level", choices=("hard", "mixed"), default="hard")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", type=Path, metavar="OUT", help="also write the rows there")
@@ -63,8 +66,8 @@ def main() -> None:
     count, samples = (40, 8) if arguments.quick else (200, 16)
 
     examples = lab.questions(count, arguments.seed, arguments.level)
-    answers = sample(examples, samples, arguments.seed)
-    greedy = sample(examples, 1, arguments.seed, temperature=0.0)
+    answers = sample(examples, samples, arguments.seed, model=arguments.model)
+    greedy = sample(examples, 1, arguments.seed, temperature=0.0, model=arguments.model)
     by_kind = defaultdict(list)
     at_zero = defaultdict(list)
     for example, given, (best,) in zip(examples, answers, greedy, strict=True):

@@ -1,6 +1,7 @@
 """Train the model in the box, from nothing, on questions that are drawn afresh for every batch.
 
     python examples/lab/train.py OUT                  # 3550 steps, about 14 million tokens
+    python examples/lab/train.py OUT --size small     # the lab's second, cheaper model: the same with fewer weights
     python examples/lab/train.py OUT --quick          # a few steps, to see that it runs
 
 Needs `pip install torch` besides this library. Two skills are learned side by side: to work a question, and to
@@ -57,6 +58,11 @@ CONFIG: dict[str, Any] = {
     "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
     "dtype": "float16",
 }
+SIZES: dict[str, dict[str, Any]] = {
+    "large": {},
+    "small": {"hidden_size": 96, "num_attention_heads": 3, "num_key_value_heads": 1, "num_hidden_layers": 4}
+    | {"intermediate_size": 256},
+}
 STEPS = 3550  # of the whole run, to which the following steps belong; a shorter run goes through all of it, faster
 # Up to which step, the level of the questions, and how many examples of single steps, of working and of reconsidering a
 # step of training has. The first stage is kept as it was run: its numbers are too large, and sums were not learned.
@@ -76,7 +82,7 @@ SHOWN = (0.15, 0.3, 0.3, 0.2, 0.05)  # how often 1 to 5 attempts are shown
 class Trainer:
     """The data, the model and its optimisers."""
 
-    def __init__(self, out: Path, seed: int, *, pace: float = 1.0) -> None:
+    def __init__(self, out: Path, seed: int, *, size: str = "large", pace: float = 1.0) -> None:
         self.out, self.step, self.pace = out, 0, pace
         self.random = np.random.default_rng(seed)
         self.generator = torch.Generator().manual_seed(seed)
@@ -84,10 +90,10 @@ class Trainer:
         self.tokenizer = prompts.build_tokenizer(out / "tokenizer.json")
         self.opening = prompts.SPECIAL.index("<|assistant|>") + 256
         self.end = prompts.SPECIAL.index("<|end|>") + 256
-        size = -(-self.tokenizer.get_vocab_size() // 32) * 32
+        rows = -(-self.tokenizer.get_vocab_size() // 32) * 32
         names = {"pad_token_id": "<|pad|>", "bos_token_id": "<|bos|>", "eos_token_id": "<|end|>"}
         tokens = {key: self.tokenizer.token_to_id(token) for key, token in names.items()}
-        self.network = Network({**CONFIG, "vocab_size": size, **tokens})
+        self.network = Network({**CONFIG, **SIZES[size], "vocab_size": rows, **tokens})
         matrices = [p for name, p in self.network.named_parameters() if p.ndim == 2 and "embed" not in name]
         others = [p for name, p in self.network.named_parameters() if p.ndim == 1 or "embed" in name]
         self.optimisers = [
@@ -301,6 +307,7 @@ class Trainer:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
+    parser.add_argument("--size", choices=SIZES, default="large")
     parser.add_argument("--quick", action="store_true", help="a few steps of everything")
     parser.add_argument("--steps", type=int, default=STEPS, help="fewer shorten every stage alike")
     parser.add_argument("--seed", type=int, default=0)
@@ -314,7 +321,7 @@ def main() -> None:
 
     torch.set_num_threads(arguments.threads)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    trainer = Trainer(arguments.out, arguments.seed, pace=STEPS / arguments.steps)
+    trainer = Trainer(arguments.out, arguments.seed, size=arguments.size, pace=STEPS / arguments.steps)
     refreshes = {round(step / trainer.pace) for step in REFRESHES}
     if arguments.resume:
         trainer.resume()
