@@ -437,6 +437,8 @@ Quantile = Annotated[
 Fraction = Annotated[float, Number(above=0, most=1, bounds="above 0 and at most 1")]
 ShareOfSamples = Annotated[float, Number(above=0, most=1, bounds="a number above 0 and at most 1", one_error=True)]
 """A share of samples, as an option of a strategy."""
+VoteWeight = Annotated[float, Number(above=0, bounds="a finite number above 0", one_error=True)]
+"""What a vote counts, as an option of a strategy."""
 YesNo = Annotated[bool, Flag()]
 Money = Annotated[float | Decimal, Dollars()]
 Period = Annotated[Literal["hour", "day"] | float, PeriodOfTime()]

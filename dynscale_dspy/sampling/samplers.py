@@ -120,10 +120,11 @@ class Sampler:
         chain: Which earlier samples it sees; None for a sample that sees the inputs alone.
         demos: How its prompts show the program's demos: ``"own"``, as they are; ``"permuted"``, in an order drawn for
             the sample's index, the same for all calls: a server finds the beginning of a prompt in its cache.
+        model: What its language model is called in reports, where a call has several; empty for the program's own.
 
     Example:
         >>> Sampler("warm", temperature=0.7)
-        Sampler(name='warm', lm=None, temperature=0.7, chain=None, demos='own')
+        Sampler(name='warm', lm=None, temperature=0.7, chain=None, demos='own', model='')
     """
 
     name: str
@@ -131,6 +132,7 @@ class Sampler:
     temperature: float | None = None
     chain: ChainSpec | None = None
     demos: Demos = "own"
+    model: str = ""
 
     def arranged(self, demos: list[Any], index: int) -> list[Any]:
         """The demos in the order in which a sample of this sampler shows them.
