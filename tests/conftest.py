@@ -50,8 +50,10 @@ def a_request_a_sample(request: pytest.FixtureRequest, monkeypatch: pytest.Monke
 
     Before DSPy 3.4 there is no such engine, and through LiteLLM samples would share requests there.
     """
-    if not HAS_ENGINES and "litellm" not in request.node.nodeid:
-        monkeypatch.setattr(shared_request, "one_request", lambda lm, settings: False)
+    if "litellm" not in request.node.nodeid:
+        monkeypatch.setattr(shared_request, "can_borrow", lambda lm, settings, *, wait: False)
+        if not HAS_ENGINES:
+            monkeypatch.setattr(shared_request, "makes_one_request", lambda lm, settings: False)
 
 
 @pytest.fixture

@@ -99,12 +99,13 @@ class Call:
         scaled: The wrapper that is called.
         args: The call's positional arguments.
         kwargs: Its arguments by name.
+        known: Whether it is one of a known set, which is to make the same requests each time.
 
     Raises:
         ValueError: If every sample would fail or be the same; nothing is spent then.
     """
 
-    def __init__(self, scaled: Scaled, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def __init__(self, scaled: Scaled, args: tuple[Any, ...], kwargs: dict[str, Any], *, known: bool = False) -> None:
         self.scaled = scaled
         self.args = args
         self.kwargs = kwargs
@@ -147,7 +148,9 @@ class Call:
             labels,
         )
         shares = vary and not pool.is_durable
-        choices = choices_per_request(program, predictors, kwargs, settings.max_choices) if shares else 1
+        choices = 1
+        if shares:
+            choices = choices_per_request(program, predictors, kwargs, settings.max_choices, wait=known)
         # Where requests are capped, all samples at once must not find out that their temperature is refused.
         careful = vary and settings.temperature is None and admission.caps("requests") and is_unproven(lm, {})
         # One sample may tell of all labels: the others are drawn once it is known that it does not.

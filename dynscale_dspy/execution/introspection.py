@@ -108,7 +108,12 @@ def _is_patched(program: dspy.Module) -> bool:
 
 
 def choices_per_request(
-    program: dspy.Module, predictors: Sequence[dspy.Predict], kwargs: Mapping[str, Any], most: int
+    program: dspy.Module,
+    predictors: Sequence[dspy.Predict],
+    kwargs: Mapping[str, Any],
+    most: int,
+    *,
+    wait: bool = False,
 ) -> int:
     """How many samples of a call may share a request.
 
@@ -117,6 +122,7 @@ def choices_per_request(
         predictors: All of its predictors.
         kwargs: The call's arguments.
         most: What the user allows.
+        wait: Whether to wait for what a shared request needs; see :func:`can_share`.
     """
     if most == 1 or len(predictors) != 1 or is_wrapper(program):
         return 1
@@ -124,7 +130,7 @@ def choices_per_request(
     config = predictor.config
     if predictor is program and kwargs.get("config"):
         config = {**config, **kwargs["config"]}
-    return most if can_share(lm_of(predictor, program, kwargs), config) else 1
+    return most if can_share(lm_of(predictor, program, kwargs), config, wait=wait) else 1
 
 
 def check_ready(

@@ -30,7 +30,7 @@ class KnownCall:
     """
 
     def __init__(self, scaled: Scaled, kwargs: dict[str, Any]) -> None:
-        self._call = Call(scaled, (), kwargs)
+        self._call = Call(scaled, (), kwargs, known=True)
         self._scaled = scaled
         self._context = contextvars.copy_context()
         self._coroutine: Any = None
