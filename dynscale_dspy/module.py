@@ -61,8 +61,8 @@ class DynScaling(dspy.Module):
             none.
         max_samples: Most samples one call may take.
         max_choices: Most samples to draw with one request, as its ``n`` choices, so that the prompt is sent and paid
-            for once. Done where the program has one predictor and the route can: through LiteLLM, which is tried, not
-            with DSPy's native engine. 1 for never.
+            for once. Done where the program has one predictor and the provider can, which is tried. Such a request goes
+            through LiteLLM, also where DSPy's native engine makes all others. 1 for never.
         stop_when_decided: Whether a call ends, and its samples in flight are cancelled, once they cannot change the
             winner. Requests of tasks are closed, so that a local server stops writing; threads finish what they have
             begun. Cancelled requests are paid for all the same. Confidence is about the votes that were cast, and which

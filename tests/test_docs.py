@@ -135,6 +135,13 @@ def test_each_block_stands_for_itself(page):
             exec(compile(block, f"{page}.md", "exec"), {"__name__": page, "dspy": dspy})
 
 
+def test_samples_share_a_request_as_the_page_says(capsys):
+    text = (ROOT / "docs" / "speed.md").read_text(encoding="utf-8")
+    block, printed = re.findall(r"```python\n(.*?)```\n+```text\n(.*?)```", text, flags=re.DOTALL)[0]
+    exec(compile(block, "speed.md", "exec"), {})
+    assert capsys.readouterr().out == printed
+
+
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
 def test_links_lead_somewhere(page):
     # Those between pages of the documentation are checked when it is built.

@@ -168,7 +168,7 @@ class Plan:
         self._recount()
         proposed, view, propose, seeing = [], self._view(), self.strategy.propose, self._seeing
         for index in range(self._drawn + ahead, self._drawn + ahead + count):
-            view = CallView(index, view.samples, view.selection, view.varies, view.unit, seeing, view.at_once)
+            view = view._replace(next_index=index, seeing=seeing, pending=index - len(self.samples))
             sampler = propose(view, self._learned, Lazily(index, self._entropy))  # type: ignore[arg-type]
             if sampler is None:
                 if index == self._drawn:
@@ -471,7 +471,8 @@ class Plan:
 
     def _view(self) -> CallView:
         voters = sorted((s for s in self.samples if s.vote is not None), key=lambda s: s.draw.index)
-        return CallView(self._drawn, voters, self.selection, self._varies, self.unit, self._seeing, self._at_once)
+        said = CallView(self._drawn, voters, self.selection, self._varies, self.unit, self._seeing, self._at_once)
+        return said._replace(pending=self.pending)
 
     def _generator(self, index: int) -> np.random.Generator:
         return np.random.default_rng([index, *self._entropy])

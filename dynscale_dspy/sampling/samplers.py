@@ -29,6 +29,7 @@ class CallView(NamedTuple):
         unit: What runs out first, ``"tokens"`` or ``"nanodollars"``; None if that is samples or requests.
         seeing: How many samples that see earlier ones were drawn so far.
         at_once: Whether the program answers from a few given labels without reasoning first.
+        pending: Samples in flight, or reserved and not drawn yet.
     """
 
     next_index: int
@@ -38,6 +39,7 @@ class CallView(NamedTuple):
     unit: str | None = None
     seeing: int = 0
     at_once: bool = False
+    pending: int = 0
 
     @property
     def evidence(self) -> Evidence:

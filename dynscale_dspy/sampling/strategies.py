@@ -266,6 +266,8 @@ class Integrated(Strategy):
             return PLAIN
         if first := _first_of(self.first, view, learned):
             return first
+        if self._waits(view):
+            return None
         if not self._integrates(view):
             return ALONE
         if self.learned and not learned.trust.earned and not (learned.trust.may_try and view.seeing < ON_TRIAL):
@@ -290,6 +292,17 @@ class Integrated(Strategy):
                 rendering=self.rendering,
             )
         )
+
+    def _waits(self, view: CallView) -> bool:
+        """Whether the next sample is to be drawn once the independent ones have voted, since it may have to see them.
+
+        Else a pool that grants all samples of a call at once would leave none to be conditioned. While it is not known
+        whether conditioned samples are any good, none is waited for.
+        """
+        if self.learned or (view.at_once and self.when != "always"):
+            return False
+        voted = sum(not sample.draw.conditioned for sample in view.samples)
+        return view.next_index >= self.independent and voted < min(self.independent, 2) and view.pending > 0
 
     def _integrates(self, view: CallView) -> bool:
         """Whether the votes so far ask for a sample that sees earlier ones."""

@@ -27,7 +27,7 @@ from dynscale_dspy.sampling.samplers import (
     Sampler,
     conditioned,
 )
-from tests.sampling.support import draw_next, make_view, voters
+from tests.sampling.support import draw_next, make_plan, make_view, voters
 from tests.support import vote
 
 
@@ -129,6 +129,27 @@ def test_width_bounds_what_is_in_flight():
     strategy = Integrated(independent=2, width=3)
     assert strategy.room(0) == 3
     assert strategy.room(3) == 0
+
+
+@pytest.mark.parametrize("when", ["always", "contested", "close"])
+def test_what_all_samples_are_granted_for_at_once_still_sees_the_independent_ones(when):
+    plan = make_plan(strategy=Integrated(when=when, independent=2))
+    assert len(plan.propose(8)) == 2  # the others are to see them
+    for said in ("A", "B"):
+        plan.tell(Sample(draw_next(plan), prediction=said, answer=said, vote=vote(said)))
+    assert [sampler.chain is not None for sampler in plan.propose(6)] == [True] * 6
+
+
+@pytest.mark.parametrize("when", ["always", "contested", "close"])
+def test_independent_samples_that_do_not_vote_are_not_waited_for(when):
+    plan = make_plan(strategy=Integrated(when=when, independent=2))
+    plan.tell(Sample(draw_next(plan), problem="failed"))
+    plan.tell(Sample(draw_next(plan), problem="failed"))
+    assert plan.propose() == [ALONE]
+
+
+def test_samples_on_trial_are_not_waited_for():
+    assert len(make_plan(strategy=Integrated()).propose(8)) == 8
 
 
 @pytest.mark.parametrize(
