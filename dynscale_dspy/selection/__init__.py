@@ -7,6 +7,7 @@ from dynscale_dspy.selection.lists import ElementVote
 from dynscale_dspy.selection.medoid import Medoid
 from dynscale_dspy.selection.numbers import Numbers
 from dynscale_dspy.selection.plurality import Plurality
+from dynscale_dspy.selection.rankings import Ranking, SameOrder
 from dynscale_dspy.selection.similarity import CharacterF, ElementF1, Equal, EqualOutputs, MeanOver, TokenF1, Words
 
 __all__ = [
@@ -23,6 +24,8 @@ __all__ = [
     "Medoid",
     "Numbers",
     "Plurality",
+    "Ranking",
+    "SameOrder",
     "TokenF1",
     "Words",
 ]

@@ -226,11 +226,24 @@ class ElementF1:
             items: Any = answer.items()
         else:
             items = answer if isinstance(answer, (list, tuple, set, frozenset)) else [answer]
-        return frozenset(canonical(_in_small_letters(item, 0)) for item in items)
+        return frozenset(map(element_key, items))
 
     def between(self, one: frozenset[Hashable], other: frozenset[Hashable]) -> float:
         """F1 of the elements."""
         return _f1(len(one & other), len(one), len(other))
+
+
+def element_key(item: Any) -> Hashable:
+    """What an element of a list is compared by; text in it is compared in small letters.
+
+    Args:
+        item: The element.
+
+    Example:
+        >>> element_key(" Salt ") == element_key("salt"), element_key("2") == element_key(2.0)
+        (True, True)
+    """
+    return canonical(_in_small_letters(item, 0))
 
 
 def _in_small_letters(item: Any, depth: int) -> Any:
