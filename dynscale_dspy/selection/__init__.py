@@ -1,6 +1,7 @@
 """Which answer wins: selectors, and how alike two answers are. Pure: no DSPy, no pool, no clock."""
 
 from dynscale_dspy.selection.blends import Average, ByValue
+from dynscale_dspy.selection.embeddings import Embeddings
 from dynscale_dspy.selection.fieldwise import Fieldwise
 from dynscale_dspy.selection.judge import Judge
 from dynscale_dspy.selection.lists import ElementVote
@@ -16,6 +17,7 @@ __all__ = [
     "CharacterF",
     "ElementF1",
     "ElementVote",
+    "Embeddings",
     "Equal",
     "EqualOutputs",
     "Fieldwise",

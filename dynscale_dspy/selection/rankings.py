@@ -68,9 +68,9 @@ class Ranking(Composer):
     samples, the nearest sample's own list is returned.
 
     Plurality hardly helps, since few orders are the same, and neither do elements in common, since those are. On
-    scripted rankings (``examples/benchmarks/selection.py``; 5 and 10 items, 4 and 8 samples, four kinds of mistakes) the
-    nearest sample has 3 to 16 points more pairs in the right order than a random one, plurality -2 to 7, and the
-    composed order up to 5 more than the nearest.
+    scripted rankings of 5 and 10 items, 4 and 8 samples, with four kinds of mistakes, the nearest sample has 3 to 16
+    points more pairs in the right order than a random one, plurality -2 to 7, and the composed order up to 5 more than
+    the nearest (``examples/benchmarks/selection.py`` has one of them).
 
     Args:
         compose: Whether the order is put together from all samples.
