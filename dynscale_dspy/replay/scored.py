@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from dynscale_dspy.allocation.policies import Policy, make_policy
 from dynscale_dspy.allocation.repeats import Repeats
 from dynscale_dspy.replay.outputs import Outputs, ScoredPool
+from dynscale_dspy.replay.statistics import bootstrap_interval
 from dynscale_dspy.selection.answers import Record
 from dynscale_dspy.selection.base import Selection, Selector, Vote, check_policy
 from dynscale_dspy.selection.embeddings import embedded
@@ -23,8 +24,6 @@ from dynscale_dspy.selection.numbers import Numbers
 from dynscale_dspy.selection.plurality import Plurality
 from dynscale_dspy.selection.similarity import CharacterF, ElementF1, TokenF1
 
-DRAWS = 1000
-"""Bootstrap draws of questions."""
 BOUNDS = ("random", "best of all")
 """What is no rule of winning: one of the samples drawn, at random; and the best of them."""
 
@@ -254,12 +253,8 @@ def _order(question: Outputs, replicates: int, seed: int, number: int) -> list[l
 
 
 def _row(pool: ScoredPool, selector: str, policy: str, budget: int, scores: NDArray[Any], seed: int) -> Score:
-    gains = scores - pool.means
-    picked = np.random.default_rng(seed).integers(len(gains), size=(DRAWS, len(gains)))
-    low, high = np.quantile(gains[picked].mean(axis=1), (0.025, 0.975))
-    return Score(
-        pool.name, selector, policy, budget, float(scores.mean()), float(gains.mean()), float(low), float(high)
-    )
+    gain, low, high = bootstrap_interval(scores - pool.means, seed=seed)
+    return Score(pool.name, selector, policy, budget, float(scores.mean()), gain, low, high)
 
 
 def _read(selector: Selector, sample: Any) -> Vote | None:

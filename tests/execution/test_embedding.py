@@ -131,6 +131,15 @@ def test_the_pool_never_pays_more_requests_than_its_cap(ask):
     assert spent.requests == spent.samples + len(embedder.asked) == len(SAID)
 
 
+@WAYS
+def test_a_pool_in_a_file_pays_too(ask, tmp_path):
+    embedder, pool = Embedder(), fresh(path=tmp_path / "pool.db")
+    scaled, model = writer(pool, embedder)
+    with dspy.context(lm=model.lm()):
+        assert ask(scaled).text in SAID[3:]
+    assert pool.statistics().spent.requests == len(SAID) + len(embedder.asked)
+
+
 def test_a_call_of_one_sample_asks_for_nothing():
     embedder = Embedder()
     scaled, model = writer(fresh(min_per_call=1), embedder, max_samples=1)
