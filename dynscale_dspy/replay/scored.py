@@ -209,10 +209,11 @@ def _drawn(
     taken, repeats = [0] * len(drawn), Repeats()
 
     def pull(at: int) -> None:
-        before = selections[at].evidence()
-        selections[at] = selections[at].add(drawn[at][taken[at]], sample=taken[at])
-        repeats.tell(before, selections[at].evidence())
+        before = selections[at]
+        after = selections[at] = before.add(drawn[at][taken[at]], sample=taken[at])
         taken[at] += 1
+        if policy.is_gain:
+            repeats.tell(before.evidence(), after.evidence())
 
     first = min(policy.first, budgets[0])
     for _ in range(first):
@@ -221,13 +222,14 @@ def _drawn(
     total, results = first * len(drawn), []
     queue: list[tuple[float, int, int]] = []
 
+    def index_of(selection: Selection) -> float:
+        evidence = selection.evidence()
+        index = policy.index(evidence, total=total)
+        return index * repeats.promise(evidence) if policy.is_gain else index
+
     def enter(at: int) -> None:
         if taken[at] < len(drawn[at]):
-            evidence = selections[at].evidence()
-            index = policy.index(evidence, total=total)
-            if policy.is_gain:
-                index *= repeats.promise(evidence)
-            heapq.heappush(queue, (-index, taken[at], at))
+            heapq.heappush(queue, (-index_of(selections[at]) if policy.adaptive else 0.0, taken[at], at))
 
     for at in range(len(drawn)):
         enter(at)
