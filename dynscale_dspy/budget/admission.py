@@ -608,6 +608,29 @@ class Admission:
                     ledger = node.accounts.under_quota(module, ledger)
         return ledger
 
+    @step
+    def pay(self, cost: Cost, program: object | None) -> bool:
+        """Book what is asked for beside samples, such as vectors of texts; False, and nothing is, if a cap forbids it.
+
+        Args:
+            cost: What it costs, whatever comes of it.
+            program: For whose samples it is asked.
+
+        Raises:
+            StorageError: If the store fails.
+        """
+        ledger = self.ledger_for(program)
+        reservation = ledger.reserve(cost)
+        if reservation is None:
+            return False
+        try:
+            ledger.settle(reservation, cost)
+        except BaseException:  # an interrupt: what nobody stands for would never be given back
+            if reservation.open:
+                ledger.settle(reservation, cost)
+            raise
+        return True
+
     def program(self, program: object | None) -> Program:
         """What is kept of a program; of none in particular nothing is."""
         return Program() if program is None else self.shared.programs.setdefault(program, Program())

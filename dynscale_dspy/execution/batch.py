@@ -71,6 +71,7 @@ def answer_all(
             desk,
             num_threads=num_threads,
             done=progress.done,
+            after=lambda jobs, samples: calls[jobs[0].call].embedded(samples),
             in_order=in_order,
         )
         judge_all(calls, num_threads)

@@ -15,6 +15,7 @@ import dspy
 from dynscale_dspy._naming import name_of, named_predictors
 from dynscale_dspy.allocation.confidence import Answers
 from dynscale_dspy.allocation.evidence import falls_short
+from dynscale_dspy.budget.leases import ONE_REQUEST
 from dynscale_dspy.budget.locking import running_loop
 from dynscale_dspy.budget.pool import BudgetPool
 from dynscale_dspy.config import ScalingSettings
@@ -25,6 +26,7 @@ from dynscale_dspy.execution.calibrated import as_voted, calibration_of
 from dynscale_dspy.execution.concessions import is_unproven
 from dynscale_dspy.execution.desk import CallDesk
 from dynscale_dspy.execution.drivers import in_thread
+from dynscale_dspy.execution.embedding import Embedding
 from dynscale_dspy.execution.fallback import Fallback
 from dynscale_dspy.execution.flights import once, submitted_item
 from dynscale_dspy.execution.hints import hint
@@ -42,7 +44,7 @@ from dynscale_dspy.execution.introspection import (
 from dynscale_dspy.execution.judging import Hearing
 from dynscale_dspy.execution.listener import listen_around
 from dynscale_dspy.execution.lm_errors import is_permanent
-from dynscale_dspy.execution.meter import current_meter
+from dynscale_dspy.execution.meter import Meter, current_meter
 from dynscale_dspy.execution.notices import explanation_of, with_notices
 from dynscale_dspy.execution.outcome import Outcome, add_to_trace, spoken
 from dynscale_dspy.execution.run import SampleRun, SampleSettings
@@ -56,6 +58,7 @@ from dynscale_dspy.sampling.plan import Plan, play
 from dynscale_dspy.sampling.sample import SPARED, Sample
 from dynscale_dspy.sampling.steps import Consult, Job, Record, Step
 from dynscale_dspy.selection.base import Choice, Selector
+from dynscale_dspy.selection.embeddings import embeds
 from dynscale_dspy.selection.judge import Judge
 from dynscale_dspy.selection.plurality import Plurality
 
@@ -171,6 +174,10 @@ class Call:
             answers=Answers.AT_ONCE if at_once else Answers.CLOSED if are_labels(types) else Answers.OPEN,
             calibration=calibration,
         )
+        self.embedding: Embedding | None = None
+        """What embeds the texts of its samples, where the selector compares by that."""
+        if self.plan.max_samples > 1 and embeds(scaled.selector):
+            self.embedding = Embedding(partial(self._pay_beside, current_meter()), admission.patience)
         called = dspy.settings.caller_modules or [None]
         self._is_sample_itself = self.plan.max_samples == 1 and called[-1] is program
         if self._stream is not None:
@@ -201,7 +208,8 @@ class Call:
         return steps if self._stream is None else self._streamed(steps, self._stream)
 
     def _played(self) -> Generator[Step, Any, Outcome]:
-        winner = yield from play(self.plan)
+        steps = play(self.plan)
+        winner = yield from (steps if self.embedding is None else self.embedding.steps(steps))
         if self.hearing is not None and winner.error is None:
             hearing = self.hearing
             winner = yield Consult(partial(hearing.winner, winner), partial(hearing.awinner, winner))
@@ -220,6 +228,11 @@ class Call:
         """A call of a judge's program: one sample, as it is."""
         settings, reader = ScalingSettings(max_samples=1, probabilities=False), AnswerReader(program)
         return Call(Scaled(program, program, self.scaled.pool, reader, Plurality(), settings), (), inputs)
+
+    def _pay_beside(self, around: Meter | None) -> bool:
+        """Whether a request that is no sample's is paid, here and by the samples around."""
+        payer = self.scaled.pool.admission
+        return (around is None or around.pay_beside(payer)) and payer.pay(ONE_REQUEST, self.scaled.owner)
 
     @property
     def name(self) -> bytes | None:
@@ -435,7 +448,7 @@ class Call:
                 self.plan,
                 winner,
                 min_confidence=self.scaled.settings.min_confidence,
-                choice=self.scaled.choice,
+                choice=self.scaled.choice if self.embedding is None else self.embedding.told(self.scaled.choice),
                 is_composed=returned is not winner,
             )
             for prediction in (winner.prediction, returned.prediction):

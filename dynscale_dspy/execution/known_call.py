@@ -76,6 +76,11 @@ class KnownCall:
         """Draw one sample, inside this call; see :meth:`Call.run`."""
         return self._context.copy().run(self._call.run, job, slot)
 
+    def embedded(self, samples: list[Sample]) -> list[Sample]:
+        """These samples with the vectors of their texts, where the selector compares by those."""
+        embedding = self._call.embedding
+        return samples if embedding is None else self._context.copy().run(embedding.of, samples)
+
     @property
     def is_unsure(self) -> bool:
         """Whether a function or another module will have to answer in the winner's place."""

@@ -13,7 +13,8 @@ from tqdm.auto import tqdm
 from dynscale_dspy.allocation.policies import POLICIES
 from dynscale_dspy.replay.lines import PoolError
 from dynscale_dspy.replay.online import ARRIVALS
-from dynscale_dspy.replay.scored import Score, is_scored, load_scored_pool, replay_scores, selectors_for
+from dynscale_dspy.replay.outputs import is_scored, load_scored_pool
+from dynscale_dspy.replay.scored import Score, replay_scores, selectors_for
 from dynscale_dspy.replay.table import BUDGETS, GROUPINGS, Replay, replay
 
 
