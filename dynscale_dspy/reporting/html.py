@@ -94,8 +94,7 @@ def pool(report: PoolReport) -> str:
 
 def explanation(made: Explanation) -> str:
     """A call: its answers with their votes, and for each sample what it saw, thought, answered and cost."""
-    drawn = f"{text.count(len(made.samples), 'sample')} in {text.count(made.rounds, 'round')}"
-    quiet = f"{drawn}, {text.answers(made)}, {text.cost(made.cost)}"
+    quiet = f"{text.count(len(made.samples), 'sample')} in {text.count(made.rounds, 'round')}, {text.cost(made.cost)}"
     low = f", below the {made.min_confidence:g} asked for" if made.is_low else ""
     parts = [
         _head(f"{text.agreement(made)}, confidence {made.confidence:.2f}{text.source(made)}{low}", quiet),
@@ -106,6 +105,8 @@ def explanation(made: Explanation) -> str:
         bar = _bar([(votes.independent / total, BLUE), (votes.conditioned / total, ORANGE)])
         told = text.short(votes.answer) + text.versions(votes)
         rows.append(_row(told, bar, f"{votes.independent:.3g} + {votes.conditioned:.3g}"))
+    if text.is_grouped(made):
+        parts.append(f'<div class="label">{text.answers(made)}</div>')
     parts.append(_rows(rows))
     if len(made.votes) > text.MOST_ANSWERS:
         parts.append(f'<div class="quiet">and {len(made.votes) - text.MOST_ANSWERS} more</div>')

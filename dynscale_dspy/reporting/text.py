@@ -227,12 +227,12 @@ def explanation(made: Explanation) -> str:
 
 def answers(made: Explanation) -> str:
     """How many answers there are, such as ``3 answers``; where some are much alike, ``3 groups of answers``."""
-    return f"{count(made.answers, 'group')} of answers" if _is_grouped(made) else count(made.answers, "answer")
+    return f"{count(made.answers, 'group')} of answers" if is_grouped(made) else count(made.answers, "answer")
 
 
 def agreement(made: Explanation) -> str:
     """The winner's share of the samples, such as ``62% agree``; where some are alike only, ``62% like the winner``."""
-    return f"{made.agreement:.0%} {'like the winner' if _is_grouped(made) else 'agree'}"
+    return f"{made.agreement:.0%} {'like the winner' if is_grouped(made) else 'agree'}"
 
 
 def versions(votes: Votes) -> str:
@@ -240,7 +240,8 @@ def versions(votes: Votes) -> str:
     return f" (in {votes.versions} versions)" if votes.versions > 1 else ""
 
 
-def _is_grouped(made: Explanation) -> bool:
+def is_grouped(made: Explanation) -> bool:
+    """Whether answers that are alike, and not the same, are told as one."""
     return any(votes.versions > 1 for votes in made.votes)
 
 
