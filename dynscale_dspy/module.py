@@ -147,6 +147,11 @@ class DynScaling(dspy.Module):
         return self._settings
 
     @property
+    def scaling_selector(self) -> Selector:
+        """The selector that says which answer wins, told of the outputs' types: ``selector=``, or the default one."""
+        return self._choice.selector
+
+    @property
     def budget_source(self) -> BudgetSource | None:
         """The budget it was given; None if it uses the pool around it."""
         return self._budget

@@ -461,7 +461,7 @@ class Call:
             trace = spoken(winner.trace, self.scaled.program, self.scaled.speaker)
             self._outcome = Outcome(replace(winner, trace=trace), usage, made)
             numbers: dict[Any, int] = {}
-            answers = (None if s.key is None else numbers.setdefault(s.key, len(numbers)) for s in made.samples)
+            answers = (None if s.group is None else numbers.setdefault(s.group, len(numbers)) for s in made.samples)
             name = name_of(self.scaled.owner)
             samplers = tuple(s.sampler for s in made.samples)
             self._unrecorded = CallRecord(name, tuple(answers), made.agreement, made.confidence, made.cost, samplers)

@@ -24,8 +24,9 @@ class CallRecord:
 
     Args:
         program: The wrapped program, such as ``ChainOfThought(question -> answer)``.
-        answers: The vote of each sample, in order: answers are numbered from 0 as they appear; None is no vote.
-        agreement: The winner's share of the votes, 0 to 1.
+        answers: The vote of each sample, in order: answers are numbered from 0 as they appear; None is no vote. Answers
+            that are much alike have one number where the selector tells how alike answers are.
+        agreement: The winner's share of the samples, 0 to 1.
         confidence: As in :class:`~dynscale_dspy.reporting.explanation.Explanation`.
         cost: What the call cost.
         samplers: The name of what drew each sample, in the same order; empty in records that do not tell.

@@ -97,16 +97,19 @@ def explanation(made: Explanation) -> str:
     quiet = f"{text.count(len(made.samples), 'sample')} in {text.count(made.rounds, 'round')}, {text.cost(made.cost)}"
     low = f", below the {made.min_confidence:g} asked for" if made.is_low else ""
     parts = [
-        _head(f"{made.agreement:.0%} agree, confidence {made.confidence:.2f}{text.source(made)}{low}", quiet),
+        _head(f"{text.agreement(made)}, confidence {made.confidence:.2f}{text.source(made)}{low}", quiet),
     ]
     total = sum(votes.total for votes in made.votes) or 1
     rows = []
     for votes in made.votes[: text.MOST_ANSWERS]:
         bar = _bar([(votes.independent / total, BLUE), (votes.conditioned / total, ORANGE)])
-        rows.append(_row(text.short(votes.answer), bar, f"{votes.independent:.3g} + {votes.conditioned:.3g}"))
+        told = text.short(votes.answer) + text.versions(votes)
+        rows.append(_row(told, bar, f"{votes.independent:.3g} + {votes.conditioned:.3g}"))
+    if text.is_grouped(made):
+        parts.append(f'<div class="label">{text.answers(made)}</div>')
     parts.append(_rows(rows))
     if len(made.votes) > text.MOST_ANSWERS:
-        parts.append(f'<div class="quiet">and {len(made.votes) - text.MOST_ANSWERS} more answers</div>')
+        parts.append(f'<div class="quiet">and {len(made.votes) - text.MOST_ANSWERS} more</div>')
     parts.append(
         f'<div class="small">votes of samples that saw the inputs alone {_dot(BLUE)} '
         f"+ of samples that saw earlier ones {_dot(ORANGE)}</div>"
@@ -160,7 +163,9 @@ def _sample(sample: SampleReport) -> str:
         answer += f" with {type(sample.error).__name__}"
     inside = []
     for name, value in _items(sample.prediction):
-        inside.append(f'<div class="label">{_text(text.said(name))}</div>\n<pre>{_text(_clip(text.said(value)))}</pre>')
+        inside.append(
+            f'<div class="label">{_text(text.said(name))}</div>\n<pre>{_text(_clip(text.written(value)))}</pre>'
+        )
     for chain in sample.chain:
         inside.append(f"<details><summary>what it was shown</summary>\n<pre>{_text(_clip(chain))}</pre></details>")
     summary = f'#{sample.index} {_text(answer)} <span class="quiet">{_text("; ".join(text.of_sample(sample)))}</span>'

@@ -12,7 +12,7 @@ from dynscale_dspy.reporting.pool_report import PoolReport
 from dynscale_dspy.reporting.statistics import STATISTIC_UNITS, PoolStatistics
 
 if TYPE_CHECKING:
-    from dynscale_dspy.reporting.explanation import Explanation, SampleReport
+    from dynscale_dspy.reporting.explanation import Explanation, SampleReport, Votes
 
 MOST_SAMPLES = 64
 """Most samples of a prediction that HTML shows."""
@@ -20,6 +20,8 @@ MOST_LINES = 16
 """Most samples of a prediction that text shows: unlike a page, it cannot fold them away."""
 MOST_ANSWERS = 12
 """Most answers of a prediction that are shown."""
+LONGEST = 100
+"""Most characters of a selector that are shown of a prediction; `explain(...).selector` has all of them."""
 MOST_PROGRAMS = 10
 """Most programs, and most parts, of a pool that are shown."""
 _ACTING = re.compile(
@@ -47,6 +49,15 @@ def said(value: Any) -> str:
         return harmless(str.__str__(str(value)))
     except Exception:
         return harmless(f"({type(value).__name__} without text)")
+
+
+def written(value: Any) -> str:
+    """As :func:`said`; of a ``dspy.Code`` the code alone."""
+    try:
+        code = value.code if hasattr(type(value), "language") else None
+    except Exception:  # of its class
+        code = None
+    return said(code if isinstance(code, str) else value)
 
 
 def repr_of(value: Any) -> str:
@@ -194,15 +205,15 @@ def explanation(made: Explanation) -> str:
     """A call: what its HTML shows, one line per sample. Errors by class only: their messages may hold a secret."""
     low = f", below the {made.min_confidence:g} asked for" if made.is_low else ""
     lines = [
-        f"{count(len(made.samples), 'sample')} in {count(made.rounds, 'round')}, {count(made.answers, 'answer')}, "
-        f"{made.agreement:.0%} agree, confidence {made.confidence:.2f}{source(made)}{low}"
+        f"{count(len(made.samples), 'sample')} in {count(made.rounds, 'round')}, {answers(made)}, "
+        f"{agreement(made)}, confidence {made.confidence:.2f}{source(made)}{low}"
     ]
     for votes in made.votes[:MOST_ANSWERS]:
         seen = f" ({votes.conditioned:g} of them saw earlier attempts)" if votes.conditioned else ""
         told = "" if votes.probability is None else f" (probability {votes.probability:.3f})"
-        lines.append(f"  {votes.total:3g}  {short(votes.answer)}{seen}{told}")
+        lines.append(f"  {votes.total:3g}  {short(votes.answer)}{versions(votes)}{seen}{told}")
     if len(made.votes) > MOST_ANSWERS:
-        lines.append(f"       and {len(made.votes) - MOST_ANSWERS} more answers")
+        lines.append(f"       and {len(made.votes) - MOST_ANSWERS} more")
     problems = [sample.problem for sample in made.samples if sample.problem]
     if problems:
         lines.append(f"  {len(problems):3d}  cast no vote: {', '.join(sorted(set(problems)))}")
@@ -212,6 +223,26 @@ def explanation(made: Explanation) -> str:
     if len(made.samples) > MOST_LINES:
         lines.append(f"  and {count(len(made.samples) - MOST_LINES, 'more sample')}")
     return harmless("\n".join(lines))
+
+
+def answers(made: Explanation) -> str:
+    """How many answers there are, such as ``3 answers``; where some are much alike, ``3 groups of answers``."""
+    return f"{count(made.answers, 'group')} of answers" if is_grouped(made) else count(made.answers, "answer")
+
+
+def agreement(made: Explanation) -> str:
+    """The winner's share of the samples, such as ``62% agree``; where some are alike only, ``62% like the winner``."""
+    return f"{made.agreement:.0%} {'like the winner' if is_grouped(made) else 'agree'}"
+
+
+def versions(votes: Votes) -> str:
+    """That the answers of a group are alike and not the same, such as `` (in 4 versions)``; empty if they are."""
+    return f" (in {votes.versions} versions)" if votes.versions > 1 else ""
+
+
+def is_grouped(made: Explanation) -> bool:
+    """Whether answers that are alike, and not the same, are told as one."""
+    return any(votes.versions > 1 for votes in made.votes)
 
 
 def source(made: Explanation) -> str:
@@ -224,7 +255,8 @@ def source(made: Explanation) -> str:
 def chosen(made: Explanation) -> Iterator[str]:
     """How the answer was chosen, where it was not by plurality as ever, and whether it is composed."""
     if made.selector_reason:
-        yield f"chosen by {short(made.selector, 200)}: {made.selector_reason}"
+        selector = made.selector if len(made.selector) <= LONGEST else f"{made.selector.partition('(')[0]}(...)"
+        yield f"chosen by {short(selector, 200)}: {made.selector_reason}"
     if made.composed_on is not None:
         yield f"the answer is composed from several samples, all else is of sample #{made.composed_on}"
 
@@ -281,7 +313,7 @@ def count(number: int, noun: str) -> str:
 
 def short(value: Any, most: int = 80) -> str:
     """A value on one line, cut off after so many characters."""
-    line = " ".join(said(value).split())
+    line = " ".join(written(value).split())
     return line if len(line) <= most else line[: most - 1] + "…"
 
 

@@ -310,6 +310,12 @@ class Plan:
         """The answer that the selection has put together, to be returned in place of the winner's own; None if none."""
         return composed_of(self.selection, favour_conditioned=self._favours_conditioned)
 
+    def counted(self, sample: Sample) -> Vote | None:
+        """A sample's vote as it counts now; None if it casts none."""
+        if self._calibration is None or self._mean is None or sample.vote is None or not sample.draw.is_plain:
+            return sample.vote
+        return self._calibration.of(sample.vote, self._mean)
+
     @property
     def cost(self) -> Cost:
         """What the finished samples cost together."""
@@ -339,14 +345,8 @@ class Plan:
             self._has_calibrated = True
             self._calibration.tell(sample.vote)
 
-    def _counted(self, sample: Sample) -> Vote | None:
-        """A sample's vote as it is counted now."""
-        if self._calibration is None or self._mean is None or sample.vote is None or not sample.draw.is_plain:
-            return sample.vote
-        return self._calibration.of(sample.vote, self._mean)
-
     def _as_voted(self, sample: Sample) -> Sample:
-        vote = self._counted(sample)
+        vote = self.counted(sample)
         if vote is None or vote is sample.vote:
             return sample
         return replace(sample, vote=vote, answer=vote.answer if vote.key != sample.key else sample.answer)
@@ -383,7 +383,7 @@ class Plan:
         weight = self._worth(sample.draw.sampler) or 1.0  # while it is on trial it is looked at only
         if sample.vote is not None and sample.vote.is_whole:
             weight = 1.0  # it tells the same whatever has drawn it
-        vote = self._counted(sample)
+        vote = self.counted(sample)
         return selection.add(vote, sample=sample.draw.index, weight=weight, conditioned=sample.draw.conditioned)
 
     def _decides(self, finished: Sequence[Sample]) -> bool:

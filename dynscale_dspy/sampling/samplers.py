@@ -11,6 +11,7 @@ import numpy as np
 from dynscale_dspy._fields import OneOfWords, Size, YesNo, check_fields
 from dynscale_dspy.allocation.evidence import Evidence
 from dynscale_dspy.selection.base import Group, Selection, keys_of
+from dynscale_dspy.selection.groups import groups_of, likened, speakers_of
 
 Predictors = Annotated[Literal["all", "last"], OneOfWords]
 Rendering = Annotated[Literal["field", "prefill"], OneOfWords]
@@ -48,8 +49,21 @@ class CallView(NamedTuple):
 
     @property
     def groups(self) -> Sequence[Group]:
-        """The answers so far, heaviest first."""
-        return self.selection.groups()
+        """The answers so far, heaviest first; those that are much alike are one."""
+        return groups_of(self.selection)
+
+    @property
+    def is_likened(self) -> bool:
+        """Whether answers are compared by how alike they are."""
+        return likened(self.selection) is not None
+
+    @property
+    def leading_two(self) -> tuple[float, float]:
+        """Weight of the leading answer and of the second one, 0 where there is none, in votes."""
+        if not self.is_likened:
+            return self.evidence.lead, self.evidence.rival
+        lead, rival, *_ = *(group.weight for group in self.groups), 0.0, 0.0
+        return lead, rival
 
 
 @dataclass(frozen=True)
@@ -58,7 +72,9 @@ class ChainSpec:
 
     Args:
         length: Attempts in one chain.
-        pick: ``"answers"``: one for each distinct answer, the heaviest first; ``"latest"``: the latest ones.
+        pick: ``"answers"``: one for each distinct answer, the heaviest first; ``"latest"``: the latest ones. Answers
+            that are compared by how alike they are count as one where they are much alike
+            (:func:`~dynscale_dspy.selection.groups.groups_of`); the most central one is shown.
         repeats: Whether room that is left is filled with second attempts at the same answers.
         shuffle: Whether attempts are shown in a random order (seeded) or in the order drawn.
         max_tokens: Bound on the text, in tokens of about four characters.
@@ -94,9 +110,10 @@ class ChainSpec:
         groups = view.groups
         weights = {group.key: group.weight for group in groups}
         keys = keys_of(groups)
+        speakers = {index for group in groups for index in speakers_of(group)}
         order = [samples[i] for i in rng.permutation(len(samples))]
         # Independent attempts speak for an answer before conditioned ones: those retell what they were shown.
-        order.sort(key=lambda sample: sample.draw.conditioned)
+        order.sort(key=lambda sample: (sample.draw.conditioned, sample.draw.index not in speakers))
         # One per answer before a second of any, the heaviest answers first.
         seen: dict[object, int] = {}
         rank: dict[int, tuple[int, float]] = {}
