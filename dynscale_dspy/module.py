@@ -23,6 +23,7 @@ from dynscale_dspy.execution.fallback import check_sync
 from dynscale_dspy.execution.inputs import inputs_of
 from dynscale_dspy.execution.introspection import has_aforward
 from dynscale_dspy.execution.outcome import traced_as
+from dynscale_dspy.sampling.escalate import ModelStrategy
 from dynscale_dspy.sampling.strategies import Strategy
 from dynscale_dspy.selection.base import Choice, Selector, check_policy
 from dynscale_dspy.selection.default import default_choice, told
@@ -44,7 +45,12 @@ class DynScaling(dspy.Module):
         module: The program.
         budget: A :class:`BudgetPool`, shared with other wrapped modules; or a number, the samples a call may take on
             average, which makes a private pool. None for the pool of the enclosing ``with BudgetPool(...):``.
-        sampling: :class:`Integrated` (the default), :class:`Sequential` or :class:`Parallel`.
+        sampling: :class:`Integrated` (the default), :class:`Sequential` or :class:`Parallel`; with several ``lms`` the
+            rule that chooses between them, by default :class:`~dynscale_dspy.sampling.escalate.Escalate`.
+        lms: Language models to draw samples from, cheapest first, in place of the program's own: a list, or a dict of
+            them by the names they are to have in reports (docs/models.md). ``sampling`` chooses between them sample by
+            sample, and all predictors of the program ask the one that was chosen. They are not saved: a program that
+            loads a file keeps those that it has.
         selector: The rule by which an answer wins. By default it goes by the types of the outputs: plurality for texts,
             labels and numbers, what is nearest to the others for lists and code, field by field for records and several
             outputs (docs/selection.md). A dict has a selector or a similarity for output fields by name, such as
@@ -111,7 +117,8 @@ class DynScaling(dspy.Module):
         module: dspy.Module,
         budget: BudgetSource | float | None = None,
         *,
-        sampling: Strategy | None = None,
+        sampling: Strategy | ModelStrategy | None = None,
+        lms: Sequence[Any] | Mapping[str, Any] | None = None,
         selector: Selector | Mapping[str, Any] | None = None,
         policy: Policy | None = None,
         answer: Answer | None = None,
