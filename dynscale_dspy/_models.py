@@ -74,9 +74,9 @@ class Models(Check):
         elif isinstance(value, (list, tuple)):
             given = list(zip(_names(value), value, strict=True))
         else:
-            raise Refused(f"{WANTED}, got {_kind(value)}", TypeError)
+            raise Refused(f"{WANTED}, got {value!r}", TypeError)
         if not given:
-            raise Refused(f"{WANTED}, got an empty one; None is for the program's own language model")
+            raise Refused(f"{WANTED}, got {value!r}; None is for the program's own language model")
         for name, lm in given:
             self._check_one(name, lm)
         self._check_apart(given)
@@ -90,7 +90,7 @@ class Models(Check):
         if isinstance(lm, str):
             raise Refused(f"{WANTED}, got {lm!r} in it: pass dspy.LM({lm!r})", TypeError)
         if not isinstance(lm, dspy.BaseLM):
-            raise Refused(f"{WANTED}, got {_kind(lm)} in it", TypeError)
+            raise Refused(f"{WANTED}, got {lm!r} in it", TypeError)
 
     @staticmethod
     def _check_apart(given: list[tuple[str, Any]]) -> None:
@@ -136,8 +136,3 @@ def _are_equal(one: Any, other: Any) -> bool:
 
 
 _TOLD_BY = ("model", "model_type", "kwargs", "_engine_spec")
-
-
-def _kind(value: Any) -> str:
-    """What a value is, without what it holds: that may be a key."""
-    return f"an object of {type(value).__name__}"

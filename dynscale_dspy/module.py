@@ -11,6 +11,7 @@ import dspy
 
 from dynscale_dspy import _ambient
 from dynscale_dspy.allocation.evidence import Detail
+from dynscale_dspy.allocation.learned import Learned
 from dynscale_dspy.allocation.policies import Policy
 from dynscale_dspy.budget.pool import BudgetPool
 from dynscale_dspy.budget.source import BudgetSource
@@ -24,6 +25,7 @@ from dynscale_dspy.execution.inputs import inputs_of
 from dynscale_dspy.execution.introspection import has_aforward
 from dynscale_dspy.execution.outcome import traced_as
 from dynscale_dspy.sampling.escalate import ModelStrategy
+from dynscale_dspy.sampling.models import Choosing
 from dynscale_dspy.sampling.strategies import Strategy
 from dynscale_dspy.selection.base import Choice, Selector, check_policy
 from dynscale_dspy.selection.default import default_choice, told
@@ -436,6 +438,20 @@ class DynScaling(dspy.Module):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         return getattr(self.__dict__["module"], name)
 
+    @property
+    def _drawn_from(self) -> str:
+        """Which language models samples ask in place of the program's own, and what chooses, for ``repr``."""
+        settings = self._settings
+        if settings.lms is None:
+            return ""
+        try:
+            strategy = settings.strategy
+        except ValueError:  # settings that are assigned one after the other
+            return f", lms={settings.lms!r}"
+        pool = self._pool_here()
+        learned = pool.admission.program(self).learned if pool is not None else Learned()
+        return f", lms={settings.lms!r}" + (f" by {strategy.told(learned)}" if isinstance(strategy, Choosing) else "")
+
     def __repr__(self) -> str:  # type: ignore[override]  # DSPy's own is inferred as a literal string
         voting = f", answer={list(self._reader.output_types)!r}" if self._reader.left_out else ""
         calibrated = ", probabilities='calibrated'" if self.probabilities == "calibrated" else ""
@@ -445,7 +461,7 @@ class DynScaling(dspy.Module):
             if len(selector) > _LONGEST:
                 selector = f"{type(self._choice.selector).__name__}(...)"
             chosen = f", selector={selector}: {self._choice.why}"
-        return f"DynScaling({self.module!r}{voting}{calibrated}{chosen})"
+        return f"DynScaling({self.module!r}{self._drawn_from}{voting}{calibrated}{chosen})"
 
 
 class ScaledPredictor(DynScaling, dspy.Predict):

@@ -467,7 +467,9 @@ class Call:
             answers = (None if s.key is None else numbers.setdefault(s.key, len(numbers)) for s in made.samples)
             name = name_of(self.scaled.owner)
             samplers = tuple(s.sampler for s in made.samples)
-            self._unrecorded = CallRecord(name, tuple(answers), made.agreement, made.confidence, made.cost, samplers)
+            models = {model.name: model.cost for model in made.models}
+            figures = made.agreement, made.confidence, made.cost
+            self._unrecorded = CallRecord(name, tuple(answers), *figures, samplers, models)
             # Numbers only: an answer may hold what does not belong in a log.
             fields = {f"dynscale_{name}": value for name, value in made.attributes.items() if name != "vote"}
             logger.debug("%s answered: %s", type(self.scaled.program).__name__, made.summary, extra=fields)

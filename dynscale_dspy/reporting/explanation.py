@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import dspy
@@ -27,12 +29,14 @@ class Votes:
         independent: Samples that saw the inputs alone.
         conditioned: Samples that saw earlier ones.
         probability: What the language model gave it, where it has told that itself; None where it has not.
+        by_model: The votes by language model, where the call draws from several; else empty.
     """
 
     answer: Any
     independent: float
     conditioned: float
     probability: float | None = None
+    by_model: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def total(self) -> float:
@@ -59,6 +63,7 @@ class SampleReport:
         usage: Tokens by language model as DSPy's usage tracker reports them; empty if DSPy's cache answered.
         chain: Texts of earlier attempts that its predictors saw; empty if it saw the inputs alone.
         sampler: The name of what drew it, such as ``"independent"``; see :mod:`dynscale_dspy.sampling.samplers`.
+        model: The name of the language model that it asked, where the call draws from several; else empty.
     """
 
     index: int
@@ -73,6 +78,24 @@ class SampleReport:
     usage: Mapping[str, list[dict[str, Any]]]
     chain: tuple[str, ...] = ()
     sampler: str = ""
+    model: str = ""
+
+
+@dataclass(frozen=True)
+class ModelReport:
+    """What one of several language models did in a call.
+
+    Args:
+        name: What it is called.
+        samples: How many samples asked it.
+        agreeing: How many of them voted for the winner.
+        cost: What they cost.
+    """
+
+    name: str
+    samples: int
+    agreeing: int
+    cost: Cost
 
 
 @dataclass(frozen=True, repr=False)
@@ -97,6 +120,8 @@ class Explanation:
         selector_reason: Why this rule, such as ``entities is a list``; empty for plurality by default.
         composed_on: The sample whose prediction was returned with an answer that is put together from several samples';
             None where it was returned as it is.
+        rule: What has chosen between several language models, such as ``Escalate(first=4, weight=4.0)``, and why so;
+            empty where there is one.
     """
 
     votes: tuple[Votes, ...]
@@ -111,6 +136,18 @@ class Explanation:
     selector: str = ""
     selector_reason: str = ""
     composed_on: int | None = None
+    rule: str = ""
+
+    @property
+    def models(self) -> tuple[ModelReport, ...]:
+        """What each of several language models did, in the order in which they were asked; empty where there is one."""
+        names = dict.fromkeys(sample.model for sample in self.samples if sample.model)
+        won = self.votes[0].by_model if self.votes else {}
+        reports = []
+        for name in names:
+            costs = [sample.cost for sample in self.samples if sample.model == name]
+            reports.append(ModelReport(name, len(costs), won.get(name, 0), sum(costs, Cost())))
+        return tuple(reports)
 
     @property
     def is_low(self) -> bool:
@@ -229,6 +266,7 @@ def explanation(
     calibrated_on: int = 0,
     choice: Choice | None = None,
     is_composed: bool = False,
+    rule: str = "",
 ) -> Explanation:
     """The explanation of a call, finished or under way.
 
@@ -244,14 +282,16 @@ def explanation(
         calibrated_on: Of how many calls the mean is that they have been divided by.
         choice: What says which answer wins.
         is_composed: Whether the answer is put together from several samples'.
+        rule: What has chosen between several language models, and why so.
     """
     keys = keys_of(groups)
     ordered = sorted(samples, key=lambda sample: sample.draw.index)
     ranked = sorted(groups, key=lambda group: winner.draw.index not in group.samples)
     seeing = {sample.draw.index for sample in samples if sample.draw.conditioned}
+    models = {sample.draw.index: sample.draw.sampler.model for sample in samples if sample.draw.sampler.model}
     whole = sum(group.weight for group in groups) if is_told else 0.0
     return Explanation(
-        votes=tuple(_votes(group, seeing, whole) for group in ranked if group.samples or is_told),
+        votes=tuple(_votes(group, seeing, whole, models) for group in ranked if group.samples or is_told),
         agreement=agreement,
         confidence=confidence,
         samples=tuple(_report(sample, keys.get(sample.draw.index)) for sample in ordered),
@@ -263,6 +303,7 @@ def explanation(
         selector="" if choice is None else text.repr_of(choice.selector),
         selector_reason="" if choice is None else choice.why,
         composed_on=winner.draw.index if is_composed else None,
+        rule=rule,
     )
 
 
@@ -280,10 +321,18 @@ def _report(sample: Sample, key: Hashable | None) -> SampleReport:
         usage=sample.usage,
         chain=tuple(dict.fromkeys(map(str, sample.draw.chain.values()))),
         sampler=sample.draw.sampler.name,
+        model=sample.draw.sampler.model,
     )
 
 
-def _votes(group: Group, seeing: set[int], whole: float) -> Votes:
+def _votes(group: Group, seeing: set[int], whole: float, models: Mapping[int, str]) -> Votes:
     """How many samples say so; not what their votes weigh."""
     conditioned = len(seeing.intersection(group.samples))
-    return Votes(group.answer, len(group.samples) - conditioned, conditioned, group.weight / whole if whole else None)
+    by_model = Counter(models[index] for index in sorted(group.samples) if index in models)
+    return Votes(
+        group.answer,
+        len(group.samples) - conditioned,
+        conditioned,
+        group.weight / whole if whole else None,
+        MappingProxyType(dict(by_model)),
+    )

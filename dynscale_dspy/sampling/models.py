@@ -88,11 +88,9 @@ class Choosing(Strategy):
             return worth
         return worth / (self.whole.worth(self.left[0], learned) or 1.0)
 
-    def why(self, learned: Learned) -> str:
-        """Why it draws as it does, in words, as far as the rule tells."""
-        told = getattr(self._rest or self.whole, "why", None)
-        lost = f"without {' and '.join(sorted(self.lost))}" if self.lost else ""
-        return "; ".join(filter(None, (told(learned) if told is not None else "", lost)))
-
-    def __repr__(self) -> str:
-        return repr(self.rule)
+    def told(self, learned: Learned) -> str:
+        """The rule, and why it draws as it does, as far as it tells; and what is left out."""
+        why = getattr(self._rest or self.whole, "why", None)
+        reason = why(learned) if why is not None else ""
+        lost = f"; {' and '.join(sorted(self.lost))} left out, for no request succeeds" if self.lost else ""
+        return f"{self.rule!r}{f': {reason}' if reason else ''}{lost}"

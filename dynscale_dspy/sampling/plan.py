@@ -279,6 +279,11 @@ class Plan:
         return {sample.draw.sampler.model: sample.error for sample in samples if sample.error is not None}
 
     @property
+    def rule(self) -> str:
+        """What chooses between several language models, and why as it does, in words; empty if there is one."""
+        return self._choosing.told(self._learned) if self._choosing is not None else ""
+
+    @property
     def only_repeats(self) -> bool:
         """Whether half of the samples or more are made of replies that another one is made of: more would be too."""
         return len(self._repeated) > 0 and 2 * len(self._repeated) >= len(self.samples)
