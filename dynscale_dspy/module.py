@@ -234,7 +234,8 @@ class DynScaling(dspy.Module):
         Args:
             examples: ``dspy.Example`` objects with inputs set, or dicts of inputs.
             num_threads: Samples at a time; DSPy's setting by default.
-            max_errors: If this many samples fail before any succeeds, the first error is raised: the set-up is wrong.
+            max_errors: If this many samples fail before any succeeds, of each language model where there are several,
+                the first error is raised: the set-up is wrong.
             return_failed_examples: Also return the examples that failed and their errors.
             provide_traceback: Log tracebacks of failed calls.
             disable_progress_bar: Whether to hide the progress bar.

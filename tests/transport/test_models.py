@@ -129,8 +129,6 @@ def assert_paid(pool: BudgetPool, *servers: FakeServer) -> None:
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_every_predictor_asks_the_model_that_the_sample_was_drawn_from(servers: Any, program: str, way: str) -> None:
-    if program != "Predict" and way.startswith("litellm"):
-        pytest.skip("one program is enough for the route") if False else None
     engine, mode = way.split()
     make, each = PROGRAMS[program]
     pool = uniform(dollars=1)
@@ -318,7 +316,7 @@ def test_a_model_that_fails_for_good_is_left_out_and_the_other_goes_on(
     servers[place].reset(fault_rate=1.0, faults=(fault,))
     pool = uniform(dollars=1)
     qa = DynScaling(dspy.ChainOfThought("question -> answer"), pool, lms=lms(servers), max_choices=1)
-    with pytest.warns(UserWarning, match=f"that ask '{bad}' fail with LM.* goes? on") as told:
+    with pytest.warns(UserWarning, match=f"that ask '{bad}' fail with LM.* calls go on") as told:
         predictions = MODES[mode](qa)
     assert len([each for each in told if "fail with" in str(each.message)]) == 1
     for prediction in predictions:
@@ -327,12 +325,11 @@ def test_a_model_that_fails_for_good_is_left_out_and_the_other_goes_on(
         asked = Counter(sample.model for sample in made.samples)
         assert asked[bad] <= FIRST
         assert len(made.samples) - asked[bad] >= min(EACH - FIRST, FIRST)
-    assert pool.statistics().spent.samples == EACH * len(TEXTS)
+    # Samples that were reserved and did not begin, once it was found out, are free again.
+    assert EACH * len(TEXTS) - len(TEXTS) * FIRST <= pool.statistics().spent.samples <= EACH * len(TEXTS)
     asked = servers[place].statistics().requests
     assert asked <= FIRST * len(TEXTS)
-    MODES[mode](DynScaling(dspy.Predict("question -> answer"), uniform(), lms=[qa.lms[("dear", "cheap")[place]]]))
-    assert pool.statistics().reserved == Cost()
-    assert f"{bad} left out" in repr(qa) or mode == "call" or asked
+    assert pool.statistics().reserved == Cost() and pool.statistics().open_calls == 0
 
 
 @needs_lm_errors
