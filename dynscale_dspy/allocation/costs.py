@@ -183,7 +183,7 @@ class CostRecord:
         self.total = Cost()
 
     def add(self, cost: Cost) -> None:
-        """One more sample. One that DSPy's cache answered, in part or with others, tells nothing of the next: it is out."""
+        """One more sample. One that DSPy's cache answered, if only in part, says nothing about the next: it is out."""
         if not cost.cached_requests and (cost.requests or cost.tokens or cost.nanodollars):
             self.samples += 1
             self.total += cost
