@@ -390,6 +390,21 @@ class ScalingSettings(Settings):
         """Whether samples are drawn from several language models."""
         return self.lms is not None and len(self.lms) > 1
 
+    def check_one_lm(self, what: str) -> None:
+        """Refuse several language models, for what is meant for one.
+
+        Args:
+            what: The beginning of the message, such as ``"check() measures"``.
+
+        Raises:
+            ValueError: If there are several.
+        """
+        if self.has_several_lms:
+            raise ValueError(
+                f"{what} ways of sampling one language model, and lms has {len(self.lms or ())}: give it a program "
+                "with one of them, such as DynScaling(program, lms=[cheap])"
+            )
+
     @property
     def strategy(self) -> Strategy:
         """Which sampler draws the next sample, with the language models that it chooses between.

@@ -12,9 +12,10 @@ import cloudpickle
 import dspy
 import pytest
 
-from dynscale_dspy import BudgetPool, DynScaling, Escalate, Integrated, Parallel, wrap
+from dynscale_dspy import BudgetPool, Calibrate, DynScaling, Escalate, Integrated, Parallel, wrap
 from dynscale_dspy._models import LanguageModels
 from dynscale_dspy.config import ScalingSettings
+from dynscale_dspy.tuning import check
 from tests.settings import OwnLM
 
 CHEAP, DEAR = OwnLM("cheap"), OwnLM("dear")
@@ -119,6 +120,15 @@ def test_models_and_strategy_can_be_assigned_one_after_the_other() -> None:
     assert qa.sampling == Integrated() and "lms" not in repr(qa)
     with pytest.raises(TypeError, match="lms must be"):
         qa.lms = "cheap"
+
+
+def test_what_is_for_one_language_model_says_so_before_anything_is_spent() -> None:
+    qa = DynScaling(program(), 4, lms=[CHEAP, DEAR])
+    examples = [dspy.Example(question=f"q{n}", answer="a").with_inputs("question") for n in range(2)]
+    with pytest.raises(ValueError, match="Calibrate chooses ways of sampling one language model, and lms has 2"):
+        Calibrate(lambda example, made, trace=None: True).compile(qa, trainset=examples)
+    with pytest.raises(ValueError, match=r"check\(\) measures ways of sampling one language model, and lms has 2"):
+        check(qa, examples)
 
 
 def test_models_of_a_predictor_that_is_scaled_in_place() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections import defaultdict
 from collections.abc import Collection, Generator, Hashable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
@@ -121,7 +122,7 @@ class Plan:
         self._drawn = 0
         self._told_when_declined = -1
         self._groups = 0
-        self._replies = Replies()
+        self._replies: defaultdict[str, Replies] = defaultdict(Replies)  # each model counts its own
         self._repeated: dict[int, Sample] = {}
         self._nothing = self.selection
         self._samplers: dict[str, Sampler] = {}
@@ -420,13 +421,14 @@ class Plan:
         learned = self._learned
         if sample.vote is None or not learned.ids_tell:
             return sample
-        if self._replies.contradict(sample.replies):
+        replies = self._replies[sample.draw.sampler.model]
+        if replies.contradict(sample.replies):
             learned.ids_tell = False
             for place, repeated in self._repeated.items():
                 self.selection = self._with(self.selection, repeated)
                 self.samples[place] = repeated
             self._repeated.clear()
-        elif self._replies.repeat(sample.replies):
+        elif replies.repeat(sample.replies):
             self._repeated[len(self.samples)] = sample
             return replace(sample, vote=None, problem=REPEATED)
         return sample

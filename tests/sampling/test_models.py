@@ -9,8 +9,9 @@ import pytest
 
 from dynscale_dspy.allocation.learned import LOST, TRIED_AGAIN, Learned
 from dynscale_dspy.sampling.escalate import Escalate
-from dynscale_dspy.sampling.models import Choosing
+from dynscale_dspy.sampling.models import NAMES_TAKEN, Choosing
 from dynscale_dspy.sampling.plan import Plan
+from dynscale_dspy.sampling.replies import Reply
 from dynscale_dspy.sampling.sample import Sample
 from dynscale_dspy.sampling.samplers import CallView, Sampler
 from dynscale_dspy.selection.plurality import Plurality
@@ -114,8 +115,17 @@ def test_if_all_models_were_lost_in_other_calls_they_are_asked_all_the_same() ->
     assert call.is_hopeless
 
 
+def test_equal_replies_of_two_models_are_two_votes() -> None:
+    call = plan(choosing())
+    for _ in range(3):
+        (sampler,) = call.propose()
+        draw = call.draw(sampler)
+        reply = Reply("1", 0, 7) if draw.index != 1 else Reply("2", 0, 7)
+        call.tell(Sample(draw, vote=vote("A"), answer="A", replies=(reply,)))
+    assert [sample.problem for sample in call.samples] == ["", "", ""]
+    assert [sample.draw.sampler.name for sample in call.samples] == ["cheap", "cheap", "dear"]
+
+
 @pytest.mark.parametrize("name", ["plain", "independent", "greedy", "conditioned"])
 def test_names_of_ways_of_sampling_are_taken(name: str) -> None:
-    from dynscale_dspy.sampling.models import NAMES_TAKEN
-
     assert name in NAMES_TAKEN

@@ -406,3 +406,29 @@ def test_probabilities_of_labels_are_asked_of_each_and_one_sample_does_not_tell_
         assert any("logprobs" in body for body in cheap.bodies)
         assert any("logprobs" in body for body in dear.bodies)
     assert all(len(explain(each).samples) == EACH for each in predictions)
+
+
+# ---- confidence, streams
+
+
+def test_an_unsure_vote_of_both_goes_to_who_answers_instead(servers: Any) -> None:
+    servers[1].reset(seed=5)
+    other = ScriptedModel(lambda prompt, number: {"answer": "other"})
+    instead = dspy.Predict("question -> answer")
+    instead.lm = other.lm()
+    qa = DynScaling(
+        dspy.ChainOfThought("question -> answer"), uniform(), lms=lms(servers), min_confidence=0.999, on_low=instead
+    )
+    prediction = qa(question=TEXTS[0])
+    assert prediction.answer == "other" and len(other.requests) == 1
+
+
+@pytest.mark.parametrize("most", [1, EACH])
+def test_a_stream_gets_the_winner_whichever_model_it_is_of(servers: Any, most: int) -> None:
+    qa = DynScaling(dspy.Predict("question -> answer"), uniform(), lms=lms(servers), max_samples=most)
+    listener = dspy.streaming.StreamListener(signature_field_name="answer")
+    streamed = dspy.streamify(qa, stream_listeners=[listener], async_streaming=False)
+    chunks = list(streamed(question=TEXTS[0]))
+    text = "".join(chunk.chunk for chunk in chunks if isinstance(chunk, dspy.streaming.StreamResponse))
+    assert text.strip() == chunks[-1].answer
+    assert servers[1].statistics().requests == (0 if most == 1 else EACH - FIRST)
