@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from dynscale_dspy.module import DynScaling
     from dynscale_dspy.reporting.explanation import explain
     from dynscale_dspy.reporting.streaming import SamplingStatus
+    from dynscale_dspy.sampling.escalate import Escalate
     from dynscale_dspy.sampling.strategies import Integrated, Parallel, Sequential, Strategy
     from dynscale_dspy.tuning.calibrate import Calibrate
     from dynscale_dspy.wrapping import unwrap, wrap
@@ -37,6 +38,7 @@ __all__ = [
     "Calibrate",
     "Cost",
     "DynScaling",
+    "Escalate",
     "Integrated",
     "KnowledgeGradient",
     "LowConfidence",
@@ -69,6 +71,7 @@ _HOMES = {
     "module": ("DynScaling",),
     "reporting.explanation": ("explain",),
     "reporting.streaming": ("SamplingStatus",),
+    "sampling.escalate": ("Escalate",),
     "sampling.strategies": ("Integrated", "Parallel", "Sequential", "Strategy"),
     "tuning.calibrate": ("Calibrate",),
     "wrapping": ("unwrap", "wrap"),

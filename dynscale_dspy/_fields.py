@@ -293,13 +293,13 @@ class OneOf(Check):
     """A check for an object of one family of frozen dataclasses: a strategy, or a policy.
 
     Args:
-        base: The base class of the family; users may derive classes of their own from it.
+        base: The base class of the family, or several; users may derive classes of their own from it.
         kind: What the message of the error asks for.
         known: The classes of this library. Objects of others are not saved.
         default: The class whose object None stands for.
     """
 
-    base: type
+    base: type | tuple[type, ...]
     kind: str
     known: tuple[type, ...]
     default: type

@@ -339,7 +339,7 @@ class Admission:
             outer.pass_on()
         first = arm.reserve_first(samplers, pacing.first(arm, at_least=self.min_per_call))
         if not first:
-            waits = self.shared.supply.is_short(first=True) or (outer is None and self._would_fit(arm))
+            waits = self.shared.supply.is_short(first=True) or (outer is None and self._would_fit(arm, samplers[0]))
             queue.without_first += waits
             return queue.join() if waits else None
         self.shared.promised = max(self.shared.promised - 1, 0)
@@ -707,12 +707,12 @@ class Admission:
             priced=self.shared.supply.priced if is_root else _keep,
         )
 
-    def _would_fit(self, arm: Arm) -> bool:
+    def _would_fit(self, arm: Arm, sampler: str) -> bool:
         """Whether a first sample would fit if what is in flight turned out to cost nothing."""
         ledger = self.accounts.ledger
         if not self.is_metered or ledger.remaining("samples") < 1 or ledger.remaining("requests") < 1:
             return False
-        return arm.first_fits()
+        return arm.first_fits(sampler)
 
     def _count_opened(self, arm: Arm) -> None:
         arm.opened()

@@ -49,6 +49,7 @@ from dynscale_dspy.execution.notices import explanation_of, with_notices
 from dynscale_dspy.execution.outcome import Outcome, add_to_trace, spoken
 from dynscale_dspy.execution.run import SampleRun, SampleSettings
 from dynscale_dspy.execution.shared_request import Slot
+from dynscale_dspy.execution.tariffs import put_at_prices
 from dynscale_dspy.execution.token_probabilities import LONGEST_REPLY, label_reader, may_tell
 from dynscale_dspy.execution.user_stream import UserStream, is_listened_to, winning_chunks
 from dynscale_dspy.reporting import tracing
@@ -119,21 +120,31 @@ class Call:
         vary = settings.max_samples > 1 and admission.varies
         predictors = [predictor for _, predictor in named_predictors(program)]
         listen_around(program, kwargs)
-        check_ready(predictors, program, kwargs, temperature=settings.temperature, vary=vary)
+        lms, strategy = settings.lms, settings.strategy
+        brings_lms = lms is not None
+        check_ready(predictors, program, kwargs, temperature=settings.temperature, vary=vary, brings_lms=brings_lms)
         self.requests_guess = max(1, len(predictors))
         """The language-model requests a sample makes, as far as the program tells."""
-        lm = lm_of(predictors[0], program, kwargs) if len(predictors) == 1 else None
+        own = lm_of(predictors[0], program, kwargs) if len(predictors) == 1 else None
+        asked: list[Any] = list(lms.values()) if lms is not None else [own]
+        several = len(asked) > 1
+        lm = None if several else asked[0]
         self._stream = UserStream.here()
         learned, types = admission.program(scaled.owner).learned, scaled.reader.output_types
+        if several and admission.is_metered:
+            put_at_prices(learned, strategy.samplers, admission.prices)
         written = learned.cost.mean("completion_tokens")
-        at_once = decides_at_once(program, types, lm, written)
+        at_once = all(decides_at_once(program, types, each, written) for each in asked)
         labels = None
         # One sample that tells all would be no draw of its own.
-        wants_a_draw = len(predictors) == 1 and asks_for_a_rollout(lm, predictors[0], kwargs)
+        wants_a_draw = len(predictors) == 1 and any(
+            asks_for_a_rollout(each, predictors[0], kwargs) for each in (own, *asked)
+        )
         if vary and settings.probabilities and written <= LONGEST_REPLY and not wants_a_draw:
-            labels = label_reader(innermost(program), types, scaled.selector, at_once=at_once)
+            # What one of several language models thinks of all labels is not all that can be said.
+            labels = label_reader(innermost(program), types, scaled.selector, at_once=at_once and not several)
         calibration = None
-        if settings.probabilities == "calibrated":
+        if settings.probabilities == "calibrated" and not several:
             calibration = calibration_of(innermost(program), lm, labels, learned.labels)
         self._calibrated = labels.field if labels is not None and calibration is not None else None
         self._settings = SampleSettings(
@@ -149,18 +160,23 @@ class Call:
             scaled.speaker if self._stream is not None and is_listened_to(scaled.speaker) else None,
             at_once,
             labels,
+            lms.only if lms is not None else None,
         )
-        shares = vary and not pool.is_durable
-        choices = 1
-        if shares:
-            choices = choices_per_request(program, predictors, kwargs, settings.max_choices, wait=known)
+        sharing: dict[str, int] = {}
+        if vary and not pool.is_durable:
+            names = lms if lms is not None else ("",)
+            for name, each in zip(names, asked, strict=True):
+                most = choices_per_request(program, predictors, kwargs, settings.max_choices, each, wait=known)
+                sharing |= {name: most} if most > 1 else {}
+        choices = max(sharing.values(), default=1)
         # Where requests are capped, all samples at once must not find out that their temperature is refused.
-        careful = vary and settings.temperature is None and admission.caps("requests") and is_unproven(lm, {})
+        is_new = any(is_unproven(each, {}) for each in asked)
+        careful = vary and settings.temperature is None and admission.caps("requests") and is_new
         # One sample may tell of all labels: the others are drawn once it is known that it does not.
-        tells_all = at_once and labels is not None and may_tell(lm)
+        tells_all = at_once and not several and labels is not None and may_tell(lm)
         self._inputs = inputs_key((args, kwargs))
         self.plan = Plan(
-            settings.sampling,
+            strategy,
             seed=pool.seed,
             key=self._inputs,
             max_samples=int(min(settings.max_samples, admission.most_per_call)) if vary else 1,
@@ -168,6 +184,7 @@ class Call:
             learned=learned,
             varies=vary,
             max_choices=choices,
+            sharing=sharing,
             stop_when_decided=settings.stop_when_decided,
             leader=tells_all or (choices == 1 and (careful or (settings.leader and is_long((args, kwargs))))),
             at_once=at_once,
@@ -464,7 +481,9 @@ class Call:
             answers = (None if s.group is None else numbers.setdefault(s.group, len(numbers)) for s in made.samples)
             name = name_of(self.scaled.owner)
             samplers = tuple(s.sampler for s in made.samples)
-            self._unrecorded = CallRecord(name, tuple(answers), made.agreement, made.confidence, made.cost, samplers)
+            models = {model.name: model.cost for model in made.models}
+            figures = made.agreement, made.confidence, made.cost
+            self._unrecorded = CallRecord(name, tuple(answers), *figures, samplers, models)
             # Numbers only: an answer may hold what does not belong in a log.
             fields = {f"dynscale_{name}": value for name, value in made.attributes.items() if name != "vote"}
             logger.debug("%s answered: %s", type(self.scaled.program).__name__, made.summary, extra=fields)

@@ -70,11 +70,20 @@ class Meter:
         payer: The pool it is of.
         outer: The meter of the enclosing sample, if there is one.
         owner: Whose samples these are.
+        asks: The language model that the sample asks in place of the program's own; None if it asks that.
     """
 
-    def __init__(self, lease: Lease | None, payer: Admission | None, outer: Meter | None, owner: object = None) -> None:
+    def __init__(
+        self,
+        lease: Lease | None,
+        payer: Admission | None,
+        outer: Meter | None,
+        owner: object = None,
+        asks: Any = None,
+    ) -> None:
         self.lease = lease
         self.owner = owner
+        self.asks = asks
         self.lent = 0
         """Requests it was told of by threads that do not say whose they are."""
         self.payer = payer if lease is not None else None

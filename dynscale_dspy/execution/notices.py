@@ -53,6 +53,7 @@ def explanation_of(
         calibrated_on=plan.calibrated_on if is_told else 0,
         choice=choice,
         is_composed=is_composed,
+        rule=plan.rule,
     )
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import dspy
@@ -29,6 +31,7 @@ class Votes:
         conditioned: Samples that saw earlier ones.
         probability: What the language model gave it, where it has told that itself; None where it has not.
         versions: How many different answers there are among them: more than 1 where they are alike and not the same.
+        by_model: The votes by language model, where the call draws from several; else empty.
     """
 
     answer: Any
@@ -36,6 +39,7 @@ class Votes:
     conditioned: float
     probability: float | None = None
     versions: int = 1
+    by_model: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def total(self) -> float:
@@ -64,6 +68,7 @@ class SampleReport:
         sampler: The name of what drew it, such as ``"independent"``; see :mod:`dynscale_dspy.sampling.samplers`.
         vote: What it says, as the selector reads it and as it counted; None if it casts no vote.
         group: Whose votes it is among: a position in :attr:`Explanation.votes`. None if it casts no vote.
+        model: The name of the language model that it asked, where the call draws from several; else empty.
     """
 
     index: int
@@ -80,6 +85,24 @@ class SampleReport:
     sampler: str = ""
     vote: Vote | None = field(default=None, repr=False)
     group: int | None = None
+    model: str = ""
+
+
+@dataclass(frozen=True)
+class ModelReport:
+    """What one of several language models did in a call.
+
+    Args:
+        name: What it is called.
+        samples: How many samples asked it.
+        agreeing: How many of them voted for the winner.
+        cost: What they cost.
+    """
+
+    name: str
+    samples: int
+    agreeing: int
+    cost: Cost
 
 
 @dataclass(frozen=True, repr=False)
@@ -107,6 +130,8 @@ class Explanation:
         composed_on: The sample whose prediction was returned with an answer that is put together from several samples';
             None where it was returned as it is.
         winner: The sample whose prediction was returned.
+        rule: What has chosen between several language models, such as ``Escalate(first=4, weight=4.0)``, and why so;
+            empty where there is one.
     """
 
     votes: tuple[Votes, ...]
@@ -122,6 +147,18 @@ class Explanation:
     selector_reason: str = ""
     composed_on: int | None = None
     winner: int | None = None
+    rule: str = ""
+
+    @property
+    def models(self) -> tuple[ModelReport, ...]:
+        """What each of several language models did, in the order in which they were asked; empty where there is one."""
+        names = dict.fromkeys(sample.model for sample in self.samples if sample.model)
+        won = self.votes[0].by_model if self.votes else {}
+        reports = []
+        for name in names:
+            costs = [sample.cost for sample in self.samples if sample.model == name]
+            reports.append(ModelReport(name, len(costs), won.get(name, 0), sum(costs, Cost())))
+        return tuple(reports)
 
     @property
     def is_low(self) -> bool:
@@ -241,6 +278,7 @@ def explanation(
     calibrated_on: int = 0,
     choice: Choice | None = None,
     is_composed: bool = False,
+    rule: str = "",
 ) -> Explanation:
     """The explanation of a call, finished or under way.
 
@@ -258,6 +296,7 @@ def explanation(
         calibrated_on: Of how many calls the mean is that they have been divided by.
         choice: What says which answer wins.
         is_composed: Whether the answer is put together from several samples'.
+        rule: What has chosen between several language models, and why so.
     """
     keys = keys_of(groups) if keys is None else keys
     votes = {sample.draw.index: sample.vote for sample in samples} if votes is None else votes
@@ -266,10 +305,11 @@ def explanation(
     groups = [group for group in groups if group.samples or is_told]
     places = {sample: place for place, group in enumerate(groups) for sample in group.samples}
     seeing = {sample.draw.index for sample in samples if sample.draw.conditioned}
+    models = {sample.draw.index: sample.draw.sampler.model for sample in samples if sample.draw.sampler.model}
     whole = sum(group.weight for group in groups) if is_told else 0.0
     told = ((each, each.draw.index) for each in ordered)
     return Explanation(
-        votes=tuple(_votes(group, winner, seeing, whole) for group in groups),
+        votes=tuple(_votes(group, winner, seeing, whole, models) for group in groups),
         agreement=agreement,
         confidence=confidence,
         samples=tuple(_report(each, keys.get(at), votes.get(at), places.get(at)) for each, at in told),
@@ -282,6 +322,7 @@ def explanation(
         selector_reason="" if choice is None else choice.why,
         composed_on=winner.draw.index if is_composed else None,
         winner=winner.draw.index,
+        rule=rule,
     )
 
 
@@ -299,14 +340,16 @@ def _report(sample: Sample, key: Hashable | None, vote: Vote | None, group: int 
         usage=sample.usage,
         chain=tuple(dict.fromkeys(map(str, sample.draw.chain.values()))),
         sampler=sample.draw.sampler.name,
+        model=sample.draw.sampler.model,
         vote=vote,
         group=group,
     )
 
 
-def _votes(group: Group, winner: Sample, seeing: set[int], whole: float) -> Votes:
+def _votes(group: Group, winner: Sample, seeing: set[int], whole: float, models: Mapping[int, str]) -> Votes:
     """How many samples say so; not what their votes weigh."""
     conditioned = len(seeing.intersection(group.samples))
+    by_model = Counter(models[index] for index in sorted(group.samples) if index in models)
     versions = group.versions if isinstance(group, AlikeGroup) else 1
     # Another of the group may have been returned: a judge's choice, or of equally central ones.
     is_winners = versions > 1 and winner.draw.index in group.samples
@@ -316,4 +359,5 @@ def _votes(group: Group, winner: Sample, seeing: set[int], whole: float) -> Vote
         conditioned,
         group.weight / whole if whole else None,
         versions,
+        MappingProxyType(dict(by_model)),
     )

@@ -80,7 +80,11 @@ def pool(report: PoolReport) -> str:
             charts.append(_chart("price over time", *_curve([t for t, _ in priced], [p for _, p in priced])))
     if charts:
         parts.append(f'<div class="charts">{_NEXT.join(charts)}</div>')
-    shown = (("spent by program", text.programs(history)), ("shares and open scopes", text.parts(report.parts)))
+    shown = (
+        ("spent by program", text.spenders(history.programs)),
+        ("spent by language model", text.spenders(history.models)),
+        ("shares and open scopes", text.parts(report.parts)),
+    )
     for title, shares in shown:
         if shares:
             parts.append(f'<div class="label">{title}</div>')
@@ -103,8 +107,8 @@ def explanation(made: Explanation) -> str:
     rows = []
     for votes in made.votes[: text.MOST_ANSWERS]:
         bar = _bar([(votes.independent / total, BLUE), (votes.conditioned / total, ORANGE)])
-        told = text.short(votes.answer) + text.versions(votes)
-        rows.append(_row(told, bar, f"{votes.independent:.3g} + {votes.conditioned:.3g}"))
+        told = f"{votes.independent:.3g} + {votes.conditioned:.3g}{text.of_models(votes)}"
+        rows.append(_row(text.short(votes.answer) + text.versions(votes), bar, told))
     if text.is_grouped(made):
         parts.append(f'<div class="label">{text.answers(made)}</div>')
     parts.append(_rows(rows))
@@ -115,6 +119,10 @@ def explanation(made: Explanation) -> str:
         f"+ of samples that saw earlier ones {_dot(ORANGE)}</div>"
     )
     parts += [f'<div class="small">{_text(told)}</div>' for told in text.chosen(made)]
+    if made.models:
+        parts.append('<div class="label">spent by language model</div>')
+        models = (_row(text.short(name), _bar([(share, BLUE)]), told) for name, share, told in text.models(made))
+        parts.append(_rows(models, "wide"))
     samples = _NEXT.join(_sample(sample) for sample in made.samples[: text.MOST_SAMPLES])
     parts.append(f"<details><summary>Samples</summary>\n{samples}</details>")
     return _page(parts)

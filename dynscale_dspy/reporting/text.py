@@ -149,7 +149,12 @@ def pool(report: PoolReport) -> str:
         prices = [moment.price for moment in history.moments if moment.price is not None]
         if moves(prices):
             lines.append(f"  price over time:   {sparkline(prices)} at most {max(prices):.3g}")
-    for title, rows in (("by program", programs(history)), ("within it", parts(report.parts))):
+    shown = (
+        ("by program", spenders(history.programs)),
+        ("by language model", spenders(history.models)),
+        ("within it", parts(report.parts)),
+    )
+    for title, rows in shown:
         if rows:
             lines += [f"  {title}:", *(f"    {short(name, 200)}: {told}" for name, _, told in rows)]
     return harmless("\n".join(lines))
@@ -170,10 +175,10 @@ def histogram(counts: Mapping[int, int]) -> list[tuple[int, str, int]]:
     return [(start, f"{start}" if step == 1 else f"{start}-{start + step - 1}", calls) for start, calls in bins.items()]
 
 
-def programs(history: History) -> list[tuple[str, float, str]]:
-    """What each program has spent, largest first: its name, its share of the samples, and all units in words."""
-    total = sum(cost.samples for cost in history.programs.values()) or 1
-    ranked = sorted(history.programs.items(), key=lambda item: -item[1].samples)
+def spenders(costs: Mapping[str, Cost]) -> list[tuple[str, float, str]]:
+    """What each program or model has spent, largest first: its name, its share of the samples, all units in words."""
+    total = sum(cost.samples for cost in costs.values()) or 1
+    ranked = sorted(costs.items(), key=lambda item: -item[1].samples)
     rows = [
         (name, cost.samples / total, f"{cost.samples / total:.0%}, {in_units(cost)}")
         for name, cost in ranked[:MOST_PROGRAMS]
@@ -211,7 +216,7 @@ def explanation(made: Explanation) -> str:
     for votes in made.votes[:MOST_ANSWERS]:
         seen = f" ({votes.conditioned:g} of them saw earlier attempts)" if votes.conditioned else ""
         told = "" if votes.probability is None else f" (probability {votes.probability:.3f})"
-        lines.append(f"  {votes.total:3g}  {short(votes.answer)}{versions(votes)}{seen}{told}")
+        lines.append(f"  {votes.total:3g}  {short(votes.answer)}{versions(votes)}{seen}{told}{of_models(votes)}")
     if len(made.votes) > MOST_ANSWERS:
         lines.append(f"       and {len(made.votes) - MOST_ANSWERS} more")
     problems = [sample.problem for sample in made.samples if sample.problem]
@@ -219,6 +224,7 @@ def explanation(made: Explanation) -> str:
         lines.append(f"  {len(problems):3d}  cast no vote: {', '.join(sorted(set(problems)))}")
     lines += [f"  {told}" for told in chosen(made)]
     lines.append(f"  cost: {cost(made.cost)}")
+    lines += [f"  {short(name)}: {told}" for name, _, told in models(made)]
     lines += map(_sample, made.samples[:MOST_LINES])
     if len(made.samples) > MOST_LINES:
         lines.append(f"  and {count(len(made.samples) - MOST_LINES, 'more sample')}")
@@ -245,6 +251,26 @@ def is_grouped(made: Explanation) -> bool:
     return any(votes.versions > 1 for votes in made.votes)
 
 
+def of_models(votes: Votes) -> str:
+    """Which of several language models gave an answer, such as `` (cheap 2, dear 1)``; empty if there is one."""
+    told = ", ".join(f"{short(name, 40)} {count}" for name, count in votes.by_model.items())
+    return f" ({told})" if told else ""
+
+
+def models(made: Explanation) -> list[tuple[str, float, str]]:
+    """Each of several language models of a call: its name, its share of what was spent, and what it did in words."""
+    unit = "nanodollars" if made.cost.nanodollars else "tokens" if made.cost.tokens else "samples"
+    total = sum(getattr(model.cost, unit) for model in made.models) or 1
+    return [
+        (
+            model.name,
+            getattr(model.cost, unit) / total,
+            f"{count(model.samples, 'sample')}, {model.agreeing} for the answer, {cost(model.cost)}",
+        )
+        for model in made.models
+    ]
+
+
 def source(made: Explanation) -> str:
     """Where a confidence comes from, if not from counting votes."""
     if made.calibrated_on:
@@ -259,6 +285,8 @@ def chosen(made: Explanation) -> Iterator[str]:
         yield f"chosen by {short(selector, 200)}: {made.selector_reason}"
     if made.composed_on is not None:
         yield f"the answer is composed from several samples, all else is of sample #{made.composed_on}"
+    if made.rule:
+        yield f"drawn by {short(made.rule, 300)}"
 
 
 def _sample(sample: SampleReport) -> str:
@@ -280,8 +308,10 @@ def thought_of(prediction: Any) -> str:
 
 
 def of_sample(sample: SampleReport) -> Iterator[str]:
-    """What is shown of a sample beside its answer: its round, which samples it saw, its cost."""
+    """What is shown of a sample beside its answer: its round, its language model, which samples it saw, its cost."""
     yield f"round {sample.round}"
+    if sample.model:
+        yield short(sample.model, 40)
     if sample.shown:
         yield "saw " + ", ".join(f"#{index}" for index in sample.shown)
     yield cost(sample.cost)

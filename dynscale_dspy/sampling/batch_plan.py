@@ -156,15 +156,15 @@ def coordinate(
             outstanding -= 1
             requests -= sample.cost.requests
             costs.tell(job.call, sample.cost)
-            if sample.permanent:
-                hopeless.add(job.call)
-                ranking.drop(job.call)
             if not isinstance(sample.error, BudgetExhausted):  # one that was cut off does not say what it needed
                 each = max(sample.cost.requests, each if measured else 1)
                 measured = True
             plan = plans[job.call]
             before = plan.selection.evidence()
             plan.tell(sample)
+            if plan.is_hopeless:
+                hopeless.add(job.call)
+                ranking.drop(job.call)
             repeats.tell(before, plan.selection.evidence())
             ranking.changed(job.call)
 

@@ -200,6 +200,7 @@ class Calibrate(Teleprompter):
         if len(examples) < 2:
             raise ValueError(f"at least two labelled examples are needed, got {len(examples)}")
         scaled = student if isinstance(student, DynScaling) else DynScaling(student, self.budget)
+        scaled.scaling_settings.check_one_lm("Calibrate chooses")
         for policy in self.policies:  # one that the selector cannot feed is refused before anything is spent
             DynScaling(scaled.module, self.budget, policy=policy, **dict(scaled.scaling_settings))
         meter = _Meter(self.price)

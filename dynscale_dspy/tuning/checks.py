@@ -133,6 +133,7 @@ class _Checking:
         display_progress: bool,
     ) -> None:
         scaled = program if isinstance(program, DynScaling) else DynScaling(program, samples)
+        scaled.scaling_settings.check_one_lm("check() measures")
         self.program: dspy.Module = scaled.module
         # The vote is measured, not what `on_low` answers in its place.
         given: ScalingSettings = scaled.scaling_settings.replace(min_confidence=None, on_low="abstain")
