@@ -442,7 +442,7 @@ ShareOfSamples = Annotated[float, Number(above=0, most=1, bounds="a number above
 VoteWeight = Annotated[float, Number(above=0, bounds="a finite number above 0", one_error=True)]
 """What a vote counts, as an option of a strategy."""
 Toll = Annotated[float, Number(least=0, bounds="a finite number of at least 0", one_error=True)]
-"""What a price takes off, as an option of a strategy."""
+"""A factor of prices, as an option of a strategy."""
 YesNo = Annotated[bool, Flag()]
 Money = Annotated[float | Decimal, Dollars()]
 Period = Annotated[Literal["hour", "day"] | float, PeriodOfTime()]

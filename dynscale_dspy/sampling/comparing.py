@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 
 from dynscale_dspy.allocation.peers import Peers
 from dynscale_dspy.sampling.sample import Sample
-from dynscale_dspy.selection.base import Group, keys_of
+from dynscale_dspy.selection.base import Selection, keys_of
 
 
 class Comparing:
@@ -23,31 +23,32 @@ class Comparing:
         self._voted: dict[str, list[int]] = {}
         self._against: dict[str, Hashable] = {}
 
-    def hear(self, sample: Sample, before: Sequence[Group], after: Sequence[Group]) -> None:
+    def hear(self, sample: Sample, before: Selection, after: Selection) -> None:
         """A sample is finished.
 
         Args:
             sample: The sample.
-            before: The answers without its vote, heaviest first.
-            after: The answers with its vote.
+            before: The votes without its own.
+            after: The votes with its own.
         """
-        if sample.vote is None or sample.draw.conditioned:
+        name = sample.draw.sampler.name
+        own = self._voted.setdefault(name, [])
+        if sample.vote is None or sample.draw.conditioned or len(own) == 2:
             return
-        name, keys = sample.draw.sampler.name, keys_of(after)
+        keys = keys_of(after.groups())
         if sample.draw.index not in keys:
             return  # the selector leaves it out of its groups
-        own = self._voted.setdefault(name, [])
         own.append(sample.draw.index)
-        if len(own) == 1 and len(self._voted) > 1:
-            leads = len(before) == 1 or (len(before) > 1 and before[0].weight > before[1].weight)
-            if leads and before[0].key != keys[sample.draw.index]:
-                self._against[name] = before[0].key
         if len(own) == 2:
             self._tell(name, keys)
+        elif any(voted for other, voted in self._voted.items() if other != name):
+            led = before.groups()
+            if (len(led) == 1 or led[0].weight > led[1].weight) and led[0].key != keys[sample.draw.index]:
+                self._against[name] = led[0].key
 
     def _tell(self, name: str, keys: Mapping[int, Hashable]) -> None:
         first, second = (keys.get(index) for index in self._voted[name])
-        if len(self._voted) == 1:
+        if not any(voted for other, voted in self._voted.items() if other != name):
             self._peers.tell_pair(name, agree=first == second)
         elif name in self._against and second in (first, self._against[name]):
             self._peers.tell_second(name, repeats=second == first)

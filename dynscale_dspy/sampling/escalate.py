@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from dynscale_dspy._fields import Size, VoteWeight, WholeSize, YesNo, check_fields
+from dynscale_dspy._fields import Size, Toll, VoteWeight, WholeSize, YesNo, check_fields
 from dynscale_dspy.allocation.learned import MUTE, Learned
 from dynscale_dspy.sampling.samplers import CallView, Sampler
 from dynscale_dspy.sampling.strategies import Strategy
 
 SPOT_CHECKS = 16
 """Of so many samples, one goes to a dear language model that was found to know no more, to notice if that changes."""
+MOST_FIRST = 16
+"""Samples of a cheap language model before the first of a dear one, however little they cost."""
 
 
 class ModelStrategy(ABC):
@@ -61,7 +64,10 @@ class OverModels(Strategy):
         prices = prices_of(self.models, learned)
         order = self.models
         if prices is not None:
-            order = tuple(self.models[i] for i in sorted(range(len(prices)), key=lambda i: prices[i]))
+            order = tuple(self.models[i] for i in sorted(range(len(prices)), key=prices.__getitem__))
+        records = learned.records.values()
+        if all(2 * record.blanks <= record.samples for record in records):
+            return order  # most of the time, and asked for each sample
         return tuple(model for model in order if not self._is_silent(model, learned)) or order
 
     def _is_silent(self, model: Sampler, learned: Learned) -> bool:
@@ -87,14 +93,18 @@ def prices_of(models: Sequence[Sampler], learned: Learned) -> list[float] | None
 class Escalate(ModelStrategy):
     """A few samples of the cheap language model first; where they do not settle it, samples of the dear one.
 
-    After each sample of the dear one as many of the cheap one are drawn as its vote weighs, so that neither has the say
-    alone: between models of unlike price they cost little. Of several dear ones the dearest is asked. One that is found
-    to know no more than the cheap one (:mod:`dynscale_dspy.allocation.peers`) gives way to the next cheaper one, and
-    its votes count one.
+    Where prices are far apart, more cheap samples come first: as many as together cost a share of a dear one. After
+    each sample of the dear one as many of the cheap one are drawn as its vote weighs, so that neither model has the say
+    alone. Of several dear ones the dearest is asked. One that is found to know no more than the cheap one
+    (:mod:`dynscale_dspy.allocation.peers`) gives way to the next cheaper one, and its votes count one.
+
+    With ``upfront=0, beside=0, learn=False`` it is the plain ladder of its two numbers.
 
     Args:
-        first: Samples of the cheap language model before the first of the dear one.
+        first: Samples of the cheap language model before the first of the dear one, at least.
         weight: What a vote of the dear one counts, where one of the cheap one counts 1.
+        upfront: What the first samples may cost together, in samples of the dear one, once prices are known: where that
+            is more than ``first`` of them, so many are drawn, :data:`MOST_FIRST` at most.
         beside: Samples of the cheap one after each of the dear one; None for as many as ``weight`` says.
         learn: Whether what votes say decides if the dear one is asked further.
 
@@ -106,6 +116,7 @@ class Escalate(ModelStrategy):
 
     first: Size = 4
     weight: VoteWeight = 4.0
+    upfront: Toll = 0.3
     beside: WholeSize | None = None
     learn: YesNo = True
 
@@ -131,7 +142,7 @@ class Escalating(OverModels):
     def propose(self, view: CallView, learned: Learned, rng: np.random.Generator) -> Sampler | None:
         """Propose the cheap language model for the first samples, then the dear one and the cheap one in turn."""
         models = self.by_price(learned)
-        cheap, later = models[0], view.next_index - self.settings.first
+        cheap, later = models[0], view.next_index - self._first(models, learned)
         if later < 0 or later % (1 + self._beside):
             return cheap
         dear = self._dear(models, learned)
@@ -164,6 +175,14 @@ class Escalating(OverModels):
             return f"escalates from {cheap.name}, which is free, to {dear.name}"
         times = by_name[dear.name] / by_name[cheap.name]
         return f"escalates from {cheap.name} to {dear.name}: a sample of it costs {times:.1f} times as much"
+
+    def _first(self, models: Sequence[Sampler], learned: Learned) -> int:
+        first, prices = self.settings.first, prices_of((models[0], models[-1]), learned)
+        if prices is None or not self.settings.upfront:
+            return first
+        cheap, dear = prices
+        cheap_enough = math.floor(self.settings.upfront * dear / cheap) if cheap else MOST_FIRST
+        return max(first, min(cheap_enough, MOST_FIRST))
 
     @property
     def _beside(self) -> int:

@@ -265,7 +265,7 @@ class Plan:
                 self.selection = self._with(before, sample)
         self._learned.repeats.tell(before.evidence(), self.selection.evidence())
         if sampler.model:
-            self._models.hear(sample, before.groups(), self.selection.groups())
+            self._models.hear(sample, before, self.selection)
         self._hear_of_all(sample)
         self.samples.append(sample)
         if self._agree is None and sample.draw.index <= 1:
