@@ -416,6 +416,8 @@ AtLeastOne = Annotated[int, Integer(least=1)]
 Size = Annotated[int, Integer(least=1, bounds="an integer of at least 1", one_error=True)]
 """A number of things, as an option of a strategy."""
 Whole = Annotated[int, Integer()]
+WholeSize = Annotated[int, Integer(bounds="an integer of at least 0", one_error=True)]
+"""A number of things, maybe none, as an option of a strategy."""
 Seconds = Annotated[float, Number(above=0, kind="a number of seconds", bounds="a positive, finite number of seconds")]
 SamplesPerCall = Annotated[
     float,
@@ -439,6 +441,8 @@ ShareOfSamples = Annotated[float, Number(above=0, most=1, bounds="a number above
 """A share of samples, as an option of a strategy."""
 VoteWeight = Annotated[float, Number(above=0, bounds="a finite number above 0", one_error=True)]
 """What a vote counts, as an option of a strategy."""
+Toll = Annotated[float, Number(least=0, bounds="a finite number of at least 0", one_error=True)]
+"""A factor of prices, as an option of a strategy."""
 YesNo = Annotated[bool, Flag()]
 Money = Annotated[float | Decimal, Dollars()]
 Period = Annotated[Literal["hour", "day"] | float, PeriodOfTime()]

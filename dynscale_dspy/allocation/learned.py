@@ -10,6 +10,7 @@ from dynscale_dspy.allocation.confidence import Agreement
 from dynscale_dspy.allocation.costs import Cost, CostRecord, Tariff
 from dynscale_dspy.allocation.label_means import LabelMeans
 from dynscale_dspy.allocation.modes import Modes
+from dynscale_dspy.allocation.peers import Peers
 from dynscale_dspy.allocation.repeats import Repeats
 from dynscale_dspy.allocation.trust import Trust
 
@@ -85,6 +86,7 @@ class Learned:
         repeats: Whether its samples ever say the same.
         agreement: How often two samples of a call say the same.
         modes: Whether greedy first samples say what votes come to.
+        peers: What its language models say beside each other, where it has several.
         labels: How probable each label is on average; only where votes are calibrated.
         trust: Whether samples that see earlier ones check them or follow them.
         ids_tell: Whether equal ids of responses mean equal responses; not where one id was seen on different ones.
@@ -96,7 +98,9 @@ class Learned:
         (2, 2)
     """
 
-    __slots__ = ("_first", "agreement", "cost", "ids_tell", "labels", "modes", "need", "records", "repeats", "trust")
+    __slots__ = (
+        *("_first", "agreement", "cost", "ids_tell", "labels", "modes", "need", "peers", "records", "repeats", "trust"),
+    )
 
     def __init__(self) -> None:
         self.records: dict[str, SamplerRecord] = {}
@@ -106,6 +110,7 @@ class Learned:
         self.agreement = Agreement()
         self.modes = Modes()
         self.trust = Trust()
+        self.peers = Peers()
         self.labels = LabelMeans()
         self.ids_tell = True
         self._first: Cost | None = None

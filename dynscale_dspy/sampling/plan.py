@@ -24,6 +24,7 @@ from dynscale_dspy.allocation.repeats import Repeats
 from dynscale_dspy.allocation.tally import Tally
 from dynscale_dspy.errors import BudgetExhausted
 from dynscale_dspy.sampling.chain import build_chain
+from dynscale_dspy.sampling.comparing import Comparing
 from dynscale_dspy.sampling.models import Choosing
 from dynscale_dspy.sampling.replies import Replies
 from dynscale_dspy.sampling.sample import ON_TRIAL, REPEATED, SPARED, Draw, Sample
@@ -135,6 +136,7 @@ class Plan:
         self._has_compared = False
         self._failing: set[str] = set()
         self._learned.opened(self._names)
+        self._models = Comparing(self._learned.peers)
 
     @property
     def pending(self) -> int:
@@ -157,6 +159,18 @@ class Plan:
         if (self._leader and not self.samples) or self._lacks_a_speaker:
             return max(min(1, self.max_samples - self._drawn) - self.pending, 0)
         return min(self.max_samples - self._drawn, self.strategy.room(self.pending))
+
+    @property
+    def next_sampler(self) -> str:
+        """The name of what would draw the next sample; empty if none is to be drawn now."""
+        proposed = self.propose()
+        return proposed[0].name if proposed else ""
+
+    @property
+    def worths(self) -> tuple[float, ...]:
+        """What a vote of each language model counts by what is known now; empty where a call has one."""
+        samplers = self.strategy.samplers
+        return tuple(self.strategy.worth(each, self._learned) for each in samplers if each.model)
 
     # ---- ask
 
@@ -260,6 +274,8 @@ class Plan:
                 sample = replace(sample, vote=None, problem="unreadable")
                 self.selection = self._with(before, sample)
         self._learned.repeats.tell(before.evidence(), self.selection.evidence())
+        if sampler.model:
+            self._models.hear(sample, before, self.selection)
         self._hear_of_all(sample)
         self.samples.append(sample)
         if self._agree is None and sample.draw.index <= 1:
