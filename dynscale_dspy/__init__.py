@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from dynscale_dspy.module import DynScaling
     from dynscale_dspy.reporting.explanation import explain
     from dynscale_dspy.reporting.streaming import SamplingStatus
+    from dynscale_dspy.sampling.best_of import BestOf
+    from dynscale_dspy.sampling.by_price import ByPrice
     from dynscale_dspy.sampling.escalate import Escalate
     from dynscale_dspy.sampling.strategies import Integrated, Parallel, Sequential, Strategy
     from dynscale_dspy.tuning.calibrate import Calibrate
@@ -32,9 +34,11 @@ __version__ = "0.2.0"
 
 __all__ = [
     "UCB",
+    "BestOf",
     "BudgetExhausted",
     "BudgetPool",
     "BudgetWarning",
+    "ByPrice",
     "Calibrate",
     "Cost",
     "DynScaling",
@@ -71,6 +75,8 @@ _HOMES = {
     "module": ("DynScaling",),
     "reporting.explanation": ("explain",),
     "reporting.streaming": ("SamplingStatus",),
+    "sampling.best_of": ("BestOf",),
+    "sampling.by_price": ("ByPrice",),
     "sampling.escalate": ("Escalate",),
     "sampling.strategies": ("Integrated", "Parallel", "Sequential", "Strategy"),
     "tuning.calibrate": ("Calibrate",),

@@ -45,7 +45,8 @@ from dynscale_dspy._models import LanguageModels, Models
 from dynscale_dspy.allocation.policies import POLICIES, KnowledgeGradient, Policy
 from dynscale_dspy.budget.prices import Price
 from dynscale_dspy.budget.stores.base import Store
-from dynscale_dspy.sampling.escalate import Escalate, ModelStrategy
+from dynscale_dspy.sampling.by_price import ByPrice
+from dynscale_dspy.sampling.escalate import ModelStrategy
 from dynscale_dspy.sampling.models import NAMES_TAKEN, Choosing
 from dynscale_dspy.sampling.samplers import Sampler
 from dynscale_dspy.sampling.strategies import Integrated, Parallel, Sequential, Strategy
@@ -64,7 +65,7 @@ DEFAULT_MAX_FAILURES = 50
 """Samples in a row that may fail before a pool stops itself, by default."""
 MOST_CHOICES = 8
 """Most samples to draw with one request, by default."""
-BETWEEN_MODELS: type[ModelStrategy] = Escalate
+BETWEEN_MODELS: type[ModelStrategy] = ByPrice
 """How a call draws from several language models, by default."""
 
 
@@ -163,7 +164,7 @@ Sampling = Annotated[
     Strategy | ModelStrategy,
     OneOf(
         (Strategy, ModelStrategy),
-        "Parallel(), Sequential() or Integrated(), or with several lms= Escalate()",
+        "Parallel(), Sequential() or Integrated(), or with several lms= Escalate() or BestOf()",
         (Parallel, Sequential, Integrated),
         Integrated,
     ),

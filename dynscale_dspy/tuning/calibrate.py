@@ -17,6 +17,7 @@ from dynscale_dspy.budget.pool import BudgetPool
 from dynscale_dspy.config import ScalingSettings
 from dynscale_dspy.module import DynScaling
 from dynscale_dspy.reporting.explanation import SampleReport, explain
+from dynscale_dspy.sampling.escalate import ModelStrategy
 from dynscale_dspy.sampling.strategies import Integrated, Parallel, Strategy
 from dynscale_dspy.tuning.paired import Interval, paired_gain
 
@@ -40,7 +41,7 @@ class Point:
     """
 
     policy: Policy
-    sampling: Strategy
+    sampling: Strategy | ModelStrategy
     temperature: float | None
     samples: float
     cost: float

@@ -19,6 +19,7 @@ from dynscale_dspy.execution.inputs import inputs_of
 from dynscale_dspy.execution.introspection import lm_of
 from dynscale_dspy.module import DynScaling
 from dynscale_dspy.reporting.explanation import explain
+from dynscale_dspy.sampling.escalate import ModelStrategy
 from dynscale_dspy.sampling.strategies import Integrated, Parallel, Strategy
 from dynscale_dspy.selection.base import Vote
 from dynscale_dspy.selection.fields import ABSENT
@@ -340,7 +341,7 @@ def _sizes(samples: int) -> list[int]:
     return sizes[::-1]
 
 
-def _name(strategy: Strategy, among: Sequence[Strategy]) -> str:
+def _name(strategy: Strategy | ModelStrategy, among: Sequence[Strategy | ModelStrategy]) -> str:
     """The class of a strategy; with the settings that are not the usual ones, where another one has the same class."""
     kind = type(strategy)
     if sum(type(each) is kind for each in among) == 1:
