@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from dynscale_dspy.module import DynScaling
     from dynscale_dspy.reporting.explanation import explain
     from dynscale_dspy.reporting.streaming import SamplingStatus
+    from dynscale_dspy.sampling.best_of import BestOf
+    from dynscale_dspy.sampling.by_price import ByPrice
+    from dynscale_dspy.sampling.escalate import Escalate
     from dynscale_dspy.sampling.strategies import Integrated, Parallel, Sequential, Strategy
     from dynscale_dspy.tuning.calibrate import Calibrate
     from dynscale_dspy.wrapping import unwrap, wrap
@@ -31,12 +34,15 @@ __version__ = "0.2.0"
 
 __all__ = [
     "UCB",
+    "BestOf",
     "BudgetExhausted",
     "BudgetPool",
     "BudgetWarning",
+    "ByPrice",
     "Calibrate",
     "Cost",
     "DynScaling",
+    "Escalate",
     "Integrated",
     "KnowledgeGradient",
     "LowConfidence",
@@ -69,6 +75,9 @@ _HOMES = {
     "module": ("DynScaling",),
     "reporting.explanation": ("explain",),
     "reporting.streaming": ("SamplingStatus",),
+    "sampling.best_of": ("BestOf",),
+    "sampling.by_price": ("ByPrice",),
+    "sampling.escalate": ("Escalate",),
     "sampling.strategies": ("Integrated", "Parallel", "Sequential", "Strategy"),
     "tuning.calibrate": ("Calibrate",),
     "wrapping": ("unwrap", "wrap"),

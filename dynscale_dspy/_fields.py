@@ -293,13 +293,13 @@ class OneOf(Check):
     """A check for an object of one family of frozen dataclasses: a strategy, or a policy.
 
     Args:
-        base: The base class of the family; users may derive classes of their own from it.
+        base: The base class of the family, or several; users may derive classes of their own from it.
         kind: What the message of the error asks for.
         known: The classes of this library. Objects of others are not saved.
         default: The class whose object None stands for.
     """
 
-    base: type
+    base: type | tuple[type, ...]
     kind: str
     known: tuple[type, ...]
     default: type
@@ -416,6 +416,8 @@ AtLeastOne = Annotated[int, Integer(least=1)]
 Size = Annotated[int, Integer(least=1, bounds="an integer of at least 1", one_error=True)]
 """A number of things, as an option of a strategy."""
 Whole = Annotated[int, Integer()]
+WholeSize = Annotated[int, Integer(bounds="an integer of at least 0", one_error=True)]
+"""A number of things, maybe none, as an option of a strategy."""
 Seconds = Annotated[float, Number(above=0, kind="a number of seconds", bounds="a positive, finite number of seconds")]
 SamplesPerCall = Annotated[
     float,
@@ -437,6 +439,10 @@ Quantile = Annotated[
 Fraction = Annotated[float, Number(above=0, most=1, bounds="above 0 and at most 1")]
 ShareOfSamples = Annotated[float, Number(above=0, most=1, bounds="a number above 0 and at most 1", one_error=True)]
 """A share of samples, as an option of a strategy."""
+VoteWeight = Annotated[float, Number(above=0, bounds="a finite number above 0", one_error=True)]
+"""What a vote counts, as an option of a strategy."""
+Toll = Annotated[float, Number(least=0, bounds="a finite number of at least 0", one_error=True)]
+"""A factor of prices, as an option of a strategy."""
 YesNo = Annotated[bool, Flag()]
 Money = Annotated[float | Decimal, Dollars()]
 Period = Annotated[Literal["hour", "day"] | float, PeriodOfTime()]

@@ -41,9 +41,14 @@ from dynscale_dspy._fields import (
     WordOrFunction,
     YesNo,
 )
+from dynscale_dspy._models import LanguageModels, Models
 from dynscale_dspy.allocation.policies import POLICIES, KnowledgeGradient, Policy
 from dynscale_dspy.budget.prices import Price
 from dynscale_dspy.budget.stores.base import Store
+from dynscale_dspy.sampling.by_price import ByPrice
+from dynscale_dspy.sampling.escalate import ModelStrategy
+from dynscale_dspy.sampling.models import NAMES_TAKEN, Choosing
+from dynscale_dspy.sampling.samplers import Sampler
 from dynscale_dspy.sampling.strategies import Integrated, Parallel, Sequential, Strategy
 from dynscale_dspy.selection import saved as saved_selectors
 from dynscale_dspy.selection.base import Selector
@@ -60,6 +65,8 @@ DEFAULT_MAX_FAILURES = 50
 """Samples in a row that may fail before a pool stops itself, by default."""
 MOST_CHOICES = 8
 """Most samples to draw with one request, by default."""
+BETWEEN_MODELS: type[ModelStrategy] = ByPrice
+"""How a call draws from several language models, by default."""
 
 
 @dataclass(frozen=True)
@@ -154,8 +161,13 @@ class WhichWins(OfUsers):
 
 
 Sampling = Annotated[
-    Strategy,
-    OneOf(Strategy, "Parallel(), Sequential() or Integrated()", (Parallel, Sequential, Integrated), Integrated),
+    Strategy | ModelStrategy,
+    OneOf(
+        (Strategy, ModelStrategy),
+        "Parallel(), Sequential() or Integrated(), or with several lms= Escalate() or BestOf()",
+        (Parallel, Sequential, Integrated),
+        Integrated,
+    ),
 ]
 Rule = Annotated[
     Policy, OneOf(Policy, "a Policy such as KnowledgeGradient()", tuple(POLICIES.values()), KnowledgeGradient)
@@ -296,6 +308,8 @@ class ScalingSettings(Settings):
 
     sampling: Sampling = Integrated()
     """Which sampler draws the next sample; None for the default."""
+    lms: Annotated[LanguageModels | None, Models(NAMES_TAKEN)] = None
+    """The language models to draw samples from, by name; None for what the program asks by itself."""
     selector: Annotated[Any, WhichWins(Selector, "a selector such as Plurality(), with read() and empty()")] = None
     """Which answer wins; None for the default for the program's types of output."""
     answer: AnswerFields | None = None
@@ -321,8 +335,19 @@ class ScalingSettings(Settings):
     ] = "abstain"
     """What a call returns instead of an answer below ``min_confidence``: a word, another module, or a function."""
 
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _by_default(cls, given: Any) -> Any:
+        """With several language models the default is to choose between them."""
+        lms = given.get("lms")
+        if given.get("sampling") is None and isinstance(lms, (Mapping, list, tuple)) and len(lms) > 1:
+            return {**given, "sampling": BETWEEN_MODELS()}
+        return given
+
     @pydantic.model_validator(mode="after")
     def _fit(self) -> Self:
+        if told := self._misfit:
+            raise Refused(told)
         if callable(self.on_low) and self.min_confidence is None:
             raise Refused("on_low needs min_confidence=, the confidence below which to call it, such as 0.9")
         return self
@@ -330,14 +355,82 @@ class ScalingSettings(Settings):
     def to_json(self) -> dict[str, Any]:
         """Return the settings as JSON values; ``min_confidence`` and ``on_low`` only together.
 
-        Both are left out if ``on_low`` is a function, or if neither was set. A program that loads such a file keeps
-        the ones it has.
+        Both are left out if ``on_low`` is a function, or if neither was set; so is ``sampling`` if it chooses between
+        language models. A program that loads such a file keeps the ones it has.
         """
         state = super().to_json()
+        if self.has_several_lms:
+            state.pop("sampling", None)
         if "on_low" not in state or (self.min_confidence is None and self.on_low == "abstain"):
             state.pop("on_low", None)
             del state["min_confidence"]
         return state
+
+    def updated(self, state: Any) -> Self:
+        """Return these settings, with those in a saved state in place of their own; see :meth:`read`.
+
+        How to choose between language models is kept, as they are themselves.
+        """
+        if self.has_several_lms and isinstance(state, Mapping):
+            state = {name: saved for name, saved in state.items() if name != "sampling"}
+        return super().updated(state)
+
+    def assigned(self, name: str, value: Any) -> Self:
+        """Return these settings with one of them changed; see :meth:`Settings.assigned`.
+
+        Several language models, or None again, bring the default of ``sampling`` with them where it had its default.
+        """
+        made = super().assigned(name, value)
+        several = made.has_several_lms
+        if name == "lms" and self.sampling == (Integrated() if several else BETWEEN_MODELS()):
+            made = super(ScalingSettings, made).assigned("sampling", BETWEEN_MODELS() if several else Integrated())
+        return made
+
+    @property
+    def has_several_lms(self) -> bool:
+        """Whether samples are drawn from several language models."""
+        return self.lms is not None and len(self.lms) > 1
+
+    def check_one_lm(self, what: str) -> None:
+        """Refuse several language models, for what is meant for one.
+
+        Args:
+            what: The beginning of the message, such as ``"check() measures"``.
+
+        Raises:
+            ValueError: If there are several.
+        """
+        if self.has_several_lms:
+            raise ValueError(
+                f"{what} ways of sampling one language model, and lms has {len(self.lms or ())}: give it a program "
+                "with one of them, such as DynScaling(program, lms=[cheap])"
+            )
+
+    @property
+    def strategy(self) -> Strategy:
+        """Which sampler draws the next sample, with the language models that it chooses between.
+
+        Raises:
+            ValueError: If ``sampling`` and ``lms`` do not fit each other, as after an assignment.
+        """
+        if told := self._misfit:
+            raise ValueError(told)
+        if isinstance(self.sampling, Strategy):
+            return self.sampling
+        assert self.lms is not None
+        return Choosing(self.sampling, tuple(Sampler(name, lm=lm, model=name) for name, lm in self.lms.items()))
+
+    @property
+    def _misfit(self) -> str:
+        """What is wrong with ``sampling`` beside ``lms``, in words; empty if nothing is."""
+        if self.has_several_lms and not isinstance(self.sampling, ModelStrategy):
+            return (
+                f"lms= with several language models needs a sampling= that chooses between them, such as "
+                f"{BETWEEN_MODELS()!r}, which is the default, got {self.sampling!r}"
+            )
+        if isinstance(self.sampling, ModelStrategy) and not self.has_several_lms:
+            return f"sampling={self.sampling!r} needs lms= with several language models to choose between"
+        return ""
 
 
 class ScopeSettings(Settings):

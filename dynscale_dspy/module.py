@@ -11,6 +11,7 @@ import dspy
 
 from dynscale_dspy import _ambient
 from dynscale_dspy.allocation.evidence import Detail
+from dynscale_dspy.allocation.learned import Learned
 from dynscale_dspy.allocation.policies import Policy
 from dynscale_dspy.budget.pool import BudgetPool
 from dynscale_dspy.budget.source import BudgetSource
@@ -23,6 +24,8 @@ from dynscale_dspy.execution.fallback import check_sync
 from dynscale_dspy.execution.inputs import inputs_of
 from dynscale_dspy.execution.introspection import has_aforward
 from dynscale_dspy.execution.outcome import traced_as
+from dynscale_dspy.sampling.escalate import ModelStrategy
+from dynscale_dspy.sampling.models import Choosing
 from dynscale_dspy.sampling.strategies import Strategy
 from dynscale_dspy.selection.base import Choice, Selector, check_policy
 from dynscale_dspy.selection.default import default_choice, told
@@ -44,7 +47,12 @@ class DynScaling(dspy.Module):
         module: The program.
         budget: A :class:`BudgetPool`, shared with other wrapped modules; or a number, the samples a call may take on
             average, which makes a private pool. None for the pool of the enclosing ``with BudgetPool(...):``.
-        sampling: :class:`Integrated` (the default), :class:`Sequential` or :class:`Parallel`.
+        sampling: :class:`Integrated` (the default), :class:`Sequential` or :class:`Parallel`; with several ``lms`` the
+            rule that chooses between them, by default :class:`~dynscale_dspy.sampling.escalate.Escalate`.
+        lms: Language models to draw samples from, cheapest first, in place of the program's own: a list, or a dict of
+            them by the names they are to have in reports (docs/models.md). ``sampling`` chooses between them sample by
+            sample, and all predictors of the program ask the one that was chosen. They are not saved: a program that
+            loads a file keeps those that it has.
         selector: The rule by which an answer wins. By default it goes by the types of the outputs: plurality for texts,
             labels and numbers, what is nearest to the others for lists and code, field by field for records and several
             outputs (docs/selection.md). A dict has a selector or a similarity for output fields by name, such as
@@ -61,8 +69,8 @@ class DynScaling(dspy.Module):
             none.
         max_samples: Most samples one call may take.
         max_choices: Most samples to draw with one request, as its ``n`` choices, so that the prompt is sent and paid
-            for once. Done where the program has one predictor and the route can: through LiteLLM, which is tried, not
-            with DSPy's native engine. 1 for never.
+            for once. Done where the program has one predictor and the provider can, which is tried. Such a request goes
+            through LiteLLM, also where DSPy's native engine makes all others. 1 for never.
         stop_when_decided: Whether a call ends, and its samples in flight are cancelled, once they cannot change the
             winner. Requests of tasks are closed, so that a local server stops writing; threads finish what they have
             begun. Cancelled requests are paid for all the same. Confidence is about the votes that were cast, and which
@@ -111,7 +119,8 @@ class DynScaling(dspy.Module):
         module: dspy.Module,
         budget: BudgetSource | float | None = None,
         *,
-        sampling: Strategy | None = None,
+        sampling: Strategy | ModelStrategy | None = None,
+        lms: Sequence[Any] | Mapping[str, Any] | None = None,
         selector: Selector | Mapping[str, Any] | None = None,
         policy: Policy | None = None,
         answer: Answer | None = None,
@@ -145,6 +154,11 @@ class DynScaling(dspy.Module):
         Each can be read and assigned as an attribute of its own name, except ``answer``.
         """
         return self._settings
+
+    @property
+    def scaling_selector(self) -> Selector:
+        """The selector that says which answer wins, told of the outputs' types: ``selector=``, or the default one."""
+        return self._choice.selector
 
     @property
     def budget_source(self) -> BudgetSource | None:
@@ -225,7 +239,8 @@ class DynScaling(dspy.Module):
         Args:
             examples: ``dspy.Example`` objects with inputs set, or dicts of inputs.
             num_threads: Samples at a time; DSPy's setting by default.
-            max_errors: If this many samples fail before any succeeds, the first error is raised: the set-up is wrong.
+            max_errors: If this many samples fail before any succeeds, of each language model where there are several,
+                the first error is raised: the set-up is wrong.
             return_failed_examples: Also return the examples that failed and their errors.
             provide_traceback: Log tracebacks of failed calls.
             disable_progress_bar: Whether to hide the progress bar.
@@ -429,6 +444,20 @@ class DynScaling(dspy.Module):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         return getattr(self.__dict__["module"], name)
 
+    @property
+    def _drawn_from(self) -> str:
+        """Which language models samples ask in place of the program's own, and what chooses, for ``repr``."""
+        settings = self._settings
+        if settings.lms is None:
+            return ""
+        try:
+            strategy = settings.strategy
+        except ValueError:  # settings that are assigned one after the other
+            return f", lms={settings.lms!r}"
+        pool = self._pool_here()
+        learned = pool.admission.program(self).learned if pool is not None else Learned()
+        return f", lms={settings.lms!r}" + (f" by {strategy.told(learned)}" if isinstance(strategy, Choosing) else "")
+
     def __repr__(self) -> str:  # type: ignore[override]  # DSPy's own is inferred as a literal string
         voting = f", answer={list(self._reader.output_types)!r}" if self._reader.left_out else ""
         calibrated = ", probabilities='calibrated'" if self.probabilities == "calibrated" else ""
@@ -438,7 +467,7 @@ class DynScaling(dspy.Module):
             if len(selector) > _LONGEST:
                 selector = f"{type(self._choice.selector).__name__}(...)"
             chosen = f", selector={selector}: {self._choice.why}"
-        return f"DynScaling({self.module!r}{voting}{calibrated}{chosen})"
+        return f"DynScaling({self.module!r}{self._drawn_from}{voting}{calibrated}{chosen})"
 
 
 class ScaledPredictor(DynScaling, dspy.Predict):

@@ -48,10 +48,13 @@ def unknown_servers() -> None:
 def a_request_a_sample(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests that do not name LiteLLM count a request a sample, as the native engine makes them.
 
-    Before DSPy 3.4 there is no such engine, and through LiteLLM samples would share requests there.
+    Before DSPy 3.4 there is no such engine, and through LiteLLM samples would share requests there. What users paste
+    runs as it does for them.
     """
-    if not HAS_ENGINES and "litellm" not in request.node.nodeid:
-        monkeypatch.setattr(shared_request, "one_request", lambda lm, settings: False)
+    if "litellm" not in request.node.nodeid and request.path.name not in ("test_docs.py", "test_readme.py"):
+        monkeypatch.setattr(shared_request, "can_borrow", lambda lm, settings, *, wait: False)
+        if not HAS_ENGINES:
+            monkeypatch.setattr(shared_request, "makes_one_request", lambda lm, settings: False)
 
 
 @pytest.fixture

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
+import dspy
 from hypothesis import strategies as st
 
 from dynscale_dspy import Price, _fields
 from dynscale_dspy._fields import Check, Field, fields_of
+from dynscale_dspy._models import LanguageModels, Models
 from dynscale_dspy.budget.stores.base import Store
 from dynscale_dspy.budget.stores.memory import MemoryStore
 from dynscale_dspy.config import OfUsers, Prices
@@ -59,6 +61,20 @@ class OwnStore(MemoryStore):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return OwnStore, (self.address,)
+
+
+class OwnLM(dspy.BaseLM):
+    """A language model of a user's own, which is its name: a copy, or one sent elsewhere, is the same."""
+
+    def forward(self, prompt: Any = None, messages: Any = None, **settings: Any) -> Any:
+        """Answer no request."""
+        raise AssertionError("nobody is to ask it")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, OwnLM) and other.model == self.model
+
+    def __hash__(self) -> int:
+        return hash(self.model)
 
 
 OF_USERS: Mapping[type, tuple[Any, ...]] = {
@@ -109,6 +125,8 @@ def _good(check: Check) -> st.SearchStrategy[Any]:
             return st.sampled_from(["budget.sqlite", "/tmp/b"])
         case Prices():
             return st.dictionaries(st.sampled_from("ab"), st.builds(Price, st.floats(0, 9), st.floats(0, 9)))
+        case Models():
+            return st.sampled_from([None, *(LanguageModels({name: OwnLM(name)}) for name in "ab")])
         case OfUsers():
             return st.sampled_from(OF_USERS[check.protocol])
     raise NotImplementedError(f"say what values a setting with the check {check!r} takes")
@@ -125,7 +143,7 @@ def bad(field: Field) -> list[Any]:
     values: list[Any] = [object(), math.nan, b"1", [3], Decimal("NaN"), 1j]
     if not isinstance(check, (_fields.FieldNames, Prices)):
         values += [{"a": 1}]
-    if not isinstance(check, (_fields.OneOf, _fields.Function, Prices, OfUsers)):
+    if not isinstance(check, (_fields.OneOf, _fields.Function, Prices, OfUsers, Models)):
         values += [] if field.optional else [None]
     if isinstance(check, OfUsers):
         values += [type(OF_USERS[check.protocol][-1])]

@@ -147,6 +147,7 @@ def sample_run(draw: Draw, lease: Lease | None, settings: SampleSettings) -> Ite
 HAS_ENGINES = "engine" in inspect.signature(dspy.LM.__init__).parameters
 """Whether DSPy has an engine of its own beside LiteLLM, which it has since 3.4."""
 ENGINES = ("auto", "litellm") if HAS_ENGINES else ("litellm",)
+needs_engines = pytest.mark.skipif(not HAS_ENGINES, reason="DSPy before 3.4 has no engine but LiteLLM")
 needs_lm_errors = pytest.mark.skipif(
     not hasattr(dspy, "is_retryable_lm_error"),
     reason="before DSPy 3.3 LiteLLM retries unseen, and errors are its own: failed requests are counted otherwise",

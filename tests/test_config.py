@@ -34,6 +34,7 @@ from dynscale_dspy import (
     wrap,
 )
 from dynscale_dspy._fields import Count, Field, Refused, Seconds, check, field_of, fields_of
+from dynscale_dspy._models import Models
 from dynscale_dspy.budget.stores.memory import MemoryStore
 from dynscale_dspy.budget.stores.sqlite import SQLiteStore
 from dynscale_dspy.config import KEY, PRIVATE, OfUsers, PoolSettings, ScalingSettings, ScopeSettings, Settings
@@ -95,7 +96,7 @@ def test_only_functions_and_objects_of_users_are_left_out_of_files(model: Any, d
     one = data.draw(all_settings(model))
     for name in model.model_fields.keys() - one.to_json().keys():
         pair = name in ("min_confidence", "on_low") and (callable(one.on_low) or one.min_confidence is None)
-        assert callable(getattr(one, name)) or pair or isinstance(model.fields()[name].check, OfUsers)
+        assert callable(getattr(one, name)) or pair or isinstance(model.fields()[name].check, (OfUsers, Models))
 
 
 @settings(max_examples=20)
@@ -153,19 +154,19 @@ def off_default(model: Any, *, without: str = "store") -> dict[str, Any]:
 
 def test_calibration_keeps_every_setting_but_those_it_chooses() -> None:
     changed = off_default(ScalingSettings)
+    model = ScriptedModel(lambda prompt, number: {"answer": "A", "note": "n"})
     changed |= {"answer": ("answer",), "max_samples": 9, "max_choices": 3, "min_confidence": 0.3, "temperature": 0.7}
+    changed |= {"lms": {"own": model.lm()}}
     default = ScalingSettings()
     assert all(value != getattr(default, name) for name, value in changed.items())
     student = DynScaling(program(), 4, **changed)
-    model = ScriptedModel(lambda prompt, number: {"answer": "A", "note": "n"})
     examples = [dspy.Example(question=f"q{i}", answer="A").with_inputs("question") for i in range(2)]
 
     def metric(example: Any, prediction: Any, trace: Any = None) -> bool:
         return prediction.answer == example.answer
 
-    with dspy.context(lm=model.lm()):
-        calibrate = Calibrate(metric, budget=2, sampling=[Parallel()], num_threads=1)
-        tuned = calibrate.compile(student, trainset=examples)
+    calibrate = Calibrate(metric, budget=2, sampling=[Parallel()], num_threads=1)
+    tuned = calibrate.compile(student, trainset=examples)
     assert tuned.scaling_settings == student.scaling_settings.replace(sampling=Parallel())
     with dspy.context(lm=model.lm()):
         calibrate = Calibrate(metric, budget=2, sampling=[Parallel()], temperatures=[None], num_threads=1)

@@ -112,17 +112,18 @@ def test_every_fault_of_the_fake_server_is_explained():
         assert word in TEXT
 
 
-def test_which_answer_wins_is_what_the_page_prints(capsys):
-    text = (ROOT / "docs" / "selection.md").read_text(encoding="utf-8")
-    namespace: dict[str, object] = {"__name__": "selection"}
+@pytest.mark.parametrize(("page", "least"), [("selection", 4), ("models", 2)])
+def test_blocks_print_what_the_page_shows(page, least, capsys):
+    text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
+    namespace: dict[str, object] = {"__name__": page}
     printed = []
     for kind, block in re.findall(r"```(python|text)\n(.*?)```", text, flags=re.DOTALL):
         if kind == "python":
-            exec(compile(block, "selection.md", "exec", dont_inherit=True), namespace)
+            exec(compile(block, f"{page}.md", "exec", dont_inherit=True), namespace)
             printed.append(capsys.readouterr().out)
         else:
             assert printed[-1] == block
-    assert sum(bool(each) for each in printed) == text.count("```text") >= 4
+    assert sum(bool(each) for each in printed) == text.count("```text") >= least
 
 
 @pytest.mark.parametrize("page", ["index", "recipes"])
@@ -133,6 +134,13 @@ def test_each_block_stands_for_itself(page):
     with dspy.context(lm=ScriptedModel(cycle("408")).lm()):
         for block in blocks:
             exec(compile(block, f"{page}.md", "exec"), {"__name__": page, "dspy": dspy})
+
+
+def test_samples_share_a_request_as_the_page_says(capsys):
+    text = (ROOT / "docs" / "speed.md").read_text(encoding="utf-8")
+    block, printed = re.findall(r"```python\n(.*?)```\n+```text\n(.*?)```", text, flags=re.DOTALL)[0]
+    exec(compile(block, "speed.md", "exec"), {})
+    assert capsys.readouterr().out == printed
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])

@@ -12,6 +12,7 @@ PUBLIC = {
     "Calibrate",
     "Cost",
     "DynScaling",
+    "Escalate",
     "Integrated",
     "KnowledgeGradient",
     "LowConfidence",

@@ -11,16 +11,17 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "dynscale_dspy"
 
 # What each room may import besides itself. Single files at the top are rooms of their own.
-LEAVES = {"_ambient", "_deprecated", "_fields", "_moved", "_naming", "errors"}
+LEAVES = {"_ambient", "_deprecated", "_fields", "_models", "_moved", "_naming", "errors"}
 ARROWS: dict[str, set[str]] = {
     **{leaf: set() for leaf in LEAVES},
+    "_models": {"_fields"},
     "__init__": {"_moved"},
     "allocation": {"_deprecated", "_fields"},
     "selection": {"allocation", "_fields"},
     "sampling": {"allocation", "selection", "_deprecated", "_fields", "errors"},
     "reporting": {"allocation", "selection", "sampling", "_deprecated", "errors"},
     # Settings name strategies, policies, prices and stores; the pool is made of settings.
-    "config": {"allocation", "selection", "sampling", "budget", "_fields"},
+    "config": {"allocation", "selection", "sampling", "budget", "_fields", "_models"},
     "budget": {"allocation", "config", "reporting", *LEAVES - {"_moved"}},
     "execution": {"allocation", "selection", "sampling", "budget", "config", "reporting", *LEAVES - {"_moved"}},
     "module": {"allocation", "selection", "sampling", "budget", "config", "execution", *LEAVES - {"_moved"}},

@@ -16,7 +16,17 @@ import dspy
 import pydantic
 import pytest
 
-from dynscale_dspy import BudgetPool, DynScaling, LowConfidence, Parallel, Sequential, Uniform, explain, wrap
+from dynscale_dspy import (
+    BudgetPool,
+    DynScaling,
+    Integrated,
+    LowConfidence,
+    Parallel,
+    Sequential,
+    Uniform,
+    explain,
+    wrap,
+)
 from dynscale_dspy.allocation.policies import AdaptiveConsistency
 from dynscale_dspy.selection.fieldwise import Fieldwise
 from dynscale_dspy.selection.lists import ElementVote
@@ -153,15 +163,73 @@ def test_a_text_and_a_label_say_nothing_new():
         assert "selector" not in repr(program)
 
 
-@pytest.mark.parametrize("sampling", [Sequential(), None])
+@pytest.mark.parametrize("sampling", [Sequential(), None, Integrated(width=1, when="always", first="own")])
 def test_samples_that_see_earlier_ones_see_one_of_each_kind(sampling):
     program = scaled("text -> tags: list[str]", 6, sampling=sampling)
-    with dspy.context(lm=replies("tags", LISTS).lm()):
+    with dspy.context(lm=replies("tags", [["a", "b"], ["a", "b", "y"], ["z"], ["a", "b", "x"]]).lm()):
         told = explain(program(text="t"))
     assert len(told.samples) == 6
-    keys = {sample.index: sample.key for sample in told.samples}
     for sample in told.samples:
-        assert len({keys[index] for index in sample.shown}) == len(sample.shown)
+        kinds = {"z" in told.samples[index].answer for index in sample.shown}
+        assert len(kinds) == len(sample.shown)
+    assert any(sample.shown for sample in told.samples) is (sampling is not None)  # nothing tells whether they check
+
+
+# ---- what is told of it
+
+
+MORE = [invoice("B/9", 3, "ham"), *(one for one in INVOICES if one["number"] == "A-7")]
+
+
+def told_of(signature: Any, name: str, values: list[Any], **settings: Any) -> tuple[Any, Any]:
+    """What is told of a call that had these values, one a sample, and what its pool remembers of it."""
+    program = scaled(signature, len(values), **settings)
+    with dspy.context(lm=replies(name, values).lm()):
+        told = explain(program(text="t"))
+    return told, program.pool.history.answered[-1]
+
+
+def test_of_summaries_the_groups_are_told_with_what_speaks_for_them():
+    summaries = [*TEXTS, "The council voted for the new bridge on Monday, at night.", TEXTS[0]]
+    told, remembered = told_of("text -> summary", "summary", summaries, selector=Medoid())
+    lines = str(told).splitlines()
+    assert lines[0].startswith("6 samples in 1 round, 2 groups of answers, 83% like the winner, confidence 0.")
+    assert lines[1:3] == [f"    5  {TEXTS[0]} (in 4 versions)", "    1  Rain is expected."]
+    assert told.summary == "6 samples, 2 groups of answers, 83% like the winner"
+    assert (told.answers, told.agreement, told.votes[0].total) == (2, 5 / 6, 5)
+    html = told._repr_html_()
+    for words in ("2 groups of answers", "83% like the winner", "(in 4 versions)", "5 + 0"):
+        assert words in html
+    groups = [sample.group for sample in told.samples]
+    assert Counter(groups) == {0: 5, 1: 1} and remembered.agreement == 5 / 6
+    assert Counter(Counter(remembered.answers).values()) == {5: 1, 1: 1}
+    assert len({sample.key for sample in told.samples}) == 5  # what is the same, and not only alike
+
+
+@pytest.mark.parametrize(
+    ("signature", "name", "values", "first"),
+    [
+        (Extract, "invoice", MORE, "    3  number='A-7' total=12.5 items=['pen', 'ink'] (in 3 versions)"),
+        ("text -> tags: list[str]", "tags", LISTS, "    3  ['a', 'b'] (in 3 versions)"),
+        (WRITE, "code", CODE, "    3  def f(x): return x + 1 (in 3 versions)"),
+    ],
+)
+def test_of_other_types_too(signature, name, values, first):
+    told, _ = told_of(signature, name, values)
+    lines = str(told).splitlines()
+    assert "2 groups of answers, 75% like the winner" in lines[0] and lines[1] == first
+    assert all(len(line) < 130 for line in lines), "a line is too long to read"
+    assert "code=" not in told._repr_html_()
+    winner = told.samples[told.winner]
+    assert winner.group == 0 and told.votes[0].answer == winner.answer
+
+
+def test_where_answers_are_the_same_or_not_nothing_is_in_versions():
+    for signature in ("text -> answer", "text -> answer: Literal['A', 'B']", "text -> answer: int"):
+        values = ["1", "2", "1"] if "int" in signature else ["A", "B", "A"]
+        told, remembered = told_of(signature, "answer", values)
+        assert "3 samples in 1 round, 2 answers, 67% agree" in str(told) and "versions" not in str(told)
+        assert Counter(Counter(remembered.answers).values()) == {2: 1, 1: 1}
 
 
 # ---- composed answers

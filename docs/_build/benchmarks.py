@@ -51,8 +51,8 @@ def script(name: str, options: list[str]) -> tuple[str, list[dict[str, Any]]]:
     name, *part = PARTS.get(name, name).split()
     options = [*part, *options]
     path = f"examples/benchmarks/{name}.py"
-    # A folder is named by its last part: where it lies on this machine says nothing to others.
-    told = [Path(option).name if Path(option).is_dir() else option for option in options]
+    # What is there is named by its last part: where it lies on this machine says nothing to others.
+    told = [Path(option).name if Path(option).exists() else option for option in options]
     return " ".join(["python", path, *told]), run([sys.executable, path, *options])
 
 

@@ -11,6 +11,7 @@ import dspy
 import matplotlib
 
 matplotlib.use("Agg")
+import kinds
 import matplotlib.pyplot as plt
 from evidence import AT_ONCE, OURS, REASONS, SCRIPTED, VOTING, measured
 from matplotlib.patches import FancyBboxPatch
@@ -136,6 +137,27 @@ def when_it_helps() -> None:
     _save(figure, "when-it-helps")
 
 
+def which_wins() -> None:
+    """What most votes and the default gain over a random sample, by kind of output."""
+    most = {name: (samples, rules) for (name, samples), rules in kinds.measured("same").items()}
+    figure, ax = plt.subplots(figsize=(7, 3.6), layout="constrained")
+    ax.axvline(0, color="0.3", lw=1)
+    for row, (_, rules) in enumerate(most.values()):
+        for rule, label, colour, offset in (("plurality", "most votes", ORANGE, 0.14), ("default", "the default", BLUE, -0.14)):
+            gain, low, high = rules[rule]["gain"]
+            spread = [[gain - low], [high - gain]]
+            y = len(most) - row + offset
+            ax.errorbar(gain, y, xerr=spread, fmt="o", ms=5, color=colour, elinewidth=1.2, label=None if row else label)
+    names = [f"{kinds.SETS[name]}, n = {samples}" for name, (samples, _) in most.items()]
+    ax.set_yticks([len(most) - row for row in range(len(most))], names)
+    ax.set_xlabel("points over a random sample")
+    ax.legend(frameon=False, loc="lower right")
+    ax.grid(axis="x", alpha=0.25)
+    ax.spines[["top", "right", "left"]].set_visible(False)
+    ax.tick_params(axis="y", length=0)
+    _save(figure, "which-wins")
+
+
 def _box(ax: plt.Axes, x: float, y: float, text: str, colour: str) -> None:
     style = "round,pad=0.02,rounding_size=0.12"
     ax.add_patch(FancyBboxPatch((x, y - 0.27), 0.8, 0.54, boxstyle=style, facecolor=colour, edgecolor="none"))
@@ -152,3 +174,4 @@ if __name__ == "__main__":
     pool()
     price()
     when_it_helps()
+    which_wins()

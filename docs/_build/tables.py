@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import kinds
 from evidence import GREEDY, OURS, PLAIN, VOTING, measured
 
 DOCS = Path(__file__).parents[1]
@@ -336,6 +337,42 @@ def _in_points(row: dict[str, Any], name: str) -> str:
     return f"{100 * row[name]:+.1f} [{100 * row[f'{name} low']:+.1f}, {100 * row[f'{name} high']:+.1f}]"
 
 
+def selection() -> str:
+    """A row a set and number of samples: what a vote and the default gain over a random sample."""
+    heads = ["outputs", "prompts", "samples", "random", "most votes", "the default", "default over votes", "in halves"]
+    lines = [_line([*heads, "best"]), "|---|" + "---:|" * len(heads)]
+    for (name, samples), rules in kinds.measured("same").items():
+        ours = rules["default"]
+        cells = [kinds.SETS[name], str(ours["prompts"]), str(samples), f"{rules['random']['score']:.1f}"]
+        cells += [kinds.told(rules[rule]["gain"]) for rule in ("plurality", "default")]
+        cells += [kinds.told(ours["over plurality"]), ", ".join(f"{half[0]:+.1f}" for half in ours["halves over plurality"])]
+        lines.append(_line([*cells, f"{rules['best']['gain'][0]:+.1f}"]))
+    return _table(lines, kinds.kept())
+
+
+def selection_on_request() -> str:
+    """A row a rule that is no default and a set, at the most samples."""
+    lines = ["| rule | outputs | samples | over a random sample | over the default |", "|---|---|---:|---:|---:|"]
+    asked: dict[str, list[str]] = {}
+    for (name, samples), rules in kinds.measured("same").items():
+        for rule, row in rules.items():
+            if "(" in rule:
+                cells = [f"`{rule}`", kinds.SETS[name], str(samples), *map(kinds.told, (row["gain"], row["over default"]))]
+                asked.setdefault(rule, []).append(_line(cells))
+    return "\n".join([*lines, *(line for found in asked.values() for line in found)]) + "\n"
+
+
+def selection_one_budget() -> str:
+    """A row a set and budget: what the bandit gains over as many samples for each prompt, under each rule."""
+    lines = ["| outputs | samples | most votes | the default | on request |", "|---|---:|---:|---:|---:|"]
+    for (name, samples), rules in kinds.measured("one budget").items():
+        others = [rule for rule in rules if "(" in rule and "compose" not in rule]
+        best = [f"`{rule}` {kinds.told(rules[rule]['gain'])}" for rule in others[-1:]]
+        gains = [kinds.told(rules[rule]["gain"]) for rule in ("plurality", "default")]
+        lines.append(_line([kinds.SETS[name], str(samples), *gains, *(best or [""])]))
+    return "\n".join(lines) + "\n"
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "confidence": confidence,
     "cluster": cluster,
@@ -359,6 +396,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "replay each pool": lambda: replay("each pool"),
     "replay all pools": lambda: replay("all pools"),
     "when it helps": when_it_helps,
+    "selection": selection,
+    "selection one budget": selection_one_budget,
+    "selection on request": selection_on_request,
     "throughput one": lambda: throughput("one", "throughput_one"),
     "throughput peers": lambda: throughput("peers"),
     "throughput width": lambda: throughput("width"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from dynscale_dspy import _deprecated
@@ -182,8 +183,8 @@ class CostRecord:
         self.total = Cost()
 
     def add(self, cost: Cost) -> None:
-        """One more sample. One that DSPy's cache answered in part says nothing about the next, and is left out."""
-        if not cost.cached_requests:
+        """One more sample. One that DSPy's cache answered, if only in part, says nothing about the next: it is out."""
+        if not cost.cached_requests and (cost.requests or cost.tokens or cost.nanodollars):
             self.samples += 1
             self.total += cost
 
@@ -210,3 +211,49 @@ class CostRecord:
     def expected(self, unit: str, module: CostRecord, prior: float = PRIOR) -> float:
         """What one more sample is expected to cost; see :func:`expected_cost`."""
         return expected_cost(getattr(self.total, unit), self.samples, module.mean(unit), prior)
+
+
+@dataclass(frozen=True)
+class Tariff:
+    """What is known of a language model's costs before it was asked.
+
+    Args:
+        prompt: Nanodollars for a token that it reads; None if not known.
+        completion: Nanodollars for a token that it writes; None if not known.
+        most: Tokens that it writes in a request at most; None if nothing bounds them.
+
+    Example:
+        >>> cheap = Cost(requests=1, prompt_tokens=100, completion_tokens=50, nanodollars=150)
+        >>> Tariff(prompt=10, completion=40, most=80).need(cheap).nanodollars
+        4200
+    """
+
+    prompt: float | None = None
+    completion: float | None = None
+    most: int | None = None
+
+    def need(self, other: Cost) -> Cost:
+        """The most that a sample holds, where one of another language model has held so much at most.
+
+        The last of its requests counts at its bound, those before it at what they came to.
+        """
+        requests = max(other.requests, 1)
+        before = other.completion_tokens * (requests - 1) // requests
+        written = other.completion_tokens if self.most is None else before + self.most
+        return Cost(
+            requests=other.requests,
+            prompt_tokens=other.prompt_tokens,
+            completion_tokens=written,
+            nanodollars=math.ceil(self._money(other.prompt_tokens, written, other.nanodollars)),
+        )
+
+    def mean(self, unit: str, others: CostRecord) -> float:
+        """What a sample costs on average, where those of other language models have cost so much."""
+        if unit != "nanodollars":
+            return others.mean(unit)
+        return self._money(others.mean("prompt_tokens"), others.mean("completion_tokens"), others.mean(unit))
+
+    def _money(self, prompt: float, completion: float, otherwise: float) -> float:
+        if self.prompt is None or self.completion is None:
+            return otherwise
+        return prompt * self.prompt + completion * self.completion

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from dynscale_dspy.allocation.confidence import Agreement
-from dynscale_dspy.allocation.costs import Cost, CostRecord
+from dynscale_dspy.allocation.costs import Cost, CostRecord, Tariff
 from dynscale_dspy.allocation.label_means import LabelMeans
 from dynscale_dspy.allocation.modes import Modes
+from dynscale_dspy.allocation.peers import Peers
 from dynscale_dspy.allocation.repeats import Repeats
 from dynscale_dspy.allocation.trust import Trust
 
@@ -23,17 +24,52 @@ class SamplerRecord:
         cost: What its samples have cost.
         samples: How many of them have been read.
         blanks: How many of those cast no vote.
+        tariff: What is known of its costs beforehand, where it has a language model of its own; else None.
     """
 
-    __slots__ = ("blanks", "cost", "need", "samples")
+    __slots__ = ("_failed", "_left_out", "blanks", "cost", "need", "samples", "tariff")
 
     def __init__(self) -> None:
         self.need: Cost | None = None
         self.cost = CostRecord()
         self.samples = 0
         self.blanks = 0
+        self.tariff: Tariff | None = None
+        self._failed = 0
+        self._left_out = 0
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether its language model has failed for good several times, and has not answered since."""
+        return self._failed >= LOST
+
+    def told(self, *, lost: bool) -> None:
+        """Its language model has answered, or failed for good.
+
+        Example:
+            >>> record = SamplerRecord()
+            >>> for _ in range(LOST):
+            ...     record.told(lost=True)
+            >>> record.is_lost
+            True
+            >>> record.told(lost=False)
+            >>> record.is_lost
+            False
+        """
+        self._failed = self._failed + 1 if lost else 0
+
+    def opened(self) -> None:
+        """A call begins: every so often one tries a lost language model again."""
+        if self.is_lost:
+            self._left_out += 1
+            if self._left_out % TRIED_AGAIN == 0:
+                self._failed = LOST - 1
 
 
+LOST = 3
+"""Samples in a row that have failed for good, after which other calls do not ask that language model either."""
+TRIED_AGAIN = 32
+"""Calls of which one tries a lost language model again."""
 MUTE = 4
 """Samples of each of two samplers after which one may be found to cast no votes."""
 _LASTING = ("trust", "modes")
@@ -50,6 +86,7 @@ class Learned:
         repeats: Whether its samples ever say the same.
         agreement: How often two samples of a call say the same.
         modes: Whether greedy first samples say what votes come to.
+        peers: What its language models say beside each other, where it has several.
         labels: How probable each label is on average; only where votes are calibrated.
         trust: Whether samples that see earlier ones check them or follow them.
         ids_tell: Whether equal ids of responses mean equal responses; not where one id was seen on different ones.
@@ -61,7 +98,9 @@ class Learned:
         (2, 2)
     """
 
-    __slots__ = ("_first", "agreement", "cost", "ids_tell", "labels", "modes", "need", "records", "repeats", "trust")
+    __slots__ = (
+        *("_first", "agreement", "cost", "ids_tell", "labels", "modes", "need", "peers", "records", "repeats", "trust"),
+    )
 
     def __init__(self) -> None:
         self.records: dict[str, SamplerRecord] = {}
@@ -71,6 +110,7 @@ class Learned:
         self.agreement = Agreement()
         self.modes = Modes()
         self.trust = Trust()
+        self.peers = Peers()
         self.labels = LabelMeans()
         self.ids_tell = True
         self._first: Cost | None = None
@@ -106,9 +146,25 @@ class Learned:
         """The record of a sampler; an empty one before its first sample."""
         return self.records.setdefault(sampler, SamplerRecord())
 
-    def need_of(self, sampler: str | None) -> Cost | None:
-        """The most that a sample of this sampler has held; of any sampler while this one is unknown."""
+    def opened(self, samplers: Collection[str]) -> None:
+        """A call begins that chooses between these language models."""
+        for sampler in samplers:
+            self.of(sampler).opened()
+
+    def need_of(self, sampler: str | None, *, first: bool = False) -> Cost | None:
+        """The most that a sample of this sampler has held; of any sampler while this one is unknown.
+
+        If the sampler has a language model of its own, that of others is put at its prices.
+
+        Args:
+            sampler: Its name.
+            first: Whether it is the first sample of a call.
+        """
         record = self.records.get(sampler) if sampler is not None else None
+        if record is not None and record.tariff is not None:
+            return record.need if record.need is not None or self.need is None else record.tariff.need(self.need)
+        if first:
+            return self.first_need
         return self.need if record is None or record.need is None else record.need
 
     @property
@@ -120,6 +176,8 @@ class Learned:
         """What a sample of this sampler costs on average; of any sampler while this one is unknown."""
         record = self.records.get(sampler) if sampler is not None else None
         mean = record.cost.mean(unit) if record is not None else 0.0
+        if not mean and record is not None and record.tariff is not None:
+            return record.tariff.mean(unit, self.cost)
         return mean or self.cost.mean(unit)
 
     def is_mute(self, sampler: str, *, beside: str) -> bool:

@@ -339,7 +339,7 @@ class Admission:
             outer.pass_on()
         first = arm.reserve_first(samplers, pacing.first(arm, at_least=self.min_per_call))
         if not first:
-            waits = self.shared.supply.is_short(first=True) or (outer is None and self._would_fit(arm))
+            waits = self.shared.supply.is_short(first=True) or (outer is None and self._would_fit(arm, samplers[0]))
             queue.without_first += waits
             return queue.join() if waits else None
         self.shared.promised = max(self.shared.promised - 1, 0)
@@ -608,6 +608,29 @@ class Admission:
                     ledger = node.accounts.under_quota(module, ledger)
         return ledger
 
+    @step
+    def pay(self, cost: Cost, program: object | None) -> bool:
+        """Book what is asked for beside samples, such as vectors of texts; False, and nothing is, if a cap forbids it.
+
+        Args:
+            cost: What it costs, whatever comes of it.
+            program: For whose samples it is asked.
+
+        Raises:
+            StorageError: If the store fails.
+        """
+        ledger = self.ledger_for(program)
+        reservation = ledger.reserve(cost)
+        if reservation is None:
+            return False
+        try:
+            ledger.settle(reservation, cost)
+        except BaseException:  # an interrupt: what nobody stands for would never be given back
+            if reservation.open:
+                ledger.settle(reservation, cost)
+            raise
+        return True
+
     def program(self, program: object | None) -> Program:
         """What is kept of a program; of none in particular nothing is."""
         return Program() if program is None else self.shared.programs.setdefault(program, Program())
@@ -684,12 +707,12 @@ class Admission:
             priced=self.shared.supply.priced if is_root else _keep,
         )
 
-    def _would_fit(self, arm: Arm) -> bool:
+    def _would_fit(self, arm: Arm, sampler: str) -> bool:
         """Whether a first sample would fit if what is in flight turned out to cost nothing."""
         ledger = self.accounts.ledger
         if not self.is_metered or ledger.remaining("samples") < 1 or ledger.remaining("requests") < 1:
             return False
-        return arm.first_fits()
+        return arm.first_fits(sampler)
 
     def _count_opened(self, arm: Arm) -> None:
         arm.opened()

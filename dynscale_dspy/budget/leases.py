@@ -155,8 +155,7 @@ class Arm:
         self.outer = outer
         self.known = known
         self.key = key
-        self.hopeless = False
-        """Whether its other samples would fail as one has: those that have not begun will not."""
+        self._hopeless: set[str] = set()
         self.ledger: Ledger = payer.ledger_for(program)
         self._named = program is not None
         self._program = payer.program(program)
@@ -213,9 +212,13 @@ class Arm:
         need, first = self._metered(self.learned.need), self._metered(self.learned.first_need)
         return getattr(first, unit), getattr(need, unit)
 
-    def first_fits(self) -> bool:
-        """Whether a first sample would fit if what is in flight turned out to cost nothing."""
-        need = self._metered(self.learned.first_need)
+    def first_fits(self, sampler: str) -> bool:
+        """Whether a first sample would fit if what is in flight turned out to cost nothing.
+
+        Args:
+            sampler: What would draw it.
+        """
+        need = self._metered(self.learned.need_of(sampler, first=True))
         return all(self.ledger.unspent(unit) >= getattr(need, unit) for unit in METERED)
 
     def lacking(self) -> str:
@@ -434,7 +437,7 @@ class Arm:
         """Set aside what the next guaranteed lease needs in tokens and dollars; False if it does not fit now."""
         lease = self._waiting[0]
         lease.sampler = sampler
-        need = self.learned.first_need if lease.index == 0 else self.learned.need_of(sampler)
+        need = self.learned.need_of(sampler, first=lease.index == 0)
         return lease.redo or lease.hold(self._metered(need))
 
     @property
@@ -452,7 +455,7 @@ class Arm:
             aside = max(1, int(min(each, self.ledger.remaining("requests"))))
         amount = Cost(samples=1, requests=aside)
         if metered:
-            need = self.learned.first_need if self._made == 0 else self.learned.need_of(sampler)
+            need = self.learned.need_of(sampler, first=self._made == 0)
             amount += self._metered(need)
         return amount
 
@@ -463,6 +466,14 @@ class Arm:
             prompt_tokens=max(need.tokens, 1) if self.ledger.capped("tokens") else 0,
             nanodollars=max(need.nanodollars, 1) if self.ledger.capped("nanodollars") else 0,
         )
+
+    def lose_hope(self, sampler: str) -> None:
+        """Samples that have not begun are not to begin: those of one sampler, or all if the name is empty."""
+        self._hopeless.add(sampler)
+
+    def is_hopeless(self, sampler: str) -> bool:
+        """Whether a sample of this sampler would fail as one of the call has."""
+        return sampler in self._hopeless or "" in self._hopeless
 
     def _started(self, lease: Lease) -> None:
         self._unstarted.discard(lease)
@@ -532,7 +543,7 @@ class Lease:
     @step
     def start(self) -> bool:
         """Begin the sample; False if its call was closed or the pool stopped meanwhile, and then it must not run."""
-        if self._state != "reserved" or self.arm.hopeless:
+        if self._state != "reserved" or self.arm.is_hopeless(self.sampler):
             return False
         if self.payer.is_halted and not self._is_paid_ahead:
             return False
@@ -584,7 +595,14 @@ class Lease:
                 logger.warning("what a request has used beyond its bound is not held yet: %s", error)
 
     @step
-    def settle(self, failure: BaseException | None = None, *, permanent: bool = False, cut_off: bool = False) -> Cost:
+    def settle(
+        self,
+        failure: BaseException | None = None,
+        *,
+        permanent: bool = False,
+        cut_off: bool = False,
+        one_of_several: bool = False,
+    ) -> Cost:
         """The sample is over, well or badly. Returns what it cost, nested calls on the same pool included.
 
         Requests without an outcome, as after a cancellation, are charged at their bound: nobody knows what the provider
@@ -594,6 +612,7 @@ class Lease:
             failure: The error of the program, if it had one; so many in a row stop the pool.
             permanent: Whether the call's other samples would fail alike: those that have not begun will not.
             cut_off: Whether it was cancelled or interrupted. It is no sample then if none of its requests was made.
+            one_of_several: Whether only those of the same sampler would, which has a language model of its own.
         """
         arm, payer = self.arm, self.payer
         with self._own:
@@ -607,7 +626,8 @@ class Lease:
             charged = Cost() if self.is_free else used + one
             sample = (arm.key, self.index) if whole and arm.key is not None else None
             beyond = self._beyond or arm.ledger.exceeds(self._reservation, charged)
-            arm.hopeless = arm.hopeless or permanent
+            if permanent:
+                arm.lose_hope(self.sampler if one_of_several else "")
             before, self._state = self._state, "settled"
         try:
             if self._reservation.open:

@@ -18,7 +18,7 @@ from dynscale_dspy.execution.capabilities import server_of
 from dynscale_dspy.execution.concessions import Concessions
 from dynscale_dspy.execution.exchange import Exchange
 from dynscale_dspy.execution.listener import listen_to
-from dynscale_dspy.execution.meter import CallRefused, Meter
+from dynscale_dspy.execution.meter import CallRefused, Meter, current_meter
 from dynscale_dspy.execution.paying_lm import PayingLM
 from dynscale_dspy.execution.prefill import StartedMessage
 from dynscale_dspy.execution.sample_lm import original
@@ -95,7 +95,7 @@ class SampleAdapter:
 
     def __call__(self, lm: Any, lm_kwargs: dict, signature: Any, demos: list, inputs: dict) -> list[dict]:
         """Format, ask and parse as the user's adapter does, with this sample's settings."""
-        exchange = Exchange(self._steps(self._asked(lm), (lm_kwargs, signature, demos, inputs)))
+        exchange = Exchange(self._steps(*self._asked(lm, lm_kwargs), (signature, demos, inputs)))
         while (attempt := exchange.asked) is not None:
             for nap in self._naps(attempt.pause):
                 time.sleep(nap)
@@ -108,7 +108,7 @@ class SampleAdapter:
 
     async def acall(self, lm: Any, lm_kwargs: dict, signature: Any, demos: list, inputs: dict) -> list[dict]:
         """The same from a task."""
-        exchange = Exchange(self._steps(self._asked(lm), (lm_kwargs, signature, demos, inputs)))
+        exchange = Exchange(self._steps(*self._asked(lm, lm_kwargs), (signature, demos, inputs)))
         while (attempt := exchange.asked) is not None:
             for nap in self._naps(attempt.pause):
                 await asyncio.sleep(nap)
@@ -126,9 +126,12 @@ class SampleAdapter:
             return nullcontext()
         return dspy.context(caller_predict=heard_as)
 
-    def _steps(self, lm: Any, given: Arguments) -> Generator[_Attempt, list[dict], list[dict]]:
+    def _steps(
+        self, lm: Any, lm_kwargs: dict, prompt: tuple[Any, list, dict]
+    ) -> Generator[_Attempt, list[dict], list[dict]]:
         """Yield one attempt after another until one succeeds or its error is to be raised."""
-        asking = self._asking(lm, given[0])
+        given: Arguments = (lm_kwargs, *prompt)
+        asking = self._asking(lm, lm_kwargs)
         pause: float | None = 0.0
         while True:
             arguments = self._overlay(lm, given, asking)
@@ -173,12 +176,20 @@ class SampleAdapter:
             return None
         return payer.throttle
 
-    def _asked(self, lm: Any) -> Any:
-        """The language model to ask: the sampler's, if it names one. It tells of its requests from now on."""
-        sampler = self._draw.sampler if self._draw is not None else None
-        asked = original(lm if sampler is None or sampler.lm is None else sampler.lm)
+    def _asked(self, lm: Any, lm_kwargs: dict) -> tuple[Any, dict]:
+        """The language model to ask, and its settings: the one that the sample asks in place of the program's, if any.
+
+        It tells of its requests from now on. Within a sample of a program inside this one's, that sample has chosen.
+        """
+        asked = own = original(lm)
+        if self._meter is not None and self._meter.asks is not None and current_meter() in (self._meter, None):
+            asked = self._meter.asks
+        # What asks for another draw by a language model of its own, as `BestOfN` does, gets one.
+        rollout = (getattr(own, "kwargs", None) or {}).get("rollout_id") if asked is not own else None
+        if rollout is not None:
+            lm_kwargs = {"rollout_id": rollout, **lm_kwargs}
         listen_to(asked)
-        return asked
+        return asked, lm_kwargs
 
     def _asking(self, lm: Any, lm_kwargs: Mapping[str, Any]) -> _Asking:
         text = chain.text_for((dspy.settings.caller_modules or [None])[-1], self._draw.chain)

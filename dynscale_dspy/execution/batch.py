@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tqdm.auto import tqdm
@@ -36,7 +36,7 @@ def answer_all(
         scaled: The wrapper that is called.
         inputs: The inputs of each call by name; at least one call.
         num_threads: Samples at a time.
-        max_errors: If this many samples fail before any succeeds, the first error is raised.
+        max_errors: If this many samples of every language model fail before any succeeds, the first error is raised.
         in_order: Whether decisions are made in the order of issue, so that they do not depend on timing.
         provide_traceback: Whether to log tracebacks of failed calls.
         disable_progress_bar: Whether to hide the progress bar.
@@ -53,7 +53,9 @@ def answer_all(
     desk = BatchDesk(pool, len(calls), program=scaled.owner, requests=calls[0].requests_guess, keys=names)
     limit = desk.known.limit
     total = int(limit) if limit != float("inf") else None
-    progress = _Progress(pool, total, max_errors=max_errors, hidden=disable_progress_bar)
+    lms = scaled.settings.lms
+    models = lms if scaled.settings.has_several_lms and lms is not None else ("",)
+    progress = _Progress(pool, total, models=models, max_errors=max_errors, hidden=disable_progress_bar)
     try:
         for call in calls:
             call.begin()
@@ -71,6 +73,7 @@ def answer_all(
             desk,
             num_threads=num_threads,
             done=progress.done,
+            after=lambda jobs, samples: calls[jobs[0].call].embedded(samples),
             in_order=in_order,
         )
         judge_all(calls, num_threads)
@@ -108,17 +111,19 @@ class _Progress:
     Args:
         pool: Notes that a sample has finished.
         total: Samples the set may draw; None if that is not known.
-        max_errors: Samples that may fail before any succeeds.
+        models: The names of the language models that calls draw from.
+        max_errors: Samples of each that may fail before any succeeds.
         hidden: Whether to show nothing.
     """
 
-    def __init__(self, pool: Any, total: int | None, *, max_errors: int, hidden: bool) -> None:
+    def __init__(self, pool: Any, total: int | None, *, models: Iterable[str], max_errors: int, hidden: bool) -> None:
         self._pool = pool
         self._max_errors = max_errors
         self._bar = tqdm(total=total, unit="sample", disable=hidden)
         self._spent = Cost()
         self._succeeded = False
-        self._failures: list[BaseException] = []
+        self._first: BaseException | None = None
+        self._failures = dict.fromkeys(models, 0)
 
     def done(self, job: Job, sample: Sample) -> None:
         """Count a finished sample."""
@@ -128,9 +133,10 @@ class _Progress:
         self._pool.note()
         self._succeeded = self._succeeded or sample.error is None
         if sample.error is not None and not self._succeeded:
-            self._failures.append(sample.error)
-            if len(self._failures) >= self._max_errors:
-                raise self._failures[0]
+            self._first = self._first or sample.error
+            self._failures[sample.draw.sampler.model] += 1
+            if min(self._failures.values()) >= self._max_errors:
+                raise self._first
 
     def close(self) -> None:
         """Leave the bar as it stands."""

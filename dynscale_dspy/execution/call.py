@@ -15,6 +15,7 @@ import dspy
 from dynscale_dspy._naming import name_of, named_predictors
 from dynscale_dspy.allocation.confidence import Answers
 from dynscale_dspy.allocation.evidence import falls_short
+from dynscale_dspy.budget.leases import ONE_REQUEST
 from dynscale_dspy.budget.locking import running_loop
 from dynscale_dspy.budget.pool import BudgetPool
 from dynscale_dspy.config import ScalingSettings
@@ -25,6 +26,7 @@ from dynscale_dspy.execution.calibrated import as_voted, calibration_of
 from dynscale_dspy.execution.concessions import is_unproven
 from dynscale_dspy.execution.desk import CallDesk
 from dynscale_dspy.execution.drivers import in_thread
+from dynscale_dspy.execution.embedding import Embedding
 from dynscale_dspy.execution.fallback import Fallback
 from dynscale_dspy.execution.flights import once, submitted_item
 from dynscale_dspy.execution.hints import hint
@@ -42,11 +44,12 @@ from dynscale_dspy.execution.introspection import (
 from dynscale_dspy.execution.judging import Hearing
 from dynscale_dspy.execution.listener import listen_around
 from dynscale_dspy.execution.lm_errors import is_permanent
-from dynscale_dspy.execution.meter import current_meter
+from dynscale_dspy.execution.meter import Meter, current_meter
 from dynscale_dspy.execution.notices import explanation_of, with_notices
 from dynscale_dspy.execution.outcome import Outcome, add_to_trace, spoken
 from dynscale_dspy.execution.run import SampleRun, SampleSettings
 from dynscale_dspy.execution.shared_request import Slot
+from dynscale_dspy.execution.tariffs import put_at_prices
 from dynscale_dspy.execution.token_probabilities import LONGEST_REPLY, label_reader, may_tell
 from dynscale_dspy.execution.user_stream import UserStream, is_listened_to, winning_chunks
 from dynscale_dspy.reporting import tracing
@@ -56,6 +59,7 @@ from dynscale_dspy.sampling.plan import Plan, play
 from dynscale_dspy.sampling.sample import SPARED, Sample
 from dynscale_dspy.sampling.steps import Consult, Job, Record, Step
 from dynscale_dspy.selection.base import Choice, Selector
+from dynscale_dspy.selection.embeddings import embeds
 from dynscale_dspy.selection.judge import Judge
 from dynscale_dspy.selection.plurality import Plurality
 
@@ -99,12 +103,13 @@ class Call:
         scaled: The wrapper that is called.
         args: The call's positional arguments.
         kwargs: Its arguments by name.
+        known: Whether it is one of a known set, which is to make the same requests each time.
 
     Raises:
         ValueError: If every sample would fail or be the same; nothing is spent then.
     """
 
-    def __init__(self, scaled: Scaled, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def __init__(self, scaled: Scaled, args: tuple[Any, ...], kwargs: dict[str, Any], *, known: bool = False) -> None:
         self.scaled = scaled
         self.args = args
         self.kwargs = kwargs
@@ -115,21 +120,31 @@ class Call:
         vary = settings.max_samples > 1 and admission.varies
         predictors = [predictor for _, predictor in named_predictors(program)]
         listen_around(program, kwargs)
-        check_ready(predictors, program, kwargs, temperature=settings.temperature, vary=vary)
+        lms, strategy = settings.lms, settings.strategy
+        brings_lms = lms is not None
+        check_ready(predictors, program, kwargs, temperature=settings.temperature, vary=vary, brings_lms=brings_lms)
         self.requests_guess = max(1, len(predictors))
         """The language-model requests a sample makes, as far as the program tells."""
-        lm = lm_of(predictors[0], program, kwargs) if len(predictors) == 1 else None
+        own = lm_of(predictors[0], program, kwargs) if len(predictors) == 1 else None
+        asked: list[Any] = list(lms.values()) if lms is not None else [own]
+        several = len(asked) > 1
+        lm = None if several else asked[0]
         self._stream = UserStream.here()
         learned, types = admission.program(scaled.owner).learned, scaled.reader.output_types
+        if several and admission.is_metered:
+            put_at_prices(learned, strategy.samplers, admission.prices)
         written = learned.cost.mean("completion_tokens")
-        at_once = decides_at_once(program, types, lm, written)
+        at_once = all(decides_at_once(program, types, each, written) for each in asked)
         labels = None
         # One sample that tells all would be no draw of its own.
-        wants_a_draw = len(predictors) == 1 and asks_for_a_rollout(lm, predictors[0], kwargs)
+        wants_a_draw = len(predictors) == 1 and any(
+            asks_for_a_rollout(each, predictors[0], kwargs) for each in (own, *asked)
+        )
         if vary and settings.probabilities and written <= LONGEST_REPLY and not wants_a_draw:
-            labels = label_reader(innermost(program), types, scaled.selector, at_once=at_once)
+            # What one of several language models thinks of all labels is not all that can be said.
+            labels = label_reader(innermost(program), types, scaled.selector, at_once=at_once and not several)
         calibration = None
-        if settings.probabilities == "calibrated":
+        if settings.probabilities == "calibrated" and not several:
             calibration = calibration_of(innermost(program), lm, labels, learned.labels)
         self._calibrated = labels.field if labels is not None and calibration is not None else None
         self._settings = SampleSettings(
@@ -145,16 +160,23 @@ class Call:
             scaled.speaker if self._stream is not None and is_listened_to(scaled.speaker) else None,
             at_once,
             labels,
+            lms.only if lms is not None else None,
         )
-        shares = vary and not pool.is_durable
-        choices = choices_per_request(program, predictors, kwargs, settings.max_choices) if shares else 1
+        sharing: dict[str, int] = {}
+        if vary and not pool.is_durable:
+            names = lms if lms is not None else ("",)
+            for name, each in zip(names, asked, strict=True):
+                most = choices_per_request(program, predictors, kwargs, settings.max_choices, each, wait=known)
+                sharing |= {name: most} if most > 1 else {}
+        choices = max(sharing.values(), default=1)
         # Where requests are capped, all samples at once must not find out that their temperature is refused.
-        careful = vary and settings.temperature is None and admission.caps("requests") and is_unproven(lm, {})
+        is_new = any(is_unproven(each, {}) for each in asked)
+        careful = vary and settings.temperature is None and admission.caps("requests") and is_new
         # One sample may tell of all labels: the others are drawn once it is known that it does not.
-        tells_all = at_once and labels is not None and may_tell(lm)
+        tells_all = at_once and not several and labels is not None and may_tell(lm)
         self._inputs = inputs_key((args, kwargs))
         self.plan = Plan(
-            settings.sampling,
+            strategy,
             seed=pool.seed,
             key=self._inputs,
             max_samples=int(min(settings.max_samples, admission.most_per_call)) if vary else 1,
@@ -162,12 +184,17 @@ class Call:
             learned=learned,
             varies=vary,
             max_choices=choices,
+            sharing=sharing,
             stop_when_decided=settings.stop_when_decided,
             leader=tells_all or (choices == 1 and (careful or (settings.leader and is_long((args, kwargs))))),
             at_once=at_once,
             answers=Answers.AT_ONCE if at_once else Answers.CLOSED if are_labels(types) else Answers.OPEN,
             calibration=calibration,
         )
+        self.embedding: Embedding | None = None
+        """What embeds the texts of its samples, where the selector compares by that."""
+        if self.plan.max_samples > 1 and embeds(scaled.selector):
+            self.embedding = Embedding(partial(self._pay_beside, current_meter()), admission.patience)
         called = dspy.settings.caller_modules or [None]
         self._is_sample_itself = self.plan.max_samples == 1 and called[-1] is program
         if self._stream is not None:
@@ -198,7 +225,8 @@ class Call:
         return steps if self._stream is None else self._streamed(steps, self._stream)
 
     def _played(self) -> Generator[Step, Any, Outcome]:
-        winner = yield from play(self.plan)
+        steps = play(self.plan)
+        winner = yield from (steps if self.embedding is None else self.embedding.steps(steps))
         if self.hearing is not None and winner.error is None:
             hearing = self.hearing
             winner = yield Consult(partial(hearing.winner, winner), partial(hearing.awinner, winner))
@@ -217,6 +245,11 @@ class Call:
         """A call of a judge's program: one sample, as it is."""
         settings, reader = ScalingSettings(max_samples=1, probabilities=False), AnswerReader(program)
         return Call(Scaled(program, program, self.scaled.pool, reader, Plurality(), settings), (), inputs)
+
+    def _pay_beside(self, around: Meter | None) -> bool:
+        """Whether a request that is no sample's is paid, here and by the samples around."""
+        payer = self.scaled.pool.admission
+        return (around is None or around.pay_beside(payer)) and payer.pay(ONE_REQUEST, self.scaled.owner)
 
     @property
     def name(self) -> bytes | None:
@@ -432,7 +465,7 @@ class Call:
                 self.plan,
                 winner,
                 min_confidence=self.scaled.settings.min_confidence,
-                choice=self.scaled.choice,
+                choice=self.scaled.choice if self.embedding is None else self.embedding.told(self.scaled.choice),
                 is_composed=returned is not winner,
             )
             for prediction in (winner.prediction, returned.prediction):
@@ -445,10 +478,12 @@ class Call:
             trace = spoken(winner.trace, self.scaled.program, self.scaled.speaker)
             self._outcome = Outcome(replace(winner, trace=trace), usage, made)
             numbers: dict[Any, int] = {}
-            answers = (None if s.key is None else numbers.setdefault(s.key, len(numbers)) for s in made.samples)
+            answers = (None if s.group is None else numbers.setdefault(s.group, len(numbers)) for s in made.samples)
             name = name_of(self.scaled.owner)
             samplers = tuple(s.sampler for s in made.samples)
-            self._unrecorded = CallRecord(name, tuple(answers), made.agreement, made.confidence, made.cost, samplers)
+            models = {model.name: model.cost for model in made.models}
+            figures = made.agreement, made.confidence, made.cost
+            self._unrecorded = CallRecord(name, tuple(answers), *figures, samplers, models)
             # Numbers only: an answer may hold what does not belong in a log.
             fields = {f"dynscale_{name}": value for name, value in made.attributes.items() if name != "vote"}
             logger.debug("%s answered: %s", type(self.scaled.program).__name__, made.summary, extra=fields)

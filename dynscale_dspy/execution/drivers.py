@@ -145,6 +145,7 @@ def drive_known(
     *,
     num_threads: int,
     done: Callable[[Job, Sample], None],
+    after: Callable[[Sequence[Job], list[Sample]], list[Sample]] = lambda _, samples: samples,
     in_order: bool = True,
 ) -> None:
     """Run a known set's plan with ``num_threads`` requests at a time.
@@ -155,6 +156,7 @@ def drive_known(
         desk: Answers what the plan asks the pool; it is closed in the end.
         num_threads: Threads.
         done: Told each sample as it is handed back.
+        after: Called in its thread with the samples of each request, for what else they need.
         in_order: Whether samples are handed back in the order of issue, or as they finish.
     """
     issued: deque[Future[list[Sample]]] = deque()
@@ -175,7 +177,7 @@ def drive_known(
                 reply = desk.carry_out(jobs)
                 continue
             for group in grouped(jobs):
-                future = executor.submit(contextvars.copy_context().run, _run_group, group, run)
+                future = executor.submit(contextvars.copy_context().run, _run_known, group, run, after)
                 groups[future] = group
                 if in_order:
                     issued.append(future)
@@ -367,6 +369,12 @@ def _spared(jobs: Sequence[Job]) -> list[Sample]:
 
 def _run_group(jobs: Sequence[Job], run: Run) -> list[Sample]:
     return [run(job, slot) for job, slot in _slots(jobs)]
+
+
+def _run_known(
+    jobs: Sequence[Job], run: Run, after: Callable[[Sequence[Job], list[Sample]], list[Sample]]
+) -> list[Sample]:
+    return after(jobs, _run_group(jobs, run))
 
 
 async def _arun_group(jobs: Sequence[Job], run: ARun) -> list[Sample]:

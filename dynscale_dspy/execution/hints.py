@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import warnings
+import weakref
+from typing import Any
 
 from dynscale_dspy.execution.capabilities import Capability
+from dynscale_dspy.execution.lm_errors import status_of
 from dynscale_dspy.sampling.plan import Plan
 from dynscale_dspy.sampling.sample import REPEATED
 
@@ -15,8 +18,11 @@ _OWN_REPLIES = Capability()
 _AGREEMENT = Capability()
 """Of a wrapper: two samples of its program say the same now and then."""
 
+_TOLD_LOST: weakref.WeakKeyDictionary[Any, set[str]] = weakref.WeakKeyDictionary()
+"""By wrapper, the language models of several of which it was told that they fail."""
 
-def hint(owner: object, name: str, plan: Plan) -> None:
+
+def hint(owner: Any, name: str, plan: Plan) -> None:
     """Warn of what a call has shown, if its wrapper was not warned of that before.
 
     Args:
@@ -24,6 +30,16 @@ def hint(owner: object, name: str, plan: Plan) -> None:
         name: Its name in reports.
         plan: The call's plan, whose samples are finished.
     """
+    for model, error in plan.failing.items():
+        told = _TOLD_LOST.setdefault(owner, set())
+        if model not in told and not plan.is_hopeless:
+            told.add(model)
+            # Neither its message nor its request: they may hold a key.
+            status = f" and status {status_of(error)}" if status_of(error) is not None else ""
+            _warn(
+                f"samples of {name} that ask {model!r} fail with {type(error).__name__}{status}, and others would too: "
+                "calls go on with its other language models. It is tried again now and then"
+            )
     repeated = sum(sample.problem == REPEATED for sample in plan.samples)
     if repeated and _OWN_REPLIES.found(owner, False):
         _warn(

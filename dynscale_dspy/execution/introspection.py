@@ -108,7 +108,13 @@ def _is_patched(program: dspy.Module) -> bool:
 
 
 def choices_per_request(
-    program: dspy.Module, predictors: Sequence[dspy.Predict], kwargs: Mapping[str, Any], most: int
+    program: dspy.Module,
+    predictors: Sequence[dspy.Predict],
+    kwargs: Mapping[str, Any],
+    most: int,
+    lm: Any = None,
+    *,
+    wait: bool = False,
 ) -> int:
     """How many samples of a call may share a request.
 
@@ -117,6 +123,8 @@ def choices_per_request(
         predictors: All of its predictors.
         kwargs: The call's arguments.
         most: What the user allows.
+        lm: The language model that is asked in place of the program's own; None for that.
+        wait: Whether to wait for what a shared request needs; see :func:`can_share`.
     """
     if most == 1 or len(predictors) != 1 or is_wrapper(program):
         return 1
@@ -124,7 +132,8 @@ def choices_per_request(
     config = predictor.config
     if predictor is program and kwargs.get("config"):
         config = {**config, **kwargs["config"]}
-    return most if can_share(lm_of(predictor, program, kwargs), config) else 1
+    asked = lm_of(predictor, program, kwargs) if lm is None else lm
+    return most if can_share(asked, config, wait=wait) else 1
 
 
 def check_ready(
@@ -134,6 +143,7 @@ def check_ready(
     *,
     temperature: float | None,
     vary: bool,
+    brings_lms: bool = False,
 ) -> None:
     """Find, before anything is spent, what would make every sample fail or be the same.
 
@@ -146,13 +156,18 @@ def check_ready(
         kwargs: The call's arguments.
         temperature: What overrides the language models' temperature, if anything does.
         vary: Whether samples must differ.
+        brings_lms: Whether samples ask other language models than the program's own.
 
     Raises:
         ValueError: If a program that is one predictor has no language model, or the temperature that was asked for is
             0 and samples must differ.
     """
     as_dspy_runs_it = type(innermost(program)) is dspy.Predict and not _is_patched(program)
-    if as_dspy_runs_it and any(lm_of(predictor, program, kwargs) is None for predictor in predictors):
+    if (
+        as_dspy_runs_it
+        and not brings_lms
+        and any(lm_of(predictor, program, kwargs) is None for predictor in predictors)
+    ):
         raise ValueError(
             "No LM is loaded. Please configure the LM using `dspy.configure(lm=dspy.LM(...))`, e.g. "
             "`dspy.configure(lm=dspy.LM('openai/gpt-4o-mini'))`"

@@ -30,7 +30,7 @@ class KnownCall:
     """
 
     def __init__(self, scaled: Scaled, kwargs: dict[str, Any]) -> None:
-        self._call = Call(scaled, (), kwargs)
+        self._call = Call(scaled, (), kwargs, known=True)
         self._scaled = scaled
         self._context = contextvars.copy_context()
         self._coroutine: Any = None
@@ -75,6 +75,11 @@ class KnownCall:
     def run(self, job: Job, slot: Slot | None = None) -> Sample:
         """Draw one sample, inside this call; see :meth:`Call.run`."""
         return self._context.copy().run(self._call.run, job, slot)
+
+    def embedded(self, samples: list[Sample]) -> list[Sample]:
+        """These samples with the vectors of their texts, where the selector compares by those."""
+        embedding = self._call.embedding
+        return samples if embedding is None else self._context.copy().run(embedding.of, samples)
 
     @property
     def is_unsure(self) -> bool:

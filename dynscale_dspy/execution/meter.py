@@ -70,11 +70,20 @@ class Meter:
         payer: The pool it is of.
         outer: The meter of the enclosing sample, if there is one.
         owner: Whose samples these are.
+        asks: The language model that the sample asks in place of the program's own; None if it asks that.
     """
 
-    def __init__(self, lease: Lease | None, payer: Admission | None, outer: Meter | None, owner: object = None) -> None:
+    def __init__(
+        self,
+        lease: Lease | None,
+        payer: Admission | None,
+        outer: Meter | None,
+        owner: object = None,
+        asks: Any = None,
+    ) -> None:
         self.lease = lease
         self.owner = owner
+        self.asks = asks
         self.lent = 0
         """Requests it was told of by threads that do not say whose they are."""
         self.payer = payer if lease is not None else None
@@ -197,6 +206,30 @@ class Meter:
             yield
         finally:
             _paid_ahead.reset(token)
+
+    def pay_beside(self, payer: Admission) -> bool:
+        """Charge a request that no language model is asked to the samples around that other pools pay.
+
+        Args:
+            payer: The pool that has paid for it.
+
+        Returns:
+            Whether it could be; nothing is charged otherwise.
+        """
+        charges: dict[int, tuple[Lease, Charge]] = {}
+        for meter in self._chain():
+            lease, around = meter.lease, meter.payer
+            if lease is None or around is None or around.root is payer.root or id(around.root) in charges:
+                continue
+            charge = lease.charge()
+            if charge is None:
+                for other, made in charges.values():
+                    other.answered(made, Cost())
+                return False
+            charges[id(around.root)] = lease, charge
+        for lease, charge in charges.values():
+            lease.answered(charge, charge.bound)
+        return True
 
     def finish(self, paid: PaidRequest) -> None:
         """A request that was paid ahead is over: settle it, or give back what was paid if it was never made."""

@@ -10,7 +10,8 @@ from dynscale_dspy.reporting.explanation import Explanation, explanation
 from dynscale_dspy.reporting.streaming import status_message, status_provider
 from dynscale_dspy.sampling.plan import Plan
 from dynscale_dspy.sampling.sample import Sample
-from dynscale_dspy.selection.base import Choice
+from dynscale_dspy.selection.base import Choice, keys_of
+from dynscale_dspy.selection.groups import groups_of
 
 
 def explanation_of(
@@ -30,7 +31,7 @@ def explanation_of(
         choice: What says which answer wins.
         is_composed: Whether the answer is put together from several samples'.
     """
-    groups, evidence = plan.selection.groups(), plan.selection.evidence()
+    groups, evidence = groups_of(plan.selection), plan.selection.evidence()
     counted = evidence.samples
     agreeing = next((len(group.samples) for group in groups if winner.draw.index in group.samples), 0)
     agreement = agreeing / counted if counted else 0.0
@@ -45,11 +46,14 @@ def explanation_of(
         agreement=agreement,
         confidence=plan.confidence if as_voted else agreement,
         cost=plan.cost,
+        keys=keys_of(plan.selection.groups()),
+        votes={sample.draw.index: plan.counted(sample) for sample in plan.samples},
         min_confidence=min_confidence,
         is_told=is_told,
         calibrated_on=plan.calibrated_on if is_told else 0,
         choice=choice,
         is_composed=is_composed,
+        rule=plan.rule,
     )
 
 

@@ -80,7 +80,7 @@ def request_bound(
     if prompt is None:
         prompt, lacking, overshoot = 0, "its prompt holds more than text", "what that counts as"
     given = kwargs.get("request") or inputs.get("prompt")
-    completion = _max_tokens(kwargs) or _max_tokens(vars_of(getattr(given, "config", None)))
+    completion = most_tokens(kwargs) or most_tokens(vars_of(getattr(given, "config", None)))
     if completion is None:
         lacking = "it has no max_tokens"
         most = listed(model).get("max_output_tokens")
@@ -214,7 +214,7 @@ def _request_cost(
 def choice_bound(lm: Any, inputs: Mapping[str, Any], *, dollars: bool, prices: Mapping[str, Price]) -> Cost:
     """The most that one further choice of a request can cost. The prompt is paid for by whoever asks."""
     kwargs = {**getattr(lm, "kwargs", {}), **(inputs.get("kwargs") or {})}
-    completion = _max_tokens(kwargs) or 0
+    completion = most_tokens(kwargs) or 0
     price = worst_price(str(getattr(lm, "model", "")), kwargs, prices) if dollars else None
     return Cost(completion_tokens=completion, nanodollars=price.nanodollars(0, completion) if price is not None else 0)
 
@@ -365,7 +365,8 @@ def _nanodollars(dollars: Any) -> int | None:
     return math.ceil(dollars * NANO - 1e-6)
 
 
-def _max_tokens(kwargs: Mapping[str, Any]) -> int | None:
+def most_tokens(kwargs: Mapping[str, Any]) -> int | None:
+    """The most tokens that a request with these settings can write; None if they do not say."""
     values = (kwargs.get(name) for name in ("max_tokens", "max_completion_tokens", "max_output_tokens"))
     found = [value for value in values if isinstance(value, int) and not isinstance(value, bool) and value > 0]
     return max(found, default=None)

@@ -44,6 +44,8 @@ class SampleSettings:
         vary: Whether samples must differ, so that an unset temperature becomes 1.
         owner: Whose samples these are.
         lm: What the program's only predictor asks, if it has one.
+        instead: The language model that samples ask in place of the program's own, unless their sampler has one; None
+            for the program's own.
         stream: The stream that the call was made in, if any.
         heard_as: The predictor that listeners to the stream take the program for, if that is not the program itself.
         at_once: Whether the program answers from a few given labels without reasoning first, so that an unset
@@ -63,6 +65,7 @@ class SampleSettings:
     heard_as: dspy.Predict | None = None
     at_once: bool = False
     labels: LabelReader | None = None
+    instead: Any = None
 
 
 class SampleRun(AbstractContextManager):
@@ -105,7 +108,11 @@ class SampleRun(AbstractContextManager):
         self._settings = settings
         self._slot = slot
         self._awaited = awaited
-        self._meter = Meter(lease, settings.payer, current_meter(), settings.owner)
+        outer = current_meter()
+        chosen = draw.sampler.lm if draw.sampler.lm is not None else settings.instead
+        # All parts of a program move together: those that are scaled by themselves ask what the sample around asks.
+        asks = original(chosen) if chosen is not None or outer is None else outer.asks
+        self._meter = Meter(lease, settings.payer, outer, settings.owner, asks)
         self._recorder = _Recorder(self._meter.history, settings.owner)
         self._trace: list[Any] = []
         self._error: BaseException | None = None
@@ -121,9 +128,10 @@ class SampleRun(AbstractContextManager):
         stream = self._settings.stream
         callbacks = status_callbacks(callbacks, stream, self._settings.module, first=self.draw.index == 0)
         adapter = settings.adapter or dspy.ChatAdapter()
-        lm = original(settings.lm if self.draw.sampler.lm is None else self.draw.sampler.lm)
+        asks = self._meter.asks
+        lm = original(settings.lm if asks is None else asks)
         self._is_framed = type(adapter).__module__.startswith("dspy.adapters.")  # they name the fields in a reply
-        known = original(self._settings.lm) if self.draw.sampler.lm is None else lm
+        known = original(self._settings.lm) if asks is None else lm
         # With a callback in its settings DSPy binds the arguments of every module and adapter call to tell it of them,
         # which takes longer than all else around a sample. Only a program that may make a language model of its own
         # needs it there: all others tell of requests themselves.
@@ -193,7 +201,8 @@ class SampleRun(AbstractContextManager):
         failure = error if isinstance(error, Exception) else None
         if self._lease is not None:
             cut_off = error is not failure and not isinstance(error, CallRefused)
-            self.cost = self._lease.settle(failure, permanent=is_permanent(failure), cut_off=cut_off)
+            permanent, several = is_permanent(failure), bool(self.draw.sampler.model)
+            self.cost = self._lease.settle(failure, permanent=permanent, cut_off=cut_off, one_of_several=several)
             self._lease.lock.release(self)
         if isinstance(error, CallRefused):
             error = error.error

@@ -1,8 +1,8 @@
 """Several samples from one request: its ``n`` choices are dealt out to as many runs of the program.
 
-The prompt is then sent, billed and read by the server once. Which routes can do it is not assumed: DSPy's native engine
-makes one request a choice, so there it is never tried; through LiteLLM it is, and whether the server can is remembered
-for the language model. Where it cannot, each sample makes a request of its own.
+The prompt is then sent, billed and read by the server once. Such requests go through LiteLLM
+(:mod:`~dynscale_dspy.execution.choices_route`); whether the server can is tried, and remembered for the language model.
+Where it cannot, each sample makes a request of its own.
 
 Where the program is a predictor of DSPy's own and nobody watches its runs, the first run reads all choices, as DSPy
 does with ``n``, and the other samples need no run. As soon as one choice cannot be read, each is read in a run of its
@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any
 import dspy
 
 from dynscale_dspy.execution.capabilities import SEVERAL_CHOICES
+from dynscale_dspy.execution.choices_route import can_borrow, is_borrowed, makes_one_request, through_litellm
 from dynscale_dspy.execution.concessions import NEGOTIABLE
 from dynscale_dspy.execution.exchange import Exchange
-from dynscale_dspy.execution.lm_errors import complaint_of, has_crashed, is_permanent, is_unsupported
+from dynscale_dspy.execution.lm_errors import complaint_of, has_crashed, is_permanent, is_retryable, is_unsupported
 from dynscale_dspy.execution.replies import replies_of
 from dynscale_dspy.sampling.replies import Reply
 
@@ -221,7 +222,9 @@ class Slot:
                 settings = {**getattr(lm, "kwargs", {}), **kwargs}
                 sent = [name for name in NEGOTIABLE if settings.get(name) is not None]
                 another = bool(complaint_of(error, sent, settings).refused)
-                if another or not (is_unsupported(error) or (crashed and not request.crashed)):
+                # What LiteLLM will not do, the language model's own engine may.
+                elsewhere = not is_retryable(error) and is_borrowed(lm, settings)
+                if another or not (is_unsupported(error) or elsewhere or (crashed and not request.crashed)):
                     self._asked = False  # the next request for this sample is for all of them again
                     self.failed = True
                     raise
@@ -279,25 +282,34 @@ class SharingLM:
         """Ask, or return what another sample's request brought."""
         exchange = Exchange(self._slot.ask(self._known_as, self._meter, messages, kwargs))
         while exchange.asked is not None:
-            with exchange, calling(self._lm, messages):
-                exchange.outputs = self._lm(prompt, messages=messages, **exchange.asked)
+            lm = self._for(exchange.asked)
+            with exchange, calling(lm, messages):
+                exchange.outputs = lm(prompt, messages=messages, **exchange.asked)
         return exchange.result
 
     async def acall(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
         """The same from a task."""
         exchange = Exchange(self._slot.ask(self._known_as, self._meter, messages, kwargs))
         while exchange.asked is not None:
-            with exchange, calling(self._lm, messages):
-                exchange.outputs = await self._lm.acall(prompt, messages=messages, **exchange.asked)
+            lm = self._for(exchange.asked)
+            with exchange, calling(lm, messages):
+                exchange.outputs = await lm.acall(prompt, messages=messages, **exchange.asked)
         return exchange.result
 
+    def _for(self, settings: Mapping[str, Any]) -> Any:
+        """The language model to make a request with: for several choices, one whose engine makes one of them."""
+        if (settings.get("n") or 1) > 1 and is_borrowed(self._lm, settings):
+            return through_litellm(self._lm)
+        return self._lm
 
-def can_share(lm: Any, config: Mapping[str, Any]) -> bool:
+
+def can_share(lm: Any, config: Mapping[str, Any], *, wait: bool = False) -> bool:
     """Return True if one request may bring several choices of this language model.
 
     Args:
         lm: The language model.
         config: What the predictor sets for it.
+        wait: Whether to wait for LiteLLM's import where the request is to go through it.
     """
     if getattr(lm, "model_type", None) != "chat" or not SEVERAL_CHOICES.is_expected(lm):
         return False
@@ -306,22 +318,7 @@ def can_share(lm: Any, config: Mapping[str, Any]) -> bool:
         return False
     if settings.get("seed") is not None:
         return False  # what a server makes of one seed for several choices differs
-    return one_request(lm, settings)
-
-
-def one_request(lm: Any, settings: Mapping[str, Any]) -> bool:
-    """Return True if several choices are one request: so they are through LiteLLM, and not with the native engine."""
-    engine = getattr(lm, "_engine_spec", None)
-    if engine is None:
-        return isinstance(lm, dspy.LM)  # DSPy before 3.4 has nothing but LiteLLM
-    if engine == "auto":
-        try:
-            from dspy.clients.backend_selection import select_backend
-
-            return not select_backend(lm, {"model": lm.model, **settings}).native
-        except Exception:  # another DSPy than this was written for, or settings it will refuse itself
-            return False
-    return engine == "litellm"
+    return makes_one_request(lm, settings) or can_borrow(lm, settings, wait=wait)
 
 
 def _comparable(value: Any) -> Any:

@@ -10,8 +10,9 @@ what it has bought, and differences come with a paired bootstrap over questions 
 Where samples are outputs of any type, each with a score, rules of winning are replayed too (:func:`replay_scores`).
 """
 
+from dynscale_dspy.replay.outputs import Outputs, ScoredPool, load_scored_pool
 from dynscale_dspy.replay.pools import Pool, PoolError, Question, load_pool
-from dynscale_dspy.replay.scored import Outputs, Score, ScoredPool, load_scored_pool, replay_scores
+from dynscale_dspy.replay.scored import Score, replay_scores
 from dynscale_dspy.replay.table import Record, Replay, Skip, Summary, replay
 
 __all__ = [

@@ -11,9 +11,12 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from dynscale_dspy.allocation.policies import POLICIES
+from dynscale_dspy.replay import models, models_text
 from dynscale_dspy.replay.lines import PoolError
 from dynscale_dspy.replay.online import ARRIVALS
-from dynscale_dspy.replay.scored import Score, is_scored, load_scored_pool, replay_scores, selectors_for
+from dynscale_dspy.replay.outputs import is_scored, load_scored_pool
+from dynscale_dspy.replay.pools import load_pool
+from dynscale_dspy.replay.scored import Score, replay_scores, selectors_for
 from dynscale_dspy.replay.table import BUDGETS, GROUPINGS, Replay, replay
 
 
@@ -32,7 +35,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--budgets",
         type=_numbers,
-        default=list(BUDGETS),
         metavar="N,...",
         help=f"average budgets a query (default: {','.join(f'{budget:g}' for budget in BUDGETS)})",
     )
@@ -51,6 +53,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--arrivals", choices=ARRIVALS, default="shuffled", help="online: order of arrival")
     parser.add_argument("--no-bounds", action="store_true", help='leave out the bounds marked "not a policy"')
     parser.add_argument("--share", action="store_true", help="one budget for all pools of a group")
+    parser.add_argument(
+        "--prices",
+        type=_numbers,
+        metavar="N,...",
+        help="several models under one budget: what a token of each costs, in the order of --models; budgets are then "
+        f"in samples of the dearest (default: {','.join(f'{budget:g}' for budget in models.BUDGETS)})",
+    )
+    parser.add_argument(
+        "--models", metavar="NAME,...", help="which models; by default every two of them, in either order"
+    )
+    parser.add_argument(
+        "--strategies", metavar="NAME,...", help=f"over several models; all by default: {', '.join(models.STRATEGIES)}"
+    )
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes (default: 1)")
 
 
@@ -65,6 +80,9 @@ def main(arguments: argparse.Namespace) -> int:
         scored = [is_scored(pool) for pool in arguments.pools]
     except (PoolError, OSError) as error:
         return _fail(str(error))
+    if arguments.prices or arguments.models:
+        return _models(arguments)
+    arguments.budgets = arguments.budgets or list(BUDGETS)
     if any(scored):
         if not all(scored):
             return _fail("some pools have scores and some have right answers: replay them apart")
@@ -108,6 +126,40 @@ def main(arguments: argparse.Namespace) -> int:
         from dynscale_dspy.replay.plots import plot
 
         plot(result, arguments.plot)
+    return 0
+
+
+def _models(arguments: argparse.Namespace) -> int:
+    """Replay several models under one budget."""
+    if not arguments.prices:
+        return _fail("--models needs --prices, one for each: --models A,B --prices 1,10")
+    names = (arguments.strategies or ",".join(models.STRATEGIES)).split(",")
+    unknown = [name for name in names if name not in models.STRATEGIES]
+    if unknown:
+        return _fail(f"no strategy {unknown[0]!r}: there are {', '.join(models.STRATEGIES)}")
+    found = []
+    try:
+        sets = models.shared(load_pool(path) for path in arguments.pools)
+        chosen = arguments.models.split(",") if arguments.models else None
+        groups = [each.of(group) for each in sets for group in models.groups(each, chosen, len(arguments.prices))]
+        if not groups:
+            return _fail("no questions that these models have all answered: pools are named SOURCE__MODEL__DATASET")
+        for group in tqdm(groups, unit="group", disable=None, leave=False):
+            found.append(
+                models.compare(
+                    group,
+                    arguments.prices,
+                    strategies={name: models.STRATEGIES[name] for name in names},
+                    budgets=arguments.budgets or models.BUDGETS,
+                    replicates=arguments.replicates,
+                    seed=arguments.seed,
+                )
+            )
+    except (PoolError, ValueError, OSError) as error:
+        return _fail(str(error))
+    sys.stdout.write(models_text.render(found))
+    if arguments.json:
+        Path(arguments.json).write_text(json.dumps(models_text.values(found), indent=1), encoding="utf-8")
     return 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,8 @@ from dynscale_dspy.replay.pools import Pool
 
 DRAWS = 200
 """Bootstrap draws; a standard error from so many is itself good to about 5%."""
+INTERVAL_DRAWS = 1000
+"""Bootstrap draws of an interval."""
 
 
 def bootstrap_weights(pool: Pool, replicates: int, seed: int) -> NDArray[np.float32]:
@@ -34,6 +37,23 @@ def bootstrap_weights(pool: Pool, replicates: int, seed: int) -> NDArray[np.floa
         flat = rows * questions + picked[draw]
         weights[draw] = np.bincount(flat.ravel(), minlength=weights.shape[1])
     return (weights / (replicates * questions)).astype(np.float32)
+
+
+def bootstrap_interval(differences: Sequence[float] | NDArray[Any], *, seed: int = 0) -> tuple[float, float, float]:
+    """The mean of paired differences, and the ends of its 95% interval, by a bootstrap over questions.
+
+    Args:
+        differences: One a question.
+        seed: Seeds the draws.
+
+    Example:
+        >>> bootstrap_interval([0.5, 0.5, 0.5])
+        (0.5, 0.5, 0.5)
+    """
+    each = np.asarray(differences, dtype=float)
+    picked = np.random.default_rng(seed).integers(len(each), size=(INTERVAL_DRAWS, len(each)))
+    low, high = np.quantile(each[picked].mean(axis=1), (0.025, 0.975))
+    return float(each.mean()), float(low), float(high)
 
 
 def area(budgets: Sequence[float], accuracies: Sequence[float], *, low: float = 1, high: float = 32) -> float | None:

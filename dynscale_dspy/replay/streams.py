@@ -60,9 +60,11 @@ class Streams:
         known = max(len(set(question.answers)) for question in self.pool.questions)
         self._right = np.zeros((self.questions, known), dtype=bool)
         self._answers = known
+        self._names: list[list[str]] = []
         tokens = np.zeros((*shape[:2], self.cap + 1)) if self.pool.has_tokens else None
         for q, question in enumerate(self.pool.questions):
-            names = {answer: code for code, answer in enumerate(sorted({a for a in question.answers if a is not None}))}
+            self._names.append(sorted({answer for answer in question.answers if answer is not None}))
+            names = {answer: code for code, answer in enumerate(self._names[-1])}
             for answer in question.right & names.keys():
                 self._right[q, names[answer]] = True
             codes = np.array([-1 if answer is None else names[answer] for answer in question.answers])
@@ -119,6 +121,12 @@ class Streams:
         full = (self.replicates, self.questions, self.cap + 1)
         for name in ("credit", "leader", "runner_up", "_digest", "_streak", "_latest_count"):
             setattr(self, name, getattr(self, name).reshape(full))
+
+    def answers(self, replicate: int, question: int) -> list[str | None]:
+        """What the samples of one stream say, in order."""
+        codes = self._codes[replicate, question, : self.room[question]].tolist()
+        names = self._names[question]
+        return [None if code < 0 else names[code] for code in codes]
 
     def views(self, policy: Policy) -> Views:
         """The distinct states that this policy can tell apart."""

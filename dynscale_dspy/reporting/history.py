@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from dynscale_dspy.allocation.costs import Cost
@@ -15,7 +15,7 @@ MOST_CALLS = 1000
 MOST_MOMENTS = 512
 """Most points in the curves of spending and price. A pool that reaches it drops every second one."""
 MOST_PROGRAMS = 100
-"""Most programs whose spending is kept separately. That of further ones is summed under ``other``."""
+"""Most programs, and models, whose spending is kept separately. That of further ones is summed under ``other``."""
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,13 @@ class CallRecord:
 
     Args:
         program: The wrapped program, such as ``ChainOfThought(question -> answer)``.
-        answers: The vote of each sample, in order: answers are numbered from 0 as they appear; None is no vote.
-        agreement: The winner's share of the votes, 0 to 1.
+        answers: The vote of each sample, in order: answers are numbered from 0 as they appear; None is no vote. Answers
+            that are much alike have one number where the selector tells how alike answers are.
+        agreement: The winner's share of the samples, 0 to 1.
         confidence: As in :class:`~dynscale_dspy.reporting.explanation.Explanation`.
         cost: What the call cost.
         samplers: The name of what drew each sample, in the same order; empty in records that do not tell.
+        models: What each language model cost, where the call draws from several; else empty.
     """
 
     program: str
@@ -37,6 +39,7 @@ class CallRecord:
     confidence: float
     cost: Cost
     samplers: tuple[str, ...] = ()
+    models: Mapping[str, Cost] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -81,11 +84,13 @@ class History:
         calls: The latest :data:`MOST_CALLS` calls, oldest first.
         moments: At most :data:`MOST_MOMENTS` points, from the first call to the latest.
         programs: What each program has spent on all its calls.
+        models: What each language model has cost in all calls that draw from several.
     """
 
     calls: tuple[CallRecord, ...]
     moments: tuple[Moment, ...]
     programs: Mapping[str, Cost]
+    models: Mapping[str, Cost] = field(default_factory=dict)
 
     @property
     def answered(self) -> tuple[CallRecord, ...]:
@@ -111,6 +116,7 @@ class Recorder:
         self._moments: list[Moment] = []
         self._latest: Moment | None = None
         self._programs: dict[str, Cost] = {}
+        self._models: dict[str, Cost] = {}
         self._every = 1
         self._seen = 0
 
@@ -118,10 +124,9 @@ class Recorder:
         """Record an answered call."""
         with self.lock:
             self._calls.append(call)
-            name = call.program
-            if name not in self._programs and len(self._programs) >= MOST_PROGRAMS:
-                name = "other"
-            self._programs[name] = self._programs.get(name, Cost()) + call.cost
+            _add(self._programs, call.program, call.cost)
+            for model, cost in call.models.items():
+                _add(self._models, model, cost)
             self._latest = moment
             if self._is_due():
                 self._keep(moment)
@@ -156,4 +161,11 @@ class Recorder:
             moments = list(self._moments)
             if self._latest is not None and moments[-1] is not self._latest:
                 moments.append(self._latest)
-            return History(tuple(self._calls), tuple(moments), MappingProxyType(dict(self._programs)))
+            programs, models = MappingProxyType(dict(self._programs)), MappingProxyType(dict(self._models))
+            return History(tuple(self._calls), tuple(moments), programs, models)
+
+
+def _add(costs: dict[str, Cost], name: str, cost: Cost) -> None:
+    if name not in costs and len(costs) >= MOST_PROGRAMS:
+        name = "other"
+    costs[name] = costs.get(name, Cost()) + cost

@@ -80,7 +80,11 @@ def pool(report: PoolReport) -> str:
             charts.append(_chart("price over time", *_curve([t for t, _ in priced], [p for _, p in priced])))
     if charts:
         parts.append(f'<div class="charts">{_NEXT.join(charts)}</div>')
-    shown = (("spent by program", text.programs(history)), ("shares and open scopes", text.parts(report.parts)))
+    shown = (
+        ("spent by program", text.spenders(history.programs)),
+        ("spent by language model", text.spenders(history.models)),
+        ("shares and open scopes", text.parts(report.parts)),
+    )
     for title, shares in shown:
         if shares:
             parts.append(f'<div class="label">{title}</div>')
@@ -97,21 +101,28 @@ def explanation(made: Explanation) -> str:
     quiet = f"{text.count(len(made.samples), 'sample')} in {text.count(made.rounds, 'round')}, {text.cost(made.cost)}"
     low = f", below the {made.min_confidence:g} asked for" if made.is_low else ""
     parts = [
-        _head(f"{made.agreement:.0%} agree, confidence {made.confidence:.2f}{text.source(made)}{low}", quiet),
+        _head(f"{text.agreement(made)}, confidence {made.confidence:.2f}{text.source(made)}{low}", quiet),
     ]
     total = sum(votes.total for votes in made.votes) or 1
     rows = []
     for votes in made.votes[: text.MOST_ANSWERS]:
         bar = _bar([(votes.independent / total, BLUE), (votes.conditioned / total, ORANGE)])
-        rows.append(_row(text.short(votes.answer), bar, f"{votes.independent:.3g} + {votes.conditioned:.3g}"))
+        told = f"{votes.independent:.3g} + {votes.conditioned:.3g}{text.of_models(votes)}"
+        rows.append(_row(text.short(votes.answer) + text.versions(votes), bar, told))
+    if text.is_grouped(made):
+        parts.append(f'<div class="label">{text.answers(made)}</div>')
     parts.append(_rows(rows))
     if len(made.votes) > text.MOST_ANSWERS:
-        parts.append(f'<div class="quiet">and {len(made.votes) - text.MOST_ANSWERS} more answers</div>')
+        parts.append(f'<div class="quiet">and {len(made.votes) - text.MOST_ANSWERS} more</div>')
     parts.append(
         f'<div class="small">votes of samples that saw the inputs alone {_dot(BLUE)} '
         f"+ of samples that saw earlier ones {_dot(ORANGE)}</div>"
     )
     parts += [f'<div class="small">{_text(told)}</div>' for told in text.chosen(made)]
+    if made.models:
+        parts.append('<div class="label">spent by language model</div>')
+        models = (_row(text.short(name), _bar([(share, BLUE)]), told) for name, share, told in text.models(made))
+        parts.append(_rows(models, "wide"))
     samples = _NEXT.join(_sample(sample) for sample in made.samples[: text.MOST_SAMPLES])
     parts.append(f"<details><summary>Samples</summary>\n{samples}</details>")
     return _page(parts)
@@ -160,7 +171,9 @@ def _sample(sample: SampleReport) -> str:
         answer += f" with {type(sample.error).__name__}"
     inside = []
     for name, value in _items(sample.prediction):
-        inside.append(f'<div class="label">{_text(text.said(name))}</div>\n<pre>{_text(_clip(text.said(value)))}</pre>')
+        inside.append(
+            f'<div class="label">{_text(text.said(name))}</div>\n<pre>{_text(_clip(text.written(value)))}</pre>'
+        )
     for chain in sample.chain:
         inside.append(f"<details><summary>what it was shown</summary>\n<pre>{_text(_clip(chain))}</pre></details>")
     summary = f'#{sample.index} {_text(answer)} <span class="quiet">{_text("; ".join(text.of_sample(sample)))}</span>'

@@ -12,7 +12,7 @@ from dynscale_dspy.reporting.pool_report import PoolReport
 from dynscale_dspy.reporting.statistics import STATISTIC_UNITS, PoolStatistics
 
 if TYPE_CHECKING:
-    from dynscale_dspy.reporting.explanation import Explanation, SampleReport
+    from dynscale_dspy.reporting.explanation import Explanation, SampleReport, Votes
 
 MOST_SAMPLES = 64
 """Most samples of a prediction that HTML shows."""
@@ -20,6 +20,8 @@ MOST_LINES = 16
 """Most samples of a prediction that text shows: unlike a page, it cannot fold them away."""
 MOST_ANSWERS = 12
 """Most answers of a prediction that are shown."""
+LONGEST = 100
+"""Most characters of a selector that are shown of a prediction; `explain(...).selector` has all of them."""
 MOST_PROGRAMS = 10
 """Most programs, and most parts, of a pool that are shown."""
 _ACTING = re.compile(
@@ -47,6 +49,15 @@ def said(value: Any) -> str:
         return harmless(str.__str__(str(value)))
     except Exception:
         return harmless(f"({type(value).__name__} without text)")
+
+
+def written(value: Any) -> str:
+    """As :func:`said`; of a ``dspy.Code`` the code alone."""
+    try:
+        code = value.code if hasattr(type(value), "language") else None
+    except Exception:  # of its class
+        code = None
+    return said(code if isinstance(code, str) else value)
 
 
 def repr_of(value: Any) -> str:
@@ -138,7 +149,12 @@ def pool(report: PoolReport) -> str:
         prices = [moment.price for moment in history.moments if moment.price is not None]
         if moves(prices):
             lines.append(f"  price over time:   {sparkline(prices)} at most {max(prices):.3g}")
-    for title, rows in (("by program", programs(history)), ("within it", parts(report.parts))):
+    shown = (
+        ("by program", spenders(history.programs)),
+        ("by language model", spenders(history.models)),
+        ("within it", parts(report.parts)),
+    )
+    for title, rows in shown:
         if rows:
             lines += [f"  {title}:", *(f"    {short(name, 200)}: {told}" for name, _, told in rows)]
     return harmless("\n".join(lines))
@@ -159,10 +175,10 @@ def histogram(counts: Mapping[int, int]) -> list[tuple[int, str, int]]:
     return [(start, f"{start}" if step == 1 else f"{start}-{start + step - 1}", calls) for start, calls in bins.items()]
 
 
-def programs(history: History) -> list[tuple[str, float, str]]:
-    """What each program has spent, largest first: its name, its share of the samples, and all units in words."""
-    total = sum(cost.samples for cost in history.programs.values()) or 1
-    ranked = sorted(history.programs.items(), key=lambda item: -item[1].samples)
+def spenders(costs: Mapping[str, Cost]) -> list[tuple[str, float, str]]:
+    """What each program or model has spent, largest first: its name, its share of the samples, all units in words."""
+    total = sum(cost.samples for cost in costs.values()) or 1
+    ranked = sorted(costs.items(), key=lambda item: -item[1].samples)
     rows = [
         (name, cost.samples / total, f"{cost.samples / total:.0%}, {in_units(cost)}")
         for name, cost in ranked[:MOST_PROGRAMS]
@@ -194,24 +210,65 @@ def explanation(made: Explanation) -> str:
     """A call: what its HTML shows, one line per sample. Errors by class only: their messages may hold a secret."""
     low = f", below the {made.min_confidence:g} asked for" if made.is_low else ""
     lines = [
-        f"{count(len(made.samples), 'sample')} in {count(made.rounds, 'round')}, {count(made.answers, 'answer')}, "
-        f"{made.agreement:.0%} agree, confidence {made.confidence:.2f}{source(made)}{low}"
+        f"{count(len(made.samples), 'sample')} in {count(made.rounds, 'round')}, {answers(made)}, "
+        f"{agreement(made)}, confidence {made.confidence:.2f}{source(made)}{low}"
     ]
     for votes in made.votes[:MOST_ANSWERS]:
         seen = f" ({votes.conditioned:g} of them saw earlier attempts)" if votes.conditioned else ""
         told = "" if votes.probability is None else f" (probability {votes.probability:.3f})"
-        lines.append(f"  {votes.total:3g}  {short(votes.answer)}{seen}{told}")
+        lines.append(f"  {votes.total:3g}  {short(votes.answer)}{versions(votes)}{seen}{told}{of_models(votes)}")
     if len(made.votes) > MOST_ANSWERS:
-        lines.append(f"       and {len(made.votes) - MOST_ANSWERS} more answers")
+        lines.append(f"       and {len(made.votes) - MOST_ANSWERS} more")
     problems = [sample.problem for sample in made.samples if sample.problem]
     if problems:
         lines.append(f"  {len(problems):3d}  cast no vote: {', '.join(sorted(set(problems)))}")
     lines += [f"  {told}" for told in chosen(made)]
     lines.append(f"  cost: {cost(made.cost)}")
+    lines += [f"  {short(name)}: {told}" for name, _, told in models(made)]
     lines += map(_sample, made.samples[:MOST_LINES])
     if len(made.samples) > MOST_LINES:
         lines.append(f"  and {count(len(made.samples) - MOST_LINES, 'more sample')}")
     return harmless("\n".join(lines))
+
+
+def answers(made: Explanation) -> str:
+    """How many answers there are, such as ``3 answers``; where some are much alike, ``3 groups of answers``."""
+    return f"{count(made.answers, 'group')} of answers" if is_grouped(made) else count(made.answers, "answer")
+
+
+def agreement(made: Explanation) -> str:
+    """The winner's share of the samples, such as ``62% agree``; where some are alike only, ``62% like the winner``."""
+    return f"{made.agreement:.0%} {'like the winner' if is_grouped(made) else 'agree'}"
+
+
+def versions(votes: Votes) -> str:
+    """That the answers of a group are alike and not the same, such as `` (in 4 versions)``; empty if they are."""
+    return f" (in {votes.versions} versions)" if votes.versions > 1 else ""
+
+
+def is_grouped(made: Explanation) -> bool:
+    """Whether answers that are alike, and not the same, are told as one."""
+    return any(votes.versions > 1 for votes in made.votes)
+
+
+def of_models(votes: Votes) -> str:
+    """Which of several language models gave an answer, such as `` (cheap 2, dear 1)``; empty if there is one."""
+    told = ", ".join(f"{short(name, 40)} {count}" for name, count in votes.by_model.items())
+    return f" ({told})" if told else ""
+
+
+def models(made: Explanation) -> list[tuple[str, float, str]]:
+    """Each of several language models of a call: its name, its share of what was spent, and what it did in words."""
+    unit = "nanodollars" if made.cost.nanodollars else "tokens" if made.cost.tokens else "samples"
+    total = sum(getattr(model.cost, unit) for model in made.models) or 1
+    return [
+        (
+            model.name,
+            getattr(model.cost, unit) / total,
+            f"{count(model.samples, 'sample')}, {model.agreeing} for the answer, {cost(model.cost)}",
+        )
+        for model in made.models
+    ]
 
 
 def source(made: Explanation) -> str:
@@ -224,9 +281,12 @@ def source(made: Explanation) -> str:
 def chosen(made: Explanation) -> Iterator[str]:
     """How the answer was chosen, where it was not by plurality as ever, and whether it is composed."""
     if made.selector_reason:
-        yield f"chosen by {short(made.selector, 200)}: {made.selector_reason}"
+        selector = made.selector if len(made.selector) <= LONGEST else f"{made.selector.partition('(')[0]}(...)"
+        yield f"chosen by {short(selector, 200)}: {made.selector_reason}"
     if made.composed_on is not None:
         yield f"the answer is composed from several samples, all else is of sample #{made.composed_on}"
+    if made.rule:
+        yield f"drawn by {short(made.rule, 300)}"
 
 
 def _sample(sample: SampleReport) -> str:
@@ -248,8 +308,10 @@ def thought_of(prediction: Any) -> str:
 
 
 def of_sample(sample: SampleReport) -> Iterator[str]:
-    """What is shown of a sample beside its answer: its round, which samples it saw, its cost."""
+    """What is shown of a sample beside its answer: its round, its language model, which samples it saw, its cost."""
     yield f"round {sample.round}"
+    if sample.model:
+        yield short(sample.model, 40)
     if sample.shown:
         yield "saw " + ", ".join(f"#{index}" for index in sample.shown)
     yield cost(sample.cost)
@@ -281,7 +343,7 @@ def count(number: int, noun: str) -> str:
 
 def short(value: Any, most: int = 80) -> str:
     """A value on one line, cut off after so many characters."""
-    line = " ".join(said(value).split())
+    line = " ".join(written(value).split())
     return line if len(line) <= most else line[: most - 1] + "…"
 
 

@@ -69,7 +69,7 @@ def coordinate(
     first = deque(call for round_ in range(max(waiting)) for call in range(len(plans)))
     guaranteed = sum(waiting)
     limit, requests, metered = known.limit, known.requests, known.metered
-    costs = _Costs(len(plans), weighs=policy.is_gain and metered)
+    costs = _Costs(weighs=policy.is_gain and metered)
     repeats = Repeats()  # of this set alone: what else the pool has seen depends on what it was asked before
     ranking = _Ranking(plans, policy, costs, repeats)
     issued = outstanding = under_way = 0
@@ -155,16 +155,16 @@ def coordinate(
         for job, sample in finished:
             outstanding -= 1
             requests -= sample.cost.requests
-            costs.tell(job.call, sample.cost)
-            if sample.permanent:
-                hopeless.add(job.call)
-                ranking.drop(job.call)
+            costs.tell(job.call, sample.draw.sampler.name, sample.cost)
             if not isinstance(sample.error, BudgetExhausted):  # one that was cut off does not say what it needed
                 each = max(sample.cost.requests, each if measured else 1)
                 measured = True
             plan = plans[job.call]
             before = plan.selection.evidence()
             plan.tell(sample)
+            if plan.is_hopeless:
+                hopeless.add(job.call)
+                ranking.drop(job.call)
             repeats.tell(before, plan.selection.evidence())
             ranking.changed(job.call)
 
@@ -189,37 +189,53 @@ def _next_first(first: deque[int], plans: Sequence[Plan], waiting: Sequence[int]
 class _Costs:
     """The expected cost of each call's next sample, relative to the average, where tokens or dollars run out first.
 
-    Learned from samples in the order they are handed back, so that decisions do not depend on timing.
+    By the sampler that is going to draw it: one language model may cost many times what another does. Learned from
+    samples in the order they are handed back, so that decisions do not depend on timing.
 
     Args:
-        calls: How many calls there are.
         weighs: Whether costs count at all.
 
     Attributes:
         unit: What runs out first, as the pool has last said; None for samples or requests.
     """
 
-    def __init__(self, calls: int, *, weighs: bool) -> None:
+    def __init__(self, *, weighs: bool) -> None:
         self.unit: str | None = None
-        self._records = [CostRecord() for _ in range(calls)] if weighs else []
+        self._weighs = weighs
+        self._records: dict[tuple[int, str], CostRecord] = {}
+        self._of_sampler: dict[str, CostRecord] = {}
         self._all = CostRecord()
 
-    def tell(self, call: int, cost: Cost) -> None:
+    def tell(self, call: int, sampler: str, cost: Cost) -> None:
         """A sample of a call was handed back."""
-        if self._records and cost.samples:
-            self._records[call].add(cost)
+        if self._weighs and cost.samples:
+            self._records.setdefault((call, sampler), CostRecord()).add(cost)
+            self._of_sampler.setdefault(sampler, CostRecord()).add(cost)
             self._all.add(cost)
+
+    @property
+    def count(self) -> bool:
+        """Whether costs count now."""
+        return self._weighs and self.unit is not None
 
     @property
     def further(self) -> float:
         """Cost of one more choice of a request, relative to a separate request."""
-        return self._all.completion_share if self._records and self.unit is not None else 1.0
+        return self._all.completion_share if self.count else 1.0
 
-    def relative(self, call: int) -> float:
-        """Expected cost of the call's next sample, relative to the average; its index is divided by this."""
-        if not self._records or self.unit is None:
+    def relative(self, call: int, sampler: str) -> float:
+        """Expected cost of the call's next sample, relative to the average; its index is divided by this.
+
+        Args:
+            call: The call.
+            sampler: What is going to draw it.
+        """
+        if not self._weighs or self.unit is None:
             return 1.0
-        return relative_cost(self._records[call].expected(self.unit, self._all), self._all.mean(self.unit))
+        usual = self._of_sampler.get(sampler)
+        record = self._records.get((call, sampler)) or CostRecord()
+        expected = record.expected(self.unit, usual if usual is not None and usual.mean(self.unit) else self._all)
+        return relative_cost(expected, self._all.mean(self.unit))
 
 
 class _Ranking:
@@ -231,6 +247,7 @@ class _Ranking:
         self._costs = costs
         self._repeats = repeats
         self._level = repeats.level
+        self._worths = plans[0].worths
         self._dropped: set[int] = set()
         self._version = [0] * len(plans)
         self._heap: list[tuple[float, int, int, int]] = []
@@ -253,8 +270,9 @@ class _Ranking:
     def best(self, total: int) -> int | None:
         """The call whose next sample is worth most, or None if none is worth anything."""
         self._total = total
-        if self._policy.depends_on_total or self._repeats.level != self._level:
-            self._level = self._repeats.level
+        worths = self._plans[0].worths
+        if self._policy.depends_on_total or self._repeats.level != self._level or worths != self._worths:
+            self._level, self._worths = self._repeats.level, worths
             open_calls = (call for call, plan in enumerate(self._plans) if plan.room > 0 and call not in self._dropped)
             self._heap = [self._entry(call) for call in open_calls]
             heapq.heapify(self._heap)
@@ -275,8 +293,10 @@ class _Ranking:
 
     def _entry(self, call: int) -> tuple[float, int, int, int]:
         plan = self._plans[call]
+        sampler = plan.next_sampler if self._costs.count or self._worths else ""
         evidence = plan.selection.evidence()
-        index = self._policy.index(evidence, pending=plan.pending, total=self._total) / self._costs.relative(call)
+        index = self._policy.index(evidence, pending=plan.pending, total=self._total)
+        index /= self._costs.relative(call, sampler)
         if self._policy.is_gain:
             index *= self._repeats.promise(evidence, pending=plan.pending)
         # Equal worth: the call with fewer samples, then the earlier one.

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Generator, Hashable, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Generator, Hashable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
@@ -23,6 +24,8 @@ from dynscale_dspy.allocation.repeats import Repeats
 from dynscale_dspy.allocation.tally import Tally
 from dynscale_dspy.errors import BudgetExhausted
 from dynscale_dspy.sampling.chain import build_chain
+from dynscale_dspy.sampling.comparing import Comparing
+from dynscale_dspy.sampling.models import Choosing
 from dynscale_dspy.sampling.replies import Replies
 from dynscale_dspy.sampling.sample import ON_TRIAL, REPEATED, SPARED, Draw, Sample
 from dynscale_dspy.sampling.samplers import GREEDY, GREEDY_LABEL, CallView, Lazily, Sampler
@@ -65,6 +68,7 @@ class Plan:
         learned: What is known of the program's samples; nothing by default.
         varies: Whether the call may ever draw a second sample.
         max_choices: Most samples that may share a request.
+        sharing: The names of the samplers with a language model of their own whose samples may do so.
         stop_when_decided: Whether samples in flight are called off once they cannot change the winner.
         leader: Whether the first sample is drawn alone, and further ones once it is finished.
         at_once: Whether the program answers from a few given labels without reasoning first.
@@ -89,6 +93,7 @@ class Plan:
         learned: Learned | None = None,
         varies: bool = True,
         max_choices: int = 1,
+        sharing: Collection[str] = (),
         stop_when_decided: bool = False,
         leader: bool = False,
         at_once: bool = False,
@@ -98,6 +103,7 @@ class Plan:
         self.strategy = strategy
         self.max_samples = max_samples
         self.max_choices = max_choices
+        self._sharing = frozenset(sharing)
         self.selection: Selection = selection if selection is not None else Plurality().empty()
         self.samples: list[Sample] = []
         self.decided = False
@@ -117,7 +123,7 @@ class Plan:
         self._drawn = 0
         self._told_when_declined = -1
         self._groups = 0
-        self._replies = Replies()
+        self._replies: defaultdict[str, Replies] = defaultdict(Replies)  # each model counts its own
         self._repeated: dict[int, Sample] = {}
         self._nothing = self.selection
         self._samplers: dict[str, Sampler] = {}
@@ -128,6 +134,9 @@ class Plan:
         self._seeing = 0
         self._said: dict[frozenset[Hashable], Hashable] = {}
         self._has_compared = False
+        self._failing: set[str] = set()
+        self._learned.opened(self._names)
+        self._models = Comparing(self._learned.peers)
 
     @property
     def pending(self) -> int:
@@ -151,6 +160,18 @@ class Plan:
             return max(min(1, self.max_samples - self._drawn) - self.pending, 0)
         return min(self.max_samples - self._drawn, self.strategy.room(self.pending))
 
+    @property
+    def next_sampler(self) -> str:
+        """The name of what would draw the next sample; empty if none is to be drawn now."""
+        proposed = self.propose()
+        return proposed[0].name if proposed else ""
+
+    @property
+    def worths(self) -> tuple[float, ...]:
+        """What a vote of each language model counts by what is known now; empty where a call has one."""
+        samplers = self.strategy.samplers
+        return tuple(self.strategy.worth(each, self._learned) for each in samplers if each.model)
+
     # ---- ask
 
     def propose(self, most: int = 1, *, ahead: int = 0) -> list[Sampler]:
@@ -165,10 +186,11 @@ class Plan:
             return []
         if self._lacks_a_speaker:
             return [GREEDY]
+        self._leave_out()
         self._recount()
         proposed, view, propose, seeing = [], self._view(), self.strategy.propose, self._seeing
         for index in range(self._drawn + ahead, self._drawn + ahead + count):
-            view = CallView(index, view.samples, view.selection, view.varies, view.unit, seeing, view.at_once)
+            view = view._replace(next_index=index, seeing=seeing, pending=index - len(self.samples))
             sampler = propose(view, self._learned, Lazily(index, self._entropy))  # type: ignore[arg-type]
             if sampler is None:
                 if index == self._drawn:
@@ -208,16 +230,17 @@ class Plan:
     def may_share(self, job: Job) -> bool:
         """Whether a request may bring this job's sample together with others: they have to ask for the same."""
         sampler = job.draw.sampler
-        return job.lease is not None and not job.draw.conditioned and sampler.lm is None and sampler.demos == "own"
+        able = sampler.demos == "own" and (sampler.lm is None or sampler.name in self._sharing)
+        return able and job.lease is not None and not job.draw.conditioned
 
     def sharing(self, jobs: Sequence[Job]) -> list[Job]:
         """The same jobs; those that can share requests, as many of them as may, come first."""
         able = [job for job in jobs if self.may_share(job)]
         if self.max_choices == 1 or len(able) == 1:
             return list(jobs)
-        alike: dict[float | None, list[Job]] = {}
+        alike: dict[tuple[str, float | None], list[Job]] = {}
         for job in able:
-            alike.setdefault(job.draw.sampler.temperature, []).append(job)
+            alike.setdefault((job.draw.sampler.model, job.draw.sampler.temperature), []).append(job)
         together = []
         for same in alike.values():
             for start in range(0, len(same), self.max_choices):
@@ -234,6 +257,7 @@ class Plan:
     def tell(self, sample: Sample) -> None:
         """A drawn sample is finished."""
         sampler = sample.draw.sampler
+        self._reached(sample)
         sample = self._unless_repeated(sample)
         self._compare(sample)
         self._calibrate(sample)
@@ -250,6 +274,8 @@ class Plan:
                 sample = replace(sample, vote=None, problem="unreadable")
                 self.selection = self._with(before, sample)
         self._learned.repeats.tell(before.evidence(), self.selection.evidence())
+        if sampler.model:
+            self._models.hear(sample, before, self.selection)
         self._hear_of_all(sample)
         self.samples.append(sample)
         if self._agree is None and sample.draw.index <= 1:
@@ -257,6 +283,22 @@ class Plan:
         record = self._learned.of(sampler.name)
         record.samples += 1
         record.blanks += sample.vote is None and sample.problem not in UNREAD
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether further samples would fail as earlier ones have, whichever language model they ask."""
+        return bool(self._failing) and self._failing >= self._names
+
+    @property
+    def failing(self) -> dict[str, BaseException]:
+        """The language models of several that fail for good in this call, each with the first error."""
+        samples = [sample for sample in reversed(self.samples) if sample.permanent and sample.draw.sampler.model]
+        return {sample.draw.sampler.model: sample.error for sample in samples if sample.error is not None}
+
+    @property
+    def rule(self) -> str:
+        """What chooses between several language models, and why as it does, in words; empty if there is one."""
+        return self._choosing.told(self._learned) if self._choosing is not None else ""
 
     @property
     def only_repeats(self) -> bool:
@@ -310,12 +352,45 @@ class Plan:
         """The answer that the selection has put together, to be returned in place of the winner's own; None if none."""
         return composed_of(self.selection, favour_conditioned=self._favours_conditioned)
 
+    def counted(self, sample: Sample) -> Vote | None:
+        """A sample's vote as it counts now; None if it casts none."""
+        if self._calibration is None or self._mean is None or sample.vote is None or not sample.draw.is_plain:
+            return sample.vote
+        return self._calibration.of(sample.vote, self._mean)
+
     @property
     def cost(self) -> Cost:
         """What the finished samples cost together."""
         return sum((sample.cost for sample in self.samples), Cost())
 
     # ---- inside
+
+    @property
+    def _names(self) -> frozenset[str]:
+        """The names of the language models that the strategy chooses between; empty if there is one."""
+        return self._choosing.names if self._choosing is not None else frozenset()
+
+    @property
+    def _choosing(self) -> Choosing | None:
+        return self.strategy if isinstance(self.strategy, Choosing) else None
+
+    def _reached(self, sample: Sample) -> None:
+        """Note whether the language model of a sample fails for good."""
+        name = sample.draw.sampler.name
+        if sample.permanent:
+            self._failing.add(name)
+        if name in self._names and (sample.permanent or sample.error is None):
+            self._learned.of(name).told(lost=sample.permanent)
+
+    def _leave_out(self) -> None:
+        """Leave out the language models that fail for good, here or in other calls, as long as others are left."""
+        choosing = self._choosing
+        if choosing is None:
+            return
+        lost = self._failing | {name for name in choosing.names if self._learned.of(name).is_lost}
+        lost = lost if not lost >= choosing.names else self._failing
+        if not lost >= choosing.names:
+            self.strategy = choosing.without(lost)
 
     @property
     def _favours_conditioned(self) -> bool:
@@ -339,14 +414,8 @@ class Plan:
             self._has_calibrated = True
             self._calibration.tell(sample.vote)
 
-    def _counted(self, sample: Sample) -> Vote | None:
-        """A sample's vote as it is counted now."""
-        if self._calibration is None or self._mean is None or sample.vote is None or not sample.draw.is_plain:
-            return sample.vote
-        return self._calibration.of(sample.vote, self._mean)
-
     def _as_voted(self, sample: Sample) -> Sample:
-        vote = self._counted(sample)
+        vote = self.counted(sample)
         if vote is None or vote is sample.vote:
             return sample
         return replace(sample, vote=vote, answer=vote.answer if vote.key != sample.key else sample.answer)
@@ -368,13 +437,14 @@ class Plan:
         learned = self._learned
         if sample.vote is None or not learned.ids_tell:
             return sample
-        if self._replies.contradict(sample.replies):
+        replies = self._replies[sample.draw.sampler.model]
+        if replies.contradict(sample.replies):
             learned.ids_tell = False
             for place, repeated in self._repeated.items():
                 self.selection = self._with(self.selection, repeated)
                 self.samples[place] = repeated
             self._repeated.clear()
-        elif self._replies.repeat(sample.replies):
+        elif replies.repeat(sample.replies):
             self._repeated[len(self.samples)] = sample
             return replace(sample, vote=None, problem=REPEATED)
         return sample
@@ -383,7 +453,7 @@ class Plan:
         weight = self._worth(sample.draw.sampler) or 1.0  # while it is on trial it is looked at only
         if sample.vote is not None and sample.vote.is_whole:
             weight = 1.0  # it tells the same whatever has drawn it
-        vote = self._counted(sample)
+        vote = self.counted(sample)
         return selection.add(vote, sample=sample.draw.index, weight=weight, conditioned=sample.draw.conditioned)
 
     def _decides(self, finished: Sequence[Sample]) -> bool:
@@ -471,7 +541,8 @@ class Plan:
 
     def _view(self) -> CallView:
         voters = sorted((s for s in self.samples if s.vote is not None), key=lambda s: s.draw.index)
-        return CallView(self._drawn, voters, self.selection, self._varies, self.unit, self._seeing, self._at_once)
+        said = CallView(self._drawn, voters, self.selection, self._varies, self.unit, self._seeing, self._at_once)
+        return said._replace(pending=self.pending)
 
     def _generator(self, index: int) -> np.random.Generator:
         return np.random.default_rng([index, *self._entropy])
@@ -502,8 +573,8 @@ def play(plan: Plan) -> Generator[Step, Any, Sample]:
     while jobs:
         for sample in (yield plan.round(jobs)):
             plan.tell(sample)
-        if any(sample.permanent for sample in plan.samples):
-            break  # the next one would fail alike
+        if plan.is_hopeless:
+            break
         while (gate := (yield Gate())) is not None and (yield Wait(gate)) is not None:
             pass
         jobs = yield from _reserve(plan)

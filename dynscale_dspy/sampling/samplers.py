@@ -11,6 +11,7 @@ import numpy as np
 from dynscale_dspy._fields import OneOfWords, Size, YesNo, check_fields
 from dynscale_dspy.allocation.evidence import Evidence
 from dynscale_dspy.selection.base import Group, Selection, keys_of
+from dynscale_dspy.selection.groups import groups_of, likened, speakers_of
 
 Predictors = Annotated[Literal["all", "last"], OneOfWords]
 Rendering = Annotated[Literal["field", "prefill"], OneOfWords]
@@ -29,6 +30,7 @@ class CallView(NamedTuple):
         unit: What runs out first, ``"tokens"`` or ``"nanodollars"``; None if that is samples or requests.
         seeing: How many samples that see earlier ones were drawn so far.
         at_once: Whether the program answers from a few given labels without reasoning first.
+        pending: Samples in flight, or reserved and not drawn yet.
     """
 
     next_index: int
@@ -38,6 +40,7 @@ class CallView(NamedTuple):
     unit: str | None = None
     seeing: int = 0
     at_once: bool = False
+    pending: int = 0
 
     @property
     def evidence(self) -> Evidence:
@@ -46,8 +49,21 @@ class CallView(NamedTuple):
 
     @property
     def groups(self) -> Sequence[Group]:
-        """The answers so far, heaviest first."""
-        return self.selection.groups()
+        """The answers so far, heaviest first; those that are much alike are one."""
+        return groups_of(self.selection)
+
+    @property
+    def is_likened(self) -> bool:
+        """Whether answers are compared by how alike they are."""
+        return likened(self.selection) is not None
+
+    @property
+    def leading_two(self) -> tuple[float, float]:
+        """Weight of the leading answer and of the second one, 0 where there is none, in votes."""
+        if not self.is_likened:
+            return self.evidence.lead, self.evidence.rival
+        lead, rival, *_ = *(group.weight for group in self.groups), 0.0, 0.0
+        return lead, rival
 
 
 @dataclass(frozen=True)
@@ -56,7 +72,9 @@ class ChainSpec:
 
     Args:
         length: Attempts in one chain.
-        pick: ``"answers"``: one for each distinct answer, the heaviest first; ``"latest"``: the latest ones.
+        pick: ``"answers"``: one for each distinct answer, the heaviest first; ``"latest"``: the latest ones. Answers
+            that are compared by how alike they are count as one where they are much alike
+            (:func:`~dynscale_dspy.selection.groups.groups_of`); the most central one is shown.
         repeats: Whether room that is left is filled with second attempts at the same answers.
         shuffle: Whether attempts are shown in a random order (seeded) or in the order drawn.
         max_tokens: Bound on the text, in tokens of about four characters.
@@ -92,9 +110,10 @@ class ChainSpec:
         groups = view.groups
         weights = {group.key: group.weight for group in groups}
         keys = keys_of(groups)
+        speakers = {index for group in groups for index in speakers_of(group)}
         order = [samples[i] for i in rng.permutation(len(samples))]
         # Independent attempts speak for an answer before conditioned ones: those retell what they were shown.
-        order.sort(key=lambda sample: sample.draw.conditioned)
+        order.sort(key=lambda sample: (sample.draw.conditioned, sample.draw.index not in speakers))
         # One per answer before a second of any, the heaviest answers first.
         seen: dict[object, int] = {}
         rank: dict[int, tuple[int, float]] = {}
@@ -120,10 +139,11 @@ class Sampler:
         chain: Which earlier samples it sees; None for a sample that sees the inputs alone.
         demos: How its prompts show the program's demos: ``"own"``, as they are; ``"permuted"``, in an order drawn for
             the sample's index, the same for all calls: a server finds the beginning of a prompt in its cache.
+        model: What its language model is called in reports, where a call has several; empty for the program's own.
 
     Example:
         >>> Sampler("warm", temperature=0.7)
-        Sampler(name='warm', lm=None, temperature=0.7, chain=None, demos='own')
+        Sampler(name='warm', lm=None, temperature=0.7, chain=None, demos='own', model='')
     """
 
     name: str
@@ -131,6 +151,7 @@ class Sampler:
     temperature: float | None = None
     chain: ChainSpec | None = None
     demos: Demos = "own"
+    model: str = ""
 
     def arranged(self, demos: list[Any], index: int) -> list[Any]:
         """The demos in the order in which a sample of this sampler shows them.

@@ -222,6 +222,8 @@ class Integrated(Strategy):
             conditioned sample repaired two wrong leaders or more for each right one it broke where the vote was close,
             and broke more than it repaired at three votes to one (docs/integrated-sampling.md). Programs that decide
             at once (they answer from a few given labels without reasoning first) condition with ``"always"`` only.
+            Where answers are compared by how alike they are, votes are those for groups of what is much alike, and
+            ``"learned"`` tries nothing: two samples hardly ever say the same, which is what would tell.
         share: The most of the samples after the first ``independent`` ones that may be conditioned, above 0 and at
             most 1. Below 1 the vote keeps gaining independent members, which no chain has influenced.
         repeats: Whether room that is left in a chain is filled with second attempts at the same answers.
@@ -266,11 +268,11 @@ class Integrated(Strategy):
             return PLAIN
         if first := _first_of(self.first, view, learned):
             return first
+        if self._waits(view):
+            return None
         if not self._integrates(view):
             return ALONE
-        if self.learned and not learned.trust.earned and not (learned.trust.may_try and view.seeing < ON_TRIAL):
-            return ALONE
-        return self._seeing
+        return self._seeing if not self.learned or learned.trust.earned or _may_try(view, learned) else ALONE
 
     def worth(self, sampler: Sampler, learned: Learned) -> float:
         """With ``when="learned"``, samples that see earlier ones count once they are found to check those."""
@@ -291,6 +293,17 @@ class Integrated(Strategy):
             )
         )
 
+    def _waits(self, view: CallView) -> bool:
+        """Whether the next sample is to be drawn once the independent ones have voted, since it may have to see them.
+
+        Else a pool that grants all samples of a call at once would leave none to be conditioned. While it is not known
+        whether conditioned samples are any good, none is waited for.
+        """
+        if self.learned or (view.at_once and self.when != "always"):
+            return False
+        voted = sum(not sample.draw.conditioned for sample in view.samples)
+        return view.next_index >= self.independent and voted < min(self.independent, 2) and view.pending > 0
+
     def _integrates(self, view: CallView) -> bool:
         """Whether the votes so far ask for a sample that sees earlier ones."""
         if view.next_index < self.independent or not view.samples:
@@ -300,8 +313,8 @@ class Integrated(Strategy):
         if sum(not sample.draw.conditioned for sample in view.samples) < min(self.independent, 2):
             return False
         if self.when != "always":
-            evidence = view.evidence
-            if not evidence.rival or (self.when != "contested" and evidence.lead - evidence.rival > 1):
+            lead, rival = view.leading_two
+            if not rival or (self.when != "contested" and lead - rival > 1):
                 return False
         later = view.next_index - self.independent
         # By position, so that what is in flight cannot change it.
@@ -325,6 +338,14 @@ def _first_of(first: str, view: CallView, learned: Learned) -> Sampler | None:
         return None
     sampler = GREEDY_LABEL if view.at_once else GREEDY
     return None if learned.is_mute(sampler.name, beside=ALONE.name) else sampler
+
+
+def _may_try(view: CallView, learned: Learned) -> bool:
+    """Whether a sample that sees earlier ones may be drawn to find out whether such samples check those.
+
+    That is told by two of them that said the same, as hardly any do where answers are compared by how alike they are.
+    """
+    return not view.is_likened and learned.trust.may_try and view.seeing < ON_TRIAL
 
 
 def _worth_of_first(sampler: Sampler, learned: Learned) -> float:

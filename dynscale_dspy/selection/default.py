@@ -24,6 +24,7 @@ from dynscale_dspy.selection.judge import Judge
 from dynscale_dspy.selection.lists import ElementVote
 from dynscale_dspy.selection.medoid import Medoid
 from dynscale_dspy.selection.plurality import Plurality
+from dynscale_dspy.selection.rankings import Ranking
 from dynscale_dspy.selection.similarity import Words
 
 Rule = Callable[[Mapping[str, Any]], Choice | None]
@@ -105,7 +106,7 @@ def told(selector: Selector, output_types: Mapping[str, Any]) -> Selector:
     Raises:
         ValueError: If it names a field that is no part of the answer.
     """
-    if isinstance(selector, (Plurality, Medoid, ElementVote, Judge)):
+    if isinstance(selector, (Plurality, Medoid, ElementVote, Ranking, Judge)):
         return selector.typed(output_types)
     return _fields_told(selector, output_types) if isinstance(selector, Fieldwise) else selector
 

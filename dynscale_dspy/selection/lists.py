@@ -12,10 +12,9 @@ from dynscale_dspy.selection.base import Selection, Vote
 from dynscale_dspy.selection.blends import LISTS
 from dynscale_dspy.selection.composing import Ballot, CannotCompose, Composer, ComposingSelection, valid
 from dynscale_dspy.selection.medoid import Medoid
-from dynscale_dspy.selection.similarity import ElementF1, Similarity
+from dynscale_dspy.selection.similarity import Similarity, element_key
 
 _MEDOID = Medoid(LISTS)
-_ELEMENTS = ElementF1()
 
 
 @dataclass(frozen=True)
@@ -75,23 +74,26 @@ class ElementVote(Composer):
             raise CannotCompose
         elements: dict[Hashable, Any] = {}
         for ballot in (whose, *ballots):
-            for key, element in _by_key(ballot.answer).items():
+            for key, element in by_key(ballot.answer).items():
                 elements.setdefault(key, element)
         weights = dict.fromkeys(elements, 0.0)
         for ballot in ballots:
-            for key in _by_key(ballot.answer):
+            for key in by_key(ballot.answer):
                 weights[key] += ballot.weight
         least = self.share * math.fsum(ballot.weight for ballot in ballots) - 1e-9
         kept = [element for key, element in elements.items() if weights[key] >= least]
         return valid(type(whose.answer)(kept), self.annotation)
 
 
-def _by_key(answer: Any) -> dict[Hashable, Any]:
-    """The elements of a list by what they are compared by, in its order; none of what is no list."""
+def by_key(answer: Any) -> dict[Hashable, Any]:
+    """The elements of a list by what they are compared by, in its order; none of what is no list.
+
+    Args:
+        answer: The list.
+    """
     if not isinstance(answer, (list, tuple, set, frozenset)):
         return {}
     found: dict[Hashable, Any] = {}
     for element in answer:
-        for key in _ELEMENTS.prepare([element]):
-            found.setdefault(key, element)
+        found.setdefault(element_key(element), element)
     return found

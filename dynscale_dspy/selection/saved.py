@@ -14,13 +14,14 @@ from dynscale_dspy.selection.lists import ElementVote
 from dynscale_dspy.selection.medoid import Medoid
 from dynscale_dspy.selection.numbers import Numbers
 from dynscale_dspy.selection.plurality import Plurality
+from dynscale_dspy.selection.rankings import Ranking, SameOrder
 from dynscale_dspy.selection.similarity import CharacterF, ElementF1, Equal, MeanOver, TokenF1, Words
 
 KNOWN: Mapping[str, type] = {
     kind.__name__: kind
     for kind in (
-        *(Plurality, Medoid, Fieldwise, ElementVote, Numbers, Judge),
-        *(Equal, TokenF1, Words, CharacterF, ElementF1, MeanOver, Average, ByValue, SameVote),
+        *(Plurality, Medoid, Fieldwise, ElementVote, Ranking, Numbers, Judge),
+        *(Equal, TokenF1, Words, CharacterF, ElementF1, SameOrder, MeanOver, Average, ByValue, SameVote),
     )
 }
 """The classes whose objects are saved, by name."""

@@ -322,19 +322,20 @@ class FakeServer:
         """The bank."""
         return list(self._world.bank)
 
-    def lm(self, engine: str = "auto", **options: Any) -> dspy.LM:
+    def lm(self, engine: str = "auto", *, model: str = "openai/fake", **options: Any) -> dspy.LM:
         """A language model on this server: no cache, no retries, temperature 1, unless options say otherwise.
 
         DSPy's cache does not look at addresses: with ``cache=True``, two servers in one process share it.
 
         Args:
             engine: DSPy's: ``"auto"`` for its native client, ``"litellm"``. Before 3.4 there is only the latter.
+            model: What to call it, with the provider ``openai``.
             options: Anything :class:`dspy.LM` takes.
         """
         if "engine" in inspect.signature(dspy.LM.__init__).parameters:
             options["engine"] = engine
         defaults: dict[str, Any] = {"api_key": "local", "cache": False, "num_retries": 0, "temperature": 1.0}
-        return dspy.LM("openai/fake", api_base=self.url, **{**defaults, **options})
+        return dspy.LM(model, api_base=self.url, **{**defaults, **options})
 
     def delay(self, question: FakeQuestion, attempt: int) -> float:
         """Seconds to the reply of a question's request number ``attempt``, from 0, if it meets no fault."""

@@ -17,6 +17,7 @@ from dynscale_dspy.budget.pool import BudgetPool
 from dynscale_dspy.config import ScalingSettings
 from dynscale_dspy.module import DynScaling
 from dynscale_dspy.reporting.explanation import SampleReport, explain
+from dynscale_dspy.sampling.escalate import ModelStrategy
 from dynscale_dspy.sampling.strategies import Integrated, Parallel, Strategy
 from dynscale_dspy.tuning.paired import Interval, paired_gain
 
@@ -40,7 +41,7 @@ class Point:
     """
 
     policy: Policy
-    sampling: Strategy
+    sampling: Strategy | ModelStrategy
     temperature: float | None
     samples: float
     cost: float
@@ -200,6 +201,7 @@ class Calibrate(Teleprompter):
         if len(examples) < 2:
             raise ValueError(f"at least two labelled examples are needed, got {len(examples)}")
         scaled = student if isinstance(student, DynScaling) else DynScaling(student, self.budget)
+        scaled.scaling_settings.check_one_lm("Calibrate chooses")
         for policy in self.policies:  # one that the selector cannot feed is refused before anything is spent
             DynScaling(scaled.module, self.budget, policy=policy, **dict(scaled.scaling_settings))
         meter = _Meter(self.price)

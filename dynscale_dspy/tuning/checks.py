@@ -14,15 +14,19 @@ from dynscale_dspy._naming import name_of, named_predictors
 from dynscale_dspy.allocation.policies import Uniform
 from dynscale_dspy.config import ScalingSettings
 from dynscale_dspy.errors import BudgetExhausted
+from dynscale_dspy.execution.answer_reader import AnswerReader
 from dynscale_dspy.execution.inputs import inputs_of
 from dynscale_dspy.execution.introspection import lm_of
 from dynscale_dspy.module import DynScaling
 from dynscale_dspy.reporting.explanation import explain
+from dynscale_dspy.sampling.escalate import ModelStrategy
 from dynscale_dspy.sampling.strategies import Integrated, Parallel, Strategy
+from dynscale_dspy.selection.base import Vote
+from dynscale_dspy.selection.fields import ABSENT
 from dynscale_dspy.tuning.check_report import Check, concluded
 from dynscale_dspy.tuning.examples import Judge, Metric, SameAnswer, as_examples, checked_metric
 from dynscale_dspy.tuning.funds import Funds
-from dynscale_dspy.tuning.records import Call, agreement, spending, voted
+from dynscale_dspy.tuning.records import Call, Outcome, agreement, spending, voted
 from dynscale_dspy.tuning.verdict import Spending, Way
 
 T = TypeVar("T")
@@ -130,6 +134,7 @@ class _Checking:
         display_progress: bool,
     ) -> None:
         scaled = program if isinstance(program, DynScaling) else DynScaling(program, samples)
+        scaled.scaling_settings.check_one_lm("check() measures")
         self.program: dspy.Module = scaled.module
         # The vote is measured, not what `on_low` answers in its place.
         given: ScalingSettings = scaled.scaling_settings.replace(min_confidence=None, on_low="abstain")
@@ -151,6 +156,8 @@ class _Checking:
         self.num_threads = num_threads
         self.seed = seed
         self.display_progress = display_progress
+        self.selector = DynScaling(self.program, samples, **dict(self.given)).scaling_selector
+        self.reader = AnswerReader(self.program, self.given.answer)
         self.is_greedy = _is_greedy(self.program)
         self.funds = Funds(budget)
         self.notes: list[str] = []
@@ -186,7 +193,7 @@ class _Checking:
             greedy = self._drawn_if_it_fits("greedy", settings, 1, plain)
             if greedy is not None:
                 singles.append((_single("greedy", settings, greedy), greedy))
-        self.reference = [call.key for call in singles[-1][1]]
+        self.reference = [call.vote for call in singles[-1][1]]
         ways = [self._told(way, [call.alone() for call in calls]) for way, calls in singles]
         for temperature in self.temperatures:
             ways += self._several(temperature, plain)
@@ -215,7 +222,7 @@ class _Checking:
                 settings={"budget": size, **more},
                 single=False,
                 spending=spent,
-                agreement=agreement(drawn),
+                agreement=agreement(drawn, self.selector),
             )
 
         calls = self._drawn_if_it_fits(
@@ -228,7 +235,7 @@ class _Checking:
             for size in _sizes(self.samples):
                 part = whole if size == self.samples else whole.part(size)
                 way = several("vote", size, {**vote, "max_samples": size}, part, calls)
-                ways.append(self._told(way, voted(calls, size, fixed=fixed, seed=self.seed)))
+                ways.append(self._told(way, voted(calls, size, self.selector, fixed=fixed, seed=self.seed)))
         for strategy in self.strategies:
             settings = {"sampling": strategy, **warm}
             name = _name(strategy, self.strategies)
@@ -289,7 +296,12 @@ class _Checking:
         if len(errors) == len(self.examples):
             raise errors[0]
         pairs = zip(predictions, self.examples, strict=True)
-        return [Call.of(prediction, example, self.judge, self.given.selector) for prediction, example in pairs]
+        return [Call.of(prediction, example, self.judge, self._read) for prediction, example in pairs]
+
+    def _read(self, prediction: Any) -> Vote | None:
+        """The vote of a prediction."""
+        answer = self.reader.read(self.program, prediction)
+        return None if answer is ABSENT else self.selector.read(answer)
 
     def _note_labels(self, ways: Sequence[Way]) -> None:
         """Note which fields of the examples may have been meant as labels, if none is one."""
@@ -301,12 +313,10 @@ class _Checking:
                 f"{', '.join(others)}): rename the label, or pass metric="
             )
 
-    def _told(self, way: Way, outcomes: Sequence[Any]) -> Way:
+    def _told(self, way: Way, outcomes: Sequence[Outcome]) -> Way:
         """The way with what each call scored, and whether its answer is another than the greedy run's."""
-        changed = tuple(
-            sum(chance for key, chance in outcome.keys.items() if key != wanted)
-            for outcome, wanted in zip(outcomes, self.reference, strict=True)
-        )
+        pairs = zip(outcomes, self.reference, strict=True)
+        changed = tuple(outcome.unlike(wanted, self.selector) for outcome, wanted in pairs)
         return dataclasses.replace(way, scores=tuple(outcome.score for outcome in outcomes), changed=changed)
 
 
@@ -331,7 +341,7 @@ def _sizes(samples: int) -> list[int]:
     return sizes[::-1]
 
 
-def _name(strategy: Strategy, among: Sequence[Strategy]) -> str:
+def _name(strategy: Strategy | ModelStrategy, among: Sequence[Strategy | ModelStrategy]) -> str:
     """The class of a strategy; with the settings that are not the usual ones, where another one has the same class."""
     kind = type(strategy)
     if sum(type(each) is kind for each in among) == 1:

@@ -76,7 +76,9 @@ def what_if(
     at a larger budget. Each call is continued with simulated samples from a Pólya urn: an answer comes again in
     proportion to its votes, a new one with weight :data:`NEW`. The answer that leads in the end, by plurality, counts
     as right. So "accuracy" here is the share of calls that give the answer of their own long run: it says how more
-    samples would change the vote, not what is true. Conditioned samples count like others.
+    samples would change the vote, not what is true. Conditioned samples count like others. A pool keeps no text: where
+    answers are compared by how alike they are, those of one group count as one (:attr:`CallRecord.answers
+    <dynscale_dspy.reporting.history.CallRecord>`), and the leading group stands for the sample nearest to all.
 
     Args:
         pool: A pool that has answered calls; the latest :data:`~dynscale_dspy.reporting.history.MOST_CALLS` are used.

@@ -1,62 +1,61 @@
 """Which of several samples to return: rules of winning compared on recorded samples with known scores.
 
-    python examples/benchmarks/selection.py [FILE ...] [--samples 4 8] [--orders 20] [--budgets 4 8] [--replays 20]
-        [--quick] [--json OUT]
+    python examples/benchmarks/selection.py [FILE ...] [--records POOL ...] [--samples 4 8] [--orders 20]
+        [--budgets 3 4 8] [--quick] [--json OUT]
 
 FILE is JSON lines (or .gz), one prompt a line: `{"id", "kind", "prompt", "samples", "scores"}`, where `samples[i]` is
 what a model produced and `scores[i]` its measured quality from 0 to 1; kind is "short_text", "code", "record" (samples
 are objects) or "list" (lists of lists). Code may have `outputs`, for each sample the texts of what it returned for some
-inputs, "!..." where it failed. A set of misspelt names that this program makes itself is always measured.
+inputs, "!..." where it failed; records and lists a `reference`, by which composed answers are scored, or `references`.
+A folder stands for its files. POOL is a file of `dynscale replay` with `{"id", "answers", "gold"}`: ten questions in a
+row are taken as the fields of one record. Sets of misspelt names and of rankings, made here, are always measured.
 
-Each prompt's samples are drawn without replacement in several orders. "Random" is one sample, "oracle" the best one.
-Gains are in points, paired by prompt, with 95% bootstrap intervals over prompts. "One budget" compares a bandit over
-all prompts, which may draw so many samples a prompt on average, with as many for each prompt, under the same rule.
+`dynscale_dspy.replay` draws each prompt's samples without replacement in several orders, those of fewer than 50 prompts
+in five times as many. "Random" is one sample, "best" the best one. Gains are in points, with 95% bootstrap intervals
+over prompts; the halves are prompts by a hash of their ids. "One budget" is the gain of a bandit over all prompts,
+which may draw so many samples a prompt on average, over as many for each prompt, under the same rule.
 """
 
 from __future__ import annotations
 
 import argparse
 import gzip
-import heapq
+import hashlib
 import json
+import re
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
 from dynscale_dspy.allocation.confidence import Agreement, chance_alike, chance_right
 from dynscale_dspy.allocation.likeness import Likeness
 from dynscale_dspy.allocation.policies import KnowledgeGradient
-from dynscale_dspy.allocation.repeats import Repeats
+from dynscale_dspy.replay.outputs import Outputs, ScoredPool
+from dynscale_dspy.replay.scored import Replayed, replay_calls
+from dynscale_dspy.replay.statistics import bootstrap_interval
 from dynscale_dspy.selection.answers import Record
-from dynscale_dspy.selection.base import Selection, Selector, Vote
+from dynscale_dspy.selection.base import Selection, Selector, keys_of
+from dynscale_dspy.selection.default import default_selector, told
+from dynscale_dspy.selection.fieldwise import Fieldwise
+from dynscale_dspy.selection.lists import ElementVote
 from dynscale_dspy.selection.medoid import Medoid
 from dynscale_dspy.selection.plurality import Plurality
-from dynscale_dspy.selection.similarity import (
-    CharacterF,
-    ElementF1,
-    Equal,
-    EqualOutputs,
-    MeanOver,
-    TokenF1,
-    similarity_of,
-)
+from dynscale_dspy.selection.rankings import Ranking, SameOrder
+from dynscale_dspy.selection.similarity import CharacterF, ElementF1, Equal, EqualOutputs, TokenF1
 from dynscale_dspy.tuning.reliability import auroc, calibration_error
 
-
-@dataclass(frozen=True)
-class Prompt:
-    """One prompt: its samples as a program would return them, and the score of each."""
-
-    answers: tuple[Any, ...]
-    scores: tuple[float, ...]
+FEW = 50
+"""Prompts of a set below which it is measured in more orders."""
 
 
 @dataclass(frozen=True)
@@ -87,24 +86,49 @@ def outputs_of(program: Program) -> list[str | None]:
 # ---- what is measured
 
 
-def load(path: Path) -> tuple[str, list[Prompt]]:
+def load(path: Path) -> tuple[str, ScoredPool]:
     """The kind of a file and its prompts."""
     with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as lines:
         rows = [json.loads(line) for line in lines]
-    return rows[0]["kind"], [Prompt(tuple(_answers(row)), tuple(map(float, row["scores"]))) for row in rows]
+    outputs = [Outputs(str(row["id"]), tuple(_answers(row)), tuple(row["scores"]), _scorer(row)) for row in rows]
+    return rows[0]["kind"], ScoredPool(path.name.split(".jsonl")[0], tuple(outputs))
+
+
+def as_records(paths: Sequence[Path], fields: int = 10) -> ScoredPool:
+    """Answers to so many questions in a row as one record: fields that have nothing to do with each other."""
+    outputs = []
+    for path in paths:
+        with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as lines:
+            rows = [json.loads(line) for line in lines]
+        for start in range(0, len(rows) - fields + 1, fields):
+            asked = {f"q{place}": row for place, row in enumerate(rows[start : start + fields], 1)}
+            drawn = range(min(len(row["answers"]) for row in asked.values()))
+            samples = tuple(Record({name: row["answers"][i] for name, row in asked.items()}) for i in drawn)
+            score = partial(_share_right, golds={name: row["gold"] for name, row in asked.items()})
+            outputs.append(Outputs(f"{path.name}/{start}", samples, tuple(map(score, samples)), score))
+    return ScoredPool("answers as records", tuple(outputs))
+
+
+def _share_right(answer: Mapping[str, Any], golds: Mapping[str, Any]) -> float:
+    return float(np.mean([answer[name] == gold for name, gold in golds.items()]))
 
 
 def _answers(row: Mapping[str, Any]) -> list[Any]:
     samples = row["samples"]
     if row["kind"] == "record":
         return [Record(sample) for sample in samples]
-    if row["kind"] == "list":  # as sets, in small letters
-        return [sorted({(text.lower(), label) for text, label in sample}) for sample in samples]
+    if row["kind"] == "list":
+        return [_as_set(sample) for sample in samples]
     if row["kind"] == "code":
         texts = [sample.removeprefix(row["prompt"]) for sample in samples]
         outputs = row.get("outputs") or [[]] * len(samples)
         return [Program(text, _outputs(said)) for text, said in zip(texts, outputs, strict=True)]
     return samples
+
+
+def _as_set(rows: Sequence[Sequence[str]]) -> list[tuple[str, str]]:
+    """As sets, in small letters."""
+    return sorted({(text.lower(), label) for text, label in rows})
 
 
 def _outputs(said: str | list[str]) -> tuple[str | None, ...]:
@@ -113,7 +137,40 @@ def _outputs(said: str | list[str]) -> tuple[str | None, ...]:
     return tuple(None if one.startswith("!") or one == "None" else one for one in listed)
 
 
-def misspelt(prompts: int, seed: int) -> list[Prompt]:
+# ---- how a composed answer is scored: as the samples of its file were
+
+
+def _scorer(row: Mapping[str, Any]) -> Callable[[Any], float] | None:
+    if row["kind"] == "record" and "references" in row:
+        references = row["references"]
+        listed = list(references.values()) if isinstance(references, dict) else references
+        return lambda answer: float(np.mean([_words(answer[name], one.get(name)) for name in answer for one in listed]))
+    if row["kind"] == "record" and "reference" in row:
+        return partial(_share_right, golds=row["reference"])
+    if row["kind"] == "list" and "reference" in row:
+        return lambda answer: _f1(Counter(set(answer)), Counter(set(_as_set(row["reference"]))))
+    return None
+
+
+def _words(one: str | None, other: str | None) -> float:
+    """F1 of words, articles aside."""
+    if one is None or other is None:
+        return float(one is other)
+    counts = [
+        Counter(word for word in re.findall("[a-z0-9]+", str(text).lower()) if word not in ("a", "an", "the"))
+        for text in (one, other)
+    ]
+    return _f1(*counts)
+
+
+def _f1(one: Counter[Any], other: Counter[Any]) -> float:
+    return 2 * (one & other).total() / (one.total() + other.total()) if one or other else 1.0
+
+
+# ---- sets that are made here
+
+
+def misspelt(prompts: int, seed: int) -> ScoredPool:
     """Names of two words as a hasty writer puts them: a letter or a word amiss now and then, or another name."""
     generator = np.random.default_rng(seed)
     letters = np.array(list("abcdefghijklmnopqrstuvwxyz"))
@@ -129,157 +186,150 @@ def misspelt(prompts: int, seed: int) -> list[Prompt]:
         return str(generator.choice([right, f"{first} {name()}", f"the {right}", last], p=[0.6, 0.15, 0.15, 0.1]))
 
     made = []
-    for _ in range(prompts):
+    for number in range(prompts):
         right, others = name(), [name() for _ in range(3)]
         knows = generator.beta(1.2, 1.2)
         samples = [hasty(right if generator.random() < knows else str(generator.choice(others))) for _ in range(16)]
         f1 = TokenF1()
         scores = [f1.between(f1.prepare(sample), f1.prepare(right)) for sample in samples]
-        made.append(Prompt(tuple(samples), tuple(scores)))
-    return made
+        made.append(Outputs(str(number), tuple(samples), tuple(scores)))
+    return ScoredPool("made here: misspelt names", tuple(made))
 
 
-def rules(kind: str, prompts: Sequence[Prompt]) -> dict[str, Selector]:
-    """The rules that a kind of output is tried with."""
-    found: dict[str, Selector] = {"plurality": Plurality()}
+def ranked(prompts: int, seed: int) -> ScoredPool:
+    """Eight items in order, as a hasty judge ranks them: items slip now and then, and one order in six is blind.
+
+    Orders are drawn by insertion (Mallows' model), each prompt with a spread of its own; their score is the share of
+    pairs in the right order.
+    """
+    generator = np.random.default_rng(seed)
+    names = ["ash", "birch", "cedar", "elm", "fir", "hazel", "larch", "oak"]
+    made = []
+    for number in range(prompts):
+        right = [names[place] for place in generator.permutation(len(names))]
+        spread = generator.uniform(0.3, 0.8)
+
+        def hasty(right: list[str], spread: float) -> list[str]:
+            if generator.random() < 1 / 6:
+                return [right[place] for place in generator.permutation(len(right))]
+            order: list[str] = []
+            for name in right:
+                chances = spread ** np.arange(len(order), -1, -1.0)
+                order.insert(int(generator.choice(len(order) + 1, p=chances / chances.sum())), name)
+            return order
+
+        samples, score = [hasty(right, spread) for _ in range(16)], partial(in_order, right=right)
+        made.append(Outputs(str(number), tuple(samples), tuple(map(score, samples)), score))
+    return ScoredPool("made here: rankings", tuple(made))
+
+
+def in_order(order: list[str], right: list[str]) -> float:
+    alike = SameOrder()
+    return alike.between(alike.prepare(order), alike.prepare(right))
+
+
+# ---- rules
+
+
+def rules(kind: str, pool: ScoredPool) -> dict[str, Selector]:
+    """The rules that a kind of output is tried with: a vote, the library's default, and what can be asked for."""
+    one = pool.questions[0].samples[0]
     if kind == "code":
-        chrf, token = Written(CharacterF()), Written(TokenF1())
-        found = {
+        found: dict[str, Selector] = {
             "plurality": Medoid(Written(Equal())),
-            "medoid, token F1": Medoid(token),
-            "medoid, chrF": Medoid(chrf),
-            "plurality of outputs": Medoid(EqualOutputs(run=lambda program: [outputs_of(program)], text=None)),
+            "default": Medoid(Written(CharacterF())),
+            "Medoid(TokenF1())": Medoid(Written(TokenF1())),
         }
-        if any(any(answer.outputs) for prompt in prompts for answer in prompt.answers):
-            found["medoid, share of equal outputs"] = Medoid(EqualOutputs(run=outputs_of, text=None))
-            found["medoid, that and chrF"] = Medoid(EqualOutputs(run=outputs_of, text=chrf))
+        if any(any(answer.outputs) for question in pool.questions for answer in question.samples):
+            votes = EqualOutputs(run=lambda program: [outputs_of(program)], text=None)
+            found["plurality of outputs"] = Medoid(votes)
+            found["EqualOutputs(run, text=None)"] = Medoid(EqualOutputs(run=outputs_of, text=None))
+            found["EqualOutputs(run)"] = Medoid(EqualOutputs(run=outputs_of, text=Written(CharacterF())))
         return found
     if kind == "record":
-        fields = list(prompts[0].answers[0])
-        similarities = {
-            "equal fields": MeanOver(dict.fromkeys(fields, Equal())),
-            "token F1 of fields": MeanOver(dict.fromkeys(fields, TokenF1())),
-        }
-    elif kind == "list":
-        similarities = {"element F1": ElementF1(), "token F1": TokenF1()}
-    else:
-        similarities = {"token F1": TokenF1(), "chrF": CharacterF()}
-    for name, similarity in similarities.items():
-        found[f"medoid, {name}"] = Medoid(similarity)
-        found[f"plurality, ties by {name}"] = Plurality(ties=similarity_of(similarity))
-    return found
+        types = dict.fromkeys(one, str)
+        composed = told(Fieldwise(compose=True), types)
+        return {"plurality": Plurality(), "default": default_selector(types), "Fieldwise(compose=True)": composed}
+    if kind == "short_text":
+        others: dict[str, Selector] = {"Medoid()": Medoid(), "Medoid(CharacterF())": Medoid(CharacterF())}
+        return {"plurality": Plurality(), "default": default_selector({"answer": str}), **others}
+    lists = {"plurality": Plurality(), "default": default_selector({"answer": list[str]})}
+    if kind == "ranking":
+        return {**lists, "Ranking()": Ranking(), "Ranking(compose=True)": Ranking(compose=True)}
+    return {**lists, "Medoid(ElementF1())": Medoid(ElementF1()), "ElementVote()": ElementVote()}
 
 
-# ---- the same number of samples for each prompt
+# ---- rows
 
 
-Votes = list[list[Vote | None]]
+def measured(kind: str, pool: ScoredPool, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """The rows of one set."""
+    orders = options.orders * (5 if len(pool.questions) < FEW and not options.quick else 1)
+    same = sorted({min(samples, pool.room) for samples in options.samples})
+    found: dict[tuple[str, str, int], Replayed] = {}
+    for each in replay_calls(
+        pool, rules(kind, pool), budgets={*same, *options.budgets}, replicates=orders, seed=options.seed
+    ):
+        found[each.selector, each.policy, each.budget] = each
+    about = {"set": pool.name, "kind": kind, "prompts": len(pool.questions)}
+    for samples in same:
+        rows = {"random": (pool.means, []), "best": (pool.best(samples), [])}
+        for (rule, policy, budget), one in found.items():
+            if (policy, budget) == (EVEN, samples):
+                rows[rule] = one.scores, one.calls
+        for rule, (scores, calls) in rows.items():
+            yield {
+                **{"table": "same", **about, "samples": samples, "rule": rule, "score": 100 * float(scores.mean())},
+                "gain": _gain(scores, pool.means),
+                **{f"over {rival}": _gain(scores, rows[rival][0]) for rival in ("plurality", "default")},
+                "halves": [_gain(scores[half], pool.means[half]) for half in halves(pool)],
+                "halves over plurality": [_gain(scores[half], rows["plurality"][0][half]) for half in halves(pool)],
+                **sureness(calls),
+            }
+    for (rule, policy, budget), one in found.items():
+        if policy != EVEN:
+            even = found[rule, EVEN, budget].scores
+            score = 100 * float(one.scores.mean())
+            yield {
+                **{"table": "one budget", **about, "samples": budget, "rule": rule, "score": score},
+                "gain": _gain(one.scores, even),
+                "halves": [_gain(one.scores[half], even[half]) for half in halves(pool)],
+            }
 
 
-def read(selector: Selector, prompts: Sequence[Prompt]) -> Votes:
-    return [[selector.read(answer) for answer in prompt.answers] for prompt in prompts]
+EVEN = "uniform"
 
 
-def chosen(selector: Selector, votes: Sequence[Vote | None]) -> tuple[int, Selection]:
-    """The place of the winner, the first if none has voted, and the selection."""
-    selection = selector.empty()
-    for place, vote in enumerate(votes):
-        selection = selection.add(vote, sample=place)
-    return selection.winner() or 0, selection
+def halves(pool: ScoredPool) -> list[NDArray[Any]]:
+    """The places of the prompts in each half, by a hash of their ids."""
+    bits = np.array([hashlib.sha256(question.id.encode()).digest()[0] & 1 for question in pool.questions])
+    return [np.flatnonzero(bits == bit) for bit in (0, 1)]
 
 
-def orders(prompts: Sequence[Prompt], count: int, seed: int) -> list[list[np.ndarray]]:
-    generator = np.random.default_rng(seed)
-    return [[generator.permutation(len(prompt.scores)) for _ in range(count)] for prompt in prompts]
-
-
-def uniform(selector: Selector, prompts: Sequence[Prompt], samples: int, drawn: Any) -> tuple[np.ndarray, list[Any]]:
-    """The mean score of each prompt, and the confidence and the score of every call."""
-    votes, known, scores, sure = read(selector, prompts), Agreement(), [], []
-    for prompt, of_prompt, in_orders in zip(prompts, votes, drawn, strict=True):
-        found = []
-        for order in in_orders:
-            places = order[:samples]
-            winner, selection = chosen(selector, [of_prompt[place] for place in places])
-            found.append(prompt.scores[places[winner]])
-            evidence = selection.evidence()
-            told = chance_alike if isinstance(evidence, Likeness) else chance_right
-            sure.append((told(evidence, known.rate()), found[-1]))  # type: ignore[arg-type]
-            if isinstance(evidence, Likeness) and evidence.first is not None:
+def sureness(calls: Sequence[tuple[Selection, float]]) -> dict[str, float | None]:
+    """How well confidence tells good calls, of a score of at least one half, from others."""
+    known, sure = Agreement(), []
+    for selection, score in calls:
+        evidence = selection.evidence()
+        if isinstance(evidence, Likeness):
+            sure.append((chance_alike(evidence, known.rate()), score))
+            if evidence.first is not None:
                 known.tell_alike(evidence.first)
-            elif not isinstance(evidence, Likeness) and None not in (keys := [of_prompt[i] for i in places[:2]]):
-                known.tell(*(vote.key for vote in keys if vote is not None))
-        scores.append(np.mean(found))
-    return np.array(scores), sure
+        else:
+            sure.append((chance_right(evidence, known.rate()), score))  # type: ignore[arg-type]
+            keys = keys_of(selection.groups())
+            if 0 in keys and 1 in keys:
+                known.tell(keys[0], keys[1])
+    right, told = [float(score >= 0.5) for _, score in sure], [each for each, _ in sure]
+    return {
+        "AUROC": auroc(told, right) if 0 < sum(right) < len(right) else None,
+        "calibration error": calibration_error(told, right) if right else None,
+    }
 
 
-# ---- one budget for all prompts
-
-
-def shared(selector: Selector, prompts: Sequence[Prompt], budgets: Sequence[int], drawn: Any, replay: int) -> Any:
-    """The scores of all prompts after so many samples a prompt on average, each where it is worth most."""
-    policy, votes, repeats = KnowledgeGradient(), read(selector, prompts), Repeats()
-    selections: list[Selection] = [selector.empty() for _ in prompts]
-    counts, spent, heap, found = [0] * len(prompts), 0, [], {}
-
-    def draw(call: int) -> None:
-        place, before = drawn[call][replay][counts[call]], selections[call]
-        after = selections[call] = before.add(votes[call][place], sample=counts[call])
-        counts[call] += 1
-        repeats.tell(before.evidence(), after.evidence())
-        if counts[call] < len(prompts[call].scores):
-            evidence = after.evidence()
-            index = policy.index(evidence) * repeats.promise(evidence)
-            heapq.heappush(heap, (-index, counts[call], call))
-
-    for call in range(len(prompts)):
-        draw(call)
-    spent = len(prompts)
-    for budget in sorted(budgets):
-        while spent < budget * len(prompts) and heap:
-            draw(heapq.heappop(heap)[2])
-            spent += 1
-        winners = [selection.winner() or 0 for selection in selections]
-        found[budget] = [prompt.scores[drawn[call][replay][winners[call]]] for call, prompt in enumerate(prompts)]
-    return found
-
-
-# ---- tables
-
-
-def gain(ours: np.ndarray, theirs: np.ndarray, draws: int = 2000) -> tuple[float, float, float]:
-    """The mean difference in points and the ends of its bootstrap interval over prompts."""
-    difference, generator = 100 * (ours - theirs), np.random.default_rng(0)
-    means = difference[generator.integers(len(difference), size=(draws, len(difference)))].mean(axis=1)
-    return float(difference.mean()), float(np.quantile(means, 0.025)), float(np.quantile(means, 0.975))
-
-
-def shown(found: tuple[float, float, float]) -> str:
-    return f"{found[0]:+.1f} [{found[1]:+.1f}, {found[2]:+.1f}]"
-
-
-def measure(name: str, kind: str, prompts: list[Prompt], options: argparse.Namespace, told: Any) -> None:
-    fewest = min(len(prompt.scores) for prompt in prompts)
-    drawn = orders(prompts, max(options.orders, options.replays), options.seed)
-    random = np.array([np.mean(prompt.scores) for prompt in prompts])
-    by_rule = rules(kind, prompts)
-    for samples in sorted({min(samples, fewest) for samples in options.samples}):
-        few = [of_prompt[: options.orders] for of_prompt in drawn]
-        best = [[max(p.scores[i] for i in order[:samples]) for order in few[c]] for c, p in enumerate(prompts)]
-        base, _ = uniform(by_rule["plurality"], prompts, samples, few)
-        told("same", name, samples, "random", random, None, None, ())
-        told("same", name, samples, "oracle", np.mean(best, axis=1), random, base, ())
-        for rule, selector in by_rule.items():
-            scores, sure = uniform(selector, prompts, samples, few)
-            told("same", name, samples, rule, scores, random, base, sure)
-    budgets = sorted({budget for budget in options.budgets if budget < 0.75 * fewest})
-    for rule, selector in by_rule.items():
-        replays = [shared(selector, prompts, budgets, drawn, replay) for replay in range(options.replays)]
-        for budget in budgets:
-            few = [of_prompt[: options.replays] for of_prompt in drawn]
-            theirs, _ = uniform(selector, prompts, budget, few)
-            ours = np.mean([replay[budget] for replay in replays], axis=0)
-            told("one budget", name, budget, rule, ours, theirs, None, ())
+def _gain(ours: NDArray[Any], theirs: NDArray[Any]) -> list[float] | None:
+    """The mean difference in points and the ends of its interval."""
+    return [100 * each for each in bootstrap_interval(ours - theirs)] if len(ours) else None
 
 
 def cpu(options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -310,64 +360,60 @@ def cpu(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("files", type=Path, nargs="*", metavar="FILE", help="recorded samples, .jsonl or .jsonl.gz")
+    parser.add_argument("files", type=Path, nargs="*", metavar="FILE", help="recorded samples, or folders of them")
+    parser.add_argument(
+        "--records", type=Path, nargs="*", default=[], metavar="POOL", help="recorded answers, ten questions a record"
+    )
     parser.add_argument("--samples", type=int, nargs="+", default=[4, 8], metavar="N")
     parser.add_argument("--orders", type=int, default=20, metavar="N", help="times each prompt's samples are drawn")
     parser.add_argument(
-        "--budgets", type=int, nargs="*", default=[4, 8], metavar="N", help="samples a prompt, on average"
+        "--budgets", type=int, nargs="*", default=[3, 4, 8], metavar="N", help="samples a prompt, on average"
     )
-    parser.add_argument("--replays", type=int, default=20, metavar="N", help="of one budget")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="a few prompts of each, to see that it runs")
     parser.add_argument("--json", type=Path, metavar="OUT")
     options = parser.parse_args()
     if options.quick:
-        options.orders = options.replays = 2
-    rows: list[dict[str, Any]] = []
-
-    def told(table: str, name: str, samples: int, rule: str, scores: Any, rival: Any, other: Any, sure: Any) -> None:
-        right = [float(score >= 0.5) for _, score in sure]
-        row = {
-            **{"table": table, "set": name, "prompts": len(scores), "samples": samples, "rule": rule},
-            "score": 100 * float(scores.mean()),
-            "gain": None if rival is None else gain(scores, rival),
-            "over plurality": None if other is None else gain(scores, other),
-            "AUROC": auroc([each for each, _ in sure], right) if 0 < sum(right) < len(right) else None,
-            "calibration error": calibration_error([each for each, _ in sure], right) if right else None,
-        }
-        rows.append(row)
-
-    sets = [("made here: misspelt names", "short_text", misspelt(24 if options.quick else 200, options.seed))]
+        options.orders = 2
+    few = 24 if options.quick else 200
+    sets = [("short_text", misspelt(few, options.seed)), ("ranking", ranked(few, options.seed))]
+    if options.records:
+        sets.append(("record", as_records(options.records)))
     for path in options.files:
-        kind, prompts = load(path)
-        sets.append((path.name.split(".jsonl")[0], kind, prompts[:12] if options.quick else prompts))
-    for name, kind, prompts in sets:
-        measure(name, kind, prompts, options, told)
-    console = Console(width=None if sys.stdout.isatty() else 170)
-    titles = {"same": "As many samples for each prompt", "one budget": "One budget, gain over as many for each"}
-    for table, title in titles.items():
+        for file in sorted(path.glob("*.jsonl*")) if path.is_dir() else [path]:
+            kind, pool = load(file)
+            sets.append((kind, ScoredPool(pool.name, pool.questions[:12]) if options.quick else pool))
+    rows = [row for kind, pool in sets for row in measured(kind, pool, options)] + cpu(options)
+    show(rows)
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+TITLES = {
+    "same": "As many samples for each prompt",
+    "one budget": "One budget, gain over as many for each",
+    "cost": "CPU, 8 samples",
+}
+
+
+def show(rows: Sequence[Mapping[str, Any]]) -> None:
+    console = Console(width=None if sys.stdout.isatty() else 190)
+    for table, title in TITLES.items():
+        owned = [row for row in rows if row["table"] == table]
         drawn = Table(title=title)
-        columns = ["set", "samples", "rule", "score", "gain", "over plurality", "AUROC", "calibration error"]
-        columns = columns if table == "same" else columns[:5]
+        columns = [column for column in owned[0] if column not in ("table", "kind")]
         for column in columns:
             drawn.add_column(column, justify="left" if column in ("set", "rule") else "right")
-        for row in (row for row in rows if row["table"] == table):
+        for row in owned:
             drawn.add_row(*(_cell(row[column]) for column in columns))
         console.print(drawn)
-    costs = cpu(options)
-    drawn = Table(title="CPU, 8 samples")
-    for column in ("words", "rule", "ms a sample"):
-        drawn.add_column(column, justify="left" if column == "rule" else "right")
-    for row in costs:
-        drawn.add_row(str(row["words"]), row["rule"], f"{row['ms a sample']:.2f}")
-    console.print(drawn)
-    if options.json:
-        options.json.write_text(json.dumps(rows + costs, indent=1) + "\n")
 
 
 def _cell(value: Any) -> str:
-    if isinstance(value, tuple):
-        return shown(value)
+    if isinstance(value, list) and any(isinstance(one, list) for one in value):
+        return "; ".join(map(_cell, value))
+    if isinstance(value, list):
+        return "{:+.1f} [{:+.1f}, {:+.1f}]".format(*value)
     return "" if value is None else f"{value:.2f}" if isinstance(value, float) else str(value)
 
 

@@ -315,3 +315,30 @@ def test_a_pool_may_change_while_something_is_held():
     assert arm is not None and pool.admission.may_change()
     arm.close()
     assert not pool.admission.may_change()
+
+
+def test_what_is_asked_for_beside_samples_is_spent_here_and_around_or_nowhere():
+    pool, program = BudgetPool(requests=3), Program()
+    with pool.scope(requests=2) as scope:
+        assert scope.admission.pay(Cost(requests=1), program)
+        assert pool.statistics().spent == scope.statistics().spent == Cost(requests=1)
+        assert scope.admission.pay(Cost(requests=1), program)
+        assert not scope.admission.pay(Cost(requests=1), program)
+    assert pool.admission.pay(Cost(requests=1), program) and not pool.admission.pay(Cost(requests=1), program)
+    assert pool.statistics().spent == Cost(requests=3) and pool.admission.accounts.ledger.reserved == Cost()
+
+
+def test_an_interrupt_between_reserving_and_booking_leaves_nothing_reserved(monkeypatch):
+    pool = BudgetPool(requests=3)
+    ledger = pool.admission.accounts.ledger
+    settle, interrupts = ledger.settle, [KeyboardInterrupt()]
+
+    def interrupted(reservation, used):
+        if interrupts:
+            raise interrupts.pop()
+        settle(reservation, used)
+
+    monkeypatch.setattr(ledger, "settle", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        pool.admission.pay(Cost(requests=1), None)
+    assert ledger.reserved == Cost() and ledger.spent == Cost(requests=1)

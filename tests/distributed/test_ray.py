@@ -13,7 +13,7 @@ import dspy
 import pytest
 import ray
 
-from dynscale_dspy import BudgetExhausted, BudgetPool, DynScaling
+from dynscale_dspy import BudgetExhausted, BudgetPool, DynScaling, Price
 from dynscale_dspy.distributed import LeasedPool, lease_supply, run
 from dynscale_dspy.distributed import client as client_module
 from dynscale_dspy.testing import questions
@@ -88,6 +88,31 @@ def test_two_workers_spend_one_budget_to_the_last_sample(published, server):
     assert sum(n * calls for n, calls in now.samples_per_call.items()) == now.spent.samples
     with dspy.context(lm=server.lm(cache=False)), pytest.raises(BudgetExhausted, match="published as 'two'"):
         DynScaling(dspy.Predict("question -> answer"), budget=pool)(question=texts[0])
+
+
+def test_workers_draw_from_the_language_models_that_a_program_brings(published, server):
+    bank = questions(12, seed=2)
+    servers = {"cheap": server(bank), "dear": server(bank, seed=3)}
+    lms = {
+        name: each.lm(model=f"openai/{name}", max_tokens=100, api_key="local", cache=False)
+        for name, each in servers.items()
+    }
+    prices = {"openai/cheap": Price(0.1, 0.4), "openai/dear": Price(1, 4)}
+    client = published(BudgetPool(samples=90, dollars=0.02, strict=True, prices=prices), "models")
+    program = DynScaling(dspy.Predict("question -> answer"), budget=client, lms=lms)
+    workers = [Worker.remote(None) for _ in range(2)]
+    texts = [question.text for question in bank]
+    ray.get([worker.ask.remote(program, texts[i::2]) for i, worker in enumerate(workers)])
+    ray.get([worker.close.remote("models") for worker in workers])
+    now, counted = client.statistics(), {name: each.statistics() for name, each in servers.items()}
+    assert all(each.samples for each in counted.values())
+    assert now.spent.samples == sum(each.samples for each in counted.values()) <= 90
+    at_prices = (
+        prices[f"openai/{name}"].nanodollars(each.prompt_tokens, each.completion_tokens)
+        for name, each in counted.items()
+    )
+    assert now.spent.nanodollars == sum(at_prices) <= 20_000_000
+    assert now.reserved.samples == now.open_calls == 0
 
 
 def test_the_end_of_a_budget_counts_what_its_holders_have_not_told(cluster, server):

@@ -12,6 +12,8 @@ import pytest
 
 from dynscale_dspy import DynScaling, Parallel, explain
 from dynscale_dspy.allocation.label_means import LEAST
+from dynscale_dspy.tuning.examples import Judge
+from dynscale_dspy.tuning.records import Call, voted
 from tests.execution.label_server import LabelServer
 
 PREFERS = {"plain": {"World": 0.9, "Sports": 0.1}, "ball": {"World": 0.6, "Sports": 0.4}}
@@ -71,6 +73,18 @@ def test_from_the_16th_call_on_a_preference_is_divided_out(server) -> None:
     assert "the model's own probability, calibrated on 20 calls" in str(made)
     assert outs[-1].completions.topic == ["Sports"] and list(outs[-1].keys()) == ["topic"]
     assert "probabilities='calibrated'" in repr(qa)
+
+
+def test_who_reads_the_results_later_reads_what_the_votes_were_for(server) -> None:
+    """Not what was written, which for every second call is another label."""
+    qa = scaled()
+    with dspy.context(lm=server.lm()):
+        outs = qa.batch([{"title": title} for title in TITLES], num_threads=4, disable_progress_bar=True)
+    judge = Judge(lambda example, prediction: prediction.topic == "Sports")
+    calls = [Call.of(out, dspy.Example(), judge, qa.scaling_selector.read) for out in outs]
+    assert [call.vote and call.vote.answer for call in calls] == ["World", "Sports"] * 10
+    assert [call.score for call in calls] == [call.scores[0] for call in calls] == [0.0, 1.0] * 10
+    assert voted(calls, 3, qa.scaling_selector)[1].score == 1.0
 
 
 def test_a_known_set_counts_by_the_mean_of_all_its_calls(server) -> None:

@@ -118,19 +118,19 @@ def test_programs_that_can_be_awaited():
 def test_samples_share_requests_where_one_predictor_asks_as_many_as_the_user_allows(monkeypatch):
     seen = []
 
-    def can_share(lm, config):
-        seen.append((lm, dict(config)))
+    def can_share(lm, config, *, wait):
+        seen.append((lm, dict(config), wait))
         return True
 
     monkeypatch.setattr(introspection, "can_share", can_share)
     predictor = dspy.Predict("a -> b", temperature=0.5)
     lm = ScriptedModel(cycle("A")).lm()
     with dspy.context(lm=lm):
-        assert choices_per_request(predictor, [predictor], {"config": {"n": 2}}, 8) == 8
+        assert choices_per_request(predictor, [predictor], {"config": {"n": 2}}, 8, wait=True) == 8
         assert choices_per_request(predictor, [predictor], {}, 1) == 1
         assert choices_per_request(predictor, [predictor, predictor], {}, 8) == 1
         assert choices_per_request(DynScaling(predictor, 2), [predictor], {}, 8) == 1
-    assert seen == [(lm, {"temperature": 0.5, "n": 2})]
+    assert seen == [(lm, {"temperature": 0.5, "n": 2}, True)]
 
 
 @pytest.mark.parametrize("program", [dspy.Predict("a -> b"), dspy.ChainOfThought("a -> b")])

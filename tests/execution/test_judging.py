@@ -26,7 +26,10 @@ def shown_in(prompt):
 
 
 class Judged:
-    """A model that writes poems in turn, and as a judge picks the one that it likes, wherever that stands."""
+    """A model that writes poems in turn, and as a judge picks the one that it likes, wherever that stands.
+
+    It likes a poem, or the one at a place when it is asked first: there the answers are in the order of the samples.
+    """
 
     def __init__(self, likes="the best poem", verdict=None):
         self.likes, self.verdict, self.asked = likes, verdict, []
@@ -35,6 +38,8 @@ class Judged:
         if not is_judge(prompt):
             return {"poem": POEMS[number % len(POEMS)]}  # the first three requests are the samples'
         self.asked.append(prompt)
+        if isinstance(self.likes, int):
+            self.likes = shown_in(prompt)[self.likes]
         if self.verdict is not None:
             return self.verdict
         return {"reasoning": "it is", "best": str(1 + shown_in(prompt).index(self.likes))}
@@ -81,9 +86,25 @@ def test_the_judge_is_shown_the_answers_in_two_orders_and_its_verdicts_decide(as
     assert all("topic: flowers" in prompt for prompt in script.asked)
     assert pool.statistics().spent.requests == len(model.requests) == 5
     assert {vote.answer for vote in explain(prediction).votes} == set(POEMS)
-    made = explain(prediction)
-    if made.samples[0].answer != "the best poem":  # the vote alone would have had another winner
-        assert made.confidence == made.agreement == pytest.approx(1 / 3)
+
+
+@WAYS
+def test_the_confidence_is_the_votes_only_where_the_vote_has_the_same_winner(ask):
+    def judged(place):
+        """The explanation of a call whose judge likes the answer of the sample at a place."""
+        script = Judged(likes=place)
+        with dspy.context(lm=ScriptedModel(script).lm()):
+            prediction = ask(poet(fresh()))
+        made = explain(prediction)
+        assert prediction.poem == made.samples[place].answer == script.likes
+        return made
+
+    with dspy.context(lm=ScriptedModel(Judged(verdict="nonsense")).lm()):
+        by_vote = explain(ask(poet(fresh())))
+    first, second = judged(0), judged(1)
+    assert first.agreement == second.agreement == pytest.approx(1 / 3)
+    assert first.confidence == by_vote.confidence != pytest.approx(1 / 3)
+    assert second.confidence == second.agreement
 
 
 @WAYS

@@ -230,6 +230,6 @@ def test_choices_that_cannot_be_read_together_are_read_apart_without_a_request(c
     [({"n": 2}, {}), ({}, {"n": 2}), ({"seed": 1}, {}), ({}, {"num_generations": 2}), ({"model_type": "text"}, {})],
 )
 def test_settings_of_the_users_own_are_not_shared_litellm(options, config, monkeypatch):
-    monkeypatch.setattr(shared_request, "one_request", lambda lm, settings: True)
+    monkeypatch.setattr(shared_request, "makes_one_request", lambda lm, settings: True)
     assert can_share(dspy.LM("openai/fake", api_key="local"), {})
     assert not can_share(dspy.LM("openai/fake", api_key="local", **options), config)

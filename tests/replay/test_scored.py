@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
 import itertools
-import json
 import statistics
 
 import pytest
@@ -12,8 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynscale_dspy import UCB
-from dynscale_dspy.replay.lines import PoolError
-from dynscale_dspy.replay.scored import BOUNDS, Outputs, ScoredPool, is_scored, load_scored_pool, replay_scores
+from dynscale_dspy.replay.outputs import Outputs, ScoredPool
+from dynscale_dspy.replay.scored import BOUNDS, replay_calls, replay_scores
+from dynscale_dspy.selection.embeddings import Embeddings
+from dynscale_dspy.selection.lists import ElementVote
+from dynscale_dspy.selection.medoid import Medoid
 from dynscale_dspy.selection.plurality import Plurality
 
 RULE = {"plurality": Plurality()}
@@ -101,51 +102,42 @@ def test_options_out_of_range_are_refused(options, words):
         replay_scores(ScoredPool("p", (outputs("q", "ab", "a"),)), RULE, **options)
 
 
-def test_a_file_holds_outputs_of_any_type(tmp_path):
-    path = tmp_path / "mine.jsonl.gz"
-    rows = [
-        {"id": 1, "samples": ["x", None, ["y"], {"z": 1}], "scores": [1, 0, 0.5, 0.25], "kind": "mixed"},
-        {"id": 2, "samples": [], "scores": []},
-    ]
-    path.write_bytes(gzip.compress("\n".join(map(json.dumps, rows)).encode()))
-    pool = load_scored_pool(path)
-    assert pool.name == "mine" and pool.questions[0].scores == (1, 0, 0.5, 0.25)
-    assert pool.questions[0].samples == ("x", None, ["y"], {"z": 1}) and len(pool.skipped) == 1
-    assert is_scored(path)
-    path.with_name("votes.jsonl").write_text('{"id": 1, "answers": ["x"], "gold": "x"}', encoding="utf-8")
-    assert not is_scored(path.with_name("votes.jsonl"))
+def test_a_composed_answer_is_scored_where_that_can_be():
+    samples, wanted = (["a", "x"], ["a", "y"], ["a", "z"]), {"a"}
+    for score, expected in ((None, 0.5), (lambda answer: float(set(answer) == wanted), 1.0)):
+        pool = ScoredPool("p", (Outputs("q", samples, (0.5,) * 3, score),))
+        rows = replay_scores(pool, {"elements": ElementVote()}, policies=["uniform"], budgets=[3])
+        assert rows[-1].score == expected
 
 
-@pytest.mark.parametrize(
-    ("line", "words"),
-    [
-        ("{", "1: not JSON"),
-        ("[]", "1: expected an object, got list"),
-        ('{"id": 1, "samples": []}', "1: no 'scores'"),
-        ('{"id": [], "samples": [], "scores": []}', "1: 'id' must be a string"),
-        ('{"id": 1, "samples": "x", "scores": []}', "1: 'samples' must be a list, got str"),
-        ('{"id": 1, "samples": ["x"], "scores": [2]}', "1: 'scores' must hold numbers from 0 to 1, got 2"),
-        ('{"id": 1, "samples": ["x"], "scores": []}', "1: 1 samples but 0 'scores'"),
-        ('{"id": 1, "samples": [], "scores": []}', "no question with samples"),
-        (
-            '{"id": 1, "samples": [1], "scores": [1]}\n{"id": "1", "samples": [1], "scores": [1]}',
-            "2: question '1' is on line 1",
-        ),
-    ],
-)
-def test_what_is_wrong_with_a_file_is_said_by_line(tmp_path, line, words):
-    path = tmp_path / "bad.jsonl"
-    path.write_text(line, encoding="utf-8")
-    with pytest.raises(PoolError, match=words):
-        load_scored_pool(path)
+def test_each_call_is_told_of_with_its_votes_and_the_score_of_what_won():
+    pool = ScoredPool("p", (outputs("q", "aab", "a"), outputs("r", "ab", "b")))
+    (found,) = replay_calls(pool, RULE, policies=["uniform"], budgets=[2], replicates=5)
+    assert (found.selector, found.policy, found.budget, len(found.calls)) == ("plurality", "uniform", 2, 10)
+    for place, score in enumerate(found.scores):
+        calls = found.calls[5 * place : 5 * place + 5]
+        assert statistics.fmean(score for _, score in calls) == score
+        assert all(selection.evidence().samples == 2 for selection, _ in calls)
 
 
-def test_outputs_without_a_score_each_and_questions_twice_are_refused():
-    with pytest.raises(PoolError, match="has 2 samples but 1 scores"):
-        Outputs("q", ("a", "b"), (1.0,))
-    with pytest.raises(PoolError, match="no samples"):
-        Outputs("q", (), ())
-    with pytest.raises(PoolError, match="twice"):
-        ScoredPool("p", (outputs("q", "ab", "a"), outputs("q", "ab", "a")))
-    with pytest.raises(PoolError, match="no questions"):
-        ScoredPool("p", ())
+def test_texts_are_embedded_in_one_request_a_question():
+    asked = []
+
+    def letters(texts):
+        asked.append(texts)
+        return [[1e-9 + text.count(letter) for letter in "abqxy"] for text in texts]
+
+    said = ("q", "x y", "y x", "abab", "baba", "aabb")
+    pool = ScoredPool("p", (Outputs("q", said, (0, 0, 0, 1, 1, 1)),))
+    rows = replay_scores(pool, {"vectors": Medoid(Embeddings(letters))}, policies=["uniform"], budgets=[6])
+    assert rows[-1].score == 1 and asked == [list(said)]
+
+
+def test_a_bandit_learns_that_samples_never_agree_as_in_a_batch():
+    never = [Outputs(f"never {i}", tuple(f"{i} {j}" for j in range(16)), (0.0,) * 16) for i in range(60)]
+    contested = [outputs(f"contested {i}", "ab" * 8, "a") for i in range(10)]
+    pool = ScoredPool("p", (*never, *contested))
+    (found,) = replay_calls(pool, RULE, policies=["knowledge_gradient"], budgets=[4], replicates=1)
+    drawn = [selection.evidence().samples for selection, _ in found.calls]
+    assert sum(drawn) == 4 * len(pool.questions)
+    assert statistics.fmean(drawn[60:]) > 1.5 * statistics.fmean(drawn[:60])

@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dynscale_dspy.replay import Pool, Question, replay
-from dynscale_dspy.replay.statistics import area, bootstrap_weights, reach
+from dynscale_dspy.replay.statistics import area, bootstrap_interval, bootstrap_weights, reach
 from tests.replay.support import simulated
 
 
@@ -37,3 +39,17 @@ def test_bootstrap_error_is_about_right():
     questions = [Question(str(i), ("A" if generator.random() < 0.5 else "B",) * 8, frozenset("A")) for i in range(400)]
     result = replay(Pool("p", tuple(questions)), ["uniform"], budgets=[1], replicates=3, with_bounds=False)
     assert result.records[0].se == pytest.approx(0.5 / 20, rel=0.2)
+
+
+@given(st.lists(st.floats(-1, 1), min_size=1, max_size=30))
+def test_an_interval_is_around_the_mean_and_turns_with_the_sign(differences):
+    mean, low, high = bootstrap_interval(differences)
+    assert min(differences) - 1e-9 <= low <= mean + 1e-9 <= high + 2e-9 <= max(differences) + 3e-9
+    assert bootstrap_interval([-each for each in differences]) == pytest.approx((-mean, -high, -low), abs=1e-9)
+
+
+def test_an_interval_is_as_wide_as_students_where_there_are_many():
+    differences = np.random.default_rng(1).normal(0.1, 1, 2000)
+    mean, low, high = bootstrap_interval(differences)
+    assert mean == pytest.approx(differences.mean())
+    assert high - low == pytest.approx(2 * 1.96 * differences.std() / np.sqrt(2000), rel=0.1)

@@ -31,3 +31,9 @@ def test_a_provider_may_say_nothing(words):
 
     assert status_message(Silent(), SO_FAR) is None
     assert status_message(SamplingStatus(), SO_FAR) == StatusMessage("0 samples, 2 answers, 67% agree")
+
+
+def test_answers_that_are_much_alike_are_told_as_groups():
+    so_far = Explanation((Votes("A", 2, 0, versions=2), Votes("B", 1, 0)), 2 / 3, 0.7, (), 1, Cost())
+    words = "0 samples, 2 groups of answers, 67% like the winner"
+    assert status_message(SamplingStatus(), so_far) == StatusMessage(words)

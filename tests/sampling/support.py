@@ -25,12 +25,18 @@ def voters(*keys) -> list[Sample]:
     return [Sample(Draw(i), prediction=key, answer=key, vote=vote(key)) for i, key in enumerate(keys)]
 
 
-def make_view(samples, index=None) -> CallView:
+def make_view(samples, index=None, selector=None) -> CallView:
     """What a strategy sees of a call of these samples; by default its next sample follows right on them."""
-    selection = Plurality().empty()
+    selection = (selector or Plurality()).empty()
     for sample in samples:
         selection = selection.add(sample.vote, sample=sample.draw.index, conditioned=sample.draw.conditioned)
     return CallView(len(samples) if index is None else index, samples, selection)
+
+
+def view_of(selector, *answers) -> CallView:
+    """What a strategy sees of a call whose independent samples gave these answers, under a selector."""
+    votes = enumerate(map(selector.read, answers))
+    return make_view([Sample(Draw(i), prediction=v.answer, answer=v.answer, vote=v) for i, v in votes], None, selector)
 
 
 def draw_next(plan: Plan) -> Draw:

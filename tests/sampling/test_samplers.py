@@ -10,8 +10,10 @@ from dynscale_dspy.sampling.plan import Plan
 from dynscale_dspy.sampling.sample import Draw, Sample
 from dynscale_dspy.sampling.samplers import ALONE, PERMUTED, PLAIN, CallView, ChainSpec, Lazily, Sampler, conditioned
 from dynscale_dspy.sampling.strategies import Parallel
+from dynscale_dspy.selection.fieldwise import Fieldwise
+from dynscale_dspy.selection.medoid import Medoid
 from dynscale_dspy.selection.plurality import Plurality
-from tests.sampling.support import make_view, voters
+from tests.sampling.support import make_view, view_of, voters
 from tests.support import vote
 
 
@@ -68,6 +70,36 @@ def test_weights_decide_which_answers_are_heaviest():
         selection = selection.add(sample.vote, sample=sample.draw.index, weight=weight)
     for seed in range(20):
         assert ChainSpec(length=1).choose(CallView(3, samples, selection), np.random.default_rng(seed)) == (2,)
+
+
+SUMMARIES = (
+    "rain is expected",
+    "on Monday the council voted for the new bridge",
+    "the council voted for the new bridge",
+    "the council voted for the new bridge on Monday",
+    "rain is expected today",
+)
+
+
+def test_of_answers_that_are_much_alike_the_most_central_one_is_shown():
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        assert set(ChainSpec().choose(view_of(Medoid(), *SUMMARIES), rng)) == {0, 1}  # 1 and 3 have the same words
+        assert ChainSpec(length=1).choose(view_of(Medoid(), *SUMMARIES), rng) == (1,)
+    assert len(ChainSpec(length=8).choose(view_of(Plurality(), *SUMMARIES), np.random.default_rng(0))) == 5
+
+
+def test_room_that_is_left_is_filled_with_others_of_a_group():
+    view, rng = view_of(Medoid(), *SUMMARIES), np.random.default_rng(0)
+    assert sorted(ChainSpec(length=8, repeats=True).choose(view, rng)) == [0, 1, 2, 3, 4]
+    assert {0, 1} < set(ChainSpec(length=3, repeats=True).choose(view, rng))
+
+
+def test_records_that_are_much_alike_are_shown_once():
+    records = [{"city": "Rome", "year": 1, "month": 5}, {"city": "Rome", "year": 1, "month": 6}, {"city": "Bern"}]
+    for selector in (Fieldwise(), Fieldwise(compose=True)):
+        shown = ChainSpec(shuffle=False).choose(view_of(selector, *records), np.random.default_rng(0))
+        assert shown in ((0, 2), (1, 2))
 
 
 def test_an_independent_attempt_speaks_for_its_answer_where_there_is_one():

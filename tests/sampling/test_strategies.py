@@ -27,7 +27,10 @@ from dynscale_dspy.sampling.samplers import (
     Sampler,
     conditioned,
 )
-from tests.sampling.support import draw_next, make_view, voters
+from dynscale_dspy.selection.fieldwise import Fieldwise
+from dynscale_dspy.selection.medoid import Medoid
+from dynscale_dspy.selection.plurality import Plurality
+from tests.sampling.support import draw_next, make_plan, make_view, view_of, voters
 from tests.support import vote
 
 
@@ -69,6 +72,38 @@ def test_integrated_leaves_a_clear_lead_to_independent_votes():
     assert len(shown(Integrated(), "A", "A", "B")) == 2
     assert shown(Integrated(), "A", "A", "A", "B") == ()
     assert len(shown(Integrated(when="contested"), "A", "A", "A", "B")) == 2
+
+
+BRIDGE = (
+    "the council voted for the new bridge",
+    "the council voted for a new bridge",
+    "a new bridge, the council voted",
+)
+RAIN = ("rain is expected", "rain is expected today")
+
+
+@pytest.mark.parametrize("when", ["close", "contested"])
+def test_answers_compared_by_likeness_are_contested_by_votes_for_what_is_much_alike(when):
+    """Sums of similarities are no votes: those of the leader and its rival are close in calls that agree, too."""
+    strategy = Integrated(when=when)
+    agreed = view_of(Medoid(), BRIDGE[0], "a new bridge was voted by council")
+    assert 0 < agreed.evidence.lead - agreed.evidence.rival < 1 and agreed.leading_two == (2, 0)
+    assert shown_to(strategy, agreed) == ()
+    assert len(shown_to(strategy, view_of(Medoid(), *BRIDGE[:2], *RAIN))) == 2
+    ahead = view_of(Medoid(), *BRIDGE, RAIN[0])
+    assert ahead.leading_two == (3, 1) and bool(shown_to(strategy, ahead)) is (when == "contested")
+    for selector in (Fieldwise(), Medoid(lambda one, other: float(one == other))):
+        assert view_of(selector, *"AAB").leading_two == view_of(Plurality(), *"AAB").leading_two == (2, 1)
+
+
+def test_nothing_is_tried_where_no_two_samples_could_tell_whether_they_check():
+    contested = view_of(Medoid(), BRIDGE[0], RAIN[0])
+    assert shown_to(Integrated(when="learned"), contested) == ()
+    assert shown_to(Integrated(when="learned"), view_of(Plurality(), BRIDGE[0], RAIN[0])) != ()
+    learned = Learned()
+    learned.trust.recall(trust.MOST)
+    assert len(shown_to(Integrated(when="learned"), contested, learned=learned)) == 2
+    assert len(shown_to(Integrated(when="always"), contested)) == 2
 
 
 @given(
@@ -129,6 +164,27 @@ def test_width_bounds_what_is_in_flight():
     strategy = Integrated(independent=2, width=3)
     assert strategy.room(0) == 3
     assert strategy.room(3) == 0
+
+
+@pytest.mark.parametrize("when", ["always", "contested", "close"])
+def test_what_all_samples_are_granted_for_at_once_still_sees_the_independent_ones(when):
+    plan = make_plan(strategy=Integrated(when=when, independent=2))
+    assert len(plan.propose(8)) == 2  # the others are to see them
+    for said in ("A", "B"):
+        plan.tell(Sample(draw_next(plan), prediction=said, answer=said, vote=vote(said)))
+    assert [sampler.chain is not None for sampler in plan.propose(6)] == [True] * 6
+
+
+@pytest.mark.parametrize("when", ["always", "contested", "close"])
+def test_independent_samples_that_do_not_vote_are_not_waited_for(when):
+    plan = make_plan(strategy=Integrated(when=when, independent=2))
+    plan.tell(Sample(draw_next(plan), problem="failed"))
+    plan.tell(Sample(draw_next(plan), problem="failed"))
+    assert plan.propose() == [ALONE]
+
+
+def test_samples_on_trial_are_not_waited_for():
+    assert len(make_plan(strategy=Integrated()).propose(8)) == 8
 
 
 @pytest.mark.parametrize(

@@ -197,7 +197,9 @@ def test_the_mean_over_fields() -> None:
     assert alike(person, ada, Person(name="Ada Lovelace", year=1815)) == 1
     assert alike(person, ada, {"name": "Ada", "year": 1815}) == pytest.approx((2 / 3 + 1) / 2, abs=1 / UNITS)
     assert alike(person, ada, {"name": "Ada Lovelace"}) == 1 / 2
-    assert alike(person, {"year": 1}, {"year": 1}) == 1 / 2  # what is not there is like nothing
+    assert alike(person, {"year": 1}, {"year": 1}) == 1  # neither has a name, as if it were None in both
+    assert alike(person, {"year": 1}, {"year": 2}) == alike(person, Person(year=1), Person(year=2)) == 1 / 2
+    assert alike(person, {"year": 1}, Person(year=1)) == 1 / 2  # one of them has a name, which is None
     assert person.prepare({}) is None and alike(person, None, None) == 1 == alike(person, Person(), Person())
     assert alike(person, None, Person()) == 0 == alike(person, "Ada", None)
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import dspy
@@ -14,12 +15,32 @@ import pytest
 from dspy.utils.callback import BaseCallback
 
 from dynscale_dspy import BudgetPool, Cost, DynScaling, Integrated, KnowledgeGradient, Parallel, Uniform, explain
+from dynscale_dspy.execution.choices_route import LITELLM
 from dynscale_dspy.testing import FakeQuestion, FakeServer, questions
 from dynscale_dspy.testing.fake_model import Prompt
-from tests.support import HAS_ENGINES, needs_lm_errors
+from tests.support import HAS_ENGINES, needs_engines, needs_lm_errors
 
 BANK = questions(6, seed=3)
 EACH = 8
+
+
+@pytest.fixture(params=["litellm", pytest.param("auto", marks=needs_engines)], ids=["litellm", "auto by litellm"])
+def server(request: pytest.FixtureRequest, server: Any) -> Callable[..., FakeServer]:
+    """Servers whose language models go through LiteLLM; or by default, so that only shared requests do."""
+
+    def start(*args: Any, **options: Any) -> FakeServer:
+        fake = server(*args, **options)
+        fake.lm = partial(lm_of, fake.lm, request.param)
+        return fake
+
+    return start
+
+
+def lm_of(make: Callable[..., dspy.LM], engine: str, asked: str, **options: Any) -> dspy.LM:
+    if engine == "auto" and asked == "litellm":
+        assert LITELLM.wait()
+        return make("auto", **options)
+    return make(asked, **options)
 
 
 def call(qa: DynScaling, bank: list[FakeQuestion]) -> list[Any]:
@@ -275,9 +296,10 @@ def test_at_most_so_many_choices_litellm(server: Any) -> None:
     assert Counter(body.get("n", 1) for body in fake.bodies) == {3: 2 * len(BANK), 2: len(BANK)}
 
 
+@needs_engines
 def test_the_native_engine_is_never_asked_for_several(server: Any) -> None:
     fake = server(BANK)
-    with dspy.context(lm=fake.lm("auto")):
+    with dspy.context(lm=fake.lm("lm15")):
         call(uniform(), BANK)
     assert all("n" not in body for body in fake.bodies)
     assert fake.statistics().requests == EACH * len(BANK)
@@ -288,7 +310,8 @@ def test_a_seed_or_choices_of_the_users_own_are_left_alone_litellm(options: dict
     fake = server(BANK)
     with dspy.context(lm=fake.lm("litellm", **options)):
         call(uniform(), BANK)
-    assert fake.statistics().requests == EACH * len(BANK)
+    assert fake.statistics().delivered == EACH * len(BANK) * options.get("n", 1)
+    assert all(body.get("n", 1) <= options.get("n", 1) for body in fake.bodies)
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import re
 
@@ -197,6 +198,25 @@ def test_unsure_answers_are_measured_by_their_votes():
     with dspy.context(lm=model(shown_right=False).lm(temperature=1.0)):
         tuned = Calibrate(metric, budget=2, sampling=[Parallel()], num_threads=1).compile(student, trainset=EXAMPLES)
     assert tuned.on_low is ask and tuned.min_confidence == 1.0
+
+
+def test_lists_are_measured_by_their_own_rule_and_a_metric_that_gives_a_number():
+    """No two samples are equal: by equality scaling would gain nothing."""
+
+    def reply(prompt, number):
+        own = [f"w{number}x{place}" for place in range(2)]
+        told = ["a", "b", "c", own[0]] if luck(f"list {number}") < 3 else own
+        return {"tags": json.dumps(told)}
+
+    def share(example, prediction, trace=None):
+        return len({"a", "b", "c"}.intersection(prediction.tags)) / 3
+
+    student = dspy.Predict("question -> tags: list[str]")
+    with dspy.context(lm=ScriptedModel(reply).lm()):
+        calibrate = Calibrate(metric=share, budget=6, num_threads=1, sampling=[Parallel()])
+        calibration = calibrate.compile(student, trainset=EXAMPLES).calibration
+    assert calibration.baseline.score < 0.8 and calibration.best.score > 0.9
+    assert calibration.gain.is_sure and not calibration.chosen.plain
 
 
 def test_dearer_samples_get_fewer():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import threading
 from dataclasses import replace
@@ -11,9 +12,22 @@ from typing import Literal
 import dspy
 import pytest
 
-from dynscale_dspy import BudgetExhausted, DynScaling, Integrated, Parallel, Price, Uniform, explain, lab
+from dynscale_dspy import (
+    BudgetExhausted,
+    BudgetPool,
+    DynScaling,
+    Integrated,
+    Parallel,
+    Price,
+    Uniform,
+    explain,
+    lab,
+)
+from dynscale_dspy.selection.medoid import Medoid
 from dynscale_dspy.tuning import Check, check
 from dynscale_dspy.tuning import checks as module
+from dynscale_dspy.tuning.examples import Judge
+from dynscale_dspy.tuning.records import Call, voted
 from tests.support import ScriptedModel, needs_lm_errors
 
 EXAMPLES = [dspy.Example(question=f"number {i}", answer=f"right {i}").with_inputs("question") for i in range(40)]
@@ -27,7 +41,7 @@ def luck(*parts):
 
 
 class Model(ScriptedModel):
-    """Right so often in a hundred: at temperature 0, above it, and with attempts shown. Wrong in ever other ways."""
+    """Right so often in a hundred: at temperature 0, above it, and with attempts shown. Wrong in ever other words."""
 
     def __init__(self, greedy, warm, shown=None):
         super().__init__(lambda prompt, number: {})
@@ -46,7 +60,7 @@ class Model(ScriptedModel):
         level = {"greedy": self.greedy, "warm": self.warm, "shown": self.shown_right}[kind]
         wins = luck(kind, number, count) < level
         wrong = luck("wrong", kind, number, count)
-        text = f"right {number}" if wins else f"wrong {wrong}"
+        text = f"right {number}" if wins else "".join(chr(ord("a") + int(digit)) for digit in f"{wrong:02}")
         return f"[[ ## reasoning ## ]]\nso\n\n[[ ## answer ## ]]\n{text}\n\n[[ ## completed ## ]]"
 
     def temperatures(self):
@@ -168,7 +182,7 @@ def test_labels_under_another_name_are_pointed_out():
 
 def test_a_metric_decides_what_is_right():
     found = checked(
-        Model(greedy=0, warm=100), UNLABELLED, metric=lambda example, prediction: "wrong" in prediction.answer
+        Model(greedy=0, warm=100), UNLABELLED, metric=lambda example, prediction: "right" not in prediction.answer
     )
     assert found.labelled == 40 and row(found, "greedy").accuracy.mean == 1.0
     assert found.recommended.name == "greedy" and "best here" in found.sentence
@@ -191,6 +205,69 @@ def test_temperatures_and_strategies_of_ones_own():
     assert sum(name.startswith("Integrated(") and "first='own'" in name for name in names) == 4
     assert row(found, "vote of 4 at 0.5").settings["temperature"] == 0.5
     assert model.temperatures() == {None: 40, 0.0: 40, 0.5: 640, 0.9: 640}
+
+
+class Writer(ScriptedModel):
+    """Writes no text twice: two of three samples tell of the number and a word of their own, others of such alone."""
+
+    def __init__(self, field="summary"):
+        super().__init__(lambda prompt, number: {})
+        self.field = field
+
+    def answer(self, request):
+        number = self.text(request).rpartition("number ")[2].split("\n")[0]
+        with self.lock:
+            self.requests.append(request)
+            count = len(self.requests)
+        own = [f"w{luck(count, place)}x{count}" for place in range(3)]
+        told = [*(f"n{number}", "is", "a", "number"), own[0]] if luck("told", count) < 67 else own
+        text = {"summary": " ".join(told), "tags": json.dumps(told)}[self.field]
+        return f"[[ ## {self.field} ## ]]\n{text}\n\n[[ ## completed ## ]]"
+
+
+def likeness(example, prediction):
+    """The share of the words that are to be said."""
+    said = prediction.get("summary", "").split() or prediction.get("tags", [])
+    wanted = [f"n{example.document.split()[-1]}", "is", "a", "number"]
+    return sum(word in said for word in wanted) / len(wanted)
+
+
+@pytest.mark.parametrize("field", ["summary", "tags"])
+def test_text_and_lists_are_voted_on_by_their_own_rule_and_scored_by_the_metric(field):
+    """No two samples are equal: by equality a vote is its first sample, and every answer another one."""
+    examples = [{"document": f"number {i}"} for i in range(40)]
+    signature = {"summary": "document -> summary", "tags": "document -> tags: list[str]"}[field]
+    program = DynScaling(dspy.Predict(signature), 4, selector=Medoid() if field == "summary" else None)
+    found = checked(Writer(field), examples, program, metric=likeness, samples=6, strategies=[Parallel()])
+    plain, half, vote = (row(found, name) for name in ("plain", "vote of 3", "vote of 6"))
+    assert 0.5 < plain.accuracy.mean < 0.85 and vote.accuracy.mean > 0.9 and vote.gain.low > 0
+    assert plain.accuracy.mean < half.accuracy.mean < vote.accuracy.mean
+    assert found.recommended.name.startswith("vote of") or found.recommended.name == "Parallel of 6"
+    assert 0.3 < vote.agreement < 0.6 and 0.2 < vote.changed.mean < 0.5  # of what is much alike: two of three, squared
+    assert vote.changed.mean < plain.changed.mean < 0.8 and len(found.disagreements) < 40
+
+
+def test_a_vote_of_all_samples_is_what_the_program_returns():
+    """Labels, text with ties, lists, records and numbers: the record has the winner that the module had."""
+    cases = {
+        "question -> answer": ["a b", "b c", "c", "a b c"],
+        "question -> answer: Literal['x', 'y']": ["x", "y", "y", "x"],
+        "question -> answer: list[str]": ['["a"]', '["a", "b"]', '["c"]', '["b", "c"]'],
+        "question -> answer: float": ["1", "2", "2.0", "3"],
+        "question -> answer: dict[str, int]": ['{"a": 1, "b": 2}', '{"a": 1}', '{"a": 1, "b": 3}', '{"c": 1}'],
+    }
+    for signature, values in cases.items():
+        pool = BudgetPool(samples=8, policy=Uniform())
+        program = DynScaling(dspy.Predict(signature), pool, sampling=Parallel(), max_choices=1)
+        model = ScriptedModel(lambda prompt, number, values=values: {"answer": values[number % 4]})
+        with dspy.context(lm=model.lm()):
+            predictions = program.batch([{"question": f"q{i}"} for i in range(2)], num_threads=1)
+        for prediction in predictions:
+            judge = Judge(lambda example, prediction: luck(prediction.answer))
+            call = Call.of(prediction, dspy.Example(), judge, program.scaling_selector.read)
+            (outcome,) = voted([call], 4, program.scaling_selector, fixed=4)  # in the order in which they were drawn
+            assert outcome.score == call.score == luck(prediction.answer), signature
+            assert outcome.answers == call.alone().answers and call.vote.answer == prediction.answer, signature
 
 
 class Once(Integrated):

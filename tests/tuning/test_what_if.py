@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from dynscale_dspy import BudgetPool, DynScaling, Parallel, Uniform
 from dynscale_dspy.allocation.costs import Cost
 from dynscale_dspy.reporting.history import CallRecord
+from dynscale_dspy.selection.medoid import Medoid
 from dynscale_dspy.tuning import what_if as module
 from dynscale_dspy.tuning.what_if import what_if
 from tests.support import ScriptedModel
@@ -24,6 +25,20 @@ def test_what_if_more_budget_settles_more_answers_and_touches_nothing():
     curve = [result.accuracy("this pool's policy", budget) for budget in (1, 4, 16)]
     assert curve[0] < curve[1] <= curve[2] <= 1
     assert pool.statistics() == before
+
+
+def test_text_that_is_much_alike_is_one_answer():
+    """No two samples are equal: by equality no number of samples settles anything."""
+
+    def reply(prompt, number):
+        return {"summary": f"the council voted for it {number}" if number % 3 else f"w{number} x{number}"}
+
+    pool = BudgetPool(samples=240, policy=Uniform())
+    write = DynScaling(dspy.Predict("document -> summary"), pool, selector=Medoid(), sampling=Parallel())
+    with dspy.context(lm=ScriptedModel(reply).lm()):
+        write.batch([{"document": f"{i}"} for i in range(30)], num_threads=1)
+    result = what_if(pool, budgets=[1, 8])
+    assert 0.6 < result.accuracy("uniform", 1) < 0.77 < result.accuracy("uniform", 8)
 
 
 def asked(strategy, samples=120):

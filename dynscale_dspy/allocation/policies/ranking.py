@@ -29,8 +29,14 @@ from dynscale_dspy.allocation.tally import Tally
 
 
 def relevance(evidence: Evidence, pending: int, kappa: float) -> float:
-    r"""Posterior chance that the next sample is for one of the two leading answers: :math:`(a+b+2)/(n+\kappa)`."""
-    return min(1.0, (evidence.lead + pending + evidence.rival + 2) / (evidence.samples + pending + kappa))
+    r"""Posterior chance that the next sample is for one of the two leading answers: :math:`(a+b+2)/(n+\kappa)`.
+
+    Where votes have weights, n is their mass: all weights together, and one for each sample without a vote.
+    """
+    mass = evidence.samples
+    if isinstance(evidence, Tally) and not evidence.is_spread:
+        mass = evidence.valid + evidence.blanks
+    return min(1.0, (evidence.lead + pending + evidence.rival + 2) / (mass + pending + kappa))
 
 
 @dataclass(frozen=True)

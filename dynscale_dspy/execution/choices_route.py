@@ -1,0 +1,166 @@
+"""Which way a request for several choices goes: by the language model's own engine, or through LiteLLM.
+
+DSPy's native engine, which ``engine="auto"`` takes for most providers, makes one request a choice. LiteLLM makes one
+for all of them, so that the prompt is sent and paid for once. A language model with ``engine="auto"`` may be asked
+either way, and DSPy's cache takes both for the same. So its requests for several choices, and no others, go through
+LiteLLM.
+
+LiteLLM takes seconds to import. That is done in the background, and until it is done each sample makes a request of
+its own.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import sys
+import threading
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import dspy
+
+logger = logging.getLogger(__name__)
+
+LIBRARY = "litellm"
+LONGEST_IMPORT = 60.0
+"""Seconds for which anyone waits for the import."""
+WITHOUT_CHOICES = frozenset({"anthropic", "ollama", "ollama_chat"})
+"""Providers for which LiteLLM need not be imported: they give one choice a request."""
+
+
+class Library:
+    """A module that takes long to import, imported in a thread of its own. Safe from any thread.
+
+    Args:
+        name: Its name.
+
+    Example:
+        >>> library = Library("json")
+        >>> library.begin(), library.wait(), library.is_loaded
+        (None, True, True)
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        if hasattr(os, "register_at_fork"):
+            # A child forked in the middle of an import would wait for ever for the thread that it does not have.
+            os.register_at_fork(before=self._finish, after_in_child=self._begin_anew)
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the module is there, wholly."""
+        module = sys.modules.get(self.name)
+        spec = getattr(module, "__spec__", None)
+        return module is not None and not getattr(spec, "_initializing", False)
+
+    def begin(self) -> None:
+        """Begin the import, unless it has begun."""
+        with self._lock:
+            if self._thread is None and not self.is_loaded:
+                self._thread = threading.Thread(target=self._load, name=f"dynscale-import-{self.name}", daemon=True)
+                self._thread.start()
+
+    def wait(self) -> bool:
+        """Wait for the import, which is begun if it has not.
+
+        Returns:
+            Whether the module is there.
+        """
+        self.begin()
+        self._finish()
+        return self.is_loaded
+
+    def _finish(self) -> None:
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(LONGEST_IMPORT)
+
+    def _begin_anew(self) -> None:
+        self._lock = threading.Lock()
+        self._thread = None
+
+    def _load(self) -> None:
+        try:
+            importlib.import_module(self.name)
+        except Exception as error:  # not installed, or broken: each sample goes on making a request of its own
+            logger.debug("%s cannot be imported: %s", self.name, error)
+
+
+LITELLM = Library(LIBRARY)
+"""LiteLLM of this process."""
+
+
+def makes_one_request(lm: Any, settings: Mapping[str, Any]) -> bool:
+    """Return True if a language model's own engine makes one request for several choices.
+
+    Args:
+        lm: The language model.
+        settings: The request's.
+    """
+    engine = getattr(lm, "_engine_spec", None)
+    if engine is None:
+        return isinstance(lm, dspy.LM)  # DSPy before 3.4 has nothing but LiteLLM
+    if engine == "auto":
+        return _is_native(lm, settings) is False
+    return engine == "litellm"
+
+
+def can_borrow(lm: Any, settings: Mapping[str, Any], *, wait: bool) -> bool:
+    """Return True if a request for several choices can go through LiteLLM though others go another way.
+
+    Args:
+        lm: The language model.
+        settings: The request's.
+        wait: Whether to wait for LiteLLM's import. Else it is begun, and LiteLLM taken only if it is there.
+    """
+    if not is_borrowed(lm, settings):
+        return False
+    if settings.get("prompt_cache") is not None or lm.model.partition("/")[0] in WITHOUT_CHOICES:
+        return False
+    if wait:
+        LITELLM.wait()
+    else:
+        LITELLM.begin()
+    return LITELLM.is_loaded and _takes_n(lm.model)
+
+
+def is_borrowed(lm: Any, settings: Mapping[str, Any]) -> bool:
+    """Return True if LiteLLM is another way for a language model's requests than they go, and a way that is open.
+
+    Args:
+        lm: The language model.
+        settings: The request's.
+    """
+    return type(lm) is dspy.LM and getattr(lm, "_engine_spec", None) == "auto" and bool(_is_native(lm, settings))
+
+
+def through_litellm(lm: Any) -> Any:
+    """The same language model, whose requests go through LiteLLM; callbacks, history and settings are shared."""
+    other = object.__new__(type(lm))
+    other.__dict__.update(vars(lm), _engine_spec="litellm", _async_engine_spec=None)
+    return other
+
+
+def _is_native(lm: Any, settings: Mapping[str, Any]) -> bool | None:
+    """Whether DSPy's native engine would make a request; None if that cannot be told."""
+    try:
+        from dspy.clients.backend_selection import select_backend
+
+        return bool(select_backend(lm, {"model": lm.model, **settings}).native)
+    except Exception:  # another DSPy than this was written for, or settings it will refuse itself
+        return None
+
+
+@lru_cache(maxsize=256)
+def _takes_n(model: str) -> bool:
+    """Whether LiteLLM hands the number of choices on to a model's provider."""
+    try:
+        supported = sys.modules[LIBRARY].get_supported_openai_params(model=model)
+        return "n" in (supported or ())
+    except Exception:  # a provider it does not know
+        return False

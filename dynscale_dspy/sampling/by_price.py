@@ -1,0 +1,78 @@
+"""Several language models in one call, drawn from as their prices ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from dynscale_dspy.allocation.learned import Learned
+from dynscale_dspy.sampling.best_of import BestOf
+from dynscale_dspy.sampling.escalate import Escalate, ModelStrategy, OverModels, prices_of
+from dynscale_dspy.sampling.samplers import CallView, Sampler
+
+APART = 8.0
+"""From this ratio of prices a sample on, cheap samples come before dear ones; below, the better model is looked for."""
+
+
+@dataclass(frozen=True)
+class ByPrice(ModelStrategy):
+    """:class:`Escalate` where a sample of the dearest model costs :data:`APART` times one of the cheapest, else BestOf.
+
+    It goes by what samples have cost. Before each model has been metered, and where no price is known, it escalates in
+    the order given.
+
+    Args:
+        escalate: The rule for prices that are far apart.
+        best_of: The rule for prices that are not.
+    """
+
+    escalate: Escalate = field(default_factory=Escalate)
+    best_of: BestOf = field(default_factory=BestOf)
+
+    def over(self, models: Sequence[Sampler]) -> OverModels:
+        """The same, drawing from these language models."""
+        return Priced(tuple(models), self)
+
+
+@dataclass(frozen=True)
+class Priced(OverModels):
+    """A :class:`ByPrice` that knows its language models.
+
+    Args:
+        models: A sampler for each language model.
+        settings: The two rules.
+    """
+
+    settings: ByPrice
+
+    def propose(self, view: CallView, learned: Learned, rng: np.random.Generator) -> Sampler | None:
+        """Propose what the rule for these prices does."""
+        return self._rule(learned).propose(view, learned, rng)
+
+    def weight(self, sampler: Sampler) -> float:
+        """What a vote counts where nothing is known of prices."""
+        return self._escalating.weight(sampler)
+
+    def worth(self, sampler: Sampler, learned: Learned) -> float:
+        """What a vote counts by the rule for these prices."""
+        return self._rule(learned).worth(sampler, learned)
+
+    def why(self, learned: Learned) -> str:
+        """Which rule it keeps to, and which language models that asks."""
+        return self._rule(learned).why(learned)
+
+    @cached_property
+    def _escalating(self) -> OverModels:
+        return self.settings.escalate.over(self.models)
+
+    @cached_property
+    def _better(self) -> OverModels:
+        return self.settings.best_of.over(self.models)
+
+    def _rule(self, learned: Learned) -> OverModels:
+        prices = prices_of(self.models, learned)
+        is_apart = prices is None or max(prices) >= APART * min(prices)
+        return self._escalating if is_apart else self._better

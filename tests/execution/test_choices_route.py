@@ -1,0 +1,109 @@
+"""Which way a request for several choices goes."""
+
+import os
+import subprocess
+import sys
+import threading
+from typing import Any
+
+import dspy
+import pytest
+
+from dynscale_dspy.execution import choices_route
+from dynscale_dspy.execution.choices_route import (
+    Library,
+    can_borrow,
+    is_borrowed,
+    makes_one_request,
+    through_litellm,
+)
+from tests.support import needs_engines
+
+pytestmark = needs_engines
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "able"),
+    [
+        ("openai/gpt-4o-mini", {}, True),
+        ("openai/anything", {"api_base": "http://127.0.0.1:1/v1"}, True),
+        ("hosted_vllm/anything", {"api_base": "http://127.0.0.1:1/v1"}, True),
+        ("anthropic/claude-sonnet-4-5", {}, False),
+        ("openai/gpt-4o-mini", {"engine": "lm15"}, False),
+        ("openai/gpt-4o-mini", {"engine": "litellm"}, False),  # it makes one request itself
+        ("openai/gpt-4o-mini", {"model_type": "responses"}, True),
+    ],
+)
+def test_who_borrows_litellm(model: str, options: dict[str, Any], able: bool) -> None:
+    lm = dspy.LM(model, api_key="local", **options)
+    assert can_borrow(lm, lm.kwargs, wait=True) is able
+
+
+def test_engines_that_make_one_request_themselves() -> None:
+    assert makes_one_request(dspy.LM("openai/fake", api_key="local", engine="litellm"), {})
+    assert not makes_one_request(dspy.LM("openai/fake", api_key="local"), {})
+    assert makes_one_request(dspy.LM("nobody/knows", api_key="local"), {})  # the native engine does not know it
+    assert not makes_one_request(object(), {})
+
+
+def test_a_language_model_of_another_class_is_left_alone() -> None:
+    class Own(dspy.LM):
+        pass
+
+    lm = Own("openai/fake", api_key="local")
+    assert not is_borrowed(lm, {}) and not can_borrow(lm, {}, wait=True)
+
+
+def test_what_goes_through_litellm_shares_all_but_the_engine() -> None:
+    lm = dspy.LM("openai/fake", api_key="local", temperature=0.5, callbacks=[])
+    other = through_litellm(lm)
+    assert (other._engine_spec, lm._engine_spec) == ("litellm", "auto")
+    assert other.history is lm.history and other.callbacks is lm.callbacks and other.kwargs is lm.kwargs
+
+
+def test_while_litellm_is_not_there_samples_ask_for_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    library = Library("never.imported")
+    monkeypatch.setattr(choices_route, "LITELLM", library)
+    lm = dspy.LM("openai/fake", api_key="local")
+    assert not can_borrow(lm, {}, wait=False)
+    assert not can_borrow(lm, {}, wait=True)  # it is not installed
+
+
+def test_the_import_is_begun_once_and_from_anywhere() -> None:
+    library = Library("wsgiref.simple_server")
+    threads = [threading.Thread(target=library.wait) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert library.is_loaded
+
+
+PROGRAM = """
+import os, sys, time
+import dspy
+from dynscale_dspy import DynScaling
+from dynscale_dspy.execution.choices_route import LITELLM
+from dynscale_dspy.testing import FakeServer, questions
+
+bank = questions(2)
+with FakeServer(bank) as server, dspy.context(lm=server.lm("auto")):
+    qa = DynScaling(dspy.Predict("question -> answer"), budget=4)
+    begun = time.perf_counter()
+    qa(question=bank[0].text)
+    print("loaded" if LITELLM.is_loaded else "not loaded")
+    child = os.fork()
+    if child == 0:
+        import litellm  # would wait for ever for a thread that is not there
+        os._exit(0 if litellm.completion else 1)
+    print("child", os.waitpid(child, 0)[1])
+    print(LITELLM.wait())
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_first_call_does_not_wait_for_the_import_and_a_child_forked_meanwhile_has_it() -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=120, env={**os.environ}, check=True
+    )
+    assert run.stdout.split("\n")[:3] == ["not loaded", "child 0", "True"]

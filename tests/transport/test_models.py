@@ -1,0 +1,434 @@
+"""Several language models under one budget, each behind a server of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import dspy
+import pytest
+
+from dynscale_dspy import BudgetPool, Cost, DynScaling, Escalate, Price, Uniform, explain, wrap
+from dynscale_dspy.allocation.learned import LOST, TRIED_AGAIN
+from dynscale_dspy.testing import FakeQuestion, FakeServer
+from tests.support import ScriptedModel, needs_lm_errors
+
+TEXTS = [f"Puzzle {n}?" for n in range(4)]
+SPLIT = [FakeQuestion(text, {"right": 0.4, "wrong": 0.4, "odd": 0.2}, "right") for text in TEXTS]
+SURE = [FakeQuestion(text, {"right": 1.0}, "right") for text in TEXTS]
+PRICES = {"openai/cheap": Price(1, 2), "openai/dear": Price(10, 20)}
+EACH = 7
+FIRST = 4
+
+
+def call(qa: Any) -> list[Any]:
+    return [qa(question=text) for text in TEXTS]
+
+
+def gather(qa: Any) -> list[Any]:
+    async def main() -> list[Any]:
+        return await asyncio.gather(*(qa.acall(question=text) for text in TEXTS))
+
+    return asyncio.run(main())
+
+
+def batch(qa: Any) -> list[Any]:
+    return qa.batch([{"question": text} for text in TEXTS], num_threads=4, disable_progress_bar=True)
+
+
+MODES: dict[str, Callable[[Any], list[Any]]] = {"call": call, "gather": gather, "batch": batch}
+WAYS = [f"{engine} {mode}" for engine in ("auto", "litellm") for mode in MODES]
+
+
+class TwoStages(dspy.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.draft = dspy.Predict("question -> draft")
+        self.final = dspy.Predict("question, draft -> answer")
+
+    def forward(self, question: str) -> dspy.Prediction:
+        return self.final(question=question, draft=self.draft(question=question).draft)
+
+    async def aforward(self, question: str) -> dspy.Prediction:
+        return await self.final.acall(question=question, draft=(await self.draft.acall(question=question)).draft)
+
+
+def lookup(question: str) -> str:
+    """Look a question up."""
+    return "found"
+
+
+def with_own_model(program: Any) -> Any:
+    """The program, whose predictors have a language model of their own that nobody is to ask."""
+    program.set_lm(dspy.LM("openai/unasked", api_base="http://127.0.0.1:9/v1", api_key="k", num_retries=0, cache=False))
+    return program
+
+
+class Inner(dspy.Module):
+    """Calls its language model itself, and a predictor under another one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.draft = dspy.Predict("question -> draft")
+        self.final = dspy.Predict("question, draft -> answer")
+
+    def forward(self, question: str) -> dspy.Prediction:
+        other = dspy.LM("openai/unasked", api_base="http://127.0.0.1:9/v1", api_key="k", num_retries=0, cache=False)
+        with dspy.context(lm=other):
+            draft = self.draft(question=question).draft
+        dspy.settings.lm(question)
+        return self.final(question=question, draft=draft)
+
+
+PROGRAMS: dict[str, tuple[Callable[[], dspy.Module], int]] = {
+    "Predict": (lambda: dspy.Predict("question -> answer"), 1),
+    "ChainOfThought": (lambda: dspy.ChainOfThought("question -> answer"), 1),
+    "own model": (lambda: with_own_model(dspy.ChainOfThought("question -> answer")), 1),
+    "two predictors": (lambda: with_own_model(TwoStages()), 2),
+    "ReAct": (lambda: with_own_model(dspy.ReAct("question -> answer", tools=[lookup])), 3),
+    "context inside": (Inner, 3),
+}
+
+
+@pytest.fixture
+def servers() -> Iterator[tuple[FakeServer, FakeServer]]:
+    with FakeServer(SPLIT, median_latency=0, seed=1) as cheap, FakeServer(SURE, median_latency=0, seed=2) as dear:
+        yield cheap, dear
+
+
+def lms(servers: tuple[FakeServer, FakeServer], engine: str = "auto", **options: Any) -> dict[str, dspy.LM]:
+    options = {"max_tokens": 200, **options}
+    return {
+        name: server.lm(engine, model=f"openai/{name}", **options)
+        for name, server in zip(("cheap", "dear"), servers, strict=True)
+    }
+
+
+def uniform(samples: int = EACH * len(TEXTS), **caps: Any) -> BudgetPool:
+    """A pool that draws as many samples for each call."""
+    return BudgetPool(samples=samples, policy=Uniform(), prices=PRICES, **caps).expect(len(TEXTS))
+
+
+def assert_paid(pool: BudgetPool, *servers: FakeServer) -> None:
+    """The pool's books are what the servers have counted, at their prices, and nothing is left open."""
+    now, counted = pool.statistics(), [server.statistics() for server in servers]
+    assert now.reserved == Cost() and now.open_calls == 0
+    assert now.spent.requests == sum(one.requests for one in counted)
+    assert now.spent.prompt_tokens == sum(one.prompt_tokens for one in counted)
+    assert now.spent.completion_tokens == sum(one.completion_tokens for one in counted)
+    at_prices = [
+        price.nanodollars(one.prompt_tokens, one.completion_tokens)
+        for one, price in zip(counted, PRICES.values(), strict=True)
+    ]
+    assert now.spent.nanodollars == sum(at_prices)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_every_predictor_asks_the_model_that_the_sample_was_drawn_from(servers: Any, program: str, way: str) -> None:
+    engine, mode = way.split()
+    make, each = PROGRAMS[program]
+    pool = uniform(dollars=1)
+    qa = DynScaling(make(), pool, lms=lms(servers, engine), max_choices=1)
+    predictions = MODES[mode](qa)
+    cheap, dear = servers
+    assert cheap.statistics().requests == each * FIRST * len(TEXTS)
+    assert dear.statistics().requests == each * (EACH - FIRST) * len(TEXTS)
+    for prediction in predictions:
+        made = explain(prediction)
+        assert [sample.model for sample in made.samples] == ["cheap"] * FIRST + ["dear"] * (EACH - FIRST)
+        assert [(model.name, model.samples) for model in made.models] == [("cheap", FIRST), ("dear", EACH - FIRST)]
+        assert sum((model.cost for model in made.models), Cost()) == made.cost
+        if program in ("Predict", "ChainOfThought"):
+            assert prediction.answer == "right"  # three votes of four each outweigh any of the cheap model's
+            assert made.votes[0].by_model["dear"] == EACH - FIRST
+    assert_paid(pool, *servers)
+    records = qa.pool.admission.program(qa).learned.records
+    for name, server in zip(("cheap", "dear"), servers, strict=True):
+        assert records[name].cost.total.tokens == (
+            server.statistics().prompt_tokens + server.statistics().completion_tokens
+        )
+    history = pool.history.models
+    assert {name: cost.samples for name, cost in history.items()} == {
+        "cheap": FIRST * len(TEXTS),
+        "dear": (EACH - FIRST) * len(TEXTS),
+    }
+    assert sum((cost for cost in history.values()), Cost()) == pool.statistics().spent
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_samples_of_one_model_share_a_request_and_no_other_does(servers: Any, mode: str, litellm_is_warm: Any) -> None:
+    pool = uniform(dollars=1)
+    qa = DynScaling(dspy.ChainOfThought("question -> answer"), pool, lms=lms(servers, "litellm"))
+    predictions = MODES[mode](qa)
+    cheap, dear = servers
+    assert [server.statistics().delivered for server in servers] == [FIRST * len(TEXTS), (EACH - FIRST) * len(TEXTS)]
+    assert cheap.statistics().requests < FIRST * len(TEXTS)
+    assert dear.statistics().requests < (EACH - FIRST) * len(TEXTS)
+    assert {body["model"] for body in cheap.bodies} == {"cheap"} and {b["model"] for b in dear.bodies} == {"dear"}
+    assert_paid(pool, *servers)
+    for prediction in predictions:
+        assert [sample.model for sample in explain(prediction).samples] == ["cheap"] * FIRST + ["dear"] * 3
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_model_whose_route_makes_one_request_a_choice_shares_none(
+    servers: Any, mode: str, litellm_is_warm: Any
+) -> None:
+    both = {"cheap": lms(servers, "litellm")["cheap"], "dear": lms(servers, "auto")["dear"]}
+    pool = uniform(dollars=1)
+    MODES[mode](DynScaling(dspy.ChainOfThought("question -> answer"), pool, lms=both))
+    assert servers[0].statistics().requests < FIRST * len(TEXTS)
+    assert servers[1].statistics().requests == (EACH - FIRST) * len(TEXTS)
+    assert_paid(pool, *servers)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_one_model_is_as_if_the_program_had_it(servers: Any, mode: str) -> None:
+    dear = servers[1]
+    given = DynScaling(with_own_model(dspy.ChainOfThought("question -> answer")), uniform(), lms=[lms(servers)["dear"]])
+    ones = MODES[mode](given)
+    bodies = sorted(map(repr, dear.bodies))
+    dear.reset()
+    program = dspy.ChainOfThought("question -> answer")
+    program.set_lm(lms(servers)["dear"])
+    others = MODES[mode](DynScaling(program, uniform()))
+    assert sorted(map(repr, dear.bodies)) == bodies
+    for one, other in zip(ones, others, strict=True):
+        assert [s.sampler for s in explain(one).samples] == [s.sampler for s in explain(other).samples]
+        assert explain(one).models == () and explain(one).votes == explain(other).votes
+
+
+def test_a_call_that_may_draw_one_sample_asks_the_cheapest(servers: Any) -> None:
+    qa = DynScaling(dspy.Predict("question -> answer"), BudgetPool(samples=9), lms=lms(servers), max_samples=1)
+    call(qa)
+    assert [server.statistics().requests for server in servers] == [len(TEXTS), 0]
+
+
+def test_no_other_model_needs_to_be_configured(servers: Any) -> None:
+    with dspy.context(lm=None):
+        call(DynScaling(dspy.ChainOfThought("question -> answer"), 4, lms=lms(servers)))
+    assert servers[0].statistics().requests > 0
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_predictors_that_are_scaled_in_place_draw_from_them_too(servers: Any, mode: str) -> None:
+    if mode == "batch":
+        return  # a known set is of the whole program
+    pool = BudgetPool(samples=EACH * 2 * len(TEXTS), policy=Uniform(), prices=PRICES).expect(2 * len(TEXTS))
+    MODES[mode](wrap(TwoStages(), pool, lms=lms(servers), max_choices=1))
+    assert servers[0].statistics().requests == FIRST * 2 * len(TEXTS)
+    assert servers[1].statistics().requests == (EACH - FIRST) * 2 * len(TEXTS)
+    assert_paid(pool, *servers)
+
+
+# ---- a wrapped program in a sample of another one
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_wrapped_part_with_models_of_its_own_keeps_them(servers: Any, mode: str) -> None:
+    class Around(dspy.Module):
+        def __init__(self, part: DynScaling) -> None:
+            super().__init__()
+            self.part = part
+            self.last = dspy.Predict("question, draft -> answer")
+
+        def forward(self, question: str) -> dspy.Prediction:
+            return self.last(question=question, draft=self.part(question=question).draft)
+
+    inside, outside = ScriptedModel(lambda p, n: {"draft": "d"}), ScriptedModel(lambda p, n: {"answer": "a"})
+    unasked = ScriptedModel(lambda p, n: {"answer": "u"})
+    part = DynScaling(dspy.Predict("question -> draft"), BudgetPool(samples=99), lms=[inside.lm()], max_samples=1)
+    pool = uniform()
+    qa = DynScaling(Around(part), pool, lms={"one": outside.lm(), "other": servers[1].lm()})
+    with dspy.context(lm=unasked.lm()):
+        MODES[mode](qa)
+    assert len(inside.requests) == EACH * len(TEXTS)
+    assert len(outside.requests) == FIRST * len(TEXTS)
+    assert servers[1].statistics().requests == (EACH - FIRST) * len(TEXTS)
+    assert not unasked.requests
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_wrapped_part_without_models_asks_what_the_sample_around_asks(servers: Any, mode: str) -> None:
+    pool = uniform()
+    part = DynScaling(with_own_model(dspy.Predict("question -> answer")), BudgetPool(samples=99), max_samples=1)
+
+    class Around(dspy.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.part = part
+
+        def forward(self, question: str) -> dspy.Prediction:
+            return self.part(question=question)
+
+    MODES[mode](DynScaling(Around(), pool, lms=lms(servers)))
+    assert servers[0].statistics().requests == FIRST * len(TEXTS)
+    assert servers[1].statistics().requests == (EACH - FIRST) * len(TEXTS)
+
+
+# ---- rollouts and the cache
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_warm_cache_repeats_everything_without_a_request(servers: Any, way: str, tmp_path: Any) -> None:
+    engine, mode = way.split()
+    answers = []
+    for repeat in range(2):
+        qa = DynScaling(dspy.ChainOfThought("question -> answer"), uniform(), lms=lms(servers, engine, cache=True))
+        predictions = MODES[mode](qa)
+        answers.append([[sample.answer for sample in explain(each).samples] for each in predictions])
+        if repeat == 0:
+            asked = [server.statistics().requests for server in servers]
+            assert all(asked)
+    assert [server.statistics().requests for server in servers] == asked
+    assert answers[0] == answers[1]
+    spent = qa.pool.statistics().spent
+    assert spent.tokens == 0 and spent.cached_requests == spent.requests
+    # What came from the cache says nothing of prices.
+    records = qa.pool.admission.program(qa).learned.records
+    assert records["cheap"].cost.samples == records["dear"].cost.samples == 0
+
+
+def test_whoever_asks_for_another_draw_gets_one(servers: Any) -> None:
+    qa = DynScaling(dspy.ChainOfThought("question -> answer"), BudgetPool(samples=99), lms=lms(servers), max_samples=1)
+    with dspy.context(lm=servers[1].lm()):
+        best = dspy.BestOfN(qa, N=3, reward_fn=lambda inputs, prediction: 0.0, threshold=1.0)
+        best(question=TEXTS[0])
+    rollouts = {entry["kwargs"].get("rollout_id") for lm in qa.lms.values() for entry in lm.history}
+    assert len(rollouts) == 3
+
+
+# ---- a model that fails for good
+
+
+@needs_lm_errors
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("fault", ["auth", "unknown_model"])
+@pytest.mark.parametrize("bad", ["cheap", "dear"])
+def test_a_model_that_fails_for_good_is_left_out_and_the_other_goes_on(
+    servers: Any, mode: str, fault: str, bad: str
+) -> None:
+    place = ("cheap", "dear").index(bad)
+    servers[place].reset(fault_rate=1.0, faults=(fault,))
+    pool = uniform(dollars=1)
+    qa = DynScaling(dspy.ChainOfThought("question -> answer"), pool, lms=lms(servers), max_choices=1)
+    with pytest.warns(UserWarning, match=f"that ask '{bad}' fail with LM.* calls go on") as told:
+        predictions = MODES[mode](qa)
+    assert len([each for each in told if "fail with" in str(each.message)]) == 1
+    for prediction in predictions:
+        made = explain(prediction)
+        assert prediction.answer is not None
+        asked = Counter(sample.model for sample in made.samples)
+        assert asked[bad] <= FIRST
+        assert len(made.samples) - asked[bad] >= min(EACH - FIRST, FIRST)
+    # Samples that were reserved and did not begin, once it was found out, are free again.
+    assert EACH * len(TEXTS) - len(TEXTS) * FIRST <= pool.statistics().spent.samples <= EACH * len(TEXTS)
+    asked = servers[place].statistics().requests
+    assert asked <= FIRST * len(TEXTS)
+    assert pool.statistics().reserved == Cost() and pool.statistics().open_calls == 0
+
+
+@needs_lm_errors
+def test_calls_after_those_that_found_out_do_not_ask_it_until_it_is_tried_again(servers: Any) -> None:
+    servers[0].reset(fault_rate=1.0, faults=("auth",))
+    qa = DynScaling(
+        dspy.Predict("question -> answer"), BudgetPool(samples=999), lms=lms(servers), sampling=Escalate(first=1)
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for _ in range(LOST + 4):
+            qa(question=TEXTS[0])
+        assert servers[0].statistics().requests == LOST
+        servers[0].reset(fault_rate=0.0)
+        for _ in range(TRIED_AGAIN):
+            qa(question=TEXTS[0])
+    assert servers[0].statistics().requests > 1  # tried again, it answers, and is asked as before
+
+
+@needs_lm_errors
+@pytest.mark.parametrize("mode", ["call", "gather"])
+def test_if_all_fail_the_first_error_is_raised_unchanged(servers: Any, mode: str) -> None:
+    servers[0].reset(fault_rate=1.0, faults=("auth",))
+    servers[1].reset(fault_rate=1.0, faults=("unknown_model",))
+    pool = BudgetPool(samples=99)
+    qa = DynScaling(dspy.Predict("question -> answer"), pool, lms=lms(servers), max_choices=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(dspy.LMAuthError):
+            MODES[mode](qa)
+    assert servers[1].statistics().requests >= 1
+    assert pool.statistics().reserved == Cost() and pool.statistics().open_calls == 0
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_cheap_model_that_cannot_keep_to_the_format_leaves_the_answer_to_the_dear_one(
+    servers: Any, mode: str
+) -> None:
+    servers[0].reset(fault_rate=1.0, faults=("prose",))
+    pool = uniform(dollars=1)
+    qa = DynScaling(dspy.ChainOfThought("question -> answer"), pool, lms=lms(servers), max_choices=1)
+    predictions = MODES[mode](qa)
+    for prediction in predictions:
+        made = explain(prediction)
+        assert prediction.answer == "right" and made.votes[0].by_model == {"dear": EACH - FIRST}
+        assert [sample.problem for sample in made.samples[:FIRST]] == ["failed"] * FIRST
+    assert_paid(pool, *servers)
+
+
+# ---- what one of them cannot do
+
+
+@needs_lm_errors
+@pytest.mark.parametrize("mode", MODES)
+def test_what_one_model_refuses_is_kept_from_it_alone(servers: Any, mode: str) -> None:
+    refused = {"error": {"message": "Unsupported parameter: 'temperature'", "type": "invalid_request_error"}}
+    servers[1].reset(refused={"temperature": (400, refused)})
+    both = lms(servers, temperature=None)
+    pool = uniform()
+    predictions = MODES[mode](DynScaling(dspy.ChainOfThought("question -> answer"), pool, lms=both, max_choices=1))
+    assert all("temperature" in body for body in servers[0].bodies)
+    taken = [body for body in servers[1].bodies if "temperature" not in body]
+    assert len(taken) == (EACH - FIRST) * len(TEXTS)
+    assert all(not sample.problem for each in predictions for sample in explain(each).samples)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_probabilities_of_labels_are_asked_of_each_and_one_sample_does_not_tell_all(mode: str) -> None:
+    bank = [FakeQuestion(text, {"yes": 0.6, "no": 0.4}, "yes") for text in TEXTS]
+    with FakeServer(bank, median_latency=0) as cheap, FakeServer(bank, median_latency=0, seed=4) as dear:
+        pool = uniform()
+        qa = DynScaling(dspy.Predict("question -> answer: Literal['yes', 'no']"), pool, lms=lms((cheap, dear)))
+        predictions = MODES[mode](qa)
+        assert any("logprobs" in body for body in cheap.bodies)
+        assert any("logprobs" in body for body in dear.bodies)
+    assert all(len(explain(each).samples) == EACH for each in predictions)
+
+
+# ---- confidence, streams
+
+
+def test_an_unsure_vote_of_both_goes_to_who_answers_instead(servers: Any) -> None:
+    servers[1].reset(seed=5)
+    other = ScriptedModel(lambda prompt, number: {"answer": "other"})
+    instead = dspy.Predict("question -> answer")
+    instead.lm = other.lm()
+    qa = DynScaling(
+        dspy.ChainOfThought("question -> answer"), uniform(), lms=lms(servers), min_confidence=0.999, on_low=instead
+    )
+    prediction = qa(question=TEXTS[0])
+    assert prediction.answer == "other" and len(other.requests) == 1
+
+
+@pytest.mark.parametrize("most", [1, EACH])
+def test_a_stream_gets_the_winner_whichever_model_it_is_of(servers: Any, most: int) -> None:
+    qa = DynScaling(dspy.Predict("question -> answer"), uniform(), lms=lms(servers), max_samples=most)
+    listener = dspy.streaming.StreamListener(signature_field_name="answer")
+    streamed = dspy.streamify(qa, stream_listeners=[listener], async_streaming=False)
+    chunks = list(streamed(question=TEXTS[0]))
+    text = "".join(chunk.chunk for chunk in chunks if isinstance(chunk, dspy.streaming.StreamResponse))
+    assert text.strip() == chunks[-1].answer
+    assert servers[1].statistics().requests == (0 if most == 1 else EACH - FIRST)

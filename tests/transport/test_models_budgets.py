@@ -1,0 +1,187 @@
+"""Caps in dollars over two language models of unlike price: never passed, and exact to the last billionth."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from contextvars import copy_context
+from functools import partial
+from typing import Any
+
+import dspy
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from dynscale_dspy import BudgetExhausted, BudgetPool, Cost, DynScaling, Escalate, Price, explain
+from dynscale_dspy.testing import FakeQuestion, FakeServer
+from tests.support import needs_lm_errors
+
+TEXTS = [f"Puzzle {n}?" for n in range(12)]
+SPLIT = [FakeQuestion(text, {"right": 0.4, "wrong": 0.4, "odd": 0.2}, "right") for text in TEXTS]
+NO_FALLBACK = dspy.ChatAdapter(use_json_adapter_fallback=False)
+PRICES = {"openai/cheap": Price(0.3, 1.7), "openai/dear": Price(3, 17)}
+FAULTS = ["500", "no_usage", "absurd_usage", "prose", "reset", "truncated_body", "429"]
+
+
+def threads(qa: Any) -> list[Any]:
+    with ThreadPoolExecutor(8) as executor:
+        calls = [executor.submit(copy_context().run, outcome, partial(qa, question=text)) for text in TEXTS]
+        return [each.result() for each in calls]
+
+
+def gather(qa: Any) -> list[Any]:
+    async def main() -> list[Any]:
+        return await asyncio.gather(*(qa.acall(question=text) for text in TEXTS), return_exceptions=True)
+
+    return asyncio.run(main())
+
+
+def batch(qa: Any) -> list[Any]:
+    return (
+        outcome(lambda: qa.batch([{"question": text} for text in TEXTS], num_threads=8, disable_progress_bar=True))
+        or []
+    )
+
+
+def outcome(act: Callable[[], Any]) -> Any:
+    try:
+        return act()
+    except Exception as error:
+        return error
+
+
+MODES: dict[str, Callable[[Any], Any]] = {"threads": threads, "gather": gather, "batch": batch}
+
+
+@pytest.fixture
+def servers() -> Iterator[tuple[FakeServer, FakeServer]]:
+    with FakeServer(SPLIT, median_latency=0, seed=1) as cheap, FakeServer(SPLIT, median_latency=0, seed=2) as dear:
+        yield cheap, dear
+
+
+def lms(servers: tuple[FakeServer, FakeServer], engine: str = "auto", **options: Any) -> dict[str, dspy.LM]:
+    return {
+        name: server.lm(engine, model=f"openai/{name}", **{"max_tokens": 60, **options})
+        for name, server in zip(("cheap", "dear"), servers, strict=True)
+    }
+
+
+def bill(servers: tuple[FakeServer, FakeServer], prices: dict[str, Price] = PRICES) -> int:
+    """What the servers would charge."""
+    counted = [server.statistics() for server in servers]
+    return sum(
+        price.nanodollars(one.prompt_tokens, one.completion_tokens)
+        for one, price in zip(counted, prices.values(), strict=True)
+    )
+
+
+class Watched:
+    """Looks at a pool's books again and again while something is done: what is spent and held is within its caps."""
+
+    def __init__(self, pool: BudgetPool) -> None:
+        self._pool = pool
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._look)
+        self.most = 0
+
+    def _look(self) -> None:
+        while not self._over.wait(0.002):
+            now = self._pool.statistics()
+            self.most = max(self.most, now.spent.nanodollars + now.reserved.nanodollars)
+
+    def __enter__(self) -> Watched:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+
+@needs_lm_errors
+@pytest.mark.parametrize("engine", ["auto", "litellm"])
+@pytest.mark.parametrize("kind", ["memory", "file", "scope"])
+@pytest.mark.parametrize("mode", MODES)
+def test_a_cap_on_dollars_holds_over_both_models_whatever_fails(
+    mode: str, kind: str, engine: str, servers: Any, tmp_path: Any
+) -> None:
+    for server in servers:
+        server.reset(fault_rate=0.25, faults=FAULTS)
+    cap = 60_000_000
+    dollars = {"dollars": cap / 1e9, "strict": True}
+    with ExitStack() as stack:
+        if kind == "scope":
+            outer = BudgetPool(dollars=1, prices=PRICES, strict=True)
+            pool = stack.enter_context(outer.scope(dollars=cap / 1e9))
+        else:
+            pool = BudgetPool(prices=PRICES, **dollars, **({"path": tmp_path / "b.sqlite"} if kind == "file" else {}))
+        qa = DynScaling(dspy.Predict("question -> answer"), None if kind == "scope" else pool, lms=lms(servers, engine))
+        stack.enter_context(dspy.context(adapter=NO_FALLBACK))
+        with Watched(pool) as watched:
+            MODES[mode](qa)
+        now = pool.statistics()
+    assert bill(servers) <= now.spent.nanodollars <= cap
+    assert watched.most <= cap
+    assert now.reserved == Cost() and now.open_calls == 0
+    assert now.spent.requests == sum(server.statistics().requests for server in servers)
+    assert all(server.statistics().delivered for server in servers)
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    cap=st.integers(300_000, 40_000_000),
+    ratio=st.sampled_from([1, 3, 10, 50]),
+    first=st.integers(1, 6),
+    mode=st.sampled_from(sorted(MODES)),
+    dear_first=st.booleans(),
+)
+def test_no_cap_is_passed_and_nothing_leaks(
+    servers: Any, cap: int, ratio: int, first: int, mode: str, dear_first: bool
+) -> None:
+    for server in servers:
+        server.reset()
+    prices = {"openai/cheap": Price(0.3, 1.7), "openai/dear": Price(0.3 * ratio, 1.7 * ratio)}
+    both = lms(servers)
+    if dear_first:
+        both = dict(reversed(both.items()))
+    pool = BudgetPool(dollars=cap / 1e9, strict=True, prices=prices)
+    with dspy.context(adapter=NO_FALLBACK):
+        made = MODES[mode](
+            DynScaling(dspy.Predict("question -> answer"), pool, lms=both, sampling=Escalate(first), max_choices=1)
+        )
+    now = pool.statistics()
+    assert bill(servers, prices) == now.spent.nanodollars <= cap
+    assert now.reserved == Cost() and now.open_calls == 0
+    assert sum((cost for cost in pool.history.models.values()), Cost()).nanodollars <= now.spent.nanodollars
+    for each in made if isinstance(made, list) else [made]:
+        assert each is None or isinstance(each, (dspy.Prediction, BudgetExhausted))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_no_sample_of_a_model_begins_that_its_price_leaves_no_room_for(mode: str, servers: Any) -> None:
+    """The cheap model's samples have shown what one needs at its prices; the dear model was not asked yet."""
+    pool = BudgetPool(dollars=0.002, strict=True, prices={**PRICES, "openai/dear": Price(300, 1700)})
+    qa = DynScaling(dspy.Predict("question -> answer"), pool, lms=lms(servers), max_choices=1)
+    with dspy.context(adapter=NO_FALLBACK):
+        made = [each for each in MODES[mode](qa) if isinstance(each, dspy.Prediction)]
+    assert made and servers[1].statistics().requests == 0
+    samples = [sample for each in made for sample in explain(each).samples]
+    assert {sample.model for sample in samples} == {"cheap"}
+    assert not any(isinstance(sample.error, BudgetExhausted) and sample.model == "dear" for sample in samples)
+
+
+def test_a_first_sample_that_can_never_be_paid_is_refused_at_once(servers: Any) -> None:
+    """Where the language model that comes first costs more than all that is left, nobody waits for a change."""
+    pool = BudgetPool(dollars=0.0006, strict=True, prices={**PRICES, "openai/dear": Price(300, 1700)})
+    both = lms(servers)
+    with dspy.context(adapter=NO_FALLBACK):
+        qa = DynScaling(dspy.Predict("question -> answer"), pool, lms=both, sampling=Escalate(first=1), max_samples=1)
+        qa(question=TEXTS[0])
+        qa.lms = dict(reversed(both.items()))
+        with pytest.raises(BudgetExhausted, match="dollars"):
+            qa(question=TEXTS[1])
+    assert pool.statistics().reserved == Cost() and servers[1].statistics().requests == 0
