@@ -11,8 +11,8 @@ The model has one million parameters and works sums, products and small puzzles,
 scratch for this project (`examples/lab/train.py`) on procedurally generated questions with worked steps, inside the
 prompts that DSPy's ChatAdapter writes for `dspy.ChainOfThought("question -> answer")`. Given a further input field
 `earlier_attempts`, it checks each attempt's answer by worked steps, adopts the first that holds, and starts afresh
-where none does. On anything else it babbles. Its weights are shipped as float16 in `checkpoint`; README.md in this
-folder has the figures.
+where none does. On anything else it babbles. Its weights are shipped as float16 in `checkpoint`, those of a
+smaller one in `small`; README.md in this folder has the figures.
 
 Serving needs the extra dependencies of `pip install "dynscale-dspy[lab]"`.
 """
