@@ -7,8 +7,8 @@ It is honest by construction: one shared random order per question and replicate
 pool is ever used (near its end every policy looks alike), a tied vote earns its expected credit, a policy sees only
 what it has bought, and differences come with a paired bootstrap over questions and orders.
 
-Where samples are outputs of any type, each with a score, rules of winning are replayed too (:func:`replay_scores`; call by
-call, :func:`replay_calls`).
+Where samples are outputs of any type, each with a score, rules of winning are replayed too (:func:`replay_scores`;
+call by call, :func:`replay_calls`).
 """
 
 from dynscale_dspy.replay.outputs import Outputs, ScoredPool, load_scored_pool
