@@ -353,24 +353,31 @@ def selection() -> str:
 def selection_on_request() -> str:
     """A row a rule that is no default and a set, at the most samples."""
     lines = ["| rule | outputs | samples | over a random sample | over the default |", "|---|---|---:|---:|---:|"]
-    asked: dict[str, list[str]] = {}
-    for (name, samples), rules in kinds.measured("same").items():
-        for rule, row in rules.items():
-            if "(" in rule:
-                cells = [f"`{rule}`", kinds.SETS[name], str(samples), *map(kinds.told, (row["gain"], row["over default"]))]
-                asked.setdefault(rule, []).append(_line(cells))
-    return "\n".join([*lines, *(line for found in asked.values() for line in found)]) + "\n"
+    most = {name: (samples, rules) for (name, samples), rules in kinds.measured("same").items()}
+    for rule in ON_REQUEST:
+        for name, (samples, rules) in most.items():
+            if rule in rules:
+                gains = (kinds.told(rules[rule][of]) for of in ("gain", "over default"))
+                lines.append(_line([f"`{rule}`", kinds.SETS[name], str(samples), *gains]))
+    return "\n".join(lines) + "\n"
 
 
 def selection_one_budget() -> str:
-    """A row a set and budget: what the bandit gains over as many samples for each prompt, under each rule."""
+    """A row a set, at 4 samples or at what there is: what the bandit gains under each rule over as many for each prompt."""
     lines = ["| outputs | samples | most votes | the default | on request |", "|---|---:|---:|---:|---:|"]
-    for (name, samples), rules in kinds.measured("one budget").items():
-        others = [rule for rule in rules if "(" in rule and "compose" not in rule]
-        best = [f"`{rule}` {kinds.told(rules[rule]['gain'])}" for rule in others[-1:]]
+    few = {name: (n, rules) for (name, n), rules in kinds.measured("one budget").items() if n <= 4}
+    for name, (samples, rules) in few.items():
+        asked = [f"`{rule}`: {kinds.told(rules[rule]['gain'])}" for rule in ON_REQUEST if rule in rules]
         gains = [kinds.told(rules[rule]["gain"]) for rule in ("plurality", "default")]
-        lines.append(_line([kinds.SETS[name], str(samples), *gains, *(best or [""])]))
+        lines.append(_line([kinds.SETS[name], str(samples), *gains, "; ".join(asked)]))
     return "\n".join(lines) + "\n"
+
+
+ON_REQUEST = (
+    *("Medoid()", "Ranking()", "Ranking(compose=True)", "Fieldwise(compose=True)", "ElementVote()"),
+    "EqualOutputs(run)",
+)
+"""Rules that are no default."""
 
 
 TABLES: dict[str, Callable[[], str]] = {

@@ -193,7 +193,7 @@ class Call:
         )
         self.embedding: Embedding | None = None
         """What embeds the texts of its samples, where the selector compares by that."""
-        if self.plan.max_samples > 1 and embeds(scaled.selector):
+        if self.plan.max_samples > 1 and embeds(settings.selector):  # no default does
             self.embedding = Embedding(partial(self._pay_beside, current_meter()), admission.patience)
         called = dspy.settings.caller_modules or [None]
         self._is_sample_itself = self.plan.max_samples == 1 and called[-1] is program

@@ -7,12 +7,13 @@ It is honest by construction: one shared random order per question and replicate
 pool is ever used (near its end every policy looks alike), a tied vote earns its expected credit, a policy sees only
 what it has bought, and differences come with a paired bootstrap over questions and orders.
 
-Where samples are outputs of any type, each with a score, rules of winning are replayed too (:func:`replay_scores`).
+Where samples are outputs of any type, each with a score, rules of winning are replayed too (:func:`replay_scores`;
+call by call, :func:`replay_calls`).
 """
 
 from dynscale_dspy.replay.outputs import Outputs, ScoredPool, load_scored_pool
 from dynscale_dspy.replay.pools import Pool, PoolError, Question, load_pool
-from dynscale_dspy.replay.scored import Score, replay_scores
+from dynscale_dspy.replay.scored import Replayed, Score, replay_calls, replay_scores
 from dynscale_dspy.replay.table import Record, Replay, Skip, Summary, replay
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "Question",
     "Record",
     "Replay",
+    "Replayed",
     "Score",
     "ScoredPool",
     "Skip",
@@ -29,5 +31,6 @@ __all__ = [
     "load_pool",
     "load_scored_pool",
     "replay",
+    "replay_calls",
     "replay_scores",
 ]

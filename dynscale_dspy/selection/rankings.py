@@ -67,10 +67,10 @@ class Ranking(Composer):
     after its own, and ties go as the nearest sample has them. Where the output's type refuses that, and for one or two
     samples, the nearest sample's own list is returned.
 
-    Plurality hardly helps, since few orders are the same, and neither do elements in common, since those are. On
-    scripted rankings of 5 and 10 items, 4 and 8 samples, with four kinds of mistakes, the nearest sample has 3 to 16
-    points more pairs in the right order than a random one, plurality -2 to 7, and the composed order up to 5 more than
-    the nearest (``examples/benchmarks/selection.py`` has one of them).
+    Plurality hardly helps, since few orders are the same, and neither do elements in common, since those are. On 200
+    scripted rankings of eight items, one sample in six at random, the nearest of 4 samples has 7.9 [7.4, 8.4] points
+    more pairs in the right order than a random one, the composed order 9.4 [9.0, 9.8] and plurality 0.0 [-0.7, 0.6]; of
+    8 samples 12.8, 14.8 and 0.3 (``examples/benchmarks/selection.py``).
 
     Args:
         compose: Whether the order is put together from all samples.
