@@ -1,4 +1,4 @@
-"""The command line: ``dynscale demo``, ``dynscale check``, ``dynscale replay`` and ``dynscale lab serve``."""
+"""The command line: ``dynscale demo``, ``check``, ``record``, ``replay`` and ``lab serve``."""
 
 from __future__ import annotations
 
@@ -57,6 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     checking = commands.add_parser("check", help="say whether scaling a program is worth it, on examples of yours")
     tuning.add_arguments(checking)
     checking.set_defaults(run=tuning.main)
+
+    recording = commands.add_parser("record", help="keep samples of a program, each with a score, to replay them")
+    tuning.add_record_arguments(recording)
+    recording.set_defaults(run=tuning.record_main)
 
     from dynscale_dspy.replay import cli as replay
 

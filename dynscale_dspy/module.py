@@ -376,7 +376,7 @@ class DynScaling(dspy.Module):
             budget = self._budget.active().settings.to_json()
             if all(name in budget for name in PRIVATE):
                 state["budget"] = {name: budget[name] for name in PRIVATE}
-        if (pool := self._pool_here()) is not None and (learned := pool.admission.program(self).learned.told()):
+        if learned := self._told():
             state["learned"] = learned
         return state
 
@@ -410,7 +410,16 @@ class DynScaling(dspy.Module):
                 else:
                     self._budget = BudgetPool(**{name: own[name] for name in PRIVATE})
                     self._choice = choice
-        if learned is not None and (pool := self._pool_here()) is not None:
+        self._recall(learned)
+
+    def _told(self) -> dict[str, Any]:
+        """What the pool here has learned of the program that lasts; nothing without one."""
+        pool = self._pool_here()
+        return {} if pool is None else pool.admission.program(self).learned.told()
+
+    def _recall(self, learned: Any) -> None:
+        """Begin with what was learned elsewhere, if there is a pool that can know."""
+        if learned and (pool := self._pool_here()) is not None:
             pool.admission.program(self).learned.recall(learned)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -421,7 +430,14 @@ class DynScaling(dspy.Module):
         else:
             setattr(self.module, name, value)
 
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy, here or in another process, begins with what is known of the program.
+        state = super().__getstate__()
+        return {**state, _LEARNED: learned} if (learned := self._told()) else state
+
     def __setstate__(self, saved: dict[str, Any]) -> None:
+        learned = saved.get(_LEARNED)
+        saved = {name: value for name, value in saved.items() if name != _LEARNED}
         settings = saved.get("_settings")
         if settings is None:  # of version 0.1, which kept each setting by itself
             own = {name: value for name, value in saved.items() if name in ScalingSettings.model_fields}
@@ -433,6 +449,7 @@ class DynScaling(dspy.Module):
         super().__setstate__({"history": [], "callbacks": [], **saved})
         self.__class__ = _class_for(type(self), self.module)  # type: ignore[assignment]  # a subclass: versions before had none
         self._take(settings, self._reader)
+        self._recall(learned)
 
     if TYPE_CHECKING:
         # The settings and whatever the program has.
@@ -516,6 +533,8 @@ for _name in ScalingSettings.model_fields:
     if _name != "answer":  # programs may well have a predictor of that name: it is theirs
         setattr(DynScaling, _name, _Setting(_name))
 
+_LEARNED = "_learned"
+"""Where a copy in the making has what was learned of the program."""
 _LONGEST = 100
 """Characters of a selector that are shown of a module."""
 _OWN = frozenset(

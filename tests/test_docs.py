@@ -9,6 +9,7 @@ from pathlib import Path
 import dspy
 import pytest
 
+from dynscale_dspy.cli import main
 from dynscale_dspy.selection.text import LAYERS, key_of_text
 from dynscale_dspy.testing import FAULTS
 from tests.support import ScriptedModel, cycle
@@ -177,14 +178,25 @@ def test_servers_on_the_page_are_those_of_the_example():
 
 
 @pytest.mark.timeout(180)
-def test_the_page_of_checks_shows_what_it_prints(capsys):
+def test_the_page_of_checks_shows_what_it_prints(capsys, tmp_path, monkeypatch):
     """Word for word; figures may differ a little between machines."""
     page = (ROOT / "docs" / "check.md").read_text(encoding="utf-8")
-    (block,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
-    exec(compile(block, "check.md", "exec"), {"__name__": "check"})
-    (shown,) = re.findall(r"```text\n(.*?)```", page, flags=re.DOTALL)
-    printed, shown = (re.sub(r"[+-]?[\d.,]*\d", "#", text).split() for text in (capsys.readouterr().out, shown))
-    assert printed == shown
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, object] = {"__name__": "check"}
+    for block in re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL):
+        exec(compile(block, "check.md", "exec"), namespace)
+    table, replayed = re.findall(r"```text\n(.*?)```", page, flags=re.DOTALL)
+    printed = [capsys.readouterr().out]
+    (command,) = re.findall(r"dynscale (replay .*)", page)
+    assert main(command.split()) == 0
+    printed.append(capsys.readouterr().out)
+    for found, shown in zip(printed, (table, replayed), strict=True):
+        assert _words(found) == _words(shown)
+
+
+def _words(text: str) -> list[str]:
+    """The words of a text, all numbers alike."""
+    return re.sub(r"[+-]?[\d.,]*\d", "#", text).split()
 
 
 SAME_ANSWER = (ROOT / "docs" / "same-answer.md").read_text(encoding="utf-8")

@@ -6,6 +6,7 @@ import threading
 from collections import Counter
 from typing import Any, Literal
 
+import cloudpickle
 import dspy
 import pydantic
 import pytest
@@ -25,6 +26,7 @@ from dynscale_dspy import (
     Sequential,
     Uniform,
     explain,
+    wrap,
 )
 from tests.support import ScriptedModel, cycle
 
@@ -565,6 +567,39 @@ def test_what_was_learned_of_samples_is_saved_with_the_settings(tmp_path):
     unpaid = DynScaling(dspy.Predict("question -> answer"))
     unpaid.load(tmp_path / "qa.json")  # there is no pool yet that could know
     assert "learned" not in unpaid.dump_state()["dynscale"]
+
+
+@pytest.mark.parametrize(
+    "copied",
+    [
+        copy.deepcopy,
+        lambda qa: qa.deepcopy(),
+        lambda qa: qa.reset_copy(),
+        lambda qa: cloudpickle.loads(cloudpickle.dumps(qa)),
+    ],
+)
+@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.filterwarnings("ignore:a BudgetPool in memory is")
+def test_a_copy_begins_with_what_was_learned_and_learns_for_itself(copied, in_place):
+    """Optimizers copy a program for each candidate, and Ray sends one to each worker."""
+    pool = BudgetPool(samples=100)
+    predictor = dspy.Predict("question -> answer")
+    qa = wrap(predictor, budget=pool) if in_place else DynScaling(predictor, budget=pool)
+
+    def trust(program):
+        scaling = program.scaling if in_place else program
+        return scaling.pool.admission.program(scaling).learned.trust
+
+    for _ in range(9):
+        trust(qa).tell(agree=True, shown=2)
+    other = copied(qa)
+    assert trust(other).earned and trust(other) is not trust(qa)
+    assert "_learned" not in vars(other)
+    for _ in range(30):
+        trust(other).tell(agree=False, shown=2)
+    assert not trust(other).earned and trust(qa).earned
+    ambient = DynScaling(dspy.Predict("question -> answer"))
+    assert copied(ambient).budget_source is None  # nobody has learned anything
 
 
 def test_state_saved_around_another_wrapper_loads(tmp_path):

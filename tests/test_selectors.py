@@ -6,6 +6,7 @@ import asyncio
 import copy
 import logging
 import re
+import threading
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
@@ -13,6 +14,9 @@ from typing import Any
 import cloudpickle
 import dspy
 import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 
 from dynscale_dspy import (
     BudgetPool,
@@ -30,9 +34,13 @@ from dynscale_dspy import (
 from dynscale_dspy.allocation.evidence import TopTwo
 from dynscale_dspy.allocation.policies import AdaptiveConsistency, EarlyStopping
 from dynscale_dspy.selection.base import Group, Selection, Selector, Vote
+from dynscale_dspy.selection.fieldwise import Fieldwise
+from dynscale_dspy.selection.judge import Judge
+from dynscale_dspy.selection.lists import ElementVote
 from dynscale_dspy.selection.medoid import Medoid
+from dynscale_dspy.selection.numbers import Numbers
 from dynscale_dspy.selection.plurality import Plurality
-from dynscale_dspy.selection.similarity import EqualOutputs, TokenF1
+from dynscale_dspy.selection.similarity import CharacterF, ElementF1, EqualOutputs, TokenF1
 from tests.support import ScriptedModel, cycle, one_each
 
 # By plurality "no" wins; the longest is said once.
@@ -434,3 +442,95 @@ def test_a_program_that_cannot_be_run_casts_no_vote() -> None:
         prediction = qa(selector=Medoid(runs))(question="q")
     assert prediction.answer in ("x + x", "2 * x")
     assert sorted(report.problem for report in explain(prediction).samples) == ["", "", "", "no answer"]
+
+
+# ---- confidence, and what happens to an unsure answer, whatever the selector
+
+TEXTS = {
+    "a": "the council voted for the new bridge",
+    "b": "rain is expected",
+    "c": "a mouse ran up",
+    "d": "42 per cent",
+    "e": "nobody knows",
+    "f": "purple",
+}
+LISTS = {letter: [letter, letter * 2] for letter in TEXTS}
+RECORDS = {letter: {"name": letter * 3, "year": place} for place, letter in enumerate(TEXTS)}
+NUMBERS = {letter: 10.0 * place for place, letter in enumerate(TEXTS)}
+ONE: dict[str, Any] = {letter: f"x = {place}" for place, letter in enumerate(TEXTS)}
+EVERY: list[tuple[Any, dict[str, Any]]] = [
+    (None, TEXTS),
+    (Plurality(), TEXTS),
+    (Plurality(ties=TokenF1()), TEXTS),
+    (Medoid(), TEXTS),
+    (Medoid(lambda one, other: 0.5 + (one == other) / 2), TEXTS),  # type: ignore[arg-type]
+    (Medoid(EqualOutputs(run=lambda code: code.split()[-1])), ONE),
+    (Medoid(CharacterF()), ONE),
+    (ElementVote(), LISTS),
+    (Medoid(ElementF1()), LISTS),
+    (Fieldwise(), RECORDS),
+    (Fieldwise(compose=True), RECORDS),
+    (Numbers(), NUMBERS),
+    (Numbers(tolerance=0.5), NUMBERS),
+    (Numbers(kind="score"), NUMBERS),
+    (Judge(), TEXTS),
+    (Judge(selector=Medoid()), TEXTS),
+    (Longest(), TEXTS),
+]
+
+
+class Says(dspy.Module):
+    """A program that says what it is told to, one after the other; None is no answer."""
+
+    def __init__(self, values: dict[str, Any], said: list[str | None]) -> None:
+        super().__init__()
+        self.values, self.said, self.lock = values, iter(said), threading.Lock()
+
+    def forward(self, question: str) -> Any:
+        with self.lock:
+            letter = next(self.said)
+        return dspy.Prediction(answer=None if letter is None else self.values[letter])
+
+
+def asked_of(selector: Any, values: dict[str, Any], said: list[str | None], **settings: Any) -> Any:
+    pool = BudgetPool(samples=len(said), policy=Uniform()).expect(1)
+    program = DynScaling(
+        Says(values, said), pool, selector=selector, sampling=Sequential(), answer=lambda made: made.answer, **settings
+    )
+    return program(question="q")
+
+
+@pytest.mark.parametrize(("selector", "values"), EVERY, ids=[repr(selector) for selector, _ in EVERY])
+@given(said=st.lists(st.sampled_from([*TEXTS, None]), min_size=1, max_size=7))
+@hypothesis_settings(max_examples=25)
+def test_min_confidence_and_on_low_work_with_every_selector(selector: Any, values: Any, said: Any) -> None:
+    told = explain(asked_of(selector, values, said))
+    assert 0 <= told.confidence <= 1 and 0 <= told.agreement <= 1
+    votes = [letter for letter in said if letter is not None]
+    assert (told.confidence > 0) is bool(votes) and told.winner is not None
+    for least in (1e-9, told.confidence, min(1.0, told.confidence + 1e-6), 1.0):
+        seen: list[Any] = []
+
+        def on_low(prediction: Any, question: str, seen: list[Any] = seen) -> None:
+            seen.append(prediction)
+
+        made = asked_of(selector, values, said, min_confidence=least, on_low=on_low)
+        is_low = not votes or told.confidence < least
+        assert len(seen) == is_low and (made is None) == is_low
+        if votes and seen:
+            assert seen[0].answer in [values[letter] for letter in votes] or explain(seen[0]).composed_on is not None
+
+
+@pytest.mark.parametrize(("selector", "values"), EVERY, ids=[repr(selector) for selector, _ in EVERY])
+@pytest.mark.parametrize("count", [3, 5, 7])
+def test_confidence_falls_with_disagreement(selector: Any, values: Any, count: int) -> None:
+    found = []
+    for others in range(count // 2 + 1):
+        said: list[Any] = ["a"] * (count - others) + list("bcdef"[:others])
+        found.append(explain(asked_of(selector, values, said)).confidence)
+    if isinstance(selector, Numbers) and selector.kind == "score":
+        assert found[0] > found[-1]  # the mean moves towards others, and another number may be nearest
+    elif not isinstance(selector, Longest):  # its winner is what is longest, by one vote or by many
+        assert found == sorted(found, reverse=True) and len(set(found)) == len(found)
+    blank = explain(asked_of(selector, values, ["a"] * (count - 1) + [None])).confidence
+    assert blank < found[0]

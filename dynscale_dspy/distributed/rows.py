@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dspy
+import pydantic
 
 from dynscale_dspy._naming import named_predictors
 from dynscale_dspy.allocation.costs import Cost
@@ -67,8 +68,8 @@ def run(
             nothing of the program: take another folder for another program.
 
     Returns:
-        A dataset, computed when it is consumed: the columns of the rows, the outputs (None where all samples failed),
-        ``dynscale_samples``, ``dynscale_requests``, ``dynscale_tokens``, ``dynscale_dollars``,
+        A dataset, computed when it is consumed: the columns of the rows, the outputs (None where all samples failed; a
+        model as a dict), ``dynscale_samples``, ``dynscale_requests``, ``dynscale_tokens``, ``dynscale_dollars``,
         ``dynscale_confidence`` and ``dynscale_error`` (empty where there was none).
 
     Raises:
@@ -295,6 +296,10 @@ def _plain(value: Any) -> Any:
         return [_plain(part) for part in value]
     if isinstance(value, Mapping):
         return {str(name): _plain(part) for name, part in value.items()}
+    if isinstance(value, dspy.Code):
+        return value.code
+    if isinstance(value, pydantic.BaseModel):
+        return _plain(value.model_dump(mode="json"))
     return str(value)
 
 

@@ -13,6 +13,7 @@ from dynscale_dspy.execution.drivers import adrive, drive
 from dynscale_dspy.reporting import text
 from dynscale_dspy.sampling.sample import Sample
 from dynscale_dspy.selection.answers import Record
+from dynscale_dspy.selection.groups import groups_of, speakers_of
 from dynscale_dspy.selection.judge import Judge
 
 if TYPE_CHECKING:
@@ -46,13 +47,13 @@ class Hearing:
         Args:
             winner: The one that wins by votes.
         """
-        groups = self._plan.selection.groups()
+        groups = groups_of(self._plan.selection)
         verdicts = [self._verdict(order) for order in self._judge.orders(groups)]
         return self._elected(winner, verdicts)
 
     async def awinner(self, winner: Sample) -> Sample:
         """The same from a task."""
-        groups = self._plan.selection.groups()
+        groups = groups_of(self._plan.selection)
         verdicts = [await self._averdict(order) for order in self._judge.orders(groups)]
         return self._elected(winner, verdicts)
 
@@ -73,7 +74,7 @@ class Hearing:
             return _without(error)
 
     def _asked(self, order: Sequence[int]) -> Call:
-        groups = self._plan.selection.groups()
+        groups = groups_of(self._plan.selection)
         task = "\n".join(f"{name}: {text.said(value)}" for name, value in self._inputs.items())
         candidates = [_shown(groups[at].answer) for at in order]
         return self._call(self._judge.program or _own_program(), {"task": task, "candidates": candidates})
@@ -81,11 +82,12 @@ class Hearing:
     def _elected(self, winner: Sample, verdicts: Sequence[int | None]) -> Sample:
         if not any(verdict is not None for verdict in verdicts):
             return winner
-        groups = self._plan.selection.groups()
-        elected = groups[self._judge.elected(groups, verdicts)].samples
-        if winner.draw.index in elected:
+        groups = groups_of(self._plan.selection)
+        elected = groups[self._judge.elected(groups, verdicts)]
+        if winner.draw.index in elected.samples:
             return winner
-        return next(sample for sample in self._plan.samples if sample.draw.index == elected[0])
+        speaker = speakers_of(elected)[0]  # the answer that the judge has seen
+        return next(sample for sample in self._plan.samples if sample.draw.index == speaker)
 
 
 class Choose(dspy.Signature):

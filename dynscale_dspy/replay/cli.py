@@ -19,6 +19,9 @@ from dynscale_dspy.replay.pools import load_pool
 from dynscale_dspy.replay.scored import Score, replay_scores, selectors_for
 from dynscale_dspy.replay.table import BUDGETS, GROUPINGS, Replay, replay
 
+OF_SCORES = (2, 4, 8)
+"""Budgets of which outputs with scores are replayed: with its interval each takes much of a line."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's options to a parser."""
@@ -36,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--budgets",
         type=_numbers,
         metavar="N,...",
-        help=f"average budgets a query (default: {','.join(f'{budget:g}' for budget in BUDGETS)})",
+        help=f"average budgets a query (default: {_told(BUDGETS)}; of outputs with scores {_told(OF_SCORES)})",
     )
     parser.add_argument("--unit", choices=("samples", "tokens"), default="samples", help="what budgets count")
     parser.add_argument("--mode", choices=("batch", "online"), default="batch", help="queries known, or one by one")
@@ -100,7 +103,7 @@ def main(arguments: argparse.Namespace) -> int:
         result = replay(
             arguments.pools,
             arguments.policies.split(",") if arguments.policies else None,
-            budgets=arguments.budgets,
+            budgets=arguments.budgets or list(BUDGETS),
             unit=arguments.unit,
             mode=arguments.mode,
             rounds=arguments.rounds,
@@ -179,7 +182,7 @@ def _scores(arguments: argparse.Namespace) -> int:
                 pool,
                 selectors_for(pool),
                 policies=policies,
-                budgets=[int(budget) for budget in arguments.budgets],
+                budgets=[int(budget) for budget in arguments.budgets or OF_SCORES],
                 replicates=arguments.replicates,
                 seed=arguments.seed,
             )
@@ -250,6 +253,10 @@ def render(result: Replay) -> str:
     for skip in result.skipped:
         lines.append(f"skipped: {skip.pool}: {skip.what}: {skip.why}")
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _told(budgets: Sequence[float]) -> str:
+    return ",".join(f"{budget:g}" for budget in budgets)
 
 
 def _numbers(text: str) -> Sequence[float]:

@@ -270,9 +270,9 @@ class Integrated(Strategy):
             return first
         if self._waits(view):
             return None
-        if not self._integrates(view):
+        if self.learned and not learned.trust.earned and not _may_try(view, learned):
             return ALONE
-        return self._seeing if not self.learned or learned.trust.earned or _may_try(view, learned) else ALONE
+        return self._seeing if self._integrates(view) else ALONE
 
     def worth(self, sampler: Sampler, learned: Learned) -> float:
         """With ``when="learned"``, samples that see earlier ones count once they are found to check those."""

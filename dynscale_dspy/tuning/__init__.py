@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dynscale_dspy.tuning.check_report import Check
     from dynscale_dspy.tuning.checks import check
+    from dynscale_dspy.tuning.recording import record
 
-__all__ = ["Check", "check"]
+__all__ = ["Check", "check", "record"]
 
-_HOME = {"Check": "check_report", "check": "checks"}
+_HOME = {"Check": "check_report", "check": "checks", "record": "recording"}
 
 
 def __getattr__(name: str) -> Any:

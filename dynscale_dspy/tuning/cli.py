@@ -1,4 +1,4 @@
-"""``dynscale check``: says in a shell whether scaling a program is worth it."""
+"""``dynscale check`` says in a shell whether scaling a program is worth it; ``dynscale record`` keeps its samples."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import contextlib
 import importlib.util
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     import dspy
+
+T = TypeVar("T")
 
 
 class Refused(Exception):
@@ -20,13 +22,34 @@ class Refused(Exception):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add this command's options to a parser."""
+    """Add the options of ``check`` to a parser."""
     parser.description = (
         "Answer the examples with a program as it is, at temperature 0, by a vote and by sampling as the library does "
         "by default, and say whether more samples are worth their cost."
     )
+    _add_common(parser, "a few dozen calls, with labels if you have them")
+    parser.add_argument("--samples", type=int, default=4, metavar="N", help="samples a call (default: 4)")
+    parser.add_argument("--budget", type=int, metavar="SAMPLES", help="most samples that the check draws")
+    parser.add_argument("--dollars", type=float, metavar="D", help="most dollars that it spends")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="fixes the orders of votes (default: 0)")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write all figures here")
+
+
+def add_record_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``record`` to a parser."""
+    parser.description = (
+        "Draw independent samples of a program for each example, score each, and write them to a file that `dynscale "
+        "replay` reads."
+    )
+    _add_common(parser, "calls, with what the metric or a label needs")
+    parser.add_argument("--out", type=Path, required=True, metavar="OUT.jsonl", help="the file to write")
+    parser.add_argument("--samples", type=int, default=8, metavar="N", help="samples an example (default: 8)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seeds the samples (default: 0)")
+
+
+def _add_common(parser: argparse.ArgumentParser, examples: str) -> None:
     parser.add_argument("program", type=Path, metavar="PROGRAM.py", help="a file that defines the program")
-    about = "JSON lines, JSON or CSV: a few dozen calls, with labels if you have them"
+    about = f"JSON lines, JSON or CSV: {examples}"
     parser.add_argument("--examples", type=Path, required=True, metavar="FILE", help=about)
     parser.add_argument("--name", default="program", help="what the program is called in its file (default: program)")
     about = "a function in that file, metric(example, prediction); by default an answer equal to the label is right"
@@ -35,31 +58,57 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lm", metavar="MODEL", help=about)
     parser.add_argument("--api-base", metavar="URL", help="where it is served, e.g. http://localhost:8000/v1")
     parser.add_argument("--api-key", metavar="KEY", help="for --api-base; local servers take any")
-    parser.add_argument("--samples", type=int, default=4, metavar="N", help="samples a call (default: 4)")
-    parser.add_argument("--budget", type=int, metavar="SAMPLES", help="most samples that the check draws")
-    parser.add_argument("--dollars", type=float, metavar="D", help="most dollars that it spends")
     parser.add_argument("--threads", type=int, metavar="N", help="samples at a time (default: DSPy's setting)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="fixes the orders of votes (default: 0)")
-    parser.add_argument("--json", type=Path, metavar="OUT", help="write all figures here")
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Run the command; returns the exit status."""
+    """Run ``check``; returns the exit status."""
+    return _told("check", _check, arguments)
+
+
+def record_main(arguments: argparse.Namespace) -> int:
+    """Run ``record``; returns the exit status."""
+    return _told("record", _record, arguments)
+
+
+def _told(command: str, run: Callable[[argparse.Namespace], None], arguments: argparse.Namespace) -> int:
     try:
-        return _run(arguments)
+        run(arguments)
     except Refused as refused:
-        sys.stderr.write(f"dynscale check: {refused}\n")
+        sys.stderr.write(f"dynscale {command}: {refused}\n")
         return 2
+    return 0
 
 
-def _run(arguments: argparse.Namespace) -> int:
+def _check(arguments: argparse.Namespace) -> None:
     from dynscale_dspy.tuning.checks import check
+
+    if arguments.json and not arguments.json.absolute().parent.is_dir():
+        raise Refused(f"--json {arguments.json}: there is no folder {arguments.json.parent}")
+    caps = {"samples": arguments.budget, "dollars": arguments.dollars}
+    budget = {unit: cap for unit, cap in caps.items() if cap is not None}
+    found = _measured(arguments, check, budget=budget or None)
+    sys.stdout.write(f"{found}\n")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(found.as_dict(), indent=1) + "\n", encoding="utf-8")
+
+
+def _record(arguments: argparse.Namespace) -> None:
+    from dynscale_dspy.tuning.recording import record
+
+    pool = _measured(arguments, record, path=arguments.out)
+    for each in pool.skipped:
+        sys.stderr.write(f"skipped: {each}\n")
+    samples = sum(len(question.samples) for question in pool.questions)
+    sys.stdout.write(f"{arguments.out}: {samples:,} samples of {len(pool.questions):,} examples\n")
+
+
+def _measured(arguments: argparse.Namespace, measure: Callable[..., T], **options: Any) -> T:
+    """What a function makes of the program, the examples and the metric that a shell names."""
     from dynscale_dspy.tuning.examples import read_examples
 
     if arguments.api_base and not arguments.lm:
         raise Refused("--api-base needs --lm MODEL: what is the model called there?")
-    if arguments.json and not arguments.json.absolute().parent.is_dir():
-        raise Refused(f"--json {arguments.json}: there is no folder {arguments.json.parent}")
     try:
         examples = read_examples(arguments.examples)
     except OSError as error:
@@ -73,27 +122,21 @@ def _run(arguments: argparse.Namespace) -> int:
         metric = defined.get(arguments.metric)
         if metric is None:
             raise Refused(f"--metric: {arguments.program} defines no {arguments.metric}")
-    caps = {"samples": arguments.budget, "dollars": arguments.dollars}
-    budget = {unit: cap for unit, cap in caps.items() if cap is not None}
     with _language_model(program, arguments):
         try:
-            found = check(
+            return measure(
                 program,
                 examples,
                 metric,
                 samples=arguments.samples,
-                budget=budget or None,
                 num_threads=arguments.threads,
                 seed=arguments.seed,
                 display_progress=sys.stderr.isatty(),
+                **options,
             )
         except Exception as error:  # whatever it is, a shell wants a line
             kind = "" if isinstance(error, (TypeError, ValueError)) else f"{type(error).__name__}: "
             raise Refused(kind + " ".join(str(error).split())) from error
-    sys.stdout.write(f"{found}\n")
-    if arguments.json:
-        arguments.json.write_text(json.dumps(found.as_dict(), indent=1) + "\n", encoding="utf-8")
-    return 0
 
 
 def _defined_in(path: Path) -> dict[str, Any]:

@@ -13,9 +13,19 @@ import dspy
 import pytest
 import ray
 
-from dynscale_dspy import BudgetExhausted, BudgetPool, DynScaling, Price
+from dynscale_dspy import BudgetExhausted, BudgetPool, DynScaling, Price, Sequential, Uniform, explain
 from dynscale_dspy.distributed import LeasedPool, lease_supply, run
 from dynscale_dspy.distributed import client as client_module
+from dynscale_dspy.selection import (
+    ElementVote,
+    EqualOutputs,
+    Fieldwise,
+    Judge,
+    Medoid,
+    Numbers,
+    Plurality,
+    TokenF1,
+)
 from dynscale_dspy.testing import questions
 from tests.support import until
 
@@ -280,6 +290,90 @@ def _gone(name):
     except ray.exceptions.RayActorError:
         pass
     return False
+
+
+def outputs_of(code):
+    return [word for word in code.split() if word.isdigit()]
+
+
+class First(dspy.Module):
+    """A judge that likes the second of what it is shown."""
+
+    def forward(self, task, candidates):
+        return dspy.Prediction(best=2)
+
+
+TEXTS = ("rain is expected", "a new bridge", "the new bridge", "a new bridge is voted for")
+LISTS = (["x"], ["a", "b"], ["a"], ["a", "b", "c"])
+PAIRS = tuple({"summary": text, "label": label} for text, label in zip(TEXTS, "YXxX", strict=True))
+EVERY = [
+    (None, TEXTS),
+    (Medoid(), TEXTS),
+    (Medoid(lambda one, other: len({*one} & {*other}) / len({*one} | {*other})), TEXTS),
+    (Medoid(EqualOutputs(run=outputs_of)), ("x = 1", "y = 2", "print", "z = 2")),
+    (ElementVote(), LISTS),
+    (Numbers(tolerance=0.5), (3.0, 9.5, 9.0, 9.25)),
+    (Fieldwise(compose=True), PAIRS),
+    ({"summary": TokenF1(), "label": Plurality(without="case")}, PAIRS),
+    (Judge(First(), selector=Medoid()), TEXTS),
+]
+
+
+class Says(dspy.Module):
+    """Says one thing after the other."""
+
+    def __init__(self, values):
+        super().__init__()
+        self.values, self.said = values, 0
+
+    def forward(self, question):
+        value = self.values[self.said % len(self.values)]
+        self.said += 1
+        return dspy.Prediction(**value) if isinstance(value, dict) else dspy.Prediction(answer=value)
+
+    async def aforward(self, question):
+        return self.forward(question)
+
+
+def told_by(programs):
+    """What is returned and told of a call of each, as plain values."""
+    found = []
+    for program in programs:
+        prediction = program(question="q")
+        told = explain(prediction)
+        totals = [votes.total for votes in told.votes]
+        found.append((dict(prediction.items()), totals, told.confidence, told.winner, told.composed_on, told.summary))
+    return found
+
+
+def saying(selector, values, budget=None):
+    policy = Uniform() if budget is None else None
+    return DynScaling(Says(values), budget or 4, policy=policy, selector=selector, sampling=Sequential())
+
+
+@pytest.mark.filterwarnings("ignore:a BudgetPool in memory is")
+def test_a_worker_finds_the_winner_that_is_found_here_whatever_the_selector(cluster):
+    programs = [saying(selector, values) for selector, values in EVERY]
+    sent = ray.remote(num_cpus=0)(told_by).remote(programs)
+    here = told_by([saying(selector, values) for selector, values in EVERY])
+    assert ray.get(sent) == here
+    answers = [prediction for prediction, *_ in here]
+    assert answers[1] == {"answer": "a new bridge"} and answers[4] == {"answer": ["a", "b"]}
+    assert answers[8] != answers[1]  # the judge has been heard there, too
+
+
+def test_rows_hold_answers_of_any_kind_with_their_confidence(published):
+    client = published(BudgetPool(samples=200, per_call=4, policy=Uniform()), "any kind")
+    dataset = ray.data.from_items([{"question": f"q{number}"} for number in range(2)])
+    values = [{**pair, "tags": tags, "city": {"name": "Bern"}} for pair, tags in zip(PAIRS, LISTS, strict=True)]
+    program = saying(Fieldwise(), values, client)
+    rows = run(program, dataset, client, inputs=["question"], outputs=list(values[0]), workers=1).take_all()
+    assert len(rows) == 2
+    for row in rows:
+        assert row["dynscale_error"] == "" and 0 < row["dynscale_confidence"] <= 1
+        assert {**row, "tags": list(row["tags"])}.items() >= next(
+            v for v in values if v["label"] == row["label"]
+        ).items()
 
 
 def test_what_run_cannot_do_is_refused_before_anything_is_spent(published):

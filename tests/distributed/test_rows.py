@@ -2,9 +2,31 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 
-from dynscale_dspy.distributed.rows import COSTS, _Log, _read
+import dspy
+import pydantic
+
+from dynscale_dspy.distributed.rows import COSTS, _Log, _plain, _read
+
+
+class City(pydantic.BaseModel):
+    name: str
+    founded: datetime.date
+    twins: list[str] = []
+
+
+def test_values_are_what_arrow_and_json_can_hold():
+    bern = City(name="Bern", founded=datetime.date(1191, 1, 1), twins=["x"])
+    told = {"name": "Bern", "founded": "1191-01-01", "twins": ["x"]}
+    code = dspy.Code["python"](code="x = 1")
+    assert _plain([bern, code, {"a": (1, None)}, datetime.date(2020, 1, 2)]) == [
+        told,
+        "x = 1",
+        {"a": [1, None]},
+        "2020-01-02",
+    ]
 
 
 def test_what_is_logged_is_found_again_and_what_was_cut_off_is_not(tmp_path):

@@ -10,7 +10,7 @@ import dspy
 import pytest
 
 from dynscale_dspy import BudgetPool, DynScaling, Parallel, Uniform, explain
-from dynscale_dspy.selection import Judge
+from dynscale_dspy.selection import Judge, Medoid
 from tests.support import ScriptedModel
 
 POEMS = ("a rose", "a tulip", "the best poem")
@@ -105,6 +105,27 @@ def test_the_confidence_is_the_votes_only_where_the_vote_has_the_same_winner(ask
     assert first.agreement == second.agreement == pytest.approx(1 / 3)
     assert first.confidence == by_vote.confidence != pytest.approx(1 / 3)
     assert second.confidence == second.agreement
+
+
+ROSES = ("the red rose", "a tulip", "a red rose")
+
+
+@pytest.mark.parametrize(("likes", "wins"), [("a tulip", "a tulip"), ("the red rose", "the red rose")])
+def test_of_answers_that_are_much_alike_the_judge_is_shown_one(likes, wins):
+    asked = []
+
+    def script(prompt, number):
+        if not is_judge(prompt):
+            return {"poem": ROSES[number % len(ROSES)]}
+        asked.append(shown_in(prompt))
+        return {"reasoning": "it is", "best": str(1 + asked[-1].index(likes))}
+
+    with dspy.context(lm=ScriptedModel(script).lm(), num_threads=1):
+        prediction = in_batch(poet(fresh(), selector=Medoid(lambda one, other: 0.9 * (one[-4:] == other[-4:]))))
+    assert len(asked[0]) == 2 and asked[1] == asked[0][::-1]
+    assert {poem.endswith("rose") for poem in asked[0]} == {True, False}
+    assert prediction.poem == wins and explain(prediction).votes[0].answer == wins
+    assert [votes.total for votes in explain(prediction).votes] == ([1, 2] if wins == "a tulip" else [2, 1])
 
 
 @WAYS

@@ -1,4 +1,4 @@
-"""``dynscale check``, run as from a shell."""
+"""``dynscale check`` and ``dynscale record``, run as from a shell."""
 
 from __future__ import annotations
 
@@ -67,6 +67,17 @@ def test_a_check_from_a_shell(folder, server, capsys):
     assert told["spent"]["requests"] - told["spent"]["cached_requests"] == fake.statistics().requests == 6 * 6
     assert "36 requests" in printed and "cache had 48 more" in printed
     assert told["rows"][2]["times"] == pytest.approx(4, rel=0.1)  # what it would have cost without
+
+
+@pytest.mark.timeout(120)
+def test_samples_are_recorded_and_replayed_from_a_shell(folder, server, capsys):
+    recording = ["record", "qa.py", "--examples", "calls.csv", *served(server()), "--samples", "4", "--out"]
+    assert main([*recording, "mine.jsonl"]) == 0
+    assert capsys.readouterr().out == "mine.jsonl: 24 samples of 6 examples\n"
+    assert main(["replay", "mine.jsonl", "--budgets", "4", "--policies", "uniform"]) == 0
+    assert "mine: score in % by average samples a question" in capsys.readouterr().out
+    assert main([*recording, "mine.csv"]) == 2
+    assert capsys.readouterr().err == "dynscale record: path must end in .jsonl or .jsonl.gz, got 'mine.csv'\n"
 
 
 def test_another_program_without_labels_and_with_a_cap(folder, server, capsys):
