@@ -99,7 +99,7 @@ class Asked:
 
         Args:
             most: What the user allows.
-            wait: Whether to wait until it is known which routes can.
+            wait: Whether to wait for what a shared request needs.
         """
         found = {
             name: choices_per_request(self.program, self.predictors, self.kwargs, most, lm, wait=wait)
