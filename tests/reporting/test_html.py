@@ -95,6 +95,24 @@ def test_a_pool_in_words_says_what_its_html_does():
     assert "scope" not in str(pool)  # it is over
 
 
+def test_several_language_models_are_told_apart_in_words_and_in_html():
+    cheap, dear = ScriptedModel(cycle("A", "B")), ScriptedModel(cycle("A"))
+    pool = BudgetPool(samples=40, policy=Uniform(), per_call=6)
+    qa = DynScaling(dspy.Predict("question -> answer"), pool, lms={"<cheap>": cheap.lm(), "dear": dear.lm()})
+    made = explain(qa(question="q"))
+    for words in (
+        "(<cheap> 2, dear 2)",
+        "drawn by Escalate(first=4, weight=4.0)",
+        "round 0; <cheap>; 1 request",
+        "4 samples, 2 for the answer, 4 requests, 40 tokens",
+        "2 samples, 2 for the answer, 2 requests, 20 tokens",
+    ):
+        assert words in str(made) and words in Page(made._repr_html_()).text
+    assert "<cheap>" not in made._repr_html_()
+    for words in ("by language model", "67%, 4 samples, 4 requests", "33%, 2 samples, 2 requests"):
+        assert words in str(pool) and words in Page(pool._repr_html_()).text
+
+
 def test_a_prediction_shows_votes_apart_and_what_samples_saw_and_thought():
     with dspy.context(lm=ScriptedModel(cycle("A", "B", "<script>alert(1)</script>", "A")).lm()):
         qa = DynScaling(dspy.ChainOfThought("question -> answer"), budget=8, sampling=Integrated())
