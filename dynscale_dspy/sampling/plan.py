@@ -280,9 +280,10 @@ class Plan:
         self.samples.append(sample)
         if self._agree is None and sample.draw.index <= 1:
             self._compare_first_two()
-        record = self._learned.of(sampler.name)
-        record.samples += 1
-        record.blanks += sample.vote is None and sample.problem not in UNREAD
+        if not sampler.model or not sample.permanent:  # one that cannot be asked says nothing of how it answers
+            record = self._learned.of(sampler.name)
+            record.samples += 1
+            record.blanks += sample.vote is None and sample.problem not in UNREAD
 
     @property
     def is_hopeless(self) -> bool:
