@@ -278,13 +278,14 @@ def test_a_wrapped_part_without_models_asks_what_the_sample_around_asks(servers:
 # ---- rollouts and the cache
 
 
+@pytest.mark.parametrize("rule", [LADDER, Escalate(upfront=0)], ids=["ladder", "in turn"])
 @pytest.mark.parametrize("way", WAYS)
-def test_a_warm_cache_repeats_everything_without_a_request(servers: Any, way: str, tmp_path: Any) -> None:
+def test_a_warm_cache_repeats_everything_without_a_request(servers: Any, way: str, rule: Escalate) -> None:
     engine, mode = way.split()
     answers = []
     for repeat in range(2):
         both = lms(servers, engine, cache=True)
-        qa = DynScaling(dspy.ChainOfThought("question -> answer"), uniform(), lms=both, sampling=LADDER)
+        qa = DynScaling(dspy.ChainOfThought("question -> answer"), uniform(), lms=both, sampling=rule)
         predictions = MODES[mode](qa)
         answers.append([[sample.answer for sample in explain(each).samples] for each in predictions])
         if repeat == 0:
@@ -444,3 +445,25 @@ def test_a_stream_gets_the_winner_whichever_model_it_is_of(servers: Any, most: i
     text = "".join(chunk.chunk for chunk in chunks if isinstance(chunk, dspy.streaming.StreamResponse))
     assert text.strip() == chunks[-1].answer
     assert servers[1].statistics().requests == (0 if most == 1 else EACH - FIRST)
+
+
+# ---- timing
+
+
+def test_what_a_known_set_draws_does_not_depend_on_what_has_finished() -> None:
+    """Prices that become known change what comes first: at a ratio of 40, twelve cheap samples in place of four."""
+    cheap_says = [FakeQuestion(f"Puzzle {n}?", {"a": 1.0}, "a") for n in range(5)]
+    dear_says = [FakeQuestion(f"Puzzle {n}?", {"b": 1.0}, "b") for n in range(5)]
+    prices = {"openai/cheap": Price(1, 2), "openai/dear": Price(40, 80)}
+    drawn = []
+    for seed in range(3):
+        slow = {"median_latency": 0.005, "sigma": 1.5, "seed": seed}
+        with FakeServer(cheap_says, **slow) as cheap, FakeServer(dear_says, **slow) as dear:
+            pool = BudgetPool(samples=60, policy=Uniform(), prices=prices)
+            both = lms((cheap, dear))
+            qa = DynScaling(dspy.Predict("question -> answer"), pool, lms=both, max_choices=1, max_samples=20)
+            examples = [{"question": question.text} for question in cheap_says]
+            made = qa.batch(examples, num_threads=4, disable_progress_bar=True)
+        drawn.append([[sample.model for sample in explain(each).samples] for each in made])
+    assert drawn[0] == drawn[1] == drawn[2]
+    assert {model for models in drawn[0] for model in models} == {"cheap", "dear"}
