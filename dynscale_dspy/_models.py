@@ -78,11 +78,11 @@ class Models(Check):
         if not given:
             raise Refused(f"{WANTED}, got {value!r}; None is for the program's own language model")
         for name, lm in given:
-            self._check_one(name, lm)
+            self._check_one(name, lm, value)
         self._check_apart(given)
         return LanguageModels(dict(given))
 
-    def _check_one(self, name: Any, lm: Any) -> None:
+    def _check_one(self, name: Any, lm: Any, value: Any) -> None:
         if not isinstance(name, str) or not name.strip():
             raise Refused(f"must have names of text for language models, got {name!r}", TypeError)
         if name in self.taken:
@@ -90,7 +90,7 @@ class Models(Check):
         if isinstance(lm, str):
             raise Refused(f"{WANTED}, got {lm!r} in it: pass dspy.LM({lm!r})", TypeError)
         if not isinstance(lm, dspy.BaseLM):
-            raise Refused(f"{WANTED}, got {lm!r} in it", TypeError)
+            raise Refused(f"{WANTED}, got {value!r}", TypeError)
 
     @staticmethod
     def _check_apart(given: list[tuple[str, Any]]) -> None:

@@ -47,7 +47,7 @@ from dynscale_dspy.budget.prices import Price
 from dynscale_dspy.budget.stores.base import Store
 from dynscale_dspy.sampling.by_price import ByPrice
 from dynscale_dspy.sampling.escalate import ModelStrategy
-from dynscale_dspy.sampling.models import NAMES_TAKEN, Choosing
+from dynscale_dspy.sampling.models import NAMES_TAKEN, Choosing, brief
 from dynscale_dspy.sampling.samplers import Sampler
 from dynscale_dspy.sampling.strategies import Integrated, Parallel, Sequential, Strategy
 from dynscale_dspy.selection import saved as saved_selectors
@@ -426,7 +426,7 @@ class ScalingSettings(Settings):
         if self.has_several_lms and not isinstance(self.sampling, ModelStrategy):
             return (
                 f"lms= with several language models needs a sampling= that chooses between them, such as "
-                f"{BETWEEN_MODELS()!r}, which is the default, got {self.sampling!r}"
+                f"{brief(BETWEEN_MODELS())}, which is the default, got {self.sampling!r}"
             )
         if isinstance(self.sampling, ModelStrategy) and not self.has_several_lms:
             return f"sampling={self.sampling!r} needs lms= with several language models to choose between"

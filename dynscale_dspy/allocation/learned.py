@@ -25,9 +25,11 @@ class SamplerRecord:
         samples: How many of them have been read.
         blanks: How many of those cast no vote.
         tariff: What is known of its costs beforehand, where it has a language model of its own; else None.
+        in_order: Whether its calls tell what samples cost as they read them: a rule that goes by prices would else draw
+            by what happens to have finished.
     """
 
-    __slots__ = ("_failed", "_left_out", "blanks", "cost", "need", "samples", "tariff")
+    __slots__ = ("_failed", "_left_out", "blanks", "cost", "in_order", "need", "samples", "tariff")
 
     def __init__(self) -> None:
         self.need: Cost | None = None
@@ -35,6 +37,7 @@ class SamplerRecord:
         self.samples = 0
         self.blanks = 0
         self.tariff: Tariff | None = None
+        self.in_order = False
         self._failed = 0
         self._left_out = 0
 
@@ -149,7 +152,9 @@ class Learned:
     def opened(self, samplers: Collection[str]) -> None:
         """A call begins that chooses between these language models."""
         for sampler in samplers:
-            self.of(sampler).opened()
+            record = self.of(sampler)
+            record.in_order = True
+            record.opened()
 
     def need_of(self, sampler: str | None, *, first: bool = False) -> Cost | None:
         """The most that a sample of this sampler has held; of any sampler while this one is unknown.
@@ -218,4 +223,6 @@ class Learned:
     def costed(self, sampler: str, cost: Cost) -> None:
         """A sample has cost so much."""
         self.cost.add(cost)
-        self.of(sampler).cost.add(cost)
+        record = self.of(sampler)
+        if not record.in_order:
+            record.cost.add(cost)

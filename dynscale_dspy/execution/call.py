@@ -21,9 +21,9 @@ from dynscale_dspy.budget.pool import BudgetPool
 from dynscale_dspy.config import ScalingSettings
 from dynscale_dspy.errors import BudgetExhausted
 from dynscale_dspy.execution.answer_reader import AnswerReader
+from dynscale_dspy.execution.asked import Asked
 from dynscale_dspy.execution.books import unblocked, unwaited
 from dynscale_dspy.execution.calibrated import as_voted, calibration_of
-from dynscale_dspy.execution.concessions import is_unproven
 from dynscale_dspy.execution.desk import CallDesk
 from dynscale_dspy.execution.drivers import in_thread
 from dynscale_dspy.execution.embedding import Embedding
@@ -33,13 +33,9 @@ from dynscale_dspy.execution.hints import hint
 from dynscale_dspy.execution.inputs import inputs_key, is_lasting, is_long, lasting_name, own_inputs
 from dynscale_dspy.execution.introspection import (
     are_labels,
-    asks_for_a_rollout,
     check_ready,
-    choices_per_request,
-    decides_at_once,
     has_aforward,
     innermost,
-    lm_of,
 )
 from dynscale_dspy.execution.judging import Hearing
 from dynscale_dspy.execution.listener import listen_around
@@ -120,31 +116,26 @@ class Call:
         vary = settings.max_samples > 1 and admission.varies
         predictors = [predictor for _, predictor in named_predictors(program)]
         listen_around(program, kwargs)
-        lms, strategy = settings.lms, settings.strategy
-        brings_lms = lms is not None
+        strategy, brings_lms = settings.strategy, settings.lms is not None
         check_ready(predictors, program, kwargs, temperature=settings.temperature, vary=vary, brings_lms=brings_lms)
         self.requests_guess = max(1, len(predictors))
         """The language-model requests a sample makes, as far as the program tells."""
-        own = lm_of(predictors[0], program, kwargs) if len(predictors) == 1 else None
-        asked: list[Any] = list(lms.values()) if lms is not None else [own]
-        several = len(asked) > 1
-        lm = None if several else asked[0]
+        asked = Asked.by(program, predictors, kwargs, settings.lms)
+        lm = asked.only
         self._stream = UserStream.here()
         learned, types = admission.program(scaled.owner).learned, scaled.reader.output_types
-        if several and admission.is_metered:
+        if asked.several and admission.is_metered:
             put_at_prices(learned, strategy.samplers, admission.prices)
         written = learned.cost.mean("completion_tokens")
-        at_once = all(decides_at_once(program, types, each, written) for each in asked)
+        at_once = asked.decide_at_once(types, written)
         labels = None
+        # What one of several language models thinks of all labels is not all that can be said.
+        tells_all = at_once and not asked.several
         # One sample that tells all would be no draw of its own.
-        wants_a_draw = len(predictors) == 1 and any(
-            asks_for_a_rollout(each, predictors[0], kwargs) for each in (own, *asked)
-        )
-        if vary and settings.probabilities and written <= LONGEST_REPLY and not wants_a_draw:
-            # What one of several language models thinks of all labels is not all that can be said.
-            labels = label_reader(innermost(program), types, scaled.selector, at_once=at_once and not several)
+        if vary and settings.probabilities and written <= LONGEST_REPLY and not asked.wants_a_draw:
+            labels = label_reader(innermost(program), types, scaled.selector, at_once=tells_all)
         calibration = None
-        if settings.probabilities == "calibrated" and not several:
+        if settings.probabilities == "calibrated" and not asked.several:
             calibration = calibration_of(innermost(program), lm, labels, learned.labels)
         self._calibrated = labels.field if labels is not None and calibration is not None else None
         self._settings = SampleSettings(
@@ -160,20 +151,14 @@ class Call:
             scaled.speaker if self._stream is not None and is_listened_to(scaled.speaker) else None,
             at_once,
             labels,
-            lms.only if lms is not None else None,
+            asked.instead,
         )
-        sharing: dict[str, int] = {}
-        if vary and not pool.is_durable:
-            names = lms if lms is not None else ("",)
-            for name, each in zip(names, asked, strict=True):
-                most = choices_per_request(program, predictors, kwargs, settings.max_choices, each, wait=known)
-                sharing |= {name: most} if most > 1 else {}
+        sharing = asked.sharing(settings.max_choices, wait=known) if vary and not pool.is_durable else {}
         choices = max(sharing.values(), default=1)
         # Where requests are capped, all samples at once must not find out that their temperature is refused.
-        is_new = any(is_unproven(each, {}) for each in asked)
-        careful = vary and settings.temperature is None and admission.caps("requests") and is_new
+        careful = vary and settings.temperature is None and admission.caps("requests") and asked.is_unproven
         # One sample may tell of all labels: the others are drawn once it is known that it does not.
-        tells_all = at_once and not several and labels is not None and may_tell(lm)
+        tells_all = tells_all and labels is not None and may_tell(lm)
         self._inputs = inputs_key((args, kwargs))
         self.plan = Plan(
             strategy,

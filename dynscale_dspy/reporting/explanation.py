@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any
 
 import dspy
@@ -359,5 +358,5 @@ def _votes(group: Group, winner: Sample, seeing: set[int], whole: float, models:
         conditioned,
         group.weight / whole if whole else None,
         versions,
-        MappingProxyType(dict(by_model)),
+        dict(by_model),
     )

@@ -93,4 +93,19 @@ class Choosing(Strategy):
         why = getattr(self._rest or self.whole, "why", None)
         reason = why(learned) if why is not None else ""
         lost = f"; {' and '.join(sorted(self.lost))} left out, for no request succeeds" if self.lost else ""
-        return f"{self.rule!r}{f': {reason}' if reason else ''}{lost}"
+        return f"{brief(self.rule)}{f': {reason}' if reason else ''}{lost}"
+
+
+def brief(rule: ModelStrategy) -> str:
+    """A rule in a few words: its ``repr``, without settings where all have their defaults.
+
+    Example:
+        >>> from dynscale_dspy.sampling.escalate import Escalate
+        >>> brief(Escalate())
+        'Escalate()'
+    """
+    try:
+        is_default = rule == type(rule)()
+    except TypeError:  # a rule of the user's own, which has none
+        is_default = False
+    return f"{type(rule).__name__}()" if is_default else repr(rule)

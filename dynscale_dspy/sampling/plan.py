@@ -280,9 +280,10 @@ class Plan:
         self.samples.append(sample)
         if self._agree is None and sample.draw.index <= 1:
             self._compare_first_two()
-        record = self._learned.of(sampler.name)
-        record.samples += 1
-        record.blanks += sample.vote is None and sample.problem not in UNREAD
+        if not sampler.model or not sample.permanent:  # one that cannot be asked says nothing of how it answers
+            record = self._learned.of(sampler.name)
+            record.samples += 1
+            record.blanks += sample.vote is None and sample.problem not in UNREAD
 
     @property
     def is_hopeless(self) -> bool:
@@ -375,12 +376,17 @@ class Plan:
         return self.strategy if isinstance(self.strategy, Choosing) else None
 
     def _reached(self, sample: Sample) -> None:
-        """Note whether the language model of a sample fails for good."""
+        """Note whether the language model of a sample fails for good, and of several, what it costs."""
         name = sample.draw.sampler.name
         if sample.permanent:
             self._failing.add(name)
-        if name in self._names and (sample.permanent or sample.error is None):
-            self._learned.of(name).told(lost=sample.permanent)
+        if name not in self._names:
+            return
+        record = self._learned.of(name)
+        if sample.cost.samples:
+            record.cost.add(sample.cost)
+        if sample.permanent or sample.error is None:
+            record.told(lost=sample.permanent)
 
     def _leave_out(self) -> None:
         """Leave out the language models that fail for good, here or in other calls, as long as others are left."""

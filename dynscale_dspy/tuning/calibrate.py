@@ -301,7 +301,7 @@ class Calibrate(Teleprompter):
         score, error = _mean_and_error(scores)
         point = Point(
             policy=policy,
-            sampling=settings.sampling,
+            sampling=settings.strategy,
             temperature=settings.temperature,
             samples=pool.statistics().spent.samples / len(examples),
             cost=cost,

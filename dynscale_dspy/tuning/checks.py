@@ -146,7 +146,7 @@ class _Checking:
         self.looks_for_labels = metric is None
         self.samples = samples
         # What a strategy learns of a program takes more calls than a check has: one that need not learn is beside it.
-        self.strategies = _each_once([given.sampling, Integrated(when="close")] if strategies is None else strategies)
+        self.strategies = _each_once([given.strategy, Integrated(when="close")] if strategies is None else strategies)
         self.temperatures = _each_once([given.temperature] if temperatures is None else temperatures)
         for strategy in self.strategies:
             for temperature in self.temperatures:

@@ -35,3 +35,11 @@ def test_cached_samples_teach_nothing():
     record.add(Cost(samples=1, requests=1, cached_requests=1))
     assert (record.samples, record.mean("tokens")) == (1, 100)
     assert record.expected("tokens", CostRecord()) == pytest.approx(100 / 3)
+
+
+def test_choices_that_came_from_the_cache_with_another_samples_teach_nothing():
+    record = CostRecord()
+    record.add(Cost(samples=1, requests=1, prompt_tokens=90, completion_tokens=10))
+    record.add(Cost(samples=1, completion_tokens=10))  # a further choice of the same request
+    record.add(Cost(samples=1))  # one of a request that the cache has answered
+    assert (record.samples, record.mean("tokens")) == (2, 55)

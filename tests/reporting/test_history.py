@@ -23,6 +23,7 @@ def test_the_history_is_bounded_and_covers_everything():
     assert [m.time for m in history.moments] == sorted(m.time for m in history.moments)
     assert len(history.programs) <= MOST_PROGRAMS + 1
     assert sum(cost.samples for cost in history.programs.values()) == count
+    assert history.models == {}
 
 
 def test_each_call_is_in_the_history_once_also_failed_ones_and_in_the_scope_around():
@@ -86,3 +87,14 @@ def test_parts_are_named_after_the_program_they_are_of():
     }
     with pool.scope(samples=8):
         assert pool.report().parts[-1].name == "scope" and pool.report().parts[-1].limits["samples"] == 8
+
+
+def test_what_language_models_cost_is_kept_within_bounds():
+    recorder, count = Recorder(), 3 * MOST_PROGRAMS
+    for number in range(count):
+        costs = {f"model {number}": Cost(samples=1), "cheap": Cost(samples=2)}
+        call = CallRecord("program", (0, 0, 0), 1.0, 0.75, Cost(samples=3), models=costs)
+        recorder.add(call, Moment(float(number), Cost(samples=3 * number + 3), None, number + 1))
+    models = recorder.history().models
+    assert models["cheap"] == Cost(samples=2 * count) and len(models) <= MOST_PROGRAMS + 1
+    assert sum(cost.samples for cost in models.values()) == 3 * count

@@ -11,7 +11,7 @@ import dspy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynscale_dspy import BudgetPool, Cost, DynScaling, Integrated, Parallel, Price, Uniform, explain
+from dynscale_dspy import BudgetPool, Cost, DynScaling, Escalate, Integrated, Parallel, Price, Uniform, explain
 from dynscale_dspy.reporting import html
 from dynscale_dspy.reporting.explanation import Explanation, Votes
 from dynscale_dspy.reporting.history import CallRecord, History, Moment, Part
@@ -93,6 +93,25 @@ def test_a_pool_in_words_says_what_its_html_does():
         assert words in text and words.replace("->", "→") in html
     assert "2 x 4" in text and "samples over time" in text
     assert "scope" not in str(pool)  # it is over
+
+
+def test_several_language_models_are_told_apart_in_words_and_in_html():
+    cheap, dear = ScriptedModel(cycle("A", "B")), ScriptedModel(cycle("A"))
+    pool = BudgetPool(samples=40, policy=Uniform(), per_call=6)
+    both, ladder = {"<cheap>": cheap.lm(), "dear": dear.lm()}, Escalate(upfront=0, beside=0)
+    qa = DynScaling(dspy.Predict("question -> answer"), pool, lms=both, sampling=ladder)
+    made = explain(qa(question="q"))
+    for words in (
+        "(<cheap> 2, dear 2)",
+        f"drawn by {ladder!r}: from <cheap> to dear, in the order given: no price is known yet",
+        "round 0; <cheap>; 1 request",
+        "4 samples, 2 for the answer, 4 requests, 40 tokens",
+        "2 samples, 2 for the answer, 2 requests, 20 tokens",
+    ):
+        assert words in str(made) and words in Page(made._repr_html_()).text
+    assert "<cheap>" not in made._repr_html_()
+    for words in ("by language model", "67%, 4 samples, 4 requests", "33%, 2 samples, 2 requests"):
+        assert words in str(pool) and words in Page(pool._repr_html_()).text
 
 
 def test_a_prediction_shows_votes_apart_and_what_samples_saw_and_thought():

@@ -17,12 +17,13 @@ from dynscale_dspy.sampling.samplers import CallView, Sampler
 from dynscale_dspy.selection.plurality import Plurality
 from tests.support import vote
 
+LADDER = Escalate(first=2, upfront=0, beside=0, learn=False)
 CHEAP, MIDDLE, DEAR = (Sampler(name, lm=object(), model=name) for name in ("cheap", "middle", "dear"))
 RNG: Any = np.random.default_rng(0)
 
 
 def choosing(*models: Sampler) -> Choosing:
-    return Choosing(Escalate(first=2), models or (CHEAP, DEAR))
+    return Choosing(LADDER, models or (CHEAP, DEAR))
 
 
 def view(index: int) -> CallView:
@@ -42,9 +43,9 @@ def drawn(plan: Plan, answer: str | None, *, lost: bool = False) -> Sampler:
 
 
 def test_with_all_models_it_is_the_rule_itself() -> None:
-    strategy, rule = choosing(), Escalate(first=2).over((CHEAP, DEAR))
+    strategy, rule = choosing(), LADDER.over((CHEAP, DEAR))
     learned = Learned()
-    assert strategy.samplers == (CHEAP, DEAR) and strategy.told(learned) == "Escalate(first=2, weight=4.0)"
+    assert strategy.samplers == (CHEAP, DEAR) and strategy.told(learned) == f"{LADDER!r}: {rule.why(learned)}"
     for index in range(5):
         assert strategy.propose(view(index), learned, RNG) == rule.propose(view(index), learned, RNG)
     for sampler in (CHEAP, DEAR):

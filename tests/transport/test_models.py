@@ -6,6 +6,7 @@ import asyncio
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import dspy
@@ -14,7 +15,7 @@ import pytest
 from dynscale_dspy import BudgetPool, Cost, DynScaling, Escalate, Price, Uniform, explain, wrap
 from dynscale_dspy.allocation.learned import LOST, TRIED_AGAIN
 from dynscale_dspy.testing import FakeQuestion, FakeServer
-from tests.support import ScriptedModel, needs_lm_errors
+from tests.support import ScriptedModel, needs_engines, needs_lm_errors
 
 TEXTS = [f"Puzzle {n}?" for n in range(4)]
 SPLIT = [FakeQuestion(text, {"right": 0.4, "wrong": 0.4, "odd": 0.2}, "right") for text in TEXTS]
@@ -22,6 +23,8 @@ SURE = [FakeQuestion(text, {"right": 1.0}, "right") for text in TEXTS]
 PRICES = {"openai/cheap": Price(1, 2), "openai/dear": Price(10, 20)}
 EACH = 7
 FIRST = 4
+LADDER = Escalate(first=FIRST, upfront=0, beside=0, learn=False)
+"""Four samples of the cheap one, then the dear one."""
 
 
 def call(qa: Any) -> list[Any]:
@@ -132,7 +135,7 @@ def test_every_predictor_asks_the_model_that_the_sample_was_drawn_from(servers: 
     engine, mode = way.split()
     make, each = PROGRAMS[program]
     pool = uniform(dollars=1)
-    qa = DynScaling(make(), pool, lms=lms(servers, engine), max_choices=1)
+    qa = DynScaling(make(), pool, lms=lms(servers, engine), sampling=LADDER, max_choices=1)
     predictions = MODES[mode](qa)
     cheap, dear = servers
     assert cheap.statistics().requests == each * FIRST * len(TEXTS)
@@ -162,7 +165,7 @@ def test_every_predictor_asks_the_model_that_the_sample_was_drawn_from(servers: 
 @pytest.mark.parametrize("mode", MODES)
 def test_samples_of_one_model_share_a_request_and_no_other_does(servers: Any, mode: str, litellm_is_warm: Any) -> None:
     pool = uniform(dollars=1)
-    qa = DynScaling(dspy.ChainOfThought("question -> answer"), pool, lms=lms(servers, "litellm"))
+    qa = DynScaling(dspy.ChainOfThought("question -> answer"), pool, lms=lms(servers, "litellm"), sampling=LADDER)
     predictions = MODES[mode](qa)
     cheap, dear = servers
     assert [server.statistics().delivered for server in servers] == [FIRST * len(TEXTS), (EACH - FIRST) * len(TEXTS)]
@@ -174,13 +177,14 @@ def test_samples_of_one_model_share_a_request_and_no_other_does(servers: Any, mo
         assert [sample.model for sample in explain(prediction).samples] == ["cheap"] * FIRST + ["dear"] * 3
 
 
+@needs_engines
 @pytest.mark.parametrize("mode", MODES)
 def test_a_model_whose_route_makes_one_request_a_choice_shares_none(
     servers: Any, mode: str, litellm_is_warm: Any
 ) -> None:
-    both = {"cheap": lms(servers, "litellm")["cheap"], "dear": lms(servers, "auto")["dear"]}
+    both = {"cheap": lms(servers, "litellm")["cheap"], "dear": lms(servers, "lm15")["dear"]}
     pool = uniform(dollars=1)
-    MODES[mode](DynScaling(dspy.ChainOfThought("question -> answer"), pool, lms=both))
+    MODES[mode](DynScaling(dspy.ChainOfThought("question -> answer"), pool, lms=both, sampling=LADDER))
     assert servers[0].statistics().requests < FIRST * len(TEXTS)
     assert servers[1].statistics().requests == (EACH - FIRST) * len(TEXTS)
     assert_paid(pool, *servers)
@@ -219,7 +223,7 @@ def test_predictors_that_are_scaled_in_place_draw_from_them_too(servers: Any, mo
     if mode == "batch":
         return  # a known set is of the whole program
     pool = BudgetPool(samples=EACH * 2 * len(TEXTS), policy=Uniform(), prices=PRICES).expect(2 * len(TEXTS))
-    MODES[mode](wrap(TwoStages(), pool, lms=lms(servers), max_choices=1))
+    MODES[mode](wrap(TwoStages(), pool, lms=lms(servers), sampling=LADDER, max_choices=1))
     assert servers[0].statistics().requests == FIRST * 2 * len(TEXTS)
     assert servers[1].statistics().requests == (EACH - FIRST) * 2 * len(TEXTS)
     assert_paid(pool, *servers)
@@ -243,7 +247,8 @@ def test_a_wrapped_part_with_models_of_its_own_keeps_them(servers: Any, mode: st
     unasked = ScriptedModel(lambda p, n: {"answer": "u"})
     part = DynScaling(dspy.Predict("question -> draft"), BudgetPool(samples=99), lms=[inside.lm()], max_samples=1)
     pool = uniform()
-    qa = DynScaling(Around(part), pool, lms={"one": outside.lm(), "other": servers[1].lm()})
+    both = {"one": outside.lm(), "other": servers[1].lm()}
+    qa = DynScaling(Around(part), pool, lms=both, sampling=LADDER)
     with dspy.context(lm=unasked.lm()):
         MODES[mode](qa)
     assert len(inside.requests) == EACH * len(TEXTS)
@@ -265,7 +270,7 @@ def test_a_wrapped_part_without_models_asks_what_the_sample_around_asks(servers:
         def forward(self, question: str) -> dspy.Prediction:
             return self.part(question=question)
 
-    MODES[mode](DynScaling(Around(), pool, lms=lms(servers)))
+    MODES[mode](DynScaling(Around(), pool, lms=lms(servers), sampling=LADDER))
     assert servers[0].statistics().requests == FIRST * len(TEXTS)
     assert servers[1].statistics().requests == (EACH - FIRST) * len(TEXTS)
 
@@ -273,12 +278,14 @@ def test_a_wrapped_part_without_models_asks_what_the_sample_around_asks(servers:
 # ---- rollouts and the cache
 
 
+@pytest.mark.parametrize("rule", [LADDER, Escalate(upfront=0)], ids=["ladder", "in turn"])
 @pytest.mark.parametrize("way", WAYS)
-def test_a_warm_cache_repeats_everything_without_a_request(servers: Any, way: str, tmp_path: Any) -> None:
+def test_a_warm_cache_repeats_everything_without_a_request(servers: Any, way: str, rule: Escalate) -> None:
     engine, mode = way.split()
     answers = []
     for repeat in range(2):
-        qa = DynScaling(dspy.ChainOfThought("question -> answer"), uniform(), lms=lms(servers, engine, cache=True))
+        both = lms(servers, engine, cache=True)
+        qa = DynScaling(dspy.ChainOfThought("question -> answer"), uniform(), lms=both, sampling=rule)
         predictions = MODES[mode](qa)
         answers.append([[sample.answer for sample in explain(each).samples] for each in predictions])
         if repeat == 0:
@@ -315,7 +322,7 @@ def test_a_model_that_fails_for_good_is_left_out_and_the_other_goes_on(
     place = ("cheap", "dear").index(bad)
     servers[place].reset(fault_rate=1.0, faults=(fault,))
     pool = uniform(dollars=1)
-    qa = DynScaling(dspy.ChainOfThought("question -> answer"), pool, lms=lms(servers), max_choices=1)
+    qa = DynScaling(dspy.ChainOfThought("question -> answer"), pool, lms=lms(servers), sampling=LADDER, max_choices=1)
     with pytest.warns(UserWarning, match=f"that ask '{bad}' fail with LM.* calls go on") as told:
         predictions = MODES[mode](qa)
     assert len([each for each in told if "fail with" in str(each.message)]) == 1
@@ -336,7 +343,7 @@ def test_a_model_that_fails_for_good_is_left_out_and_the_other_goes_on(
 def test_calls_after_those_that_found_out_do_not_ask_it_until_it_is_tried_again(servers: Any) -> None:
     servers[0].reset(fault_rate=1.0, faults=("auth",))
     qa = DynScaling(
-        dspy.Predict("question -> answer"), BudgetPool(samples=999), lms=lms(servers), sampling=Escalate(first=1)
+        dspy.Predict("question -> answer"), BudgetPool(samples=999), lms=lms(servers), sampling=replace(LADDER, first=1)
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -355,7 +362,7 @@ def test_if_all_fail_the_first_error_is_raised_unchanged(servers: Any, mode: str
     servers[0].reset(fault_rate=1.0, faults=("auth",))
     servers[1].reset(fault_rate=1.0, faults=("unknown_model",))
     pool = BudgetPool(samples=99)
-    qa = DynScaling(dspy.Predict("question -> answer"), pool, lms=lms(servers), max_choices=1)
+    qa = DynScaling(dspy.Predict("question -> answer"), pool, lms=lms(servers), sampling=LADDER, max_choices=1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(dspy.LMAuthError):
@@ -370,12 +377,14 @@ def test_a_cheap_model_that_cannot_keep_to_the_format_leaves_the_answer_to_the_d
 ) -> None:
     servers[0].reset(fault_rate=1.0, faults=("prose",))
     pool = uniform(dollars=1)
-    qa = DynScaling(dspy.ChainOfThought("question -> answer"), pool, lms=lms(servers), max_choices=1)
+    qa = DynScaling(dspy.ChainOfThought("question -> answer"), pool, lms=lms(servers), sampling=LADDER, max_choices=1)
     predictions = MODES[mode](qa)
     for prediction in predictions:
         made = explain(prediction)
-        assert prediction.answer == "right" and made.votes[0].by_model == {"dear": EACH - FIRST}
-        assert [sample.problem for sample in made.samples[:FIRST]] == ["failed"] * FIRST
+        assert prediction.answer == "right" and made.votes[0].by_model.keys() == {"dear"}
+        failed = [sample.model for sample in made.samples if sample.problem]
+        assert failed == ["cheap"] * len(failed) and len(failed) <= FIRST
+    assert servers[0].statistics().requests > 0
     assert_paid(pool, *servers)
 
 
@@ -389,7 +398,9 @@ def test_what_one_model_refuses_is_kept_from_it_alone(servers: Any, mode: str) -
     servers[1].reset(refused={"temperature": (400, refused)})
     both = lms(servers, temperature=None)
     pool = uniform()
-    predictions = MODES[mode](DynScaling(dspy.ChainOfThought("question -> answer"), pool, lms=both, max_choices=1))
+    predictions = MODES[mode](
+        DynScaling(dspy.ChainOfThought("question -> answer"), pool, lms=both, sampling=LADDER, max_choices=1)
+    )
     assert all("temperature" in body for body in servers[0].bodies)
     taken = [body for body in servers[1].bodies if "temperature" not in body]
     assert len(taken) == (EACH - FIRST) * len(TEXTS)
@@ -401,7 +412,9 @@ def test_probabilities_of_labels_are_asked_of_each_and_one_sample_does_not_tell_
     bank = [FakeQuestion(text, {"yes": 0.6, "no": 0.4}, "yes") for text in TEXTS]
     with FakeServer(bank, median_latency=0) as cheap, FakeServer(bank, median_latency=0, seed=4) as dear:
         pool = uniform()
-        qa = DynScaling(dspy.Predict("question -> answer: Literal['yes', 'no']"), pool, lms=lms((cheap, dear)))
+        qa = DynScaling(
+            dspy.Predict("question -> answer: Literal['yes', 'no']"), pool, lms=lms((cheap, dear)), sampling=LADDER
+        )
         predictions = MODES[mode](qa)
         assert any("logprobs" in body for body in cheap.bodies)
         assert any("logprobs" in body for body in dear.bodies)
@@ -425,10 +438,32 @@ def test_an_unsure_vote_of_both_goes_to_who_answers_instead(servers: Any) -> Non
 
 @pytest.mark.parametrize("most", [1, EACH])
 def test_a_stream_gets_the_winner_whichever_model_it_is_of(servers: Any, most: int) -> None:
-    qa = DynScaling(dspy.Predict("question -> answer"), uniform(), lms=lms(servers), max_samples=most)
+    qa = DynScaling(dspy.Predict("question -> answer"), uniform(), lms=lms(servers), sampling=LADDER, max_samples=most)
     listener = dspy.streaming.StreamListener(signature_field_name="answer")
     streamed = dspy.streamify(qa, stream_listeners=[listener], async_streaming=False)
     chunks = list(streamed(question=TEXTS[0]))
     text = "".join(chunk.chunk for chunk in chunks if isinstance(chunk, dspy.streaming.StreamResponse))
     assert text.strip() == chunks[-1].answer
     assert servers[1].statistics().requests == (0 if most == 1 else EACH - FIRST)
+
+
+# ---- timing
+
+
+def test_what_a_known_set_draws_does_not_depend_on_what_has_finished() -> None:
+    """Prices that become known change what comes first: at a ratio of 40, twelve cheap samples in place of four."""
+    cheap_says = [FakeQuestion(f"Puzzle {n}?", {"a": 1.0}, "a") for n in range(5)]
+    dear_says = [FakeQuestion(f"Puzzle {n}?", {"b": 1.0}, "b") for n in range(5)]
+    prices = {"openai/cheap": Price(1, 2), "openai/dear": Price(40, 80)}
+    drawn = []
+    for seed in range(3):
+        slow = {"median_latency": 0.005, "sigma": 1.5, "seed": seed}
+        with FakeServer(cheap_says, **slow) as cheap, FakeServer(dear_says, **slow) as dear:
+            pool = BudgetPool(samples=60, policy=Uniform(), prices=prices)
+            both = lms((cheap, dear))
+            qa = DynScaling(dspy.Predict("question -> answer"), pool, lms=both, max_choices=1, max_samples=20)
+            examples = [{"question": question.text} for question in cheap_says]
+            made = qa.batch(examples, num_threads=4, disable_progress_bar=True)
+        drawn.append([[sample.model for sample in explain(each).samples] for each in made])
+    assert drawn[0] == drawn[1] == drawn[2]
+    assert {model for models in drawn[0] for model in models} == {"cheap", "dear"}

@@ -151,7 +151,9 @@ def test_no_cap_is_passed_and_nothing_leaks(
     pool = BudgetPool(dollars=cap / 1e9, strict=True, prices=prices)
     with dspy.context(adapter=NO_FALLBACK):
         made = MODES[mode](
-            DynScaling(dspy.Predict("question -> answer"), pool, lms=both, sampling=Escalate(first), max_choices=1)
+            DynScaling(
+                dspy.Predict("question -> answer"), pool, lms=both, sampling=Escalate(first, upfront=0), max_choices=1
+            )
         )
     now = pool.statistics()
     assert bill(servers, prices) == now.spent.nanodollars <= cap
@@ -179,7 +181,9 @@ def test_a_first_sample_that_can_never_be_paid_is_refused_at_once(servers: Any) 
     pool = BudgetPool(dollars=0.0006, strict=True, prices={**PRICES, "openai/dear": Price(300, 1700)})
     both = lms(servers)
     with dspy.context(adapter=NO_FALLBACK):
-        qa = DynScaling(dspy.Predict("question -> answer"), pool, lms=both, sampling=Escalate(first=1), max_samples=1)
+        qa = DynScaling(
+            dspy.Predict("question -> answer"), pool, lms=both, sampling=Escalate(first=1, upfront=0), max_samples=1
+        )
         qa(question=TEXTS[0])
         qa.lms = dict(reversed(both.items()))
         with pytest.raises(BudgetExhausted, match="dollars"):
