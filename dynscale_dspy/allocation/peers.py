@@ -20,7 +20,7 @@ import math
 
 REPEATS = 0.68
 """How often a second vote repeats the first, of those that do or join the leader, where the model knows more."""
-PRIOR, LEAST, MOST = 1.5, -3.0, 4.0
+PRIOR, LEAST, MOST = 1.6, -3.0, 6.0
 """The sum of log likelihood ratios before anything is known, and its bounds."""
 STRENGTH = 10.0
 """Pairs of samples' worth of belief that one language model agrees with itself as often as all do."""
@@ -35,7 +35,7 @@ class Peers:
     Example:
         >>> peers = Peers()
         >>> peers.stands("dear"), peers.evidence("dear")
-        (True, 1.5)
+        (True, 1.6)
         >>> for _ in range(3):
         ...     peers.tell_second("dear", repeats=False)
         >>> peers.stands("dear")

@@ -197,11 +197,13 @@ def compare(
         seed: Fixes them.
 
     Raises:
-        PoolError: If numbers of models and prices differ.
+        PoolError: If numbers of models and prices differ, or a price is not above 0.
     """
     if len(prices) != len(questions.pools):
         models = ", ".join(pool.model for pool in questions.pools)
         raise PoolError(f"one price a model is needed: got {len(prices)} for {models}")
+    if not all(0 < price < math.inf for price in prices):
+        raise PoolError(f"prices must be above 0 and finite, got {', '.join(f'{price:g}' for price in prices)}")
     policy = policy or KnowledgeGradient()
     streams = [Streams(pool, replicates=replicates, seed=seed) for pool in questions.pools]
     costs = [price * _tokens(pool) for price, pool in zip(prices, questions.pools, strict=True)]
