@@ -121,7 +121,12 @@ class TestSeveralModels:
         assert "sums: weak, strong (a sample costs 1 : 10)" in told
         for way in ("KG weak", "KG strong", "uniform strong", "Escalate", "BestOf", "hindsight (not a policy)"):
             assert way in told
-        assert {row["way"] for row in json.loads(out.read_text())} >= {"Escalate", "ladder", "BestOf", "ByPrice"}
+        assert {row["way"] for row in json.loads(out.read_text())["rows"]} >= {
+            "Escalate",
+            "ladder",
+            "BestOf",
+            "ByPrice",
+        }
 
     def test_every_pair_in_either_order_by_default(self, paths, capsys):
         assert run(*paths, "--prices", "1,10", "--replicates", 1, "--budgets", 1, "--strategies", "ladder") == 0

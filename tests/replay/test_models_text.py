@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from dynscale_dspy.replay.models import BOUND, STRATEGIES, compare, groups, shared
-from dynscale_dspy.replay.models_text import render, values
+from dynscale_dspy.replay.models_text import kind_of, render, summaries, values
 from tests.replay.test_models import pool
 
 WAYS = {"ladder": STRATEGIES["ladder"]}
@@ -26,7 +26,7 @@ def test_a_table_for_each_group_and_a_summary_of_those_alike():
 
 
 def test_values_are_a_row_for_each_way_and_budget():
-    rows = values(found())
+    rows = values(found())["rows"]
     assert len(rows) == 2 * 5 * 2
     assert rows[0] == {
         "dataset": "sums", "models": ("weak", "strong"), "costs": [1, 10], "way": "KG weak", "budget": 0.5, "cost": 5,
@@ -35,3 +35,19 @@ def test_values_are_a_row_for_each_way_and_budget():
     missing = [row for row in rows if row["accuracy"] is None]
     assert {row["budget"] for row in missing} == {0.5}
     assert all(row["gain"] is None for row in missing)
+
+
+def test_summaries_are_means_over_groups_that_are_alike():
+    one, other = found()
+    assert kind_of(one) == "a price ratio of 8 or more, the dearest model better"
+    assert kind_of(other) == "a price ratio of 8 or more, the dearest model no better"
+    rows = summaries([one, one, other])
+    ways = list(dict.fromkeys(row["way"] for row in rows))
+    assert ways == ["KG cheapest", "KG dearest", "uniform dearest", "ladder", BOUND]
+    for way, curve in zip(ways, one.curves, strict=True):
+        row = next(row for row in rows if row["way"] == way and row["budget"] == 2 and row["kind"] == kind_of(one))
+        assert row["groups"] == 2
+        assert row["accuracy"] == curve.mean(1)
+        assert (row["gain"], row["se"]) == curve.gain(one.curve(BOUND), 1)
+        assert row["worst"] == row["gain"]
+    assert all(row["gain"] is None for row in rows if row["accuracy"] is None)
