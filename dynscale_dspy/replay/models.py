@@ -9,9 +9,11 @@ each budget, picked with all right answers known: a bound, not a policy.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import permutations
+from multiprocessing import get_context
 
 import numpy as np
 from numpy.typing import NDArray
@@ -222,6 +224,23 @@ def compare(
         budgets=tuple(budgets),
         curves=(*curves, bound),
     )
+
+
+def all_of(
+    compare: Callable[[Shared], Comparison], questions: Sequence[Shared], *, jobs: int = 1
+) -> Iterator[Comparison]:
+    """Compare each of several groups of models, in order.
+
+    Args:
+        compare: :func:`compare` with all its settings.
+        questions: By the models of each group.
+        jobs: Processes.
+    """
+    if jobs <= 1:
+        yield from map(compare, questions)
+        return
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as executor:
+        yield from executor.map(compare, questions)
 
 
 def _tokens(pool: Pool) -> float:

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 
 from dynscale_dspy.replay import Pool, PoolError, Question
-from dynscale_dspy.replay.models import BOUND, STRATEGIES, compare, difference, groups, shared
+from dynscale_dspy.replay.models import BOUND, STRATEGIES, all_of, compare, difference, groups, shared
 from dynscale_dspy.sampling.escalate import Escalate
 
 LADDER = {"ladder": STRATEGIES["ladder"]}
@@ -127,6 +129,15 @@ def test_differences_are_paired_over_questions():
     assert difference([(made.curve("KG bb"), other)], 0) is None
     with pytest.raises(KeyError):
         made.curve("none")
+
+
+def test_several_processes_say_the_same():
+    [found] = shared([pool("one", 0.5, questions=3), pool("two", 0.7, questions=3)])
+    one = partial(compare, prices=[1, 9], strategies=LADDER, budgets=[1, 2], replicates=1)
+    ours, theirs = (list(all_of(one, [found, found], jobs=jobs)) for jobs in (1, 2))
+    told = [[[curve.mean(1) for curve in made.curves] for made in each] for each in (ours, theirs)]
+    assert told[0] == told[1]
+    assert len(told[0]) == 2
 
 
 def test_replays_are_reproducible_and_seeded():

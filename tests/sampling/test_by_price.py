@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from dynscale_dspy.allocation.learned import Learned
 from dynscale_dspy.sampling.best_of import BestOf
-from dynscale_dspy.sampling.by_price import APART, ByPrice
+from dynscale_dspy.sampling.by_price import APART, METERED, ByPrice
 from dynscale_dspy.sampling.escalate import Escalate
 from tests.sampling.models import MODELS, known, priced
 from tests.sampling.support import make_view
@@ -29,10 +29,27 @@ def test_before_anything_is_metered_the_order_given_counts():
     assert strategy.worth(SMALL, priced({"small": 1, "large": 2})) == 1
 
 
-@given(known(), st.integers(0, 30), st.integers(0, 99))
+def test_a_few_samples_of_each_tell_its_price():
+    """One dear sample may be short by chance: the rule would not ask that model again."""
+    strategy = ByPrice().over([SMALL, LARGE])
+    few = priced({"small": 10, "large": 10}, samples=METERED - 1)
+    assert strategy.why(few).startswith("escalates")
+    assert strategy.why(priced({"small": 10, "large": 10}, samples=METERED)).startswith("looks for")
+
+
+def test_until_prices_are_known_some_calls_begin_with_the_model_metered_least():
+    strategy = ByPrice().over([SMALL, LARGE])
+    learned = priced({"small": 10})
+    for known_, tried in ((learned, True), (priced({"small": 10, "large": 100}), False)):
+        firsts = [strategy.propose(make_view([], 0), known_, np.random.default_rng(seed)).name for seed in range(200)]
+        assert firsts.count("small") > 150
+        assert ("large" in firsts) == tried
+
+
+@given(known(), st.integers(1, 30), st.integers(0, 99))
 def test_it_does_what_the_rule_for_these_prices_does(learned, index, seed):
     prices = [learned.of(model.name).cost.mean("nanodollars") for model in MODELS]
-    metered = all(learned.of(model.name).cost.samples for model in MODELS) and any(prices)
+    metered = all(learned.of(model.name).cost.samples >= METERED for model in MODELS) and any(prices)
     alike = metered and max(prices) < APART * min(prices)
     ours, theirs = ByPrice().over(MODELS), (BestOf() if alike else Escalate()).over(MODELS)
     view = make_view([], index)
