@@ -18,6 +18,7 @@ TITLES = {
     "factorial_others": "Other ways to spend several samples on the same model",
     "confidence": "What confidence is worth, by pool",
     "replay": "Policies replayed over recorded samples",
+    "escalate": "Several language models under one budget, on recorded samples",
     "chaos": "Faults, kills and shared books",
     "overhead": "What a sample costs: CPU, prompt tokens, latencies",
     "throughput": "How full the wire is, and how others fill it",
@@ -33,6 +34,7 @@ TITLES = {
 WIDE = "---\nhide: [toc]\n---\n\n"
 ELSEWHERE = {
     "replay": "allocation.md#measured",
+    "escalate": "escalate.md",
     "overhead": "speed.md#measured",
     "throughput": "speed.md#how-full-the-wire-is",
     "prompts": "speed.md#long-prompts",
