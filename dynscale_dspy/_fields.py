@@ -416,7 +416,7 @@ AtLeastOne = Annotated[int, Integer(least=1)]
 Size = Annotated[int, Integer(least=1, bounds="an integer of at least 1", one_error=True)]
 """A number of things, as an option of a strategy."""
 Whole = Annotated[int, Integer()]
-WholeSize = Annotated[int, Integer(bounds="an integer of at least 0", one_error=True)]
+WholeSize = Annotated[int, Integer(least=0, bounds="an integer of at least 0", one_error=True)]
 """A number of things, maybe none, as an option of a strategy."""
 Seconds = Annotated[float, Number(above=0, kind="a number of seconds", bounds="a positive, finite number of seconds")]
 SamplesPerCall = Annotated[

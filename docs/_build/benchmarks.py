@@ -4,6 +4,7 @@ python docs/_build/benchmarks.py scale
 python docs/_build/benchmarks.py arena --quick
 python docs/_build/benchmarks.py confidence --pools POOLS        # a folder of recorded samples
 python docs/_build/benchmarks.py replay POOL... [OPTIONS]        # `dynscale replay`, each with its own budget and shared
+python docs/_build/benchmarks.py escalate POOL... [OPTIONS]      # `dynscale replay --prices`, at three ratios of prices
 python docs/_build/benchmarks.py models [--state FOLDER]         # a part of a script, named in PARTS; so are others
 python docs/_build/benchmarks.py demo 20 [FOLDER]                # `dynscale demo` with as many seeds, kept in a folder
 
@@ -37,7 +38,7 @@ PARTS = {
 
 def main() -> None:
     name, *options = sys.argv[1:]
-    makers = {"replay": replay, "demo": demo}
+    makers = {"replay": replay, "demo": demo, "escalate": escalate}
     command, rows = makers[name](options) if name in makers else script(name, options)
     kept = {
         "command": command,
@@ -77,6 +78,16 @@ def replay(options: list[str]) -> tuple[str, list[dict[str, Any]]]:
             rows.append({**row, "reach": summary["reach_uniform32"], "area": summary["area"]})
     told = [option for option in options if not Path(option).is_file()]
     return " ".join(["dynscale replay POOL...", *told]) + ", without and with --share", rows
+
+
+def escalate(options: list[str]) -> tuple[str, list[dict[str, Any]]]:
+    """Gains over the best single model in hindsight: a row a ratio of prices, kind of pair, way and budget."""
+    rows = []
+    for ratio in (10, 50, 3):
+        found = run([sys.executable, "-m", "dynscale_dspy.cli", "replay", "--prices", f"1,{ratio}", *options])
+        rows += [{"ratio": ratio, **row} for row in found["summaries"]]
+    told = [option for option in options if not Path(option).is_file()]
+    return " ".join(["dynscale replay POOL... --prices 1,10", *told]) + ", and at 1,50 and 1,3", rows
 
 
 def demo(options: list[str]) -> tuple[str, list[dict[str, Any]]]:

@@ -19,6 +19,7 @@ TITLES = {
     "confidence": "What confidence is worth, by pool",
     "replay": "Policies replayed over recorded samples",
     "selection": "Which answer wins, by kind of output",
+    "escalate": "Several language models under one budget, on recorded samples",
     "chaos": "Faults, kills and shared books",
     "overhead": "What a sample costs: CPU, prompt tokens, latencies",
     "throughput": "How full the wire is, and how others fill it",
@@ -35,6 +36,7 @@ WIDE = "---\nhide: [toc]\n---\n\n"
 ELSEWHERE = {
     "replay": "allocation.md#measured",
     "selection": "selection.md#measured",
+    "escalate": "escalate.md",
     "overhead": "speed.md#measured",
     "throughput": "speed.md#how-full-the-wire-is",
     "prompts": "speed.md#long-prompts",

@@ -380,10 +380,36 @@ ON_REQUEST = (
 """Rules that are no default."""
 
 
+def escalate(ratio: float, apart: bool = True) -> str:
+    """A row a kind of pair and way: points over the best single model in hindsight at each budget, and the worst pair."""
+    kept = _load("escalate")
+    rows = [row for row in kept["rows"] if row["ratio"] == ratio and ("or more" in row["kind"]) == apart]
+    budgets = list(dict.fromkeys(row["budget"] for row in rows))
+    lines = [_line(["pairs", "way", *(f"{budget:g}" for budget in budgets)]), "|---" * 2 + "|---:" * len(budgets) + "|"]
+    for data, kind in dict.fromkeys((row["dataset"], row["kind"]) for row in rows):
+        alike = [row for row in rows if (row["dataset"], row["kind"]) == (data, kind)]
+        pairs = f"{DATA[data]}, {kind.split(', ')[1].removeprefix('the ')}, {alike[0]['groups']}"
+        for way in dict.fromkeys(row["way"] for row in alike):
+            owned = {row["budget"]: row for row in alike if row["way"] == way}
+            if "not a policy" not in way:
+                lines.append(_line([pairs, way, *(_points(owned[budget]) for budget in budgets)]))
+                pairs = ""
+    return _table(lines, kept)
+
+
+def _points(row: dict[str, Any]) -> str:
+    if row["gain"] is None:
+        return "–"
+    return f"{100 * row['gain']:+.1f} ± {100 * row['se']:.1f} ({100 * row['worst']:+.1f})".replace(" ", "\u00a0")
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "confidence": confidence,
     "cluster": cluster,
     "demo": demo,
+    "escalate 10": lambda: escalate(10),
+    "escalate 50": lambda: escalate(50),
+    "escalate like": lambda: escalate(3, apart=False),
     "factorial 0": lambda: factorial(0.0),
     "factorial quarter": lambda: factorial(0.25),
     "factorial 1": lambda: factorial(1.0),

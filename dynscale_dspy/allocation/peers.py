@@ -4,7 +4,7 @@ Two things are told, each from votes alone.
 
 *How often two samples of one language model agree.* Of models of like price, the one whose samples agree more is mostly
 the one that is right more often: on recorded samples of seven reasoning models it is on AIME, except for one that errs
-alike each time; on GPQA, where wrong answers are few and shared, it is not (docs/models.md).
+alike each time; on GPQA, where wrong answers are few and shared, it is not (docs/escalate.md).
 
 *Whether a dear model stands by what it says against a cheap one.* Take a call in which a cheap model's answer leads,
 and the dear model's first vote is for another one. If its second vote repeats the first, it knows something that the
@@ -20,7 +20,7 @@ import math
 
 REPEATS = 0.68
 """How often a second vote repeats the first, of those that do or join the leader, where the model knows more."""
-PRIOR, LEAST, MOST = 1.5, -3.0, 4.0
+PRIOR, LEAST, MOST = 1.6, -3.0, 6.0
 """The sum of log likelihood ratios before anything is known, and its bounds."""
 STRENGTH = 10.0
 """Pairs of samples' worth of belief that one language model agrees with itself as often as all do."""
@@ -35,7 +35,7 @@ class Peers:
     Example:
         >>> peers = Peers()
         >>> peers.stands("dear"), peers.evidence("dear")
-        (True, 1.5)
+        (True, 1.6)
         >>> for _ in range(3):
         ...     peers.tell_second("dear", repeats=False)
         >>> peers.stands("dear")

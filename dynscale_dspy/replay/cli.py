@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from tqdm.auto import tqdm
@@ -140,24 +141,22 @@ def _models(arguments: argparse.Namespace) -> int:
     unknown = [name for name in names if name not in models.STRATEGIES]
     if unknown:
         return _fail(f"no strategy {unknown[0]!r}: there are {', '.join(models.STRATEGIES)}")
-    found = []
     try:
         sets = models.shared(load_pool(path) for path in arguments.pools)
         chosen = arguments.models.split(",") if arguments.models else None
         groups = [each.of(group) for each in sets for group in models.groups(each, chosen, len(arguments.prices))]
         if not groups:
             return _fail("no questions that these models have all answered: pools are named SOURCE__MODEL__DATASET")
-        for group in tqdm(groups, unit="group", disable=None, leave=False):
-            found.append(
-                models.compare(
-                    group,
-                    arguments.prices,
-                    strategies={name: models.STRATEGIES[name] for name in names},
-                    budgets=arguments.budgets or models.BUDGETS,
-                    replicates=arguments.replicates,
-                    seed=arguments.seed,
-                )
-            )
+        compare = partial(
+            models.compare,
+            prices=arguments.prices,
+            strategies={name: models.STRATEGIES[name] for name in names},
+            budgets=arguments.budgets or models.BUDGETS,
+            replicates=arguments.replicates,
+            seed=arguments.seed,
+        )
+        done = models.all_of(compare, groups, jobs=arguments.jobs)
+        found = list(tqdm(done, total=len(groups), unit="group", disable=None, leave=False))
     except (PoolError, ValueError, OSError) as error:
         return _fail(str(error))
     sys.stdout.write(models_text.render(found))

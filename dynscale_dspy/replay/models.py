@@ -9,9 +9,11 @@ each budget, picked with all right answers known: a bound, not a policy.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import permutations
+from multiprocessing import get_context
 
 import numpy as np
 from numpy.typing import NDArray
@@ -197,11 +199,13 @@ def compare(
         seed: Fixes them.
 
     Raises:
-        PoolError: If numbers of models and prices differ.
+        PoolError: If numbers of models and prices differ, or a price is not above 0.
     """
     if len(prices) != len(questions.pools):
         models = ", ".join(pool.model for pool in questions.pools)
         raise PoolError(f"one price a model is needed: got {len(prices)} for {models}")
+    if not all(0 < price < math.inf for price in prices):
+        raise PoolError(f"prices must be above 0 and finite, got {', '.join(f'{price:g}' for price in prices)}")
     policy = policy or KnowledgeGradient()
     streams = [Streams(pool, replicates=replicates, seed=seed) for pool in questions.pools]
     costs = [price * _tokens(pool) for price, pool in zip(prices, questions.pools, strict=True)]
@@ -220,6 +224,23 @@ def compare(
         budgets=tuple(budgets),
         curves=(*curves, bound),
     )
+
+
+def all_of(
+    compare: Callable[[Shared], Comparison], questions: Sequence[Shared], *, jobs: int = 1
+) -> Iterator[Comparison]:
+    """Compare each of several groups of models, in order.
+
+    Args:
+        compare: :func:`compare` with all its settings.
+        questions: By the models of each group.
+        jobs: Processes.
+    """
+    if jobs <= 1:
+        yield from map(compare, questions)
+        return
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as executor:
+        yield from executor.map(compare, questions)
 
 
 def _tokens(pool: Pool) -> float:

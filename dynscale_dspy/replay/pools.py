@@ -101,6 +101,7 @@ class Pool:
         metric: Callable[[Any, Any], Any],
         *,
         name: str = "live",
+        sampler: str | None = None,
     ) -> Pool:
         """A pool of what a ``DynScaling`` module drew while it answered: what would another budget have given?
 
@@ -114,6 +115,8 @@ class Pool:
             examples: The labelled example of each prediction.
             metric: ``metric(example, prediction)``, true if the prediction is right. Asked once for each answer.
             name: The pool's name.
+            sampler: Only samples of this one: the name of a language model, where a call draws from several. A pool of
+                each, named ``source__model__dataset``, lets ``dynscale replay --prices`` compare them.
 
         Raises:
             ValueError: If numbers of predictions and examples differ, or a prediction is not from a wrapped module.
@@ -129,7 +132,7 @@ class Pool:
             if prediction is None:
                 skipped.append(f"call {number} failed and has no samples")
                 continue
-            samples = explain(prediction).samples
+            samples = [each for each in explain(prediction).samples if sampler in (None, each.sampler)]
             independent = [sample for sample in samples if not sample.shown]
             if len(independent) < len(samples):
                 skipped.append(f"call {number}: {len(samples) - len(independent)} samples saw earlier ones")

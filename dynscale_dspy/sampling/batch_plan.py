@@ -155,7 +155,7 @@ def coordinate(
         for job, sample in finished:
             outstanding -= 1
             requests -= sample.cost.requests
-            costs.tell(job.call, sample.draw.sampler.name, sample.cost)
+            costs.tell(job.call, sample.draw.sampler.model, sample.cost)
             if not isinstance(sample.error, BudgetExhausted):  # one that was cut off does not say what it needed
                 each = max(sample.cost.requests, each if measured else 1)
                 measured = True
@@ -187,10 +187,11 @@ def _next_first(first: deque[int], plans: Sequence[Plan], waiting: Sequence[int]
 
 
 class _Costs:
-    """The expected cost of each call's next sample, relative to the average, where tokens or dollars run out first.
+    """The expected cost of each call's next sample, where tokens or dollars run out first.
 
-    By the sampler that is going to draw it: one language model may cost many times what another does. Learned from
-    samples in the order they are handed back, so that decisions do not depend on timing.
+    By the language model that is going to be asked, since one may cost many times what another does, and relative to
+    the average of the first that was: that of all moves as dear samples come in. Learned from samples in the order they
+    are handed back, so that decisions do not depend on timing.
 
     Args:
         weighs: Whether costs count at all.
@@ -203,39 +204,41 @@ class _Costs:
         self.unit: str | None = None
         self._weighs = weighs
         self._records: dict[tuple[int, str], CostRecord] = {}
-        self._of_sampler: dict[str, CostRecord] = {}
+        self._of_model: dict[str, CostRecord] = {}
         self._all = CostRecord()
 
-    def tell(self, call: int, sampler: str, cost: Cost) -> None:
+    def tell(self, call: int, model: str, cost: Cost) -> None:
         """A sample of a call was handed back."""
         if self._weighs and cost.samples:
-            self._records.setdefault((call, sampler), CostRecord()).add(cost)
-            self._of_sampler.setdefault(sampler, CostRecord()).add(cost)
+            self._records.setdefault((call, model), CostRecord()).add(cost)
+            self._of_model.setdefault(model, CostRecord()).add(cost)
             self._all.add(cost)
 
     @property
-    def count(self) -> bool:
-        """Whether costs count now."""
-        return self._weighs and self.unit is not None
+    def level(self) -> tuple[int, ...]:
+        """Changes when much more is known of what one language model costs beside others."""
+        records = self._of_model.values()
+        return tuple(record.samples.bit_length() for record in records) if len(records) > 1 else ()
 
     @property
     def further(self) -> float:
         """Cost of one more choice of a request, relative to a separate request."""
-        return self._all.completion_share if self.count else 1.0
+        return self._all.completion_share if self._weighs and self.unit is not None else 1.0
 
-    def relative(self, call: int, sampler: str) -> float:
-        """Expected cost of the call's next sample, relative to the average; its index is divided by this.
+    def relative(self, call: int, model: str) -> float:
+        """Expected cost of the call's next sample, relative to the first model's; its index is divided by this.
 
         Args:
             call: The call.
-            sampler: What is going to draw it.
+            model: The name of the language model that is going to be asked; empty for the program's own.
         """
         if not self._weighs or self.unit is None:
             return 1.0
-        usual = self._of_sampler.get(sampler)
-        record = self._records.get((call, sampler)) or CostRecord()
+        usual = self._of_model.get(model)
+        record = self._records.get((call, model)) or CostRecord()
         expected = record.expected(self.unit, usual if usual is not None and usual.mean(self.unit) else self._all)
-        return relative_cost(expected, self._all.mean(self.unit))
+        first = next(iter(self._of_model.values()), self._all)
+        return relative_cost(expected, first.mean(self.unit))
 
 
 class _Ranking:
@@ -246,8 +249,8 @@ class _Ranking:
         self._policy = policy
         self._costs = costs
         self._repeats = repeats
-        self._level = repeats.level
-        self._worths = plans[0].worths
+        self._level = self._outlook
+        self._has_models = bool(plans[0].worths)
         self._dropped: set[int] = set()
         self._version = [0] * len(plans)
         self._heap: list[tuple[float, int, int, int]] = []
@@ -270,9 +273,9 @@ class _Ranking:
     def best(self, total: int) -> int | None:
         """The call whose next sample is worth most, or None if none is worth anything."""
         self._total = total
-        worths = self._plans[0].worths
-        if self._policy.depends_on_total or self._repeats.level != self._level or worths != self._worths:
-            self._level, self._worths = self._repeats.level, worths
+        level = self._outlook
+        if self._policy.depends_on_total or level != self._level:
+            self._level = level
             open_calls = (call for call, plan in enumerate(self._plans) if plan.room > 0 and call not in self._dropped)
             self._heap = [self._entry(call) for call in open_calls]
             heapq.heapify(self._heap)
@@ -282,6 +285,11 @@ class _Ranking:
                 return call if negative_index < 0 else None
             heapq.heappop(self._heap)
         return None
+
+    @property
+    def _outlook(self) -> tuple[object, ...]:
+        """What has a say in the indices of all calls."""
+        return self._repeats.level, self._costs.level, self._plans[0].worths
 
     def favours(self, call: int, total: int) -> bool:
         """Whether one more choice of a request for this call is worth most, at what it costs beside the prompt."""
@@ -293,10 +301,10 @@ class _Ranking:
 
     def _entry(self, call: int) -> tuple[float, int, int, int]:
         plan = self._plans[call]
-        sampler = plan.next_sampler if self._costs.count or self._worths else ""
+        model = plan.next_model if self._has_models else ""
         evidence = plan.selection.evidence()
         index = self._policy.index(evidence, pending=plan.pending, total=self._total)
-        index /= self._costs.relative(call, sampler)
+        index /= self._costs.relative(call, model)
         if self._policy.is_gain:
             index *= self._repeats.promise(evidence, pending=plan.pending)
         # Equal worth: the call with fewer samples, then the earlier one.

@@ -116,7 +116,7 @@ class Escalate(ModelStrategy):
 
     first: Size = 4
     weight: VoteWeight = 4.0
-    upfront: Toll = 0.3
+    upfront: Toll = 0.2
     beside: WholeSize | None = None
     learn: YesNo = True
 

@@ -161,10 +161,10 @@ class Plan:
         return min(self.max_samples - self._drawn, self.strategy.room(self.pending))
 
     @property
-    def next_sampler(self) -> str:
-        """The name of what would draw the next sample; empty if none is to be drawn now."""
+    def next_model(self) -> str:
+        """The language model that the next sample would ask; empty for the program's own, and if there is none."""
         proposed = self.propose()
-        return proposed[0].name if proposed else ""
+        return proposed[0].model if proposed else ""
 
     @property
     def worths(self) -> tuple[float, ...]:

@@ -5,6 +5,7 @@ import pytest
 
 from dynscale_dspy.replay.cli import add_arguments, main
 from tests.replay.support import simulated
+from tests.replay.test_models import pool
 
 
 def run(*arguments):
@@ -103,3 +104,45 @@ def test_a_file_of_scores_that_cannot_be_read_is_named(scored, capsys):
     scored.write_text('{"id": 1, "samples": ["x"], "scores": [7]}', encoding="utf-8")
     assert run(scored) == 2
     assert "mine.jsonl:1" in capsys.readouterr().err
+
+
+class TestSeveralModels:
+    @pytest.fixture
+    def paths(self, tmp_path):
+        paths = [tmp_path / f"lab__{model}__sums.jsonl.gz" for model in ("weak", "strong")]
+        for path, share in zip(paths, (0.4, 0.8), strict=True):
+            pool(path.name.split("__")[1], share, questions=6).save(path)
+        return paths
+
+    def test_compares_them_and_writes_json(self, paths, tmp_path, capsys):
+        out = tmp_path / "out.json"
+        assert run(*paths, "--models", "weak,strong", "--prices", "1,10", "--replicates", 2, "--json", out) == 0
+        told = capsys.readouterr().out
+        assert "sums: weak, strong (a sample costs 1 : 10)" in told
+        for way in ("KG weak", "KG strong", "uniform strong", "Escalate", "BestOf", "hindsight (not a policy)"):
+            assert way in told
+        assert {row["way"] for row in json.loads(out.read_text())["rows"]} >= {
+            "Escalate",
+            "ladder",
+            "BestOf",
+            "ByPrice",
+        }
+
+    def test_every_pair_in_either_order_by_default(self, paths, capsys):
+        assert run(*paths, "--prices", "1,10", "--replicates", 1, "--budgets", 1, "--strategies", "ladder") == 0
+        told = capsys.readouterr().out
+        assert "sums: weak, strong (" in told and "sums: strong, weak (" in told
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["--models", "weak,strong"], "--models needs --prices"),
+            (["--prices", "1,10", "--strategies", "luck"], "no strategy 'luck'"),
+            (["--prices", "1,10", "--models", "weak,none"], "no questions that these models have all answered"),
+            (["--prices", "1,2,3", "--models", "weak,strong"], "one price a model is needed"),
+            (["--prices", "1,0"], "prices must be above 0"),
+        ],
+    )
+    def test_says_what_is_wrong(self, paths, capsys, arguments, message):
+        assert run(*paths, *arguments) == 2
+        assert message in capsys.readouterr().err

@@ -4,7 +4,7 @@ import json
 import dspy
 import pytest
 
-from dynscale_dspy import BudgetPool, DynScaling, Sequential, Uniform
+from dynscale_dspy import BudgetPool, DynScaling, Parallel, Sequential, Uniform
 from dynscale_dspy.replay import Pool, PoolError, Question, load_pool, replay
 from tests.support import ScriptedModel, cycle
 
@@ -146,6 +146,17 @@ def test_failed_samples_cast_no_vote():
     predictions = record_run(ScriptedModel(cycle("A", ValueError("down"))), ["one"])
     pool = Pool.from_predictions(predictions, [dspy.Example(answer="A")], is_right)
     assert sorted(pool.questions[0].answers, key=str) == ["A"] * 4 + [None] * 4
+
+
+def test_samples_of_one_sampler_alone():
+    predictions = record_run(ScriptedModel(cycle("A", "B")), ["one"], sampling=Parallel(first="greedy"))
+    whole, alone = (
+        Pool.from_predictions(predictions, [dspy.Example(answer="A")], is_right, sampler=sampler)
+        for sampler in (None, "independent")
+    )
+    assert len(alone.questions[0].answers) == len(whole.questions[0].answers) - 1
+    with pytest.raises(PoolError):
+        Pool.from_predictions(predictions, [dspy.Example(answer="A")], is_right, sampler="none of them")
 
 
 def test_samples_that_saw_others_are_left_out_and_counted():

@@ -9,10 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynscale_dspy import UCB, BudgetPool, Cost, KnowledgeGradient, Parallel, Uniform
+from dynscale_dspy.allocation.learned import Learned
 from dynscale_dspy.execution.desk import BatchDesk
-from dynscale_dspy.sampling.batch_plan import coordinate
+from dynscale_dspy.sampling import batch_plan
+from dynscale_dspy.sampling.batch_plan import KnownSet, coordinate
+from dynscale_dspy.sampling.escalate import Escalate
+from dynscale_dspy.sampling.plan import Plan
 from dynscale_dspy.sampling.sample import Sample
 from dynscale_dspy.sampling.samplers import ALONE
+from dynscale_dspy.sampling.steps import Look, Standing
+from tests.sampling.models import MODELS
 from tests.sampling.support import asking, finish, make_plan, play
 from tests.support import vote
 
@@ -200,3 +206,62 @@ def test_calls_whose_strategy_wants_no_more_leave_the_budget_to_the_others(polic
             outstanding.extend(steps.send([(job, finish(job, "AB"[job.draw.index % 2]))]))
     assert [len(plan.samples) for plan in plans] == [14, 3, 14, 3]
     assert pool.statistics().reserved == Cost()
+
+
+class TestSeveralModels:
+    """A set of calls that draw from language models of unlike price."""
+
+    CHEAP, DEAR = MODELS[:2]
+
+    def run(self, strategy, streams, *, count, prices=(1, 20), learned=None):
+        """The calls and samplers of so many samples, none of them outstanding beside another."""
+        learned = learned or Learned()
+        plans = [Plan(strategy, seed=0, key=call, max_samples=64, learned=learned) for call in range(len(streams))]
+        price = dict(zip((self.CHEAP.name, self.DEAR.name), prices, strict=True))
+        known = KnownSet((1,) * len(plans), measured=True, metered=True)
+        steps = coordinate(plans, known, KnowledgeGradient(), window=1, narrowing=False)
+        trail, answer = [], None
+        while len(trail) < count:
+            step = steps.send(answer)
+            if isinstance(step, list):
+                [job] = step
+                name = job.draw.sampler.name
+                trail.append((job.call, name))
+                key = streams[job.call][job.draw.index]
+                cost = Cost(samples=1, requests=1, completion_tokens=1, nanodollars=price[name])
+                learned.costed(name, cost)
+                answer = [(job, Sample(job.draw, answer=key, vote=vote(key), cost=cost))]
+            else:
+                answer = Standing(unit="nanodollars") if isinstance(step, Look) else step
+        return plans, trail
+
+    def test_an_index_is_weighed_by_what_the_next_sampler_costs(self):
+        """Once a dear sample has been metered, a less contested call with cheap samples left comes before it."""
+        ladder = Escalate(first=2, upfront=0, beside=0, learn=False).over([self.CHEAP, self.DEAR])
+        streams = ["AB" + "A" * 60, "AB" + "A" * 60, "A" * 62]
+        _, trail = self.run(ladder, streams, count=8)
+        dear = [place for place, (_, name) in enumerate(trail) if name == self.DEAR.name]
+        assert trail[dear[0] + 1 :].count((2, self.CHEAP.name)) == 0 or trail.index((2, self.CHEAP.name)) < dear[1]
+        settled = [place for place, told in enumerate(trail) if told == (2, self.CHEAP.name)]
+        assert settled[1] < dear[1], "the settled call's second sample is cheap: it comes before another dear one"
+
+    def test_a_dear_sample_does_not_make_the_calls_cheap_ones_look_dear(self):
+        costs = batch_plan._Costs(weighs=True)
+        costs.unit = "nanodollars"
+        for call, name, price in ((0, "cheap", 1), (1, "cheap", 1), (0, "dear", 40)):
+            costs.tell(call, name, Cost(samples=1, nanodollars=price))
+        assert costs.relative(0, "cheap") == costs.relative(1, "cheap")
+        assert costs.relative(0, "dear") == pytest.approx(40 * costs.relative(0, "cheap"))
+        assert costs.relative(0, "another") > 0
+
+    def test_once_the_dear_model_does_not_stand_every_call_is_weighed_anew(self):
+        learned = Learned()
+        strategy = Escalate(first=2, upfront=0, beside=0).over([self.CHEAP, self.DEAR])
+        streams = ["AB" + "C" * 60, "AB" + "C" * 60, "AB" + "C" * 60]
+        plans, trail = self.run(strategy, streams, count=9, learned=learned)
+        assert trail[-1][1] == self.DEAR.name
+        for _ in range(9):
+            learned.peers.tell_second(self.DEAR.name, repeats=False)
+        for plan in plans:
+            plan.propose()
+            assert max(plan.selection.evidence().votes.values()) <= 2

@@ -11,8 +11,12 @@ import numpy as np
 import pytest
 
 from dynscale_dspy import Integrated, Parallel, Sequential, Strategy
+from dynscale_dspy.sampling.best_of import BestOf
+from dynscale_dspy.sampling.by_price import ByPrice
+from dynscale_dspy.sampling.escalate import Escalate
 from dynscale_dspy.sampling.samplers import ALONE, PLAIN, ChainSpec, Sampler, conditioned
 from dynscale_dspy.testing import StrategyLaws
+from tests.sampling.models import MODELS
 
 OWN = [
     Parallel(),
@@ -23,6 +27,7 @@ OWN = [
     Integrated(when="learned", share=0.5, independent=1),
     Integrated(when="always", length=2, width=2, repeats=True, shuffle=False, share=0.3),
     Integrated(independent=5, rendering="prefill", predictors="last", max_tokens=50),
+    *(rule.over(MODELS) for rule in (Escalate(), Escalate(upfront=0, beside=0, learn=False), BestOf(), ByPrice())),
 ]
 
 

@@ -92,6 +92,19 @@ class TestRealWeights:
                 tally = tally.add(answer, weight=weight)
             assert policy.terms(tally) == pytest.approx(policy.terms(Tally.of(answers)))
 
+    @given(st.lists(st.sampled_from(["A", "B", "C", None]), max_size=20), st.integers(0, 5))
+    def test_relevance_of_votes_that_count_one_is_told_by_samples(self, keys, pending):
+        tally = Tally.of(keys)
+        top = TopTwo(tally.lead, tally.rival, tally.samples, tally.blanks)
+        assert relevance(tally, pending, 2.0) == relevance(top, pending, 2.0)
+        assert KnowledgeGradient().index(tally, pending=pending) == KnowledgeGradient().index(top, pending=pending)
+
+    def test_relevance_of_votes_with_weights_is_told_by_their_mass(self):
+        tally = Tally.of("ABC").add("A", weight=4).add(None)
+        assert relevance(tally, 0, kappa=2.0) == (5 + 1 + 2) / (7 + 1 + 2)
+        doubled = Tally({"A": 2, "B": 2, "C": 4}, voters=4)
+        assert relevance(doubled, 0, kappa=2.0) == relevance(Tally.of("AABBCCCC"), 0, kappa=2.0)
+
     def test_relevance_reads_weights_against_samples(self):
         assert relevance(TopTwo(lead=1.5, rival=0.5, samples=6), 0, kappa=2.0) == 0.5
 
