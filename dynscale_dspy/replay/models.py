@@ -33,15 +33,16 @@ from dynscale_dspy.sampling.plan import Plan
 from dynscale_dspy.sampling.sample import Sample
 from dynscale_dspy.sampling.samplers import Sampler
 from dynscale_dspy.sampling.steps import Job, Look, ReserveFor, Standing
+from dynscale_dspy.sampling.ways import INDEPENDENT
 from dynscale_dspy.selection.base import Vote
 
 BUDGETS: tuple[float, ...] = (0.5, 1, 1.5, 2, 3)
 """Average budgets a query, in mean samples of the dearest model, by default."""
 STRATEGIES: Mapping[str, ModelStrategy] = {
-    "Escalate": Escalate(),
-    "ladder": Escalate(upfront=0, beside=0, learn=False),
-    "BestOf": BestOf(),
-    "ByPrice": ByPrice(),
+    "Escalate": Escalate(ways=INDEPENDENT),
+    "ladder": Escalate(upfront=0, beside=0, learn=False, ways=INDEPENDENT),
+    "BestOf": BestOf(ways=INDEPENDENT),
+    "ByPrice": ByPrice(Escalate(ways=INDEPENDENT), BestOf(ways=INDEPENDENT)),
 }
 """Strategies that can be replayed, by name. The ladder is Escalate with nothing but its two numbers."""
 BOUND = "best single in hindsight (not a policy)"
@@ -309,12 +310,12 @@ def _play(
             answer = step
         else:
             assert isinstance(step, list)
-            finished = [(job, recorded[job.draw.sampler.name].play(job)) for job in step]
+            finished = [(job, recorded[job.draw.sampler.model].play(job)) for job in step]
             spent += sum(sample.cost.nanodollars for _, sample in finished)
             while len(reached) < len(totals) and spent > totals[len(reached)] * (1 + 1e-9):
                 reached.append(_credits(plans, right))
             for job, sample in finished:
-                learned.costed(job.draw.sampler.name, sample.cost)
+                learned.costed(job.draw.sampler.model, sample.cost)
             answer = finished
     return reached + [_credits(plans, right)] * (len(totals) - len(reached))
 

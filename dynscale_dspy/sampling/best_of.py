@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from dynscale_dspy._fields import Toll, check_fields
 from dynscale_dspy.allocation.learned import Learned
 from dynscale_dspy.sampling.escalate import ModelStrategy, OverModels, prices_of
 from dynscale_dspy.sampling.samplers import CallView, Sampler
+from dynscale_dspy.sampling.ways import Ways
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class BestOf(ModelStrategy):
 
     Args:
         price: :math:`\lambda`: by how much a model of e times the price must agree more often.
+        ways: How samples of each are drawn.
 
     Example:
         >>> one, other = Sampler("one", model="one"), Sampler("other", model="other")
@@ -33,6 +35,7 @@ class BestOf(ModelStrategy):
     """
 
     price: Toll = 0.1
+    ways: Ways = field(default_factory=Ways)
 
     def __post_init__(self) -> None:
         check_fields(self, BestOf)
@@ -53,16 +56,30 @@ class Better(OverModels):
 
     settings: BestOf
 
+    @property
+    def ways(self) -> Ways:
+        """How samples of each are drawn."""
+        return self.settings.ways
+
     def propose(self, view: CallView, learned: Learned, rng: np.random.Generator) -> Sampler | None:
         """Propose a model to try for the first two samples of a call, then the best one."""
+        return self.ways.take(self._model(view, learned, rng), view, learned)
+
+    def worth(self, sampler: Sampler, learned: Learned) -> float:
+        """One vote each; those on trial do not count."""
+        return self.weight(sampler) * self.ways.counts(sampler, learned)
+
+    def _model(self, view: CallView, learned: Learned, rng: np.random.Generator) -> Sampler:
+        """The language model to ask."""
         models, peers = self.by_price(learned), learned.peers
         if view.next_index == 0:
             drawn = {model.name: float(rng.beta(*peers.belief(model.name))) for model in models}
             return max(models, key=lambda model: drawn[model.name] - self._toll(model, learned))
         if view.next_index == 1 and len(view.samples) == 1:
-            first = view.samples[0].draw.sampler
-            if first in models:
-                return first
+            first = view.samples[0].draw.sampler.model
+            same = next((model for model in models if model.model == first), None)
+            if same is not None:
+                return same
         return self._best(models, learned)
 
     def why(self, learned: Learned) -> str:

@@ -12,6 +12,7 @@ from dynscale_dspy.allocation.learned import Learned
 from dynscale_dspy.sampling.best_of import BestOf
 from dynscale_dspy.sampling.escalate import Escalate, ModelStrategy, OverModels, prices_of
 from dynscale_dspy.sampling.samplers import CallView, Sampler
+from dynscale_dspy.sampling.ways import Ways
 
 APART = 8.0
 """From this ratio of prices a sample on, cheap samples come before dear ones; below, the better model is looked for."""
@@ -52,10 +53,21 @@ class Priced(OverModels):
 
     settings: ByPrice
 
+    @property
+    def ways(self) -> Ways:
+        """How a first sample is drawn; others are as each rule says."""
+        return self.settings.escalate.ways
+
+    @property
+    def samplers(self) -> tuple[Sampler, ...]:
+        """All that either rule may propose."""
+        both = (*self._escalating.samplers, *self._better.samplers)
+        return tuple({sampler.name: sampler for sampler in both}.values())
+
     def propose(self, view: CallView, learned: Learned, rng: np.random.Generator) -> Sampler | None:
         """Propose what the rule for these prices does; for the first sample now and then a model of unknown price."""
         if view.next_index == 0 and (new := self._new(learned)) and rng.random() * TRIED < 1:
-            return new
+            return self.ways.take(new, view, learned)
         return self._rule(learned).propose(view, learned, rng)
 
     def weight(self, sampler: Sampler) -> float:

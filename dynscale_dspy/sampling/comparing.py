@@ -31,7 +31,7 @@ class Comparing:
             before: The votes without its own.
             after: The votes with its own.
         """
-        name = sample.draw.sampler.name
+        name = sample.draw.sampler.model
         own = self._voted.setdefault(name, [])
         if sample.vote is None or sample.draw.conditioned or len(own) == 2:
             return

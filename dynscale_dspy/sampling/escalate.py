@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from dynscale_dspy._fields import Size, Toll, VoteWeight, WholeSize, YesNo, chec
 from dynscale_dspy.allocation.learned import MUTE, Learned
 from dynscale_dspy.sampling.samplers import CallView, Sampler
 from dynscale_dspy.sampling.strategies import Strategy
+from dynscale_dspy.sampling.ways import Ways
 
 SPOT_CHECKS = 16
 """Of so many samples, one goes to a dear language model that was found to know no more, to notice if that changes."""
@@ -43,9 +44,19 @@ class OverModels(Strategy):
     models: tuple[Sampler, ...]
 
     @property
+    @abstractmethod
+    def ways(self) -> Ways:
+        """How samples of each are drawn."""
+
+    @property
     def samplers(self) -> tuple[Sampler, ...]:
-        """One for each language model."""
-        return self.models
+        """All samplers of each language model."""
+        return tuple(sampler for model in self.models for sampler in self.ways.of(model))
+
+    @property
+    def learned(self) -> bool:
+        """Whether votes of earlier calls decide if samples see earlier ones."""
+        return self.ways.sees == "learned"
 
     @abstractmethod
     def why(self, learned: Learned) -> str:
@@ -107,6 +118,7 @@ class Escalate(ModelStrategy):
             is more than ``first`` of them, so many are drawn, :data:`MOST_FIRST` at most.
         beside: Samples of the cheap one after each of the dear one; None for as many as ``weight`` says.
         learn: Whether what votes say decides if the dear one is asked further.
+        ways: How samples of each are drawn. Samples of the cheapest see none.
 
     Example:
         >>> cheap, dear = Sampler("cheap", model="cheap"), Sampler("dear", model="dear")
@@ -119,6 +131,7 @@ class Escalate(ModelStrategy):
     upfront: Toll = 0.2
     beside: WholeSize | None = None
     learn: YesNo = True
+    ways: Ways = field(default_factory=Ways)
 
     def __post_init__(self) -> None:
         check_fields(self, Escalate)
@@ -139,9 +152,19 @@ class Escalating(OverModels):
 
     settings: Escalate
 
+    @property
+    def ways(self) -> Ways:
+        """How samples of each are drawn."""
+        return self.settings.ways
+
     def propose(self, view: CallView, learned: Learned, rng: np.random.Generator) -> Sampler | None:
         """Propose the cheap language model for the first samples, then the dear one and the cheap one in turn."""
         models = self.by_price(learned)
+        model = self._model(models, view, learned, rng)
+        return self.ways.take(model, view, learned, may_see=model is not models[0])
+
+    def _model(self, models: Sequence[Sampler], view: CallView, learned: Learned, rng: np.random.Generator) -> Sampler:
+        """The language model to ask."""
         cheap, later = models[0], view.next_index - self._first(models, learned)
         if later < 0 or later % (1 + self._beside):
             return cheap
@@ -152,11 +175,13 @@ class Escalating(OverModels):
 
     def weight(self, sampler: Sampler) -> float:
         """What a vote counts, where nothing is known of prices: by the order in which the models were given."""
-        return 1.0 if sampler.name == self.models[0].name else self.settings.weight
+        return 1.0 if sampler.model == self.models[0].model else self.settings.weight
 
     def worth(self, sampler: Sampler, learned: Learned) -> float:
         """1 for the cheapest language model and those that know no more; the weight given for the others."""
-        is_cheap = sampler.name == self.by_price(learned)[0].name
+        if not self.ways.counts(sampler, learned):
+            return 0.0
+        is_cheap = sampler.model == self.by_price(learned)[0].model
         return 1.0 if is_cheap or not self._stands(sampler, learned) else self.settings.weight
 
     def why(self, learned: Learned) -> str:
@@ -189,7 +214,7 @@ class Escalating(OverModels):
         return round(self.settings.weight) if self.settings.beside is None else self.settings.beside
 
     def _stands(self, model: Sampler, learned: Learned) -> bool:
-        return not self.settings.learn or learned.peers.stands(model.name)
+        return not self.settings.learn or learned.peers.stands(model.model)
 
     def _dear(self, models: Sequence[Sampler], learned: Learned) -> Sampler:
         """The dearest that is taken to know more than those cheaper; the cheapest if none is."""

@@ -41,8 +41,8 @@ class Choosing(Strategy):
 
     @property
     def samplers(self) -> tuple[Sampler, ...]:
-        """One for each language model."""
-        return self.models
+        """All that the rule may propose, and one for each language model."""
+        return tuple({sampler.name: sampler for sampler in (*self.models, *self.whole.samplers)}.values())
 
     @cached_property
     def names(self) -> frozenset[str]:

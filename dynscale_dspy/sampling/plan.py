@@ -132,6 +132,7 @@ class Plan:
         self._greedy: Sample | None = None
         self._others: list[Sample] = []
         self._seeing = 0
+        self._asked: frozenset[str] = frozenset()
         self._said: dict[frozenset[Hashable], Hashable] = {}
         self._has_compared = False
         self._failing: set[str] = set()
@@ -188,9 +189,9 @@ class Plan:
             return [GREEDY]
         self._leave_out()
         self._recount()
-        proposed, view, propose, seeing = [], self._view(), self.strategy.propose, self._seeing
+        proposed, view, propose, seeing, asked = [], self._view(), self.strategy.propose, self._seeing, self._asked
         for index in range(self._drawn + ahead, self._drawn + ahead + count):
-            view = view._replace(next_index=index, seeing=seeing, pending=index - len(self.samples))
+            view = view._replace(next_index=index, seeing=seeing, pending=index - len(self.samples), asked=asked)
             sampler = propose(view, self._learned, Lazily(index, self._entropy))  # type: ignore[arg-type]
             if sampler is None:
                 if index == self._drawn:
@@ -198,12 +199,14 @@ class Plan:
                 break
             proposed.append(sampler)
             seeing += sampler.chain is not None
+            asked |= {sampler.model}
         return proposed
 
     def draw(self, sampler: Sampler) -> Draw:
         """Draw the next sample with this sampler."""
         index = self._drawn
         self._drawn += 1
+        self._asked |= {sampler.model}
         latest = max((sample.draw.round for sample in self.samples), default=-1)
         draw = Draw(index=index, round=latest + 1, sampler=sampler)
         self._worth(sampler)  # known while it is in flight, too
@@ -281,7 +284,7 @@ class Plan:
         if self._agree is None and sample.draw.index <= 1:
             self._compare_first_two()
         if not sampler.model or not sample.permanent:  # one that cannot be asked says nothing of how it answers
-            record = self._learned.of(sampler.name)
+            record = self._learned.of(sampler.model or sampler.name)
             record.samples += 1
             record.blanks += sample.vote is None and sample.problem not in UNREAD
 
@@ -377,7 +380,7 @@ class Plan:
 
     def _reached(self, sample: Sample) -> None:
         """Note whether the language model of a sample fails for good, and of several, what it costs."""
-        name = sample.draw.sampler.name
+        name = sample.draw.sampler.model or sample.draw.sampler.name
         if sample.permanent:
             self._failing.add(name)
         if name not in self._names:
@@ -548,7 +551,7 @@ class Plan:
     def _view(self) -> CallView:
         voters = sorted((s for s in self.samples if s.vote is not None), key=lambda s: s.draw.index)
         said = CallView(self._drawn, voters, self.selection, self._varies, self.unit, self._seeing, self._at_once)
-        return said._replace(pending=self.pending)
+        return said._replace(pending=self.pending, asked=self._asked)
 
     def _generator(self, index: int) -> np.random.Generator:
         return np.random.default_rng([index, *self._entropy])

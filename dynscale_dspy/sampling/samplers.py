@@ -31,6 +31,7 @@ class CallView(NamedTuple):
         seeing: How many samples that see earlier ones were drawn so far.
         at_once: Whether the program answers from a few given labels without reasoning first.
         pending: Samples in flight, or reserved and not drawn yet.
+        asked: The language models that samples were drawn from so far, by name, where a call has several.
     """
 
     next_index: int
@@ -41,6 +42,7 @@ class CallView(NamedTuple):
     seeing: int = 0
     at_once: bool = False
     pending: int = 0
+    asked: frozenset[str] = frozenset()
 
     @property
     def evidence(self) -> Evidence:

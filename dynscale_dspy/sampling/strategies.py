@@ -270,7 +270,7 @@ class Integrated(Strategy):
             return first
         if self._waits(view):
             return None
-        if self.learned and not learned.trust.earned and not _may_try(view, learned):
+        if self.learned and not learned.trust.earned and not may_try(view, learned):
             return ALONE
         return self._seeing if self._integrates(view) else ALONE
 
@@ -340,7 +340,7 @@ def _first_of(first: str, view: CallView, learned: Learned) -> Sampler | None:
     return None if learned.is_mute(sampler.name, beside=ALONE.name) else sampler
 
 
-def _may_try(view: CallView, learned: Learned) -> bool:
+def may_try(view: CallView, learned: Learned) -> bool:
     """Whether a sample that sees earlier ones may be drawn to find out whether such samples check those.
 
     That is told by two of them that said the same, as hardly any do where answers are compared by how alike they are.

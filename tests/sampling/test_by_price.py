@@ -41,7 +41,7 @@ def test_until_prices_are_known_some_calls_begin_with_the_model_metered_least():
     strategy = ByPrice().over([SMALL, LARGE])
     learned = priced({"small": 10})
     for known_, tried in ((learned, True), (priced({"small": 10, "large": 100}), False)):
-        firsts = [strategy.propose(make_view([], 0), known_, np.random.default_rng(seed)).name for seed in range(200)]
+        firsts = [strategy.propose(make_view([], 0), known_, np.random.default_rng(seed)).model for seed in range(200)]
         assert firsts.count("small") > 150
         assert ("large" in firsts) == tried
 

@@ -11,20 +11,21 @@ from dynscale_dspy.allocation.learned import Learned
 from dynscale_dspy.sampling.escalate import MOST_FIRST, Escalate, prices_of
 from dynscale_dspy.sampling.plan import Plan
 from dynscale_dspy.sampling.samplers import Sampler
+from dynscale_dspy.sampling.ways import INDEPENDENT
 from tests.sampling.models import MODELS, known, priced
 from tests.sampling.support import make_view, voters
 
 SMALL, LARGE, HUGE = MODELS
-LADDER = Escalate(upfront=0, beside=0, learn=False)
+LADDER = Escalate(upfront=0, beside=0, learn=False, ways=INDEPENDENT)
 
 
 def order(strategy, learned=None, count=12, seed=0):
-    """The names of the samplers of a call's first samples."""
+    """The language models of a call's first samples."""
     learned = learned or Learned()
     proposed = (
         strategy.propose(make_view([], index), learned, np.random.default_rng([seed, index])) for index in range(count)
     )
-    return [sampler.name for sampler in proposed]
+    return [sampler.model for sampler in proposed]
 
 
 def test_the_ladder_is_cheap_samples_and_then_dear_ones():
@@ -117,7 +118,7 @@ def test_one_model_is_asked_alone():
 def test_weights_are_positive_and_finite_and_proposals_its_own(learned, index, seed):
     for settings_ in (Escalate(), LADDER, Escalate(weight=1.5, beside=3)):
         strategy = settings_.over(MODELS)
-        assert strategy.propose(make_view([], index), learned, np.random.default_rng(seed)) in MODELS
+        assert strategy.propose(make_view([], index), learned, np.random.default_rng(seed)) in strategy.samplers
         assert all(0 < strategy.worth(model, learned) < math.inf for model in MODELS)
         assert all(0 < strategy.weight(model) < math.inf for model in MODELS)
         assert strategy.why(learned)

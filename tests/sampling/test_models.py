@@ -14,10 +14,11 @@ from dynscale_dspy.sampling.plan import Plan
 from dynscale_dspy.sampling.replies import Reply
 from dynscale_dspy.sampling.sample import Sample
 from dynscale_dspy.sampling.samplers import CallView, Sampler
+from dynscale_dspy.sampling.ways import INDEPENDENT
 from dynscale_dspy.selection.plurality import Plurality
 from tests.support import vote
 
-LADDER = Escalate(first=2, upfront=0, beside=0, learn=False)
+LADDER = Escalate(first=2, upfront=0, beside=0, learn=False, ways=INDEPENDENT)
 CHEAP, MIDDLE, DEAR = (Sampler(name, lm=object(), model=name) for name in ("cheap", "middle", "dear"))
 RNG: Any = np.random.default_rng(0)
 
