@@ -65,7 +65,10 @@ class Choosing(Strategy):
         return self.whole if not self.lost else self.rule.over(self.left) if len(self.left) > 1 else None
 
     def propose(self, view: CallView, learned: Learned, rng: np.random.Generator) -> Sampler | None:
-        """Propose what the rule does of those that are left."""
+        """Propose what the rule does of those that are left; the cheapest, as it is, for a call of one sample."""
+        if not view.varies:
+            by_price = getattr(self._rest, "by_price", None)
+            return (self.left if by_price is None else by_price(learned))[0]
         return self.left[0] if self._rest is None else self._rest.propose(view, learned, rng)
 
     def room(self, pending: int) -> int:

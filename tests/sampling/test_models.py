@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from dynscale_dspy.allocation.learned import LOST, TRIED_AGAIN, Learned
+from dynscale_dspy.sampling.best_of import BestOf
+from dynscale_dspy.sampling.by_price import ByPrice
 from dynscale_dspy.sampling.escalate import Escalate
 from dynscale_dspy.sampling.models import NAMES_TAKEN, Choosing
 from dynscale_dspy.sampling.plan import Plan
@@ -16,6 +18,7 @@ from dynscale_dspy.sampling.sample import Sample
 from dynscale_dspy.sampling.samplers import CallView, Sampler
 from dynscale_dspy.sampling.ways import INDEPENDENT
 from dynscale_dspy.selection.plurality import Plurality
+from tests.sampling.models import priced
 from tests.support import vote
 
 LADDER = Escalate(first=2, upfront=0, beside=0, learn=False, ways=INDEPENDENT)
@@ -68,6 +71,17 @@ def test_without_one_of_three_the_rule_chooses_between_the_others() -> None:
     assert strategy.propose(view(0), Learned(), RNG) is MIDDLE
     assert strategy.propose(view(2), Learned(), RNG) is DEAR
     assert strategy.without(frozenset({"cheap"})) is strategy
+
+
+def test_a_call_of_one_sample_asks_the_cheapest_as_it_is() -> None:
+    for rule in (Escalate(), BestOf(), ByPrice()):
+        for seed in range(40):
+            rng = np.random.default_rng(seed)
+            one = Choosing(rule, (DEAR, CHEAP)).propose(
+                view(0)._replace(varies=False), priced({"cheap": 1, "dear": 2}), rng
+            )
+            assert one is CHEAP
+            assert Choosing(rule, (DEAR, CHEAP)).propose(view(0)._replace(varies=False), Learned(), rng) is DEAR
 
 
 def test_a_call_goes_on_with_the_models_that_answer() -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from dynscale_dspy import BudgetPool, Cost, DynScaling, Escalate, Price, Uniform, explain, wrap
 from dynscale_dspy.allocation.learned import LOST, TRIED_AGAIN
+from dynscale_dspy.sampling.ways import INDEPENDENT
 from dynscale_dspy.testing import FakeQuestion, FakeServer
 from tests.support import ScriptedModel, needs_engines, needs_lm_errors
 
@@ -23,7 +24,7 @@ SURE = [FakeQuestion(text, {"right": 1.0}, "right") for text in TEXTS]
 PRICES = {"openai/cheap": Price(1, 2), "openai/dear": Price(10, 20)}
 EACH = 7
 FIRST = 4
-LADDER = Escalate(first=FIRST, upfront=0, beside=0, learn=False)
+LADDER = Escalate(first=FIRST, upfront=0, beside=0, learn=False, ways=INDEPENDENT)
 """Four samples of the cheap one, then the dear one."""
 
 
