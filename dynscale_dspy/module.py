@@ -48,7 +48,7 @@ class DynScaling(dspy.Module):
         budget: A :class:`BudgetPool`, shared with other wrapped modules; or a number, the samples a call may take on
             average, which makes a private pool. None for the pool of the enclosing ``with BudgetPool(...):``.
         sampling: :class:`Integrated` (the default), :class:`Sequential` or :class:`Parallel`; with several ``lms`` the
-            rule that chooses between them, by default :class:`~dynscale_dspy.sampling.escalate.Escalate`.
+            rule that chooses between them: :class:`ByPrice` (the default), :class:`Escalate` or :class:`BestOf`.
         lms: Language models to draw samples from, cheapest first, in place of the program's own: a list, or a dict of
             them by the names they are to have in reports (docs/models.md). ``sampling`` chooses between them sample by
             sample, and all predictors of the program ask the one that was chosen. They are not saved: a program that

@@ -463,12 +463,15 @@ class Call:
             trace = spoken(winner.trace, self.scaled.program, self.scaled.speaker)
             self._outcome = Outcome(replace(winner, trace=trace), usage, made)
             numbers: dict[Any, int] = {}
-            answers = (None if s.group is None else numbers.setdefault(s.group, len(numbers)) for s in made.samples)
+            answers = tuple(
+                None if s.group is None else numbers.setdefault(s.group, len(numbers)) for s in made.samples
+            )
+            won = next((s.group for s in made.samples if s.index == made.winner), None)
             name = name_of(self.scaled.owner)
             samplers = tuple(s.sampler for s in made.samples)
             models = {model.name: model.cost for model in made.models}
             figures = made.agreement, made.confidence, made.cost
-            self._unrecorded = CallRecord(name, tuple(answers), *figures, samplers, models)
+            self._unrecorded = CallRecord(name, answers, *figures, samplers, models, numbers.get(won))
             # Numbers only: an answer may hold what does not belong in a log.
             fields = {f"dynscale_{name}": value for name, value in made.attributes.items() if name != "vote"}
             logger.debug("%s answered: %s", type(self.scaled.program).__name__, made.summary, extra=fields)

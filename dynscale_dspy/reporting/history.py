@@ -31,6 +31,7 @@ class CallRecord:
         cost: What the call cost.
         samplers: The name of what drew each sample, in the same order; empty in records that do not tell.
         models: What each language model cost, where the call draws from several; else empty.
+        winner: The number of the answer that won; None if nobody voted, or in records that do not tell.
     """
 
     program: str
@@ -40,6 +41,7 @@ class CallRecord:
     cost: Cost
     samplers: tuple[str, ...] = ()
     models: Mapping[str, Cost] = field(default_factory=dict)
+    winner: int | None = None
 
 
 @dataclass(frozen=True)

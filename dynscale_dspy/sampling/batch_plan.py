@@ -131,6 +131,9 @@ def coordinate(
                 if is_first:
                     first.appendleft(call)
                     held = True
+                elif not (outstanding or standing.holds_elsewhere) and plans[call].do_without():
+                    ranking.changed(call)  # a language model that costs more than all that is left
+                    continue
                 break
             chunk = [job]
             most = min(plans[call].max_choices, limit - issued, affordable)

@@ -1,4 +1,4 @@
-"""Which of several language models a call still draws from: those that fail for good are left out."""
+"""Which of several language models a call still draws from: without those that fail for good, or cost too much."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Choosing(Strategy):
     Args:
         rule: The rule.
         models: A sampler for each language model.
-        lost: The names of those that fail for good, and are left out.
+        lost: The names of those that are left out.
     """
 
     rule: ModelStrategy
@@ -95,7 +95,7 @@ class Choosing(Strategy):
         """The rule, and why it draws as it does, as far as it tells; and what is left out."""
         why = getattr(self._rest or self.whole, "why", None)
         reason = why(learned) if why is not None else ""
-        lost = f"; {' and '.join(sorted(self.lost))} left out, for no request succeeds" if self.lost else ""
+        lost = f"; {' and '.join(sorted(self.lost))} left out" if self.lost else ""
         return f"{brief(self.rule)}{f': {reason}' if reason else ''}{lost}"
 
 

@@ -136,6 +136,7 @@ class Plan:
         self._said: dict[frozenset[Hashable], Hashable] = {}
         self._has_compared = False
         self._failing: set[str] = set()
+        self._unpaid: set[str] = set()
         self._learned.opened(self._names)
         self._models = Comparing(self._learned.peers)
 
@@ -201,6 +202,18 @@ class Plan:
             seeing += sampler.chain is not None
             asked |= {sampler.model}
         return proposed
+
+    def do_without(self) -> bool:
+        """Draw no more from the language model that comes next: what is left does not pay for a sample of it.
+
+        Returns:
+            Whether others are left.
+        """
+        unpaid = {*self._unpaid, *(sampler.name for sampler in self.propose())}
+        if unpaid == self._unpaid or unpaid | self._failing >= self._names:
+            return False
+        self._unpaid = unpaid
+        return True
 
     def draw(self, sampler: Sampler) -> Draw:
         """Draw the next sample with this sampler."""
@@ -396,8 +409,9 @@ class Plan:
         choosing = self._choosing
         if choosing is None:
             return
-        lost = self._failing | {name for name in choosing.names if self._learned.of(name).is_lost}
-        lost = lost if not lost >= choosing.names else self._failing
+        missing = self._failing | self._unpaid
+        lost = missing | {name for name in choosing.names if self._learned.of(name).is_lost}
+        lost = lost if not lost >= choosing.names else missing
         if not lost >= choosing.names:
             self.strategy = choosing.without(lost)
 

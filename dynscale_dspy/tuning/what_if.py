@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -69,6 +69,7 @@ def what_if(
     budgets: Sequence[float] | None = None,
     replicates: int = 20,
     seed: int = 0,
+    model: str | None = None,
 ) -> WhatIf:
     """Replay a pool's recorded calls at other budgets, with its own policy and with uniform sampling.
 
@@ -85,20 +86,23 @@ def what_if(
         budgets: Mean samples a call, 1 to 32; 1 to 16 by default.
         replicates: Random orders of the samples.
         seed: Seeds the simulated samples and the orders.
+        model: Where calls draw from several language models, the name of one: what would it have done alone? Only its
+            samples are replayed, and the answer that the call gave with all of them counts as right.
 
     Returns:
         A replay of the policies ``"this pool's policy"`` and ``"uniform"``, with the single runs; ``print`` it for a
         table.
 
     Raises:
-        ValueError: If no call was answered.
+        ValueError: If no call was answered; or if calls draw from several language models and ``model`` is none of
+            them, or names one where they do not.
 
     Example:
         ```python
         now, twice = (what_if(pool, budgets=[8, 16]).accuracy("this pool's policy", b) for b in (8, 16))
         ```
     """
-    calls = pool.history.answered
+    calls = _of_model(pool.history.answered, model)
     if not calls:
         raise ValueError("this pool has answered no call yet")
     generator = np.random.default_rng(seed)
@@ -112,6 +116,22 @@ def what_if(
         with_bounds=False,
     )
     return WhatIf(**vars(result), single=_single_runs(zip(calls, questions, strict=True)))
+
+
+def _of_model(calls: Sequence[CallRecord], model: str | None) -> list[CallRecord]:
+    """The calls, with the samples of one language model alone where they draw from several."""
+    names = list(dict.fromkeys(name for call in calls for name in call.models))
+    if model is None and not names:
+        return list(calls)
+    if model is None or model not in names:
+        drawn = f"draw from {', '.join(map(repr, names))}: pass model=, one of them" if names else "ask one model each"
+        raise ValueError(f"this pool's calls {drawn}, got model={model!r}")
+    kept = []
+    for call in calls:
+        of_model = [answer for name, answer in zip(call.samplers, call.answers, strict=True) if name == model]
+        if any(answer is not None for answer in of_model):
+            kept.append(replace(call, answers=tuple(of_model), samplers=(model,) * len(of_model)))
+    return kept
 
 
 def _single_runs(calls: Iterable[tuple[CallRecord, Question]]) -> dict[str, SingleRun]:
@@ -130,7 +150,7 @@ def _single_runs(calls: Iterable[tuple[CallRecord, Question]]) -> dict[str, Sing
 
 def _continued(name: str, call: CallRecord, generator: np.random.Generator) -> Question:
     answers = list(call.answers[:LENGTH])
-    fresh = 1 + max((answer for answer in answers if answer is not None), default=-1)
+    fresh = 1 + max((answer for answer in (*answers, call.winner) if answer is not None), default=-1)
     while len(answers) < LENGTH:
         if generator.random() * (len(answers) + NEW) < NEW:
             answers.append(fresh)
@@ -140,9 +160,10 @@ def _continued(name: str, call: CallRecord, generator: np.random.Generator) -> Q
     selection = Plurality().empty()
     for answer in answers:
         selection = selection.add(None if answer is None else Vote(answer, answer))
-    winner = selection.winner()
+    leading = selection.winner()
+    winner = call.winner if call.models else None if leading is None else answers[leading]
     return Question(
         name,
         tuple(None if answer is None else str(answer) for answer in answers),
-        frozenset() if winner is None else frozenset({str(answers[winner])}),
+        frozenset() if winner is None else frozenset({str(winner)}),
     )

@@ -16,6 +16,7 @@ from dynscale_dspy.sampling.plan import Plan
 from dynscale_dspy.sampling.replies import Reply
 from dynscale_dspy.sampling.sample import Sample
 from dynscale_dspy.sampling.samplers import CallView, Sampler
+from dynscale_dspy.sampling.strategies import Parallel
 from dynscale_dspy.sampling.ways import INDEPENDENT
 from dynscale_dspy.selection.plurality import Plurality
 from tests.sampling.models import priced
@@ -90,7 +91,7 @@ def test_a_call_goes_on_with_the_models_that_answer() -> None:
     assert not call.is_hopeless and list(call.failing) == ["cheap"]
     assert [drawn(call, "A") for _ in range(3)] == [DEAR] * 3
     assert call.winner().answer == "A"
-    assert call.rule.endswith("; cheap left out, for no request succeeds")
+    assert call.rule.endswith("; cheap left out")
 
 
 def test_a_call_ends_when_all_models_fail_for_good() -> None:
@@ -98,6 +99,15 @@ def test_a_call_ends_when_all_models_fail_for_good() -> None:
     assert drawn(call, None, lost=True) is CHEAP
     assert drawn(call, None, lost=True) is DEAR
     assert call.is_hopeless and call.winner().draw.index == 0
+
+
+def test_a_call_does_without_a_model_that_cannot_be_paid_as_long_as_others_are_left() -> None:
+    call = plan(choosing())
+    assert [drawn(call, "A"), drawn(call, "B")] == [CHEAP, CHEAP]
+    assert call.propose()[0] is DEAR and call.do_without()
+    assert drawn(call, "A") is CHEAP and not call.failing
+    assert not call.do_without() and call.propose()[0] is CHEAP
+    assert not Plan(Parallel(), seed=0, key="k", max_samples=8).do_without()
 
 
 def test_votes_of_a_model_that_fails_later_still_count() -> None:

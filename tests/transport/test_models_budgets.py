@@ -189,3 +189,15 @@ def test_a_first_sample_that_can_never_be_paid_is_refused_at_once(servers: Any) 
         with pytest.raises(BudgetExhausted, match="dollars"):
             qa(question=TEXTS[1])
     assert pool.statistics().reserved == Cost() and servers[1].statistics().requests == 0
+
+
+def test_a_known_set_spends_on_the_cheap_model_what_does_not_pay_for_the_dear_one(servers: Any) -> None:
+    both = lms(servers, max_tokens=60)
+    both["dear"] = servers[1].lm(model="openai/dear", max_tokens=2000)  # at most that much, and far less each time
+    pool = BudgetPool(dollars=0.04, strict=True, prices=PRICES)
+    qa = DynScaling(dspy.Predict("question -> answer"), pool, lms=both, sampling=Escalate(upfront=0), max_choices=1)
+    with dspy.context(adapter=NO_FALLBACK):
+        batch(qa)
+    asked = [server.statistics().requests for server in servers]
+    assert 36_000_000 < bill(servers) == pool.statistics().spent.nanodollars <= 40_000_000
+    assert asked[0] > 4 * len(TEXTS) and asked[1] > 0

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynscale_dspy import BudgetPool, DynScaling, Parallel, Uniform
+from dynscale_dspy import BudgetPool, DynScaling, Escalate, Parallel, Uniform
 from dynscale_dspy.allocation.costs import Cost
 from dynscale_dspy.reporting.history import CallRecord
 from dynscale_dspy.selection.medoid import Medoid
@@ -93,6 +93,22 @@ def test_single_runs_are_the_first_of_their_sampler_whatever_else_a_call_holds()
     single = what_if(recorder, budgets=[1]).single
     assert single["greedy"] == module.SingleRun(2, 0.5)
     assert single["plain"].calls == 1
+
+
+def test_what_one_of_several_language_models_would_have_done_alone():
+    cheap = ScriptedModel(lambda text, number: {"answer": "A"})
+    dear = ScriptedModel(lambda text, number: {"answer": "A" if "easy" in text else "B"})
+    pool = BudgetPool(samples=120, policy=Uniform())
+    lms, ladder = {"cheap": cheap.lm(), "dear": dear.lm()}, Escalate(first=2, upfront=0, beside=0)
+    qa = DynScaling(dspy.Predict("question -> answer"), pool, lms=lms, sampling=ladder, max_choices=1)
+    made = qa.batch([{"question": f"{'easy' if i % 2 else 'hard'} {i}"} for i in range(30)], num_threads=1)
+    assert [each.answer for each in made] == ["B", "A"] * 15
+    shares = {name: what_if(pool, budgets=[1, 4], model=name).accuracy("uniform", 4) for name in lms}
+    assert shares["dear"] > 0.75 and shares["cheap"] <= 0.5
+    with pytest.raises(ValueError, match="draw from 'cheap', 'dear': pass model=, one of them, got model=None"):
+        what_if(pool)
+    with pytest.raises(ValueError, match="ask one model each, got model='cheap'"):
+        what_if(asked(Parallel()), model="cheap")
 
 
 def test_a_pool_that_has_answered_nothing_has_nothing_to_replay():
