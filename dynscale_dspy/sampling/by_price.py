@@ -18,7 +18,7 @@ APART = 8.0
 """From this ratio of prices a sample on, cheap samples come before dear ones; below, the better model is looked for."""
 METERED = 4
 """Samples of each language model by which its price is told: of reasoning models one may cost thrice another."""
-TRIED = 8
+TRIED = 4
 """Until then, of so many calls one begins with a model that was metered less often."""
 
 
