@@ -380,6 +380,21 @@ ON_REQUEST = (
 """Rules that are no default."""
 
 
+def two_models() -> str:
+    """A row a way and budget: the lab's two models, alone and together."""
+    kept = _load("two_models")
+    lines = [_line(["way", "right, %", "gain, points", "cost", "samples of small + large"]), "|---|" + "---:|" * 4]
+    for row in kept["rows"]:
+        gain = "" if not row["gain"] and not row["low"] + row["high"] else _gain(row)
+        drawn = f"{row['small']:.1f} + {row['large']:.1f}"
+        lines.append(_line([row["way"], f"{row['right']:.1f}", gain, f"{row['cost']:.2f}", drawn]))
+    return _table(lines, kept)
+
+
+def _gain(row: dict[str, Any]) -> str:
+    return f"{row['gain']:+.1f} [{row['low']:+.1f}, {row['high']:+.1f}]"
+
+
 def escalate(ratio: float, apart: bool = True) -> str:
     """A row a kind of pair and way: points over the best single model in hindsight at each budget, and the worst pair."""
     kept = _load("escalate")
@@ -410,6 +425,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "escalate 10": lambda: escalate(10),
     "escalate 50": lambda: escalate(50),
     "escalate like": lambda: escalate(3, apart=False),
+    "two_models": two_models,
     "factorial 0": lambda: factorial(0.0),
     "factorial quarter": lambda: factorial(0.25),
     "factorial 1": lambda: factorial(1.0),
