@@ -6,9 +6,11 @@ import sys
 import dynscale_dspy
 
 PUBLIC = {
+    "BestOf",
     "BudgetExhausted",
     "BudgetPool",
     "BudgetWarning",
+    "ByPrice",
     "Calibrate",
     "Cost",
     "DynScaling",
