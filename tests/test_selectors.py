@@ -500,7 +500,11 @@ def asked_of(selector: Any, values: dict[str, Any], said: list[str | None], **se
     return program(question="q")
 
 
-@pytest.mark.parametrize(("selector", "values"), EVERY, ids=[repr(selector) for selector, _ in EVERY])
+@pytest.mark.parametrize(
+    ("selector", "values"),
+    EVERY,
+    ids=[f"{place} {type(selector).__name__}" for place, (selector, _) in enumerate(EVERY)],
+)
 @given(said=st.lists(st.sampled_from([*TEXTS, None]), min_size=1, max_size=7))
 @hypothesis_settings(max_examples=25)
 def test_min_confidence_and_on_low_work_with_every_selector(selector: Any, values: Any, said: Any) -> None:
@@ -521,7 +525,11 @@ def test_min_confidence_and_on_low_work_with_every_selector(selector: Any, value
             assert seen[0].answer in [values[letter] for letter in votes] or explain(seen[0]).composed_on is not None
 
 
-@pytest.mark.parametrize(("selector", "values"), EVERY, ids=[repr(selector) for selector, _ in EVERY])
+@pytest.mark.parametrize(
+    ("selector", "values"),
+    EVERY,
+    ids=[f"{place} {type(selector).__name__}" for place, (selector, _) in enumerate(EVERY)],
+)
 @pytest.mark.parametrize("count", [3, 5, 7])
 def test_confidence_falls_with_disagreement(selector: Any, values: Any, count: int) -> None:
     found = []

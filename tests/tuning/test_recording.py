@@ -16,7 +16,8 @@ import pytest
 from dynscale_dspy import DynScaling
 from dynscale_dspy.cli import main
 from dynscale_dspy.replay.lines import PoolError
-from dynscale_dspy.replay.scored import load_scored_pool, replay_scores, selectors_for
+from dynscale_dspy.replay.outputs import load_scored_pool
+from dynscale_dspy.replay.scored import replay_scores, selectors_for
 from dynscale_dspy.selection.medoid import Medoid
 from dynscale_dspy.tuning import record
 from dynscale_dspy.tuning.recording import as_json
