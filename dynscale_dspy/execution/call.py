@@ -51,7 +51,8 @@ from dynscale_dspy.execution.user_stream import UserStream, is_listened_to, winn
 from dynscale_dspy.reporting import tracing
 from dynscale_dspy.reporting.explanation import keep
 from dynscale_dspy.reporting.history import CallRecord
-from dynscale_dspy.sampling.plan import Plan, play
+from dynscale_dspy.sampling.plan import Plan
+from dynscale_dspy.sampling.play import play
 from dynscale_dspy.sampling.sample import SPARED, Sample
 from dynscale_dspy.sampling.steps import Consult, Job, Record, Step
 from dynscale_dspy.selection.base import Choice, Selector

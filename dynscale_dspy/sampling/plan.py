@@ -9,8 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import defaultdict
-from collections.abc import Collection, Generator, Hashable, Sequence
-from concurrent.futures import Future
+from collections.abc import Collection, Hashable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -30,30 +29,16 @@ from dynscale_dspy.sampling.replies import Replies
 from dynscale_dspy.sampling.sample import ON_TRIAL, REPEATED, SPARED, Draw, Sample
 from dynscale_dspy.sampling.samplers import GREEDY, GREEDY_LABEL, CallView, Lazily, Sampler
 from dynscale_dspy.sampling.steps import (
-    Change,
-    Close,
-    Empty,
-    Gate,
-    Granted,
-    Insist,
     Job,
-    Open,
-    Reserve,
     Round,
-    Step,
-    Wait,
 )
 from dynscale_dspy.sampling.strategies import Strategy
 from dynscale_dspy.selection.base import Composed, Selection, Vote, composed_of, keys_of
 from dynscale_dspy.selection.calibration import Calibration
 from dynscale_dspy.selection.plurality import Plurality
 
-CUTS = 3
-"""Times a call tries again whose samples were all cut off because those in flight held the rest of the budget."""
 UNREAD = (SPARED, REPEATED, ON_TRIAL)
 """Problems of samples that are no part of the vote: they count neither for nor against an answer."""
-FIRST, FURTHER = 8, 4
-"""Samples that are proposed at a time, when a call opens and later on. If all of them are granted, more are."""
 
 
 class Plan:
@@ -192,7 +177,7 @@ class Plan:
         self._recount()
         proposed, view, propose, seeing, asked = [], self._view(), self.strategy.propose, self._seeing, self._asked
         for index in range(self._drawn + ahead, self._drawn + ahead + count):
-            view = view._replace(next_index=index, seeing=seeing, pending=index - len(self.samples), asked=asked)
+            view = view.before(index, finished=len(self.samples), seeing=seeing, asked=asked)
             sampler = propose(view, self._learned, Lazily(index, self._entropy))  # type: ignore[arg-type]
             if sampler is None:
                 if index == self._drawn:
@@ -564,106 +549,8 @@ class Plan:
 
     def _view(self) -> CallView:
         voters = sorted((s for s in self.samples if s.vote is not None), key=lambda s: s.draw.index)
-        said = CallView(self._drawn, voters, self.selection, self._varies, self.unit, self._seeing, self._at_once)
-        return said._replace(pending=self.pending, asked=self._asked)
+        told = CallView(self._drawn, voters, self.selection, self._varies, self.unit, at_once=self._at_once)
+        return told.before(self._drawn, finished=len(self.samples), seeing=self._seeing, asked=self._asked)
 
     def _generator(self, index: int) -> np.random.Generator:
         return np.random.default_rng([index, *self._entropy])
-
-
-def play(plan: Plan) -> Generator[Step, Any, Sample]:
-    """One call, from its first samples to its winner.
-
-    Args:
-        plan: The call's plan; its samples are there when this ends.
-
-    Returns:
-        The winning sample. If every sample failed it is a failed one: its error is not raised here, since a generator
-        cannot raise all of them unchanged.
-
-    Raises:
-        BudgetExhausted: If there is no budget for a first sample and the pool is to raise.
-    """
-    jobs, may_insist = yield from _open(plan)
-    if not jobs:
-        error = yield Empty()
-        if error is not None:
-            raise error
-        for sample in (yield Round([Job(plan.draw(plan.propose()[0]), None)])):
-            plan.tell(sample)
-        return plan.winner()
-    cuts = 0
-    while jobs:
-        for sample in (yield plan.round(jobs)):
-            plan.tell(sample)
-        if plan.is_hopeless:
-            break
-        while (gate := (yield Gate())) is not None and (yield Wait(gate)) is not None:
-            pass
-        jobs = yield from _reserve(plan)
-        if not jobs and plan.room > 0 and may_insist and plan.only_cut_off and cuts < CUTS:
-            # The samples in flight hold more, at their upper bounds, than they will turn out to cost.
-            cuts += 1
-            jobs = yield from _insist(plan)
-    yield Close()
-    return plan.winner()
-
-
-def _open(plan: Plan) -> Generator[Step, Any, tuple[list[Job], bool]]:
-    """The jobs of the first samples, and whether the call may insist on one more; no jobs if not one can be had."""
-    samplers = plan.propose(FIRST)
-    if not samplers:
-        raise ValueError(
-            f"{plan.strategy!r} wants no first sample, and a call needs one: propose() must return a sampler for it, "
-            "and room(0) at least 1"
-        )
-    step = Open(_names(samplers))
-    granted = yield step
-    while isinstance(granted, Future):
-        again = yield Wait(granted)
-        granted = yield step
-        if isinstance(granted, Future) and (again is None or (not again and (yield Gate()) is None)):
-            return [], False  # it cannot be waited for, or nothing came of it
-    if granted is None:
-        return [], False
-    jobs = yield from _more(plan, samplers, granted)
-    return jobs, granted.may_insist
-
-
-def _reserve(plan: Plan) -> Generator[Step, Any, list[Job]]:
-    """The jobs of further samples that are worth the price."""
-    samplers = plan.propose(FURTHER)
-    if not samplers:
-        return []
-    granted = yield Reserve(plan.selection.evidence(), _names(samplers), plan.pending)
-    return (yield from _more(plan, samplers, granted))
-
-
-def _more(plan: Plan, samplers: list[Sampler], granted: Granted) -> Generator[Step, Any, list[Job]]:
-    """The jobs of what was granted; while all that was proposed is, more is proposed."""
-    plan.unit = granted.unit
-    leases = list(granted.leases)
-    while len(leases) == len(samplers):
-        further = plan.propose(FIRST, ahead=len(leases))
-        if not further:
-            break
-        pending = plan.pending + len(leases)
-        granted = yield Reserve(plan.selection.evidence(), _names(further), pending, at_same_price=True)
-        samplers = samplers + further
-        leases += granted.leases
-    return plan.jobs(samplers, leases)
-
-
-def _insist(plan: Plan) -> Generator[Step, Any, list[Job]]:
-    """The job of one more sample, whatever the price, now or after the next change in the pool."""
-    samplers = plan.propose()
-    if not samplers:
-        return []
-    granted = yield Insist(samplers[0].name)
-    if not granted.leases and (yield Wait((yield Change()))):
-        granted = yield Insist(samplers[0].name)
-    return plan.jobs(samplers, granted.leases)
-
-
-def _names(samplers: Sequence[Sampler]) -> tuple[str, ...]:
-    return tuple(sampler.name for sampler in samplers)

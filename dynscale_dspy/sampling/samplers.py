@@ -44,6 +44,17 @@ class CallView(NamedTuple):
     pending: int = 0
     asked: frozenset[str] = frozenset()
 
+    def before(self, index: int, *, finished: int, seeing: int, asked: frozenset[str]) -> CallView:
+        """The same votes, seen before the sample of this index is drawn.
+
+        Args:
+            index: The sample's.
+            finished: How many samples are finished, votes or not.
+            seeing: How many samples that see earlier ones come before it.
+            asked: The language models that samples before it are drawn from.
+        """
+        return self._replace(next_index=index, pending=index - finished, seeing=seeing, asked=asked)
+
     @property
     def evidence(self) -> Evidence:
         """What the bandit sees of the votes."""

@@ -15,7 +15,8 @@ from dynscale_dspy.execution.desk import BatchDesk, CallDesk
 from dynscale_dspy.execution.drivers import adrive, drive, drive_known
 from dynscale_dspy.execution.flights import once
 from dynscale_dspy.sampling.batch_plan import coordinate
-from dynscale_dspy.sampling.plan import Plan, play
+from dynscale_dspy.sampling.plan import Plan
+from dynscale_dspy.sampling.play import play
 from dynscale_dspy.sampling.sample import Draw, Sample
 from dynscale_dspy.sampling.steps import Job, Round
 from dynscale_dspy.sampling.strategies import Parallel

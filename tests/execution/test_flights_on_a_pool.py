@@ -6,7 +6,7 @@ import pytest
 
 from dynscale_dspy import BudgetPool, Uniform
 from dynscale_dspy.execution.flights import once
-from dynscale_dspy.sampling.plan import play
+from dynscale_dspy.sampling.play import play
 from dynscale_dspy.sampling.steps import Round, Wait
 from tests.sampling.support import asking, desk_of, finish, make_plan
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from dynscale_dspy import BudgetPool, Cost, Parallel
 from dynscale_dspy.execution.desk import CallDesk, Desk
-from dynscale_dspy.sampling import plan as plans
+from dynscale_dspy.sampling import play as calls
 from dynscale_dspy.sampling.plan import Plan
 from dynscale_dspy.sampling.sample import Draw, Sample
-from dynscale_dspy.sampling.samplers import CallView
+from dynscale_dspy.sampling.samplers import ALONE, CallView
 from dynscale_dspy.sampling.steps import PoolStep, Round
 from dynscale_dspy.selection.plurality import Plurality
 from tests.support import vote
@@ -66,7 +66,7 @@ def asking(steps: Generator[Any, Any, Any], desk: Desk) -> Generator[Any, Any, A
 
 def call_steps(pool: BudgetPool, plan: Plan) -> Generator[Any, Any, Sample]:
     """What a driver has to do for one call of a pool."""
-    return asking(plans.play(plan), desk_of(pool))
+    return asking(calls.play(plan), desk_of(pool))
 
 
 def finish(job, key, error=None):
@@ -96,3 +96,10 @@ def play(pool, plan, answer):
             step = steps.send(samples)
     except StopIteration as stop:
         return stop.value
+
+
+class TwoThenAsk(Parallel):
+    """Draws two samples, and more of them only once these differ."""
+
+    def propose(self, view, learned, rng):
+        return ALONE if view.next_index < 2 or view.evidence.rival else None

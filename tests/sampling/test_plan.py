@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynscale_dspy import UCB, BudgetExhausted, BudgetPool, Cost, Integrated, KnowledgeGradient, Parallel, Uniform
+from dynscale_dspy import UCB, BudgetPool, Integrated, KnowledgeGradient, Parallel, Uniform
 from dynscale_dspy.allocation.confidence import Answers, chance_right
 from dynscale_dspy.allocation.learned import Learned
 from dynscale_dspy.allocation.tally import Tally
-from dynscale_dspy.sampling.plan import FIRST, Plan
+from dynscale_dspy.sampling.plan import Plan
 from dynscale_dspy.sampling.sample import Draw, Sample
 from dynscale_dspy.sampling.samplers import ALONE, GREEDY, GREEDY_LABEL, ChainSpec, Sampler
 from dynscale_dspy.sampling.samplers import conditioned as seeing_earlier
@@ -20,21 +20,10 @@ from dynscale_dspy.selection.base import Vote
 from dynscale_dspy.selection.distribution import spread
 from dynscale_dspy.selection.labels import Labels
 from dynscale_dspy.selection.plurality import Plurality, PluralitySelection
-from tests.sampling.support import call_steps, draw_next, finish, make_plan, play
+from tests.sampling.support import TwoThenAsk, draw_next, make_plan
 from tests.support import open_call, vote
 
 policies = st.sampled_from([KnowledgeGradient(), KnowledgeGradient(first=2), UCB(), Uniform()])
-
-
-@given(policies, st.lists(st.one_of(st.none(), st.sampled_from("ABC")), min_size=64, max_size=64), st.integers(1, 12))
-def test_a_call_stays_within_its_budget_and_leaves_nothing_reserved(policy, answers, per_call):
-    pool = BudgetPool(per_call=per_call, policy=policy)
-    plan = make_plan()
-    play(pool, plan, answers.__getitem__)
-    now = pool.statistics()
-    assert 1 <= now.spent.samples == len(plan.samples) <= per_call
-    assert now.reserved == Cost()
-    assert now.open_calls == 0
 
 
 @given(st.lists(st.sampled_from("ABC"), min_size=1, max_size=12), st.randoms(use_true_random=False))
@@ -87,9 +76,6 @@ def test_ties_go_to_the_answer_with_more_independent_votes_then_to_the_earlier()
     tell(plan, "A", "B", "B")
     tell(plan, "A", conditioned=True)
     assert plan.winner().key == "B"
-
-
-# ---- how sure it is
 
 
 def plans_of(learned, *calls):
@@ -148,9 +134,6 @@ def test_confidence_is_by_the_kind_of_answers(kind):
     assert plan.confidence == chance_right(plan.selection.evidence(), answers=kind)
 
 
-# ---- without votes
-
-
 def test_samples_without_a_vote_do_not_win_while_anyone_votes():
     plan = make_plan()
     tell(plan, None, None, "A")
@@ -161,43 +144,6 @@ def test_a_call_without_votes_returns_what_it_has():
     plan = make_plan()
     tell(plan, None, None)
     assert plan.winner().prediction == (0, None)
-
-
-def test_if_all_fail_the_first_one_tells_why():
-    pool = BudgetPool(per_call=3, policy=Uniform())
-    errors = [KeyError("first"), ValueError("second"), ValueError("third")]
-    assert play(pool, make_plan(), errors.__getitem__).error is errors[0]
-    assert pool.statistics().spent.samples == 3  # they were paid
-    assert pool.statistics().reserved == Cost()
-
-
-def test_one_good_sample_is_enough():
-    pool = BudgetPool(per_call=3, policy=Uniform())
-    answers = [RuntimeError("down"), "A", RuntimeError("down")]
-    assert play(pool, make_plan(), answers.__getitem__).key == "A"
-
-
-def test_an_empty_pool_raises_or_runs_once():
-    pool = BudgetPool(samples=1)
-    play(pool, make_plan(), lambda i: "A")
-    with pytest.raises(BudgetExhausted, match=r"nothing is left for a first sample: 1 of 1 samples of the pool"):
-        play(pool, make_plan(1), lambda i: "A")
-    generous = BudgetPool(samples=1, on_empty="run_once")
-    play(generous, make_plan(), lambda i: "A")
-    assert play(generous, make_plan(1), lambda i: "B").key == "B"
-    assert generous.statistics().unscaled_runs == 1
-    assert generous.statistics().spent.samples == 1
-
-
-def test_an_interrupted_call_gives_back_what_it_did_not_start():
-    pool = BudgetPool(per_call=4, policy=Uniform())
-    plan = make_plan(strategy=Integrated(width=1, independent=1))
-    steps = call_steps(pool, plan)
-    step = next(steps)
-    finish(step.jobs[0], "A")
-    steps.close()
-    assert pool.statistics().reserved == Cost()
-    assert pool.statistics().open_calls == 0
 
 
 def test_samples_are_numbered_and_rounds_follow_what_was_known():
@@ -231,13 +177,6 @@ def test_samples_that_ask_for_different_things_share_no_request():
     assert [job.group for job in sharing] == [0, 0, 0, 1, 2, 2, None, None]
 
 
-class TwoThenAsk(Parallel):
-    """Draws two samples, and more of them only once these differ."""
-
-    def propose(self, view, learned, rng):
-        return ALONE if view.next_index < 2 or view.evidence.rival else None
-
-
 def test_a_strategy_that_wants_no_more_is_asked_again_once_a_sample_is_finished():
     plan = make_plan(strategy=TwoThenAsk())
     assert plan.room > 2
@@ -248,76 +187,6 @@ def test_a_strategy_that_wants_no_more_is_asked_again_once_a_sample_is_finished(
     assert plan.room > 0 and plan.propose() == [] and plan.room == 0
     plan.tell(Sample(draws[1], answer="B", vote=vote("B")))
     assert plan.room > 0 and plan.propose(2) == [ALONE, ALONE]
-
-
-def test_a_call_is_over_when_its_strategy_wants_no_more():
-    for answers, drawn in ((["A", "A"], 2), (["A", "B", "A", "B"], 4)):
-        pool = BudgetPool(per_call=4, policy=Uniform())
-        plan = make_plan(strategy=TwoThenAsk())
-        assert play(pool, plan, answers.__getitem__).key == "A"
-        assert len(plan.samples) == drawn
-        assert pool.statistics().reserved == Cost() and pool.statistics().open_calls == 0
-
-
-def test_many_samples_are_bought_at_one_price_whatever_is_proposed_at_a_time():
-    answers = "AABABBABAA" * 7
-
-    def drawn(play_call):
-        pool = BudgetPool(samples=180, policy=UCB()).expect(30)
-        return [play_call(pool, key) for key in range(4)]
-
-    def by_steps(pool, key):
-        plan = make_plan(key)
-        play(pool, plan, answers.__getitem__)
-        return len(plan.samples)
-
-    def at_once(pool, key):
-        arm, taken = open_call(pool, 64), 0
-        while arm.waiting:
-            for _ in range(arm.waiting):
-                lease = arm.take()
-                assert lease.start() and lease.charge()
-                lease.settle()
-                taken += 1
-            arm.request(Tally.of(answers[:taken]), ["independent"] * (64 - taken))
-        arm.close()
-        return taken
-
-    assert drawn(by_steps) == drawn(at_once)
-    assert max(drawn(by_steps)) > 2 * FIRST
-
-
-@pytest.mark.parametrize("at_least", [1, FIRST, FIRST + 1, 3 * FIRST + 5, 200])
-def test_a_call_draws_its_minimum_at_once_whatever_is_proposed_at_a_time(at_least):
-    pool = BudgetPool(samples=10_000, min_per_call=at_least)
-    steps = call_steps(pool, make_plan(max_samples=100))
-    step = next(steps)
-    assert len(step.jobs) >= min(at_least, 100)
-    if at_least > FIRST:  # more than samples without a vote are worth
-        assert len(step.jobs) == min(at_least, 100)
-    steps.close()
-    assert pool.statistics().reserved == Cost()
-
-
-def test_a_strategy_that_wants_no_first_sample_is_told():
-    class Never(Parallel):
-        def propose(self, view, learned, rng):
-            return None
-
-    pool = BudgetPool(per_call=4, policy=Uniform())
-    with pytest.raises(ValueError, match=r"wants no first sample, and a call needs one: propose\(\) must return"):
-        play(pool, make_plan(strategy=Never()), lambda i: "A")
-    assert pool.statistics().open_calls == 0
-
-
-def test_a_permanent_failure_ends_the_call():
-    pool = BudgetPool(per_call=6, policy=Uniform())
-    plan = make_plan(strategy=Integrated(width=1, independent=1))
-    steps = call_steps(pool, plan)
-    [job] = next(steps).jobs
-    with pytest.raises(StopIteration):
-        steps.send([replace(finish(job, None, ValueError("wrong key")), permanent=True)])
-    assert pool.statistics().reserved == Cost()
 
 
 def whole(said, **shares):
@@ -356,9 +225,6 @@ def test_a_sample_that_has_reasoned_first_does_not_tell_all():
         plan = Plan(Parallel(first="own"), seed=0, key="x", max_samples=8, at_once=at_once)
         plan.tell(Sample(draw_next(plan), answer="A", vote=vote_))
         assert plan.room == 7
-
-
-# ---- what is learned while a call goes on
 
 
 def told(plan, sampler, answer, **draw):
