@@ -18,6 +18,7 @@ from dynscale_dspy.sampling.plan import Plan
 from dynscale_dspy.sampling.sample import Sample
 from dynscale_dspy.sampling.samplers import ALONE
 from dynscale_dspy.sampling.steps import Look, Standing
+from dynscale_dspy.sampling.ways import INDEPENDENT
 from tests.sampling.models import MODELS
 from tests.sampling.support import asking, finish, make_plan, play
 from tests.support import vote
@@ -225,7 +226,7 @@ class TestSeveralModels:
             step = steps.send(answer)
             if isinstance(step, list):
                 [job] = step
-                name = job.draw.sampler.name
+                name = job.draw.sampler.model
                 trail.append((job.call, name))
                 key = streams[job.call][job.draw.index]
                 cost = Cost(samples=1, requests=1, completion_tokens=1, nanodollars=price[name])
@@ -237,7 +238,7 @@ class TestSeveralModels:
 
     def test_an_index_is_weighed_by_what_the_next_sampler_costs(self):
         """Once a dear sample has been metered, a less contested call with cheap samples left comes before it."""
-        ladder = Escalate(first=2, upfront=0, beside=0, learn=False).over([self.CHEAP, self.DEAR])
+        ladder = Escalate(first=2, upfront=0, beside=0, learn=False, ways=INDEPENDENT).over([self.CHEAP, self.DEAR])
         streams = ["AB" + "A" * 60, "AB" + "A" * 60, "A" * 62]
         _, trail = self.run(ladder, streams, count=8)
         dear = [place for place, (_, name) in enumerate(trail) if name == self.DEAR.name]
@@ -256,7 +257,7 @@ class TestSeveralModels:
 
     def test_once_the_dear_model_does_not_stand_every_call_is_weighed_anew(self):
         learned = Learned()
-        strategy = Escalate(first=2, upfront=0, beside=0).over([self.CHEAP, self.DEAR])
+        strategy = Escalate(first=2, upfront=0, beside=0, ways=INDEPENDENT).over([self.CHEAP, self.DEAR])
         streams = ["AB" + "C" * 60, "AB" + "C" * 60, "AB" + "C" * 60]
         plans, trail = self.run(strategy, streams, count=9, learned=learned)
         assert trail[-1][1] == self.DEAR.name
