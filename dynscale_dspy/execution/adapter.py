@@ -271,6 +271,8 @@ class SampleAdapter:
             kwargs["temperature"] = asked
             if own is not None:
                 ours.add("temperature")
+            if own == 0:
+                kwargs.pop("rollout_id", None)  # all draws are one, and DSPy warns of a rollout there
         elif self._settings.vary and not merged.get("temperature") and not self._is_plain(lm, lm_kwargs):
             kwargs["temperature"] = COOL if self._settings.at_once else WARM
             ours.add("temperature")

@@ -53,7 +53,7 @@ class Plan:
         learned: What is known of the program's samples; nothing by default.
         varies: Whether the call may ever draw a second sample.
         max_choices: Most samples that may share a request.
-        sharing: The names of the samplers with a language model of their own whose samples may do so.
+        sharing: The names of the language models, of several, whose samples may do so.
         stop_when_decided: Whether samples in flight are called off once they cannot change the winner.
         leader: Whether the first sample is drawn alone, and further ones once it is finished.
         at_once: Whether the program answers from a few given labels without reasoning first.
@@ -194,7 +194,7 @@ class Plan:
         Returns:
             Whether others are left.
         """
-        unpaid = {*self._unpaid, *(sampler.name for sampler in self.propose())}
+        unpaid = {*self._unpaid, *(sampler.model for sampler in self.propose())}
         if unpaid == self._unpaid or unpaid | self._failing >= self._names:
             return False
         self._unpaid = unpaid
@@ -231,7 +231,7 @@ class Plan:
     def may_share(self, job: Job) -> bool:
         """Whether a request may bring this job's sample together with others: they have to ask for the same."""
         sampler = job.draw.sampler
-        able = sampler.demos == "own" and (sampler.lm is None or sampler.name in self._sharing)
+        able = sampler.demos == "own" and (sampler.lm is None or sampler.model in self._sharing)
         return able and job.lease is not None and not job.draw.conditioned
 
     def sharing(self, jobs: Sequence[Job]) -> list[Job]:
