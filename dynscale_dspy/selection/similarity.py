@@ -119,7 +119,8 @@ class TokenF1:
     """Words in common: the F1 of two texts taken as bags of words (as in SQuAD, Rajpurkar et al., arXiv 1606.05250).
 
     Words are compared in small letters, without punctuation; in scripts without spaces each character is a word. Two
-    blank texts are the same, and no other is like a blank one. Of answers that are no text, all text in them counts.
+    blank texts are the same, and no other is like a blank one. Of answers that are no text, all text in them counts. Of
+    texts of more than 100,000 characters only so many count.
 
     Example:
         >>> f1 = TokenF1()
