@@ -16,6 +16,7 @@ from dynscale_dspy.selection.answers import Record
 from dynscale_dspy.selection.base import Selection, Selector, Vote, composed_of
 from dynscale_dspy.selection.blends import ByValue, fields_of, similarity_under
 from dynscale_dspy.selection.composing import Ballot, CannotCompose, Composer, ComposingSelection, unchanged, valid
+from dynscale_dspy.selection.judge import Judge
 from dynscale_dspy.selection.medoid import Medoid
 from dynscale_dspy.selection.similarity import MeanOver, Similarity, similarity_of
 
@@ -165,6 +166,11 @@ def selector_from(name: str, what: Any) -> Selector:
     Raises:
         TypeError: If it is none of these.
     """
+    if isinstance(what, Judge):
+        raise TypeError(
+            f"the selector of the field {name!r} must compare its values, and a judge is shown whole answers, got "
+            f"{what!r}: pass selector=Judge(selector=...) for all fields"
+        )
     if not isinstance(what, type):
         if isinstance(what, Selector):
             return what
