@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import dspy
 
@@ -69,9 +69,10 @@ class AnswerReader:
         if self._signature is None or callable(self.answer):
             return {}
         if self.answer is not None:
-            return {name: self._signature.output_fields[name].annotation for name in self.answer}
-        types = _answer_types(self._signature)
-        return {name: types[name] for name in voting_fields(types)}
+            names: Sequence[str] = self.answer
+        else:
+            names = voting_fields(_answer_types(self._signature))
+        return {name: _type_of(self._signature.output_fields[name]) for name in names}
 
     @property
     def left_out(self) -> list[str]:
@@ -178,6 +179,11 @@ def _types(module: dspy.Module, prediction: dspy.Prediction) -> dict[str, Any]:
     for _, predictor in named_predictors(module):
         inside.update(_answer_types(predictor.signature))
     return {name: inside.get(name) for name in keys if name not in NOT_ANSWERS}
+
+
+def _type_of(field: Any) -> Any:
+    """The type of a field with its constraints, which pydantic keeps apart: what is put together has to obey them."""
+    return Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
 
 
 def _answer_types(signature: Any) -> dict[str, Any]:

@@ -76,6 +76,8 @@ class Scaled:
         settings: How samples are drawn and answers handed out.
         speaker: The predictor that DSPy takes the program for, in traces and streams; None for the program itself.
         why: Why this selector, for reports; empty for plurality by default.
+        is_beside: Whether the call helps another one that has its answer, as a judge's does: that it fails is no
+            reason for the pool to stop itself.
     """
 
     owner: dspy.Module
@@ -86,6 +88,7 @@ class Scaled:
     settings: ScalingSettings
     speaker: dspy.Predict | None = None
     why: str = ""
+    is_beside: bool = False
 
     @property
     def choice(self) -> Choice:
@@ -153,6 +156,7 @@ class Call:
             at_once,
             labels,
             asked.instead,
+            scaled.is_beside,
         )
         sharing = asked.sharing(settings.max_choices, wait=known) if vary and not pool.is_durable else {}
         choices = max(sharing.values(), default=1)
@@ -230,7 +234,8 @@ class Call:
     def _judged_by(self, program: dspy.Module, inputs: dict[str, Any]) -> Call:
         """A call of a judge's program: one sample, as it is."""
         settings, reader = ScalingSettings(max_samples=1, probabilities=False), AnswerReader(program)
-        return Call(Scaled(program, program, self.scaled.pool, reader, Plurality(), settings), (), inputs)
+        judge = Scaled(program, program, self.scaled.pool, reader, Plurality(), settings, is_beside=True)
+        return Call(judge, (), inputs)
 
     def _pay_beside(self, around: Meter | None) -> bool:
         """Whether a request that is no sample's is paid, here and by the samples around."""

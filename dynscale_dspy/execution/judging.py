@@ -112,6 +112,8 @@ def _shown(answer: Any) -> str:
 def _named(prediction: Any, order: Sequence[int]) -> int | None:
     """The position that a verdict is for; None if it names no answer that was shown."""
     best = getattr(prediction, "best", None)
+    if isinstance(best, str) and best.strip().isdecimal():
+        best = int(best.strip()[:9])  # of a signature without types, "task, candidates -> best"
     return order[best - 1] if isinstance(best, int) and not isinstance(best, bool) and 1 <= best <= len(order) else None
 
 

@@ -51,6 +51,7 @@ class SampleSettings:
         at_once: Whether the program answers from a few given labels without reasoning first, so that an unset
             temperature becomes 0.3.
         labels: How votes get the probabilities of labels; None where they get none.
+        is_beside: Whether the pool is not to stop itself by samples that fail.
     """
 
     module: dspy.Module
@@ -66,6 +67,7 @@ class SampleSettings:
     at_once: bool = False
     labels: LabelReader | None = None
     instead: Any = None
+    is_beside: bool = False
 
 
 class SampleRun(AbstractContextManager):
@@ -202,7 +204,8 @@ class SampleRun(AbstractContextManager):
         if self._lease is not None:
             cut_off = error is not failure and not isinstance(error, CallRefused)
             permanent, several = is_permanent(failure), bool(self.draw.sampler.model)
-            self.cost = self._lease.settle(failure, permanent=permanent, cut_off=cut_off, one_of_several=several)
+            counted = None if self._settings.is_beside else failure
+            self.cost = self._lease.settle(counted, permanent=permanent, cut_off=cut_off, one_of_several=several)
             self._lease.lock.release(self)
         if isinstance(error, CallRefused):
             error = error.error

@@ -123,12 +123,13 @@ def build_chain(
     """
     order: list[Hashable] = []
     attempts: dict[Hashable, list[str]] = {}
+    bound = max_tokens * _CHARACTERS_PER_TOKEN
     for sample in samples:
         entries: dict[Hashable, list[str]] = {}
         speakers = _speakers(sample)
         for predictor, _, prediction in sample.trace:
             speaker = speakers[id(predictor)]
-            entries.setdefault(speaker, []).append(_outputs(prediction))
+            entries.setdefault(speaker, []).append(_outputs(prediction, 2 * bound))
             if speaker not in order:
                 order.append(speaker)
         if predictors == "last" and sample.trace:
@@ -136,7 +137,6 @@ def build_chain(
             entries = {last: entries[last]}
         for predictor_id, texts in entries.items():
             attempts.setdefault(predictor_id, []).append("\n".join(texts))
-    bound = max_tokens * _CHARACTERS_PER_TOKEN
     return {predictor_id: _bounded(attempts[predictor_id], bound) for predictor_id in order if predictor_id in attempts}
 
 
@@ -157,14 +157,15 @@ def _speakers(sample: Sample) -> dict[int, Hashable]:
     return {one: stage if stage is not None and len(ids) == 1 else one for stage, ids in copies.items() for one in ids}
 
 
-def _outputs(prediction: Any) -> str:
+def _outputs(prediction: Any, most: int) -> str:
+    """What a predictor said; of a value that is longer than that, the beginning and the end, as of a whole attempt."""
     try:
         items = list(prediction.items())
     except Exception:  # of its class
-        return _text(prediction)
+        return _text(prediction, most)
     values = [(name, value) for name, value in items if value is not None and name not in _SKIPPED]
-    reasoning = [_text(value) for name, value in values if name in _REASONING]
-    others = [f"{name}: {_text(value)}" for name, value in values if name not in _REASONING]
+    reasoning = [_text(value, most) for name, value in values if name in _REASONING]
+    others = [f"{name}: {_text(value, most)}" for name, value in values if name not in _REASONING]
     return "\n".join([*reasoning, *others])
 
 
@@ -252,9 +253,10 @@ def _applied(rule: _Rule, text: str) -> str:
     return "".join([*parts, text[done:]])
 
 
-def _text(value: Any) -> str:
+def _text(value: Any, most: int) -> str:
     try:
-        return harmless(str.__str__(str(getattr(value, "content", value))))
+        # Cut first: to make a text harmless takes a second for each megabyte, or several.
+        return harmless(_shortened(str.__str__(str(getattr(value, "content", value))), most))
     except Exception:  # of its class
         return harmless(f"({type(value).__name__})")
 

@@ -20,7 +20,10 @@ from dynscale_dspy.selection.plurality import Plurality
 from dynscale_dspy.selection.similarity import CharacterF
 
 DEEPEST = 4
-"""Records within records that are chosen field by field; what is deeper is compared by its values."""
+"""Records within records that are chosen field by field; what is deeper is compared by its values.
+
+So is a record within one of its own type.
+"""
 
 
 def selector_by_type(name: str, annotation: Any) -> Selector:
@@ -47,7 +50,7 @@ def selector_by_type(name: str, annotation: Any) -> Selector:
         >>> selector_by_type("tags", list[str])
         Medoid(similarity=Average(parts=(Equal(kind='as it is'), ElementF1())))
     """
-    return _selector(name, annotation, DEEPEST)
+    return _selector(name, annotation, ())
 
 
 def is_code(annotation: Any) -> bool:
@@ -125,7 +128,8 @@ def bare(annotation: Any) -> Any:
     return getattr(annotation, "__value__", annotation)  # of a type statement
 
 
-def _selector(name: str, annotation: Any, depth: int) -> Selector:
+def _selector(name: str, annotation: Any, around: tuple[Any, ...]) -> Selector:
+    """The selector for a field of this type in records of these types."""
     kind = bare(annotation)
     if is_code(kind):
         return Medoid(CharacterF())
@@ -134,9 +138,9 @@ def _selector(name: str, annotation: Any, depth: int) -> Selector:
     fields = record_fields(kind)
     if fields:
         voting = voting_fields(fields)
-        if not depth:
+        if len(around) == DEEPEST or kind in around:  # a type with many fields of its own type has no end of them
             return Medoid(ByValue())
-        selectors = {field: _selector(field, fields[field], depth - 1) for field in voting}
+        selectors = {field: _selector(field, fields[field], (*around, kind)) for field in voting}
         return Fieldwise().over({field: fields[field] for field in voting}, selectors, whole=annotation)
     if is_mapping(kind) or kind is Any or get_origin(kind) in (Union, types.UnionType):
         return Medoid(ByValue())

@@ -10,6 +10,7 @@ from typing import Any
 
 import pydantic
 
+from dynscale_dspy.selection.answers import canonical
 from dynscale_dspy.selection.base import Composed, Evidence, Group, Selection, Vote
 
 
@@ -119,8 +120,26 @@ def valid(value: Any, annotation: Any) -> Any:
         annotation: The type; None if it is not known.
 
     Raises:
-        ValueError: If the type refuses it.
+        ValueError: If the type refuses it, or makes another value of it.
     """
     if annotation is None:
         return value
-    return pydantic.TypeAdapter(annotation).validate_python(value)
+    return unchanged(pydantic.TypeAdapter(annotation).validate_python(value), value)
+
+
+def unchanged(made: Any, given: Any) -> Any:
+    """What a type has made of a value, where that is the same.
+
+    What is composed was validated before, in the samples. A validator that changes it once more, such as one that turns
+    dollars into cents, or a type that reads a field under another name, makes an answer that no sample supports.
+
+    Args:
+        made: What the type has made.
+        given: The value.
+
+    Raises:
+        CannotCompose: If it is another one.
+    """
+    if canonical(made) != canonical(given):
+        raise CannotCompose("the type makes another value of it")
+    return made

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -34,7 +35,7 @@ class Embeddings:
             ``SentenceTransformer(...).encode``. Other threads call it.
 
     Raises:
-        ValueError: If it cannot be called.
+        ValueError: If it cannot be called, or has to be awaited.
 
     Example:
         >>> by_length = Embeddings(lambda texts: [[len(text), 1] for text in texts])
@@ -51,6 +52,11 @@ class Embeddings:
             raise ValueError(
                 f"embedder must be a dspy.Embedder or a function of a list of texts that returns their vectors, got "
                 f"{self.embedder!r}: dspy.Embedder(model) makes one of a model's name"
+            )
+        if inspect.iscoroutinefunction(self.embedder):
+            raise ValueError(
+                f"embedder must return the vectors themselves, and {self.embedder!r} has to be awaited: pass a "
+                "function that waits for them, such as lambda texts: asyncio.run(embed(texts))"
             )
 
     def prepare(self, answer: Any) -> Passage:

@@ -18,6 +18,8 @@ from dynscale_dspy.selection.text import exact_text
 
 LONGEST = 20_000
 """Characters of a text whose runs are compared. What comes after them is left out: runs cost memory."""
+LONGEST_OF_WORDS = 100_000
+"""Characters of a text whose words are compared. What comes after them is left out: words cost time."""
 
 # Scripts that set no spaces between words: there each character is a token of its own.
 _UNSPACED = (
@@ -119,7 +121,7 @@ def _parts(value: Any) -> Iterable[Any] | None:
 def tokens(text: str) -> list[str]:
     """The words of a text in small letters, and its numbers and signs; no punctuation, unless there is nothing else.
 
-    In scripts without spaces each character is a token.
+    In scripts without spaces each character is a token. Of a text of more than 100,000 characters only so many count.
 
     Args:
         text: The text.
@@ -128,6 +130,7 @@ def tokens(text: str) -> list[str]:
         >>> tokens("The answer is: **-3.5%**!"), tokens("東京です。"), tokens("?!")
         (['the', 'answer', 'is', '-3.5', '%'], ['東', '京', 'で', 'す'], ['?', '!'])
     """
+    text = text[:LONGEST_OF_WORDS]
     if text.isascii():
         text = text.lower()
         found = _ASCII_TOKEN.findall(text)

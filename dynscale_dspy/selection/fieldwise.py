@@ -15,7 +15,8 @@ from dynscale_dspy._fields import YesNo, check
 from dynscale_dspy.selection.answers import Record
 from dynscale_dspy.selection.base import Selection, Selector, Vote, composed_of
 from dynscale_dspy.selection.blends import ByValue, fields_of, similarity_under
-from dynscale_dspy.selection.composing import Ballot, CannotCompose, Composer, ComposingSelection, valid
+from dynscale_dspy.selection.composing import Ballot, CannotCompose, Composer, ComposingSelection, unchanged, valid
+from dynscale_dspy.selection.judge import Judge
 from dynscale_dspy.selection.medoid import Medoid
 from dynscale_dspy.selection.similarity import MeanOver, Similarity, similarity_of
 
@@ -165,6 +166,11 @@ def selector_from(name: str, what: Any) -> Selector:
     Raises:
         TypeError: If it is none of these.
     """
+    if isinstance(what, Judge):
+        raise TypeError(
+            f"the selector of the field {name!r} must compare its values, and a judge is shown whole answers, got "
+            f"{what!r}: pass selector=Judge(selector=...) for all fields"
+        )
     if not isinstance(what, type):
         if isinstance(what, Selector):
             return what
@@ -187,14 +193,18 @@ def _record_like(answer: Any, own: Mapping[str, Any], chosen: Mapping[str, Any])
     Raises:
         Exception: If its type refuses it.
     """
+    fields = {**own, **chosen}
     if isinstance(answer, Record):
-        return Record({**own, **chosen})
+        return Record(fields)
+    if isinstance(answer, Mapping):
+        return type(answer)(fields)  # type: ignore[call-arg]  # as those of the standard library do
     if isinstance(answer, pydantic.BaseModel):
         kind = type(answer)
-        return kind.model_validate({_key_of(kind, name): value for name, value in {**own, **chosen}.items()})
-    if isinstance(answer, Mapping):
-        return type(answer)({**own, **chosen})  # type: ignore[call-arg]  # as those of the standard library do
-    return dataclasses.replace(answer, **chosen)
+        made: Any = kind.model_validate({_key_of(kind, name): value for name, value in fields.items()})
+    else:
+        made = dataclasses.replace(answer, **chosen)
+    unchanged(fields_of(made), fields)
+    return made
 
 
 def _key_of(kind: type[pydantic.BaseModel], name: str) -> str:

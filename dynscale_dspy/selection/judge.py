@@ -29,6 +29,7 @@ class Judge:
         weight: What a verdict counts, in samples' votes.
 
     Raises:
+        TypeError: If ``program`` cannot be called, or ``selector`` is a judge itself.
         ValueError: If ``most`` is below 2 or ``weight`` is not above 0.
 
     Example:
@@ -47,6 +48,10 @@ class Judge:
     weight: float = 1.0
 
     def __post_init__(self) -> None:
+        if isinstance(self.program, type) or not (self.program is None or callable(self.program)):
+            raise TypeError(f"program must be a DSPy program, such as dspy.Predict(...), got {self.program!r}")
+        if isinstance(self.selector, Judge):
+            raise TypeError(f"selector must say how samples vote, which a judge does not, got {self.selector!r}")
         if isinstance(self.most, bool) or not isinstance(self.most, int) or self.most < 2:
             raise ValueError(f"most must be at least 2, for a judge to choose between, got {self.most!r}")
         if isinstance(self.weight, bool) or not isinstance(self.weight, (int, float)) or not 0 < self.weight < math.inf:

@@ -6,6 +6,7 @@ A similarity is made once of each answer, where its sample ran (:meth:`Similarit
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -119,7 +120,8 @@ class TokenF1:
     """Words in common: the F1 of two texts taken as bags of words (as in SQuAD, Rajpurkar et al., arXiv 1606.05250).
 
     Words are compared in small letters, without punctuation; in scripts without spaces each character is a word. Two
-    blank texts are the same, and no other is like a blank one. Of answers that are no text, all text in them counts.
+    blank texts are the same, and no other is like a blank one. Of answers that are no text, all text in them counts. Of
+    texts of more than 100,000 characters only so many count.
 
     Example:
         >>> f1 = TokenF1()
@@ -336,7 +338,8 @@ class EqualOutputs:
     Args:
         run: Takes an answer and runs it, on inputs of your choice. It returns a list of outputs, one for each input, or
             a single output. An output that is None, blank, or an error that it caught, equals no other. Errors that it
-            raises cost the sample its vote. Running what a language model wrote is yours to make safe.
+            raises, and ``exit()`` in what it runs, cost the sample its vote. It is given a copy of the answer. Running
+            what a language model wrote is yours to make safe.
         text: How alike answers are as they are written, which counts for half; None to compare outputs alone.
 
     Example:
@@ -357,10 +360,10 @@ class EqualOutputs:
     def prepare(self, answer: Any) -> tuple[Any, Any] | None:
         """The keys of its outputs and what is compared of its text; None if it has no outputs."""
         try:
-            outputs = self.run(answer)
+            outputs = self.run(_own(answer))
             listed = outputs if isinstance(outputs, (list, tuple)) else [outputs]
             keys = tuple(_key_of_output(output) for output in listed)
-        except Exception:
+        except (Exception, SystemExit):
             return None
         if all(key is None for key in keys):
             return None
@@ -391,7 +394,7 @@ class Given:
     """How alike a function of yours says two answers are.
 
     It is asked both ways round and the mean is taken. What is no number from 0 to 1, or an error, counts 0 for that
-    pair.
+    pair. It is given copies: what it changes in them is changed in no prediction.
 
     Args:
         function: Takes two answers as the program gave them and returns a number from 0 to 1.
@@ -412,8 +415,8 @@ class Given:
             raise ValueError(f"function must be a function of two answers, got {self.function!r}")
 
     def prepare(self, answer: Any) -> tuple[Any]:
-        """The answer itself; None is one too."""
-        return (answer,)
+        """A copy of the answer; None is one too."""
+        return (_own(answer),)
 
     def between(self, one: tuple[Any], other: tuple[Any]) -> float:
         """The mean of what the function says both ways round."""
@@ -425,3 +428,11 @@ class Given:
         except Exception:
             return 0.0
         return said if 0 <= said <= 1 else 0.0  # NaN is neither
+
+
+def _own(answer: Any) -> Any:
+    """A copy for a function of the user's, which may change what it is given; the answer itself if it has no copies."""
+    try:
+        return copy.deepcopy(answer)
+    except Exception:
+        return answer

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from typing import Any, Literal, Optional
+from typing import Annotated, Any, Literal, Optional
 
 import dspy
+import pydantic
 import pytest
 
 from dynscale_dspy.execution.answer_reader import AnswerReader
@@ -232,3 +233,16 @@ def test_a_functions_answer_and_what_is_no_prediction_cannot_be_written():
         AnswerReader(module, lambda prediction: prediction.label).written(module, dspy.Prediction(label="a"), 1) is None
     )
     assert AnswerReader(module).written(module, {"label": "a"}, "b") is None
+
+
+def test_a_types_constraints_are_part_of_it():
+    signature = dspy.Signature(
+        {
+            "text": (str, dspy.InputField()),
+            "tags": (Annotated[list[str], pydantic.Field(min_length=2)], dspy.OutputField()),
+        }
+    )
+    types = AnswerReader(dspy.Predict(signature)).output_types
+    assert AnswerReader(dspy.Predict(signature), ["tags"]).output_types == types
+    with pytest.raises(pydantic.ValidationError, match="at least 2"):
+        pydantic.TypeAdapter(types["tags"]).validate_python(["a"])

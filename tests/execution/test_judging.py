@@ -182,3 +182,29 @@ def test_it_is_saved_and_loaded_with_the_program(tmp_path):
     other = DynScaling(dspy.Predict("topic -> poem"), fresh())
     other.load(tmp_path / "poem.json")
     assert other.selector == Judge(most=4)
+
+
+@WAYS
+@pytest.mark.parametrize("verdict", ["{} ", "\n{}"])
+def test_a_verdict_in_text_is_one(ask, verdict):
+    """As of a signature without types."""
+
+    liked = []
+
+    class Last(dspy.Module):
+        def forward(self, task, candidates):
+            liked.append(candidates[-1])
+            return dspy.Prediction(best=verdict.format(1 + candidates.index(liked[0])))
+
+    with dspy.context(lm=ScriptedModel(Judged()).lm()):
+        assert ask(poet(fresh(), program=Last())).poem == liked[0]
+
+
+@WAYS
+def test_a_judge_that_fails_does_not_stop_the_pool(ask):
+    pool = fresh(max_failures=1)
+    poem = poet(pool)
+    with dspy.context(lm=ScriptedModel(Judged(verdict=OSError())).lm()):
+        for _ in range(3):
+            assert ask(poem).poem in POEMS
+    assert pool.statistics().state == "open"

@@ -258,6 +258,14 @@ def test_a_value_without_text_is_shown_by_its_type():
     assert text[id(qa)] == "Attempt 1:\na: (NoText)\nb: (int)\nc: \ufffd"
 
 
+def test_of_an_attempt_no_more_is_made_harmless_than_is_shown(monkeypatch):
+    qa, read = Predictor(), []
+    monkeypatch.setattr(chain, "harmless", lambda text: read.append(len(text)) or text)
+    long = attempt(0, (qa, {"reasoning": "start" + "東" * 1_000_000, "answer": "x" * 1_000_000 + "end"}))
+    text = build_chain([long], max_tokens=50, predictors="all")[id(qa)]
+    assert text.startswith("Attempt 1:\nstart東") and text.endswith("xend") and sum(read) < 1000
+
+
 def test_hostile_text_is_read_in_a_time_that_grows_with_its_length():
     for piece in ("\n", "<", "[[ ", "Attempt ", "> ", "#", "Attempt 9", "User ", "\u200b", "<<s>s>"):
         text = chain.harmless(piece * 20_000)

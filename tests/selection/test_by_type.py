@@ -92,10 +92,24 @@ def test_a_record_is_chosen_by_its_fields_that_vote_as_deep_as_it_goes():
     assert isinstance(selector, Fieldwise) and not selector.composes
     assert list(selector.fields) == ["name", "mood", "tags", "friends", "boss"]
     assert selector.fields["mood"] == Plurality().typed({"mood": Literal["good", "bad"]})
-    boss, depth = selector.fields["boss"], 0
-    while isinstance(boss, Fieldwise):
-        boss, depth = boss.fields["boss"], depth + 1
-    assert boss == Medoid(ByValue()) and depth == 3  # it has no end of its own
+    assert selector.fields["boss"] == Medoid(ByValue())  # a record of its own type has no end of its own
+    deep: Any = str
+    for depth in range(6):
+        deep = pydantic.create_model(f"Level{depth}", below=(deep, ...))
+    deep, depth = selector_by_type("deep", deep), 0
+    while isinstance(deep, Fieldwise):
+        deep, depth = deep.fields["below"], depth + 1
+    assert deep == Medoid(ByValue()) and depth == 4
+
+
+def test_a_type_with_many_fields_of_its_own_type_has_one_selector_for_each():
+    names = [f"field{place}" for place in range(30)]
+    # To the depth of four there would be 30**4 of them.
+    Node = pydantic.create_model("Node", value=(int, 0), **{name: (ForwardRef("Node | None"), None) for name in names})
+    Node.model_rebuild(_types_namespace={"Node": Node})
+    selector = selector_by_type("node", Node)
+    assert isinstance(selector, Fieldwise) and list(selector.fields) == ["value", *names]
+    assert {*(selector.fields[name] for name in names)} == {Medoid(ByValue())}
 
 
 def test_dataclasses_and_typed_dicts_are_records():

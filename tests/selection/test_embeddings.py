@@ -152,3 +152,11 @@ def test_copies_and_settings():
         dump(selector)
     with pytest.raises(ValueError, match=r"^embedder must be .*got 'a/model': dspy.Embedder\(model\) makes one"):
         Embeddings("a/model")  # type: ignore[arg-type]
+
+
+def test_what_has_to_be_awaited_is_refused():
+    async def embed(texts):
+        return by_letters(texts)
+
+    with pytest.raises(ValueError, match="has to be awaited: pass a function"):
+        Embeddings(embed)

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynscale_dspy.selection.answers import Record, UnreadableAnswer
-from dynscale_dspy.selection.features import LONGEST, bag, common_runs, runs, text_of, tokens
+from dynscale_dspy.selection.features import LONGEST, LONGEST_OF_WORDS, bag, common_runs, runs, text_of, tokens
 from dynscale_dspy.selection.similarity import CharacterF, ElementF1, Equal, Similarity, TokenF1
 from tests import hostile
 
@@ -138,6 +138,7 @@ def test_a_run_that_comes_thousands_of_times_is_counted_once_each_time() -> None
 
 def test_of_long_text_so_much_counts() -> None:
     assert runs("ab" * LONGEST, 2)[1] == (LONGEST, LONGEST - 1)
+    assert len(tokens("a " * LONGEST_OF_WORDS)) == len(tokens("東 " * LONGEST_OF_WORDS)) == LONGEST_OF_WORDS // 2
 
 
 def test_text_that_is_no_unicode_has_runs() -> None:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dynscale_dspy.selection.fieldwise import Fieldwise
 from dynscale_dspy.selection.judge import Judge
 from dynscale_dspy.selection.medoid import Medoid
 from dynscale_dspy.selection.saved import dump, load
@@ -75,3 +76,14 @@ def test_a_verdict_counts_something(weight):
 def test_it_is_saved_with_what_votes_before_it():
     judge = Judge(selector=Medoid(), most=3, weight=2.0)
     assert load(dump(judge)) == pickle.loads(pickle.dumps(judge)) == judge
+
+
+@pytest.mark.parametrize("wrong", [{"program": "gpt"}, {"program": dict}, {"selector": Judge()}])
+def test_what_cannot_judge_is_refused(wrong):
+    with pytest.raises(TypeError, match="must"):
+        Judge(**wrong)
+
+
+def test_a_field_has_no_judge_of_its_own():
+    with pytest.raises(TypeError, match=r"'poem' must compare its values.*selector=Judge\(selector=...\)"):
+        Fieldwise({"poem": Judge()})

@@ -284,3 +284,26 @@ def test_what_is_neither_is_refused(what: Any) -> None:
         similarity_of(what)
     with pytest.raises(ValueError, match=r"^function must be"):
         Given(None)  # type: ignore[arg-type]
+
+
+# ---- functions of the user's
+
+
+def exiting(code: Any) -> Any:
+    return exec(code, {})
+
+
+def test_a_program_that_exits_costs_its_vote_and_not_the_process() -> None:
+    assert EqualOutputs(run=exiting).prepare("raise SystemExit(0)") is None
+    with pytest.raises(KeyboardInterrupt):
+        EqualOutputs(run=exiting).prepare("raise KeyboardInterrupt")
+
+
+def test_a_function_of_the_users_changes_copies() -> None:
+    answers: list[list[int]] = [[3, 1], [2]]
+    emptied = Given(lambda one, other: float(bool(one.clear() or other.append(1))))
+    assert emptied.between(*map(emptied.prepare, answers)) == 0
+    EqualOutputs(run=lambda answer: answer.clear() or [1]).prepare(answers[0])
+    assert answers == [[3, 1], [2]]
+    lonely = (each for each in "ab")  # has no copy
+    assert Given(lambda one, other: one is other).between(*[Given(max).prepare(lonely)] * 2) == 1
