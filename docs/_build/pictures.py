@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -158,6 +159,33 @@ def which_wins() -> None:
     _save(figure, "which-wins")
 
 
+def two_models() -> None:
+    """How often answers are right for what they cost: the lab's two models, each alone and together."""
+    rows = json.loads((FOLDER.parent / "benchmarks" / "two_models.json").read_text(encoding="utf-8"))["rows"]
+    figure, ax = plt.subplots(figsize=(7, 3.4), layout="constrained")
+    for beginning, label, colour in (
+        ("large, default", "large, default", ORANGE),
+        ("small and large, default", "small and large", BLUE),
+    ):
+        line = sorted((row["cost"], row["right"]) for row in rows if row["way"].startswith(beginning))
+        ax.plot(*zip(*line, strict=True), "o-", color=colour, label=label)
+    for way, marker in (
+        ("small, temperature 0", "s"),
+        ("large, temperature 0", "D"),
+        ("small, uniform voting of 8", "v"),
+        ("large, uniform voting of 4", "^"),
+    ):
+        row = next(row for row in rows if row["way"] == way)
+        ax.plot(row["cost"], row["right"], marker, color=GREY, label=way)
+    ax.set_xlabel("cost a question, in plain answers of the large model")
+    ax.set_ylabel("right, %")
+    ax.set_xlim(left=0)
+    ax.legend(frameon=False, fontsize=9, loc="lower right")
+    ax.grid(alpha=0.25)
+    ax.spines[["top", "right"]].set_visible(False)
+    _save(figure, "two-models")
+
+
 def _box(ax: plt.Axes, x: float, y: float, text: str, colour: str) -> None:
     style = "round,pad=0.02,rounding_size=0.12"
     ax.add_patch(FancyBboxPatch((x, y - 0.27), 0.8, 0.54, boxstyle=style, facecolor=colour, edgecolor="none"))
@@ -175,3 +203,4 @@ if __name__ == "__main__":
     price()
     when_it_helps()
     which_wins()
+    two_models()
