@@ -46,6 +46,16 @@ def test_engines_that_make_one_request_themselves() -> None:
     assert not makes_one_request(object(), {})
 
 
+def test_what_decides_is_looked_at_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = dspy.LM("openai/fake", api_key="local")
+    assert is_borrowed(lm, {})
+    monkeypatch.setenv("OPENAI_API_BASE", "http://127.0.0.1:1/v1")
+    assert makes_one_request(lm, {})  # DSPy hands a gateway's requests to LiteLLM
+    monkeypatch.delenv("OPENAI_API_BASE")
+    assert is_borrowed(lm, {})
+    assert makes_one_request(lm, {"headers": {"a": "b"}})  # and what the native engine cannot send
+
+
 def test_a_language_model_of_another_class_is_left_alone() -> None:
     class Own(dspy.LM):
         pass
