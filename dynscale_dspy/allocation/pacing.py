@@ -163,6 +163,35 @@ class Pacing:
             max(min(targets) - first, 0), per_call=self.per_call_of(needs), used=max(used.samples - first, 0)
         )
 
+    def has_room_beside(self, needs: Needs) -> bool:
+        """Whether one more sample may be drawn for a call that has its own, such as a judge's.
+
+        It may come out of what the next call may draw, but not out of the first samples of announced ones. Where the
+        user has said nothing of how much a call may draw, the caps alone decide.
+
+        Args:
+            needs: What the sample takes.
+        """
+        if not self.paced:
+            return True
+        spare = (
+            allowance.headroom(math.ceil(self._spending.committed(unit))) >= each
+            for unit, allowance, each in self._priced(needs)
+        )
+        return self.credit(needs, opening=1) >= 1 and all(spare)
+
+    def closed_beside(self, used: Cost) -> None:
+        """What was drawn beside the calls is over; where they are paced, they have that much less.
+
+        Args:
+            used: What it was charged.
+        """
+        for unit, allowance in self.allowances.items():
+            if self.paced:
+                allowance.count((0, 0, getattr(used, unit), 0))
+            else:
+                allowance.excuse(getattr(used, unit))
+
     def excuse(self, used: Cost) -> None:
         """Something was spent that no call of this pace has to answer for."""
         for unit, allowance in self.allowances.items():

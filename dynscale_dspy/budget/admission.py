@@ -302,6 +302,7 @@ class Admission:
         requests: int = 1,
         key: bytes | None = None,
         hold: Callable[[Arm], object] | None = None,
+        beside: bool = False,
     ) -> Arm | Future[None] | None:
         """Open a call with its first samples reserved; a future to wait for before trying again; None if it cannot be.
 
@@ -317,11 +318,13 @@ class Admission:
             requests: A guess of the requests one makes, until one has finished.
             key: A name of the call that outlives the process, for a pool kept in a file.
             hold: Told of the arm before anything is reserved: whatever happens in between, it can be closed.
+            beside: Whether it helps another call that has its answer: it is none of the calls that were announced or
+                that samples are for, and comes out of what these may draw.
         """
         queue = self.shared.queue
         if self.is_halted:
             return queue.join() if self._is_paused and outer is None else None
-        arm = Arm(self, outer, program=program, requests=requests, key=key)
+        arm = Arm(self, outer, program=program, requests=requests, key=key, beside=beside)
         if outer is None and self.is_metered and not arm.is_measured and arm.has_pilots:
             return queue.join()  # a first sample of this program is to finish before others begin: then needs are known
         if hold is not None:
@@ -337,6 +340,8 @@ class Admission:
         queue, outer, pacing = self.shared.queue, arm.outer, self.pacing
         if arm.is_nested and outer is not None:
             outer.pass_on()
+        if arm.beside and not arm.is_nested and not pacing.has_room_beside(arm):
+            return None
         first = arm.reserve_first(samplers, pacing.first(arm, at_least=self.min_per_call))
         if not first:
             waits = self.shared.supply.is_short(first=True) or (outer is None and self._would_fit(arm, samplers[0]))
@@ -344,7 +349,7 @@ class Admission:
             return queue.join() if waits else None
         self.shared.promised = max(self.shared.promised - 1, 0)
         self._count_opened(arm)
-        if not arm.is_nested:
+        if not arm.is_nested and not arm.beside:
             pacing.opened(arm, paid=len(arm.paid))
         arm.grant(self.policy.tally(), samplers[first:], pending=first)
         return arm
@@ -671,14 +676,18 @@ class Admission:
         """A call is over; see :class:`~dynscale_dspy.budget.leases.Payer`."""
         for node in self.chain:
             node.counts.open.discard(arm.number)
-            node.counts.closed_calls += 1
-            node.counts.samples_per_call[samples] += 1
+            if not arm.beside:
+                node.counts.closed_calls += 1
+                node.counts.samples_per_call[samples] += 1
         self.shared.open_arms.discard(arm)
         arm.ended()
         self.shared.queue.wake()
         if charged is None:
             return
-        self.pacing.closed(arm, charged, known=arm.known, paid=len(arm.paid), at_least=self.min_per_call)
+        if arm.beside:
+            self.pacing.closed_beside(charged)
+        else:
+            self.pacing.closed(arm, charged, known=arm.known, paid=len(arm.paid), at_least=self.min_per_call)
         paced_by = next(place for place, node in enumerate(self.chain) if node._pacing is not None)
         for around in self.chain[paced_by + 1 :]:
             if around._pacing is not None:  # no allowance around is to pay for calls that another one paces

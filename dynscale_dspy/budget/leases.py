@@ -134,6 +134,7 @@ class Arm:
         requests: A guess of the requests that one makes, until one has finished.
         key: A name of the call that outlives the process.
         known: Whether it is one of a known set of calls.
+        beside: Whether it helps another call that has its answer, as a judge's does, and is none of the user's calls.
     """
 
     def __init__(
@@ -145,6 +146,7 @@ class Arm:
         requests: int = 1,
         key: bytes | None = None,
         known: bool = False,
+        beside: bool = False,
     ) -> None:
         self.number = next(_numbers)
         """Tells it from all other calls of this process."""
@@ -154,6 +156,7 @@ class Arm:
         self.lock = payer.lock
         self.outer = outer
         self.known = known
+        self.beside = beside
         self.key = key
         self._hopeless: set[str] = set()
         self.ledger: Ledger = payer.ledger_for(program)

@@ -206,6 +206,7 @@ class Call:
             program=self.scaled.owner,
             requests=self.requests_guess,
             key=self.name if pool.is_durable else None,
+            beside=self.scaled.is_beside,
         )
 
     def steps(self) -> Generator[Step, Any, Outcome]:

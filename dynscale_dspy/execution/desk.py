@@ -63,10 +63,18 @@ class CallDesk:
         program: Whose samples these are.
         requests: A guess of the requests one makes.
         key: A name of the call that outlives the process, for a pool kept in a file.
+        beside: Whether it helps another call that has its answer.
     """
 
     def __init__(
-        self, pool: BudgetPool, *, outer: Lease | None, program: object, requests: int, key: bytes | None
+        self,
+        pool: BudgetPool,
+        *,
+        outer: Lease | None,
+        program: object,
+        requests: int,
+        key: bytes | None,
+        beside: bool = False,
     ) -> None:
         self._pool = pool
         self._admission = pool.admission
@@ -74,6 +82,7 @@ class CallDesk:
         self._program = program
         self._requests = requests
         self._key = key
+        self._beside = beside
         self._arm: Arm | None = None
         pool.arrive()
         self._loop = running_loop()
@@ -133,7 +142,13 @@ class CallDesk:
 
     def _open(self, samplers: Sequence[str]) -> Granted | Future[None] | None:
         opened = self._admission.open(
-            samplers, outer=self._outer, program=self._program, requests=self._requests, key=self._key, hold=self._hold
+            samplers,
+            outer=self._outer,
+            program=self._program,
+            requests=self._requests,
+            key=self._key,
+            hold=self._hold,
+            beside=self._beside,
         )
         if not isinstance(opened, Arm):
             return opened
@@ -159,7 +174,7 @@ class CallDesk:
         )
 
     def _empty(self) -> Exception | None:
-        if self._pool.on_empty == "raise":
+        if self._beside or self._pool.on_empty == "raise":
             return self._admission.exhausted(self._program, self._requests)
         self._admission.count_unscaled_run()
         return None

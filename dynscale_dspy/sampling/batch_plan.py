@@ -130,10 +130,10 @@ def coordinate(
             if job is None:
                 if is_first:
                     first.appendleft(call)
-                    held = True
-                elif not (outstanding or standing.holds_elsewhere) and plans[call].do_without():
+                if not (outstanding or standing.holds_elsewhere) and plans[call].do_without():
                     ranking.changed(call)  # a language model that costs more than all that is left
                     continue
+                held = is_first
                 break
             chunk = [job]
             most = min(plans[call].max_choices, limit - issued, affordable)

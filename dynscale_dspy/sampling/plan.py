@@ -188,17 +188,24 @@ class Plan:
             asked |= {sampler.model}
         return proposed
 
-    def do_without(self) -> bool:
-        """Draw no more from the language model that comes next: what is left does not pay for a sample of it.
+    def do_without(self, model: str = "") -> bool:
+        """Draw no more from a language model: what is left does not pay for a sample of it.
+
+        Args:
+            model: Its name; empty for the one that comes next.
 
         Returns:
             Whether others are left.
         """
-        unpaid = {*self._unpaid, *(sampler.model for sampler in self.propose())}
+        unpaid = self._unpaid | ({model or self.next_model} & self._names)
         if unpaid == self._unpaid or unpaid | self._failing >= self._names:
             return False
         self._unpaid = unpaid
         return True
+
+    def draw_from_all(self) -> None:
+        """Draw again from those language models, too, that were done without: the next sample is not to be paid."""
+        self._unpaid = set()
 
     def draw(self, sampler: Sampler) -> Draw:
         """Draw the next sample with this sampler."""

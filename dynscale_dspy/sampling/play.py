@@ -60,33 +60,45 @@ def play(plan: Plan) -> Generator[Step, Any, Sample]:
         while (gate := (yield Gate())) is not None and (yield Wait(gate)) is not None:
             pass
         jobs = yield from _reserve(plan)
-        if not jobs and plan.room > 0 and may_insist and plan.only_cut_off and cuts < CUTS:
-            # The samples in flight hold more, at their upper bounds, than they will turn out to cost.
-            cuts += 1
-            jobs = yield from _insist(plan)
+        if not jobs and plan.room > 0 and may_insist and plan.only_cut_off:
+            if cuts == CUTS and plan.do_without(plan.samples[-1].draw.sampler.model):
+                cuts = 0  # a request of another language model may cost less
+            if cuts < CUTS:
+                # The samples in flight hold more, at their upper bounds, than they will turn out to cost.
+                cuts += 1
+                jobs = yield from _insist(plan)
     yield Close()
     return plan.winner()
 
 
 def _open(plan: Plan) -> Generator[Step, Any, tuple[list[Job], bool]]:
     """The jobs of the first samples, and whether the call may insist on one more; no jobs if not one can be had."""
-    samplers = plan.propose(FIRST)
-    if not samplers:
-        raise ValueError(
-            f"{plan.strategy!r} wants no first sample, and a call needs one: propose() must return a sampler for it, "
-            "and room(0) at least 1"
-        )
-    step = Open(_names(samplers))
+    while True:
+        samplers = plan.propose(FIRST)
+        if not samplers:
+            raise ValueError(
+                f"{plan.strategy!r} wants no first sample, and a call needs one: propose() must return a sampler for "
+                "it, and room(0) at least 1"
+            )
+        granted = yield from _opened(_names(samplers))
+        if granted is not None:
+            jobs = yield from _more(plan, samplers, granted)
+            return jobs, granted.may_insist
+        if not plan.do_without():  # a language model that costs more than all that is left
+            plan.draw_from_all()
+            return [], False
+
+
+def _opened(samplers: tuple[str, ...]) -> Generator[Step, Any, Granted | None]:
+    """What is granted for the first samples, once there is something to wait for no more; None for nothing."""
+    step = Open(samplers)
     granted = yield step
     while isinstance(granted, Future):
         again = yield Wait(granted)
         granted = yield step
         if isinstance(granted, Future) and (again is None or (not again and (yield Gate()) is None)):
-            return [], False  # it cannot be waited for, or nothing came of it
-    if granted is None:
-        return [], False
-    jobs = yield from _more(plan, samplers, granted)
-    return jobs, granted.may_insist
+            return None  # it cannot be waited for, or nothing came of it
+    return granted
 
 
 def _reserve(plan: Plan) -> Generator[Step, Any, list[Job]]:

@@ -19,7 +19,8 @@ class Judge:
     Samples vote as under another selector. When the call draws no more, the program is asked twice, with the answers in
     two orders, since language models favour what they read first or last (Zheng et al., arXiv 2306.05685). Each verdict
     is one more vote for the answer that it names. What is returned is still a sample's own prediction. The program is
-    asked only where its verdicts can change who wins; the call's pool pays, and where it cannot, the vote stands.
+    asked only where its verdicts can change who wins. The call's pool pays, out of what the program's calls may draw,
+    and not out of the first samples of calls that are announced; where it cannot, the vote stands.
 
     Args:
         program: A DSPy program with the inputs ``task`` (text, the call's inputs) and ``candidates`` (a list of text),

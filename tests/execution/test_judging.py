@@ -208,3 +208,32 @@ def test_a_judge_that_fails_does_not_stop_the_pool(ask):
         for _ in range(3):
             assert ask(poem).poem in POEMS
     assert pool.statistics().state == "open"
+
+
+def all_different(prompt, number):
+    return {"reasoning": "", "best": "1"} if is_judge(prompt) else {"poem": f"poem {number} of {number + 7}"}
+
+
+def test_verdicts_come_out_of_what_calls_may_draw():
+    poem = DynScaling(dspy.Predict("topic -> poem"), 4, selector=Judge(selector=Medoid()))
+    with dspy.context(lm=ScriptedModel(all_different).lm()):
+        made = [explain(poem(topic=f"flower {place}")) for place in range(20)]
+    spent = poem.pool.statistics().spent.samples
+    assert sum(len(each.samples) for each in made) < spent <= 4 * 20 + 2
+    assert poem.pool.statistics().closed_calls == 20  # a verdict is none of the user's calls
+
+
+def test_no_announced_call_loses_its_first_sample_to_a_judge():
+    pool = BudgetPool(samples=60).expect(20)
+    poem = DynScaling(dspy.Predict("topic -> poem"), pool, selector=Judge(selector=Medoid()))
+    with dspy.context(lm=ScriptedModel(all_different).lm()):
+        for place in range(20):
+            assert poem(topic=f"flower {place}").poem.startswith("poem")
+    assert pool.statistics().spent.samples <= 60
+
+
+def test_a_judge_that_cannot_be_paid_is_not_asked_outside_the_budget():
+    script, pool = Judged(), fresh(samples=3, on_empty="run_once")
+    with dspy.context(lm=ScriptedModel(script).lm()):
+        assert in_thread(poet(pool)).poem in POEMS
+    assert script.asked == [] and pool.statistics().unscaled_runs == 0

@@ -110,6 +110,15 @@ def test_a_call_does_without_a_model_that_cannot_be_paid_as_long_as_others_are_l
     assert not Plan(Parallel(), seed=0, key="k", max_samples=8).do_without()
 
 
+def test_a_call_does_without_a_model_whatever_way_its_next_sample_would_be_drawn_in() -> None:
+    call = plan(Choosing(Escalate(first=1, upfront=0), (CHEAP, DEAR)))
+    assert drawn(call, "A").name == "cheap, greedy"
+    assert call.propose()[0].name == "dear, greedy" and call.do_without()
+    assert drawn(call, "A") is CHEAP
+    call.draw_from_all()
+    assert call.do_without("cheap") and call.propose()[0].model == "dear"
+
+
 def test_votes_of_a_model_that_fails_later_still_count() -> None:
     call = plan(choosing())
     assert [drawn(call, "A"), drawn(call, "A")] == [CHEAP, CHEAP]

@@ -176,8 +176,33 @@ def test_no_sample_of_a_model_begins_that_its_price_leaves_no_room_for(mode: str
     assert not any(isinstance(sample.error, BudgetExhausted) and sample.model == "dear" for sample in samples)
 
 
+@pytest.mark.parametrize("mode", [*MODES, "one by one"])
+def test_calls_that_begin_with_a_model_that_is_too_dear_go_on_with_another(mode: str, servers: Any) -> None:
+    """One call in four begins with the dear model while its price is not known, and not one of its samples fits."""
+    prices = {**PRICES, "openai/dear": Price(300, 1700)}
+    for seed in range(4):
+        pool = BudgetPool(dollars=0.05, strict=True, prices=prices, seed=seed)
+        qa = DynScaling(dspy.Predict("question -> answer"), pool, lms=lms(servers), max_samples=3, max_choices=1)
+        ask = MODES.get(mode, lambda qa: [outcome(partial(qa, question=text)) for text in TEXTS])
+        with dspy.context(adapter=NO_FALLBACK):
+            made = ask(qa)
+        assert len(made) == len(TEXTS) and all(isinstance(each, dspy.Prediction) for each in made)
+        assert {sample.model for each in made for sample in explain(each).samples} == {"cheap"}
+        assert pool.statistics().reserved == Cost() and pool.statistics().open_calls == 0
+    assert servers[1].statistics().requests == 0
+
+
+def test_the_very_first_call_goes_on_with_another_model_if_no_request_of_one_can_be_paid(servers: Any) -> None:
+    pool = BudgetPool(dollars=0.05, strict=True, prices={**PRICES, "openai/dear": Price(300, 1700)})
+    qa = DynScaling(dspy.Predict("question -> answer"), pool, lms=dict(reversed(lms(servers).items())))
+    with dspy.context(adapter=NO_FALLBACK):
+        made = qa(question=TEXTS[0])
+    assert {s.model for s in explain(made).samples if s.error is None} == {"cheap"}
+    assert pool.statistics().reserved == Cost() and servers[1].statistics().requests == 0
+
+
 def test_a_first_sample_that_can_never_be_paid_is_refused_at_once(servers: Any) -> None:
-    """Where the language model that comes first costs more than all that is left, nobody waits for a change."""
+    """Where no language model's sample can be paid with all that is left, nobody waits for a change."""
     pool = BudgetPool(dollars=0.0006, strict=True, prices={**PRICES, "openai/dear": Price(300, 1700)})
     both = lms(servers)
     with dspy.context(adapter=NO_FALLBACK):
@@ -186,8 +211,10 @@ def test_a_first_sample_that_can_never_be_paid_is_refused_at_once(servers: Any) 
         )
         qa(question=TEXTS[0])
         qa.lms = dict(reversed(both.items()))
+        assert explain(qa(question=TEXTS[1])).samples[0].model == "cheap"
         with pytest.raises(BudgetExhausted, match="dollars"):
-            qa(question=TEXTS[1])
+            for text in TEXTS[2:]:
+                qa(question=text)
     assert pool.statistics().reserved == Cost() and servers[1].statistics().requests == 0
 
 
