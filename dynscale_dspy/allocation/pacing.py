@@ -174,11 +174,19 @@ class Pacing:
         """
         if not self.paced:
             return True
-        spare = (
-            allowance.headroom(math.ceil(self._spending.committed(unit))) >= each
-            for unit, allowance, each in self._priced(needs)
+        amounts = {unit: each for unit, _, each in self._priced(needs)}
+        return self.credit(needs, opening=1) >= 1 and self.leaves_first(amounts)
+
+    def leaves_first(self, amounts: Mapping[str, float]) -> bool:
+        """Whether so much may be spent and the announced calls still have their first samples.
+
+        Args:
+            amounts: How much, by unit.
+        """
+        return all(
+            allowance.headroom(math.ceil(self._spending.committed(unit))) >= amounts.get(unit, 0)
+            for unit, allowance in self.allowances.items()
         )
-        return self.credit(needs, opening=1) >= 1 and all(spare)
 
     def closed_beside(self, used: Cost) -> None:
         """What was drawn beside the calls is over; where they are paced, they have that much less.

@@ -615,7 +615,9 @@ class Admission:
 
     @step
     def pay(self, cost: Cost, program: object | None) -> bool:
-        """Book what is asked for beside samples, such as vectors of texts; False, and nothing is, if a cap forbids it.
+        """Book what is asked for beside samples, such as vectors of texts; False, and nothing is, if that cannot be.
+
+        A cap may forbid it, or announced calls would lack their first samples.
 
         Args:
             cost: What it costs, whatever comes of it.
@@ -624,6 +626,8 @@ class Admission:
         Raises:
             StorageError: If the store fails.
         """
+        if not self.pacing.leaves_first({unit: getattr(cost, unit) for unit in UNITS}):
+            return False
         ledger = self.ledger_for(program)
         reservation = ledger.reserve(cost)
         if reservation is None:

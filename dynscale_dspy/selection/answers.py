@@ -165,6 +165,16 @@ def spelling(answer: Any) -> Hashable:
     return repr(answer) if type(answer) in (float, Decimal) else None
 
 
+def fields_of_model(value: pydantic.BaseModel) -> dict[str, Any]:
+    """The fields of a model by name, and what else it was given; nothing that it has computed and kept.
+
+    Args:
+        value: The model.
+    """
+    declared = type(value).model_fields
+    return {name: each for name, each in vars(value).items() if name in declared} | (value.__pydantic_extra__ or {})
+
+
 class _Reading:
     """One answer being read; it counts the parts, so that reading always ends."""
 
@@ -192,7 +202,7 @@ class _Reading:
             return numerals.key_of_value(value)
         below = depth + 1
         if isinstance(value, pydantic.BaseModel):
-            fields = {**vars(value), **(value.__pydantic_extra__ or {})}
+            fields = fields_of_model(value)
             if type(value).__module__.startswith("dspy."):
                 fields.pop("id", None)  # a provider gives each tool call another one
             return (_name(value), self.key(fields, below))

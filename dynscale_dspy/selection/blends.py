@@ -10,6 +10,7 @@ from typing import Any
 
 import pydantic
 
+from dynscale_dspy.selection.answers import fields_of_model
 from dynscale_dspy.selection.base import Selector
 from dynscale_dspy.selection.similarity import ElementF1, Equal, Similarity, TokenF1, rounded, similarity_of
 
@@ -132,7 +133,7 @@ def fields_of(value: Any) -> Mapping[str, Any] | None:
     if isinstance(value, Mapping):
         return value
     if isinstance(value, pydantic.BaseModel):
-        return {**vars(value), **(value.__pydantic_extra__ or {})}
+        return fields_of_model(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     return None

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pydantic
 
-from dynscale_dspy.selection.answers import DEEPEST, MOST_PARTS, Record, UnreadableAnswer
+from dynscale_dspy.selection.answers import DEEPEST, MOST_PARTS, Record, UnreadableAnswer, fields_of_model
 from dynscale_dspy.selection.text import exact_text
 
 LONGEST = 20_000
@@ -112,7 +112,7 @@ def _parts(value: Any) -> Iterable[Any] | None:
     if isinstance(value, Record):
         return value.values()
     if isinstance(value, pydantic.BaseModel):
-        return {**vars(value), **(value.__pydantic_extra__ or {})}.values()
+        return fields_of_model(value).values()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return [getattr(value, field.name) for field in dataclasses.fields(value)]
     return value if isinstance(value, (list, tuple)) else None

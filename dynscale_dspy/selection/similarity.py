@@ -15,7 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import pydantic
 
-from dynscale_dspy.selection.answers import Kind, UnreadableAnswer, canonical
+from dynscale_dspy.selection.answers import Kind, UnreadableAnswer, canonical, fields_of_model
 from dynscale_dspy.selection.features import bag, common_runs, runs, text_of, tokens
 from dynscale_dspy.selection.fields import ABSENT
 
@@ -322,7 +322,7 @@ def _fields_of(answer: Any) -> Mapping[str, Any] | None:
     if isinstance(answer, Mapping):
         return answer
     if isinstance(answer, pydantic.BaseModel):
-        return {**vars(answer), **(answer.__pydantic_extra__ or {})}
+        return fields_of_model(answer)
     if dataclasses.is_dataclass(answer) and not isinstance(answer, type):
         return {field.name: getattr(answer, field.name) for field in dataclasses.fields(answer)}
     return None

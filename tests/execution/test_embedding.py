@@ -205,3 +205,13 @@ def test_a_field_may_be_compared_by_embeddings_beside_others(ask):
     with dspy.context(lm=model.lm()):
         prediction = ask(scaled)
     assert prediction.text in SAID[3:] and sorted(text for texts in embedder.asked for text in texts) == sorted(SAID)
+
+
+def test_no_announced_call_loses_its_first_sample_to_an_embedder():
+    pool = BudgetPool(requests=30).expect(20)
+    scaled, _ = writer(pool, Embedder(), max_samples=8)
+    model = ScriptedModel(lambda prompt, number: {"text": f"text {number} of {number + 7}"})
+    with dspy.context(lm=model.lm()):
+        for place in range(20):
+            assert scaled(topic=f"rain {place}").text.startswith("text")
+    assert pool.statistics().spent.requests <= 30

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import enum
+import functools
 import math
 from decimal import Decimal
 from fractions import Fraction
@@ -17,6 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynscale_dspy.selection.answers import Record, UnreadableAnswer, canonical, key_of, kind_of, kinds_of
+from dynscale_dspy.selection.blends import fields_of
+from dynscale_dspy.selection.features import text_of
 from dynscale_dspy.selection.text import LAYERS
 from tests import hostile
 
@@ -239,3 +242,17 @@ def test_an_answer_that_never_ends_is_unreadable(name):
 
 def test_answers_nested_as_deep_as_can_be_compared_vote():
     assert canonical(hostile.deep(99)) == canonical(hostile.deep(99)) != canonical(hostile.deep(98))
+
+
+class Squared(pydantic.BaseModel):
+    side: int
+
+    @functools.cached_property
+    def area(self) -> int:
+        return self.side**2
+
+
+def test_what_a_model_has_computed_and_kept_is_no_part_of_it():
+    looked_at = Squared(side=3)
+    assert looked_at.area == 9 and canonical(looked_at) == canonical(Squared(side=3))
+    assert fields_of(looked_at) == {"side": 3} and text_of(looked_at) == "3"
