@@ -385,13 +385,13 @@ def two_models() -> str:
     kept = _load("two_models")
     lines = [_line(["way", "right, %", "gain, points", "cost", "samples of small + large"]), "|---|" + "---:|" * 4]
     for row in kept["rows"]:
-        gain = "" if not row["gain"] and not row["low"] + row["high"] else _gain(row)
+        gain = "" if not row["gain"] and not row["low"] + row["high"] else _interval(row)
         drawn = f"{row['small']:.1f} + {row['large']:.1f}"
         lines.append(_line([row["way"], f"{row['right']:.1f}", gain, f"{row['cost']:.2f}", drawn]))
     return _table(lines, kept)
 
 
-def _gain(row: dict[str, Any]) -> str:
+def _interval(row: dict[str, Any]) -> str:
     return f"{row['gain']:+.1f} [{row['low']:+.1f}, {row['high']:+.1f}]"
 
 
