@@ -232,6 +232,11 @@ class Tariff:
     completion: float | None = None
     most: int | None = None
 
+    @property
+    def is_free(self) -> bool:
+        """Whether it is known to charge nothing."""
+        return self.prompt == 0 == self.completion
+
     def need(self, other: Cost) -> Cost:
         """The most that a sample holds, where one of another language model has held so much at most.
 

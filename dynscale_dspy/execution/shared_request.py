@@ -22,7 +22,14 @@ from dynscale_dspy.execution.capabilities import SEVERAL_CHOICES
 from dynscale_dspy.execution.choices_route import can_borrow, is_borrowed, makes_one_request, through_litellm
 from dynscale_dspy.execution.concessions import NEGOTIABLE
 from dynscale_dspy.execution.exchange import Exchange
-from dynscale_dspy.execution.lm_errors import complaint_of, has_crashed, is_permanent, is_retryable, is_unsupported
+from dynscale_dspy.execution.lm_errors import (
+    complaint_of,
+    has_crashed,
+    is_permanent,
+    is_retryable,
+    is_unsupported,
+    was_refused,
+)
 from dynscale_dspy.execution.replies import replies_of
 from dynscale_dspy.sampling.replies import Reply
 
@@ -58,7 +65,7 @@ class SharedRequest:
         """Prediction, trace and finish reason by position, where one run has read all choices."""
         self.failures = 0
         self.crashed = False
-        """Whether a request for several choices has made the server fail, and one for a single choice was tried."""
+        """Whether a request for several choices was lost or made the server fail, and one for a single was tried."""
         self.error: Exception | None = None
         """Why none of the samples that are left need try, if it has failed for good."""
 
@@ -218,12 +225,15 @@ class Slot:
             try:
                 outputs = yield {**kwargs, "n": count}
             except Exception as error:
-                crashed = has_crashed(error, again=request.failures > 0)
                 settings = {**getattr(lm, "kwargs", {}), **kwargs}
+                borrowed = is_borrowed(lm, settings)
+                # A reply that LiteLLM cannot get, or cannot read, the language model's own engine may.
+                lost = borrowed and is_retryable(error) and not was_refused(error)
+                crashed = lost or has_crashed(error, again=request.failures > 0)
                 sent = [name for name in NEGOTIABLE if settings.get(name) is not None]
                 another = bool(complaint_of(error, sent, settings).refused)
                 # What LiteLLM will not do, the language model's own engine may.
-                elsewhere = not is_retryable(error) and is_borrowed(lm, settings)
+                elsewhere = borrowed and not is_retryable(error)
                 if another or not (is_unsupported(error) or elsewhere or (crashed and not request.crashed)):
                     self._asked = False  # the next request for this sample is for all of them again
                     self.failed = True

@@ -91,12 +91,19 @@ class OverModels(Strategy):
 def prices_of(models: Sequence[Sampler], learned: Learned) -> list[float] | None:
     """What a sample of each language model costs on average, in nanodollars; None if that is not known yet.
 
-    It is known once each of them has been metered and one has cost something: a model that runs at home is free.
+    It is known once each of them has been metered and one has cost something: a model that runs at home is free. But
+    what costs nothing and is given after one that costs something is taken for a model whose price nobody knows, unless
+    the pool was told that it is 0.
     """
     records = [learned.records.get(model.name) for model in models]
-    if any(record is None or not record.cost.samples for record in records):
-        return None
-    prices = [record.cost.mean("nanodollars") for record in records if record is not None]
+    prices: list[float] = []
+    for record in records:
+        if record is None or not record.cost.samples:
+            return None
+        price = record.cost.mean("nanodollars")
+        if not price and any(prices) and (record.tariff is None or not record.tariff.is_free):
+            return None
+        prices.append(price)
     return prices if any(prices) else None
 
 

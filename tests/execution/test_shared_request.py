@@ -159,6 +159,28 @@ def test_in_an_outage_one_choice_is_tried_once(choices):
     assert second.failed
 
 
+def test_what_litellm_loses_the_engine_of_its_own_is_asked_for_and_several_are_doubted(choices, monkeypatch):
+    lm = Model()
+    monkeypatch.setattr(shared_request, "is_retryable", lambda error: True)
+    with pytest.raises(ConnectionError):
+        ask(slots(2)[0], ConnectionError("reset"), lm=lm)  # it has no other way
+    monkeypatch.setattr(shared_request, "is_borrowed", lambda lm, settings: True)
+    first, second = slots(2)
+    assert ask(first, ConnectionError("reset"), ["A"], lm=lm) == ([{"n": 2}, {}], ["A"])
+    assert ask(second, ["B"], lm=lm) == ([{}], ["B"])
+    assert not choices.is_expected(lm)
+
+
+def test_a_busy_server_is_not_asked_again_by_another_way(choices, monkeypatch):
+    class Busy(Exception):
+        status_code = 429
+
+    monkeypatch.setattr(shared_request, "is_retryable", lambda error: True)
+    monkeypatch.setattr(shared_request, "is_borrowed", lambda lm, settings: True)
+    with pytest.raises(Busy):
+        ask(slots(2)[0], Busy())
+
+
 def test_another_setting_that_is_refused_says_nothing_of_the_choices(choices):
     class NoTemperature(BadRequest):
         message = "temperature is not supported"

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dynscale_dspy.allocation.costs import Tariff
 from dynscale_dspy.allocation.learned import Learned
 from dynscale_dspy.sampling.escalate import MOST_FIRST, Escalate, prices_of
 from dynscale_dspy.sampling.plan import Plan
@@ -57,6 +58,7 @@ def test_models_are_ordered_by_what_they_cost_and_as_given_while_that_is_unknown
 
 def test_a_model_that_costs_nothing_is_the_cheapest_once_another_is_known_to_cost_something():
     learned = priced({"small": 0, "large": 20})
+    learned.of("small").tariff = Tariff(prompt=0, completion=0)
     assert order(LADDER.over([LARGE, SMALL]), learned, count=5) == ["small"] * 4 + ["large"]
     assert "which is free" in LADDER.over([LARGE, SMALL]).why(learned)
 
@@ -175,3 +177,13 @@ def test_prices_are_known_once_each_has_been_metered():
     assert prices_of(MODELS[:2], priced({"small": 0, "large": 0})) is None
     assert prices_of(MODELS[:2], priced({"small": 1, "large": 3})) == [1, 3]
     assert prices_of([Sampler("new", model="new")], priced({"small": 1})) is None
+
+
+def test_a_model_of_unknown_price_is_free_only_where_it_is_given_first() -> None:
+    assert prices_of(MODELS[:2], priced({"small": 0, "large": 3})) == [0, 3]
+    learned = priced({"small": 1, "large": 0})
+    assert prices_of(MODELS[:2], learned) is None
+    assert [model.name for model in Escalate().over(MODELS[:2]).by_price(learned)] == ["small", "large"]
+    learned.of("large").tariff = Tariff(prompt=0, completion=0)
+    assert prices_of(MODELS[:2], learned) == [1, 0]
+    assert [model.name for model in Escalate().over(MODELS[:2]).by_price(learned)] == ["large", "small"]

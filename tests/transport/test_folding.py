@@ -340,6 +340,22 @@ def test_a_server_that_cannot_is_not_asked_twice(mode: str, choices: str, server
     assert fake.statistics().requests == EACH * len(BANK) + refused
 
 
+@needs_engines
+@pytest.mark.parametrize("mode", MODES)
+def test_what_litellm_cannot_read_costs_no_sample_where_the_engine_of_its_own_gets_answers(mode: str) -> None:
+    LITELLM.wait()
+    with FakeServer(BANK, median_latency=0.001, refused={"n": (200, "<html>no</html>")}) as fake:
+        pools = []
+        with dspy.context(lm=fake.lm()):
+            for _ in range(2):
+                qa = uniform()
+                made = MODES[mode](qa, BANK)
+                assert all(sample.error is None for each in made for sample in explain(each).samples)
+                pools.append(qa.pool.statistics())
+        assert 1 <= sum("n" in body for body in fake.bodies) <= len(BANK)  # none in the second round
+        assert all(now.reserved == Cost() and now.spent.samples == EACH * len(BANK) for now in pools)
+
+
 class Picky(dspy.Module):
     """Fails on one answer."""
 
