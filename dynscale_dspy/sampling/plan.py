@@ -203,9 +203,14 @@ class Plan:
         self._unpaid = unpaid
         return True
 
-    def draw_from_all(self) -> None:
-        """Draw again from those language models, too, that were done without: the next sample is not to be paid."""
+    def propose_unpaid(self) -> Sampler:
+        """The sampler of a lone sample that no budget pays: of several language models the cheapest, as it is."""
         self._unpaid = set()
+        (sampler,) = self.propose()
+        if self._choosing is None:
+            return sampler
+        view, rng = self._view()._replace(varies=False), Lazily(self._drawn, self._entropy)
+        return self.strategy.propose(view, self._learned, rng) or sampler  # type: ignore[arg-type]
 
     def draw(self, sampler: Sampler) -> Draw:
         """Draw the next sample with this sampler."""

@@ -115,8 +115,9 @@ def test_a_call_does_without_a_model_whatever_way_its_next_sample_would_be_drawn
     assert drawn(call, "A").name == "cheap, greedy"
     assert call.propose()[0].name == "dear, greedy" and call.do_without()
     assert drawn(call, "A") is CHEAP
-    call.draw_from_all()
+    assert call.propose_unpaid() is CHEAP
     assert call.do_without("cheap") and call.propose()[0].model == "dear"
+    assert call.propose_unpaid() is CHEAP
 
 
 def test_votes_of_a_model_that_fails_later_still_count() -> None:
