@@ -122,6 +122,7 @@ class Plan:
         self._has_compared = False
         self._failing: set[str] = set()
         self._unpaid: set[str] = set()
+        self._in_vain = 0  # samples of language models that fail for good: others are drawn in their place
         self._learned.opened(self._names)
         self._models = Comparing(self._learned.peers)
 
@@ -145,7 +146,7 @@ class Plan:
             return 0
         if (self._leader and not self.samples) or self._lacks_a_speaker:
             return max(min(1, self.max_samples - self._drawn) - self.pending, 0)
-        return min(self.max_samples - self._drawn, self.strategy.room(self.pending))
+        return min(self.max_samples + self._in_vain - self._drawn, self.strategy.room(self.pending))
 
     @property
     def next_model(self) -> str:
@@ -395,6 +396,7 @@ class Plan:
             self._failing.add(name)
         if name not in self._names:
             return
+        self._in_vain += sample.permanent
         record = self._learned.of(name)
         if sample.cost.samples:
             record.cost.add(sample.cost)
