@@ -122,6 +122,7 @@ class Plan:
         self._has_compared = False
         self._failing: set[str] = set()
         self._unpaid: set[str] = set()
+        self._in_vain = 0  # samples of language models that fail for good: others are drawn in their place
         self._learned.opened(self._names)
         self._models = Comparing(self._learned.peers)
 
@@ -145,7 +146,7 @@ class Plan:
             return 0
         if (self._leader and not self.samples) or self._lacks_a_speaker:
             return max(min(1, self.max_samples - self._drawn) - self.pending, 0)
-        return min(self.max_samples - self._drawn, self.strategy.room(self.pending))
+        return min(self.max_samples + self._in_vain - self._drawn, self.strategy.room(self.pending))
 
     @property
     def next_model(self) -> str:
@@ -203,9 +204,14 @@ class Plan:
         self._unpaid = unpaid
         return True
 
-    def draw_from_all(self) -> None:
-        """Draw again from those language models, too, that were done without: the next sample is not to be paid."""
+    def propose_unpaid(self) -> Sampler:
+        """The sampler of a lone sample that no budget pays: of several language models the cheapest, as it is."""
         self._unpaid = set()
+        (sampler,) = self.propose()
+        if self._choosing is None:
+            return sampler
+        view, rng = self._view()._replace(varies=False), Lazily(self._drawn, self._entropy)
+        return self.strategy.propose(view, self._learned, rng) or sampler  # type: ignore[arg-type]
 
     def draw(self, sampler: Sampler) -> Draw:
         """Draw the next sample with this sampler."""
@@ -390,6 +396,7 @@ class Plan:
             self._failing.add(name)
         if name not in self._names:
             return
+        self._in_vain += sample.permanent
         record = self._learned.of(name)
         if sample.cost.samples:
             record.cost.add(sample.cost)

@@ -48,7 +48,7 @@ def play(plan: Plan) -> Generator[Step, Any, Sample]:
         error = yield Empty()
         if error is not None:
             raise error
-        for sample in (yield Round([Job(plan.draw(plan.propose()[0]), None)])):
+        for sample in (yield Round([Job(plan.draw(plan.propose_unpaid()), None)])):
             plan.tell(sample)
         return plan.winner()
     cuts = 0
@@ -85,7 +85,6 @@ def _open(plan: Plan) -> Generator[Step, Any, tuple[list[Job], bool]]:
             jobs = yield from _more(plan, samplers, granted)
             return jobs, granted.may_insist
         if not plan.do_without():  # a language model that costs more than all that is left
-            plan.draw_from_all()
             return [], False
 
 

@@ -94,6 +94,17 @@ def test_a_call_goes_on_with_the_models_that_answer() -> None:
     assert call.rule.endswith("; cheap left out")
 
 
+@pytest.mark.parametrize("most", [1, 2, 4])
+def test_samples_of_a_model_that_fails_for_good_take_no_other_ones_place(most: int) -> None:
+    call = Plan(choosing(), seed=0, key="k", max_samples=most, varies=most > 1)
+    together = [call.draw(sampler) for sampler in call.propose(most)]
+    lost = [draw for draw in together if draw.sampler.model == "cheap"]
+    for draw in lost:
+        call.tell(Sample(draw, error=ValueError("no such model"), permanent=True))
+    assert call.room == len(lost) and drawn(call, "A").model == "dear"
+    assert call.winner().answer == "A"
+
+
 def test_a_call_ends_when_all_models_fail_for_good() -> None:
     call = plan(choosing())
     assert drawn(call, None, lost=True) is CHEAP
@@ -115,8 +126,9 @@ def test_a_call_does_without_a_model_whatever_way_its_next_sample_would_be_drawn
     assert drawn(call, "A").name == "cheap, greedy"
     assert call.propose()[0].name == "dear, greedy" and call.do_without()
     assert drawn(call, "A") is CHEAP
-    call.draw_from_all()
+    assert call.propose_unpaid() is CHEAP
     assert call.do_without("cheap") and call.propose()[0].model == "dear"
+    assert call.propose_unpaid() is CHEAP
 
 
 def test_votes_of_a_model_that_fails_later_still_count() -> None:

@@ -201,6 +201,17 @@ def test_the_very_first_call_goes_on_with_another_model_if_no_request_of_one_can
     assert pool.statistics().reserved == Cost() and servers[1].statistics().requests == 0
 
 
+def test_calls_beyond_the_budget_run_the_program_with_the_cheapest_model_as_it_is(servers: Any) -> None:
+    for seed in range(4):
+        pool = BudgetPool(samples=1, prices=PRICES, on_empty="run_once", seed=seed)
+        qa = DynScaling(dspy.Predict("question -> answer"), pool, lms=lms(servers))
+        for text in TEXTS:
+            qa(question=text)
+    asked = [body["temperature"] for body in servers[0].bodies]
+    assert len(asked) == 4 * len(TEXTS) and set(asked[1 : len(TEXTS)]) == {1.0}
+    assert servers[1].statistics().requests == 0
+
+
 def test_a_first_sample_that_can_never_be_paid_is_refused_at_once(servers: Any) -> None:
     """Where no language model's sample can be paid with all that is left, nobody waits for a change."""
     pool = BudgetPool(dollars=0.0006, strict=True, prices={**PRICES, "openai/dear": Price(300, 1700)})
