@@ -86,9 +86,19 @@ class Library:
 
     def _load(self) -> None:
         try:
-            importlib.import_module(self.name)
+            _load(self.name)
         except Exception as error:  # not installed, or broken: each sample goes on making a request of its own
             logger.debug("%s cannot be imported: %s", self.name, error)
+
+
+def _load(name: str) -> None:
+    """Import a module as DSPy does, which hands out what is imported in part to whoever does not hold its lock."""
+    try:
+        from dspy.utils.lazy_import import require
+    except ImportError:  # before DSPy 3.4
+        importlib.import_module(name)
+    else:
+        getattr(require(name), "__all__", None)  # the first attribute that is asked for imports it
 
 
 LITELLM = Library(LIBRARY)

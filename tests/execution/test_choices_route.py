@@ -89,6 +89,25 @@ def test_the_import_is_begun_once_and_from_anywhere() -> None:
     assert library.is_loaded
 
 
+BESIDE = """
+import dspy
+from dynscale_dspy import DynScaling
+from dynscale_dspy.testing import FakeServer, questions
+
+bank = questions(2)
+with FakeServer(bank) as server:
+    with dspy.context(lm=server.lm("auto")):
+        DynScaling(dspy.Predict("question -> answer"), budget=4)(question=bank[0].text)
+    with dspy.context(lm=server.lm("litellm")):  # while LiteLLM is being imported
+        print(bool(dspy.Predict("question -> answer")(question=bank[1].text).answer))
+"""
+
+
+def test_a_plain_program_that_needs_litellm_meanwhile_waits_for_it() -> None:
+    run = subprocess.run([sys.executable, "-c", BESIDE], capture_output=True, text=True, timeout=120)
+    assert run.stdout == "True\n", run.stderr[-2000:]
+
+
 PROGRAM = """
 import os, sys, time
 import dspy
