@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     demo.add_argument(
         "--seed",
         type=int,
-        default=6,
+        default=2,
         help="seed of questions and samples; of those in the README's table the default's gain is nearest the mean",
     )
     demo.add_argument(

@@ -86,7 +86,6 @@ def main(arguments: argparse.Namespace) -> int:
         return _fail(str(error))
     if arguments.prices or arguments.models:
         return _models(arguments)
-    arguments.budgets = arguments.budgets or list(BUDGETS)
     if any(scored):
         if not all(scored):
             return _fail("some pools have scores and some have right answers: replay them apart")

@@ -296,11 +296,11 @@ def outputs_of(code):
     return [word for word in code.split() if word.isdigit()]
 
 
-class First(dspy.Module):
-    """A judge that likes the second of what it is shown."""
+class LikesSnow(dspy.Module):
+    """A judge of the weather."""
 
     def forward(self, task, candidates):
-        return dspy.Prediction(best=2)
+        return dspy.Prediction(best=1 + next(at for at, told in enumerate(candidates) if "snow" in told))
 
 
 TEXTS = ("rain is expected", "a new bridge", "the new bridge", "a new bridge is voted for")
@@ -315,7 +315,7 @@ EVERY = [
     (Numbers(tolerance=0.5), (3.0, 9.5, 9.0, 9.25)),
     (Fieldwise(compose=True), PAIRS),
     ({"summary": TokenF1(), "label": Plurality(without="case")}, PAIRS),
-    (Judge(First(), selector=Medoid()), TEXTS),
+    (Judge(LikesSnow(), selector=Medoid()), ("rain is expected", "a new bridge", "snow all week", "the market closed")),
 ]
 
 
@@ -359,7 +359,7 @@ def test_a_worker_finds_the_winner_that_is_found_here_whatever_the_selector(clus
     assert ray.get(sent) == here
     answers = [prediction for prediction, *_ in here]
     assert answers[1] == {"answer": "a new bridge"} and answers[4] == {"answer": ["a", "b"]}
-    assert answers[8] != answers[1]  # the judge has been heard there, too
+    assert answers[8] == {"answer": "snow all week"}  # the judge has been heard there, too
 
 
 def test_rows_hold_answers_of_any_kind_with_their_confidence(published):
