@@ -128,7 +128,7 @@ def test_a_cap_on_dollars_holds_over_both_models_whatever_fails(
     assert watched.most <= cap
     assert now.reserved == Cost() and now.open_calls == 0
     assert now.spent.requests == sum(server.statistics().requests for server in servers)
-    assert all(server.statistics().delivered for server in servers)
+    assert servers[0].statistics().delivered  # whether the dear one is asked depends on which requests fail
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
