@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from dynscale_dspy.allocation.confidence import Agreement
-from dynscale_dspy.allocation.costs import Cost, CostRecord, Tariff
+from dynscale_dspy.allocation.costs import Cost, CostRecord, Tariff, expected_cost
 from dynscale_dspy.allocation.label_means import LabelMeans
 from dynscale_dspy.allocation.modes import Modes
 from dynscale_dspy.allocation.peers import Peers
@@ -46,6 +46,17 @@ class SamplerRecord:
         """Whether its language model has failed for good several times, and has not answered since."""
         return self._failed >= LOST
 
+    def price(self, usual: CostRecord) -> float | None:
+        """What a sample costs in nanodollars, by its samples and its listed price; None where neither tells.
+
+        Args:
+            usual: How many tokens a sample has, for the listed price.
+        """
+        listed = self.tariff.mean("nanodollars", usual) if self.tariff is not None and self.tariff.is_priced else None
+        if listed is not None:
+            return expected_cost(self.cost.total.nanodollars, self.cost.samples, listed)
+        return self.cost.mean("nanodollars") if self.cost.samples >= TELLING else None
+
     def told(self, *, lost: bool) -> None:
         """Its language model has answered, or failed for good.
 
@@ -69,6 +80,8 @@ class SamplerRecord:
                 self._failed = LOST - 1
 
 
+TELLING = 4
+"""Samples that tell what one costs where no price is listed: of reasoning models one may cost thrice another."""
 LOST = 3
 """Samples in a row that have failed for good, after which other calls do not ask that language model either."""
 TRIED_AGAIN = 32

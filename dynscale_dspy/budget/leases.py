@@ -537,6 +537,7 @@ class Lease:
         self._own = threading.Lock()
         self._used = Cost()
         self._replayed = Cost()
+        self._saved = Cost()
         self._unanswered: set[Charge] = set()
         self._peak = Cost()
         self._beyond = False
@@ -576,11 +577,19 @@ class Lease:
         """The sample ends early for want of time: what it took is not what one takes."""
         self._refused = True
 
-    def answered(self, charge: Charge, used: Cost) -> None:
-        """A request is over, well or badly, and came to so much. Nothing is done about one of a settled sample."""
+    def answered(self, charge: Charge, used: Cost, saved: Cost | None = None) -> None:
+        """A request is over, well or badly, and came to so much. Nothing is done about one of a settled sample.
+
+        Args:
+            charge: The request.
+            used: What it came to.
+            saved: What it came to when the provider answered it, where DSPy's cache has now; None if not known.
+        """
         with self._own:
             if self._state == "settled" or charge not in self._unanswered:
                 return
+            if saved is not None:
+                self._saved += saved
             # Booked before it is struck off: what an interrupt leaves in between is too much, never too little.
             if self.redo and used.cached_requests:
                 self._replayed += used
@@ -596,6 +605,11 @@ class Lease:
                 self._hold_used()
             except StorageError as error:  # it is booked when the sample ends
                 logger.warning("what a request has used beyond its bound is not held yet: %s", error)
+
+    @property
+    def saved(self) -> Cost:
+        """What its requests that DSPy's cache answered came to when the provider did, as far as that is known."""
+        return self._saved
 
     @step
     def settle(
@@ -653,6 +667,7 @@ class Lease:
         total = cost + self._nested
         if arm.outer is not None and arm.is_nested:
             arm.outer._nested += total
+            arm.outer._saved += self._saved
             arm.outer.arm._settled(total, charged)
         return total
 
