@@ -25,11 +25,13 @@ class SamplerRecord:
         samples: How many of them have been read.
         blanks: How many of those cast no vote.
         tariff: What is known of its costs beforehand, where it has a language model of its own; else None.
+        is_usual: Whether samples of the program are counted in its own; False if its language model is one of several,
+            and not the first.
         in_order: Whether its calls tell what samples cost as they read them: a rule that goes by prices would else draw
             by what happens to have finished.
     """
 
-    __slots__ = ("_failed", "_left_out", "blanks", "cost", "in_order", "need", "samples", "tariff")
+    __slots__ = ("_failed", "_left_out", "blanks", "cost", "in_order", "is_usual", "need", "samples", "tariff")
 
     def __init__(self) -> None:
         self.need: Cost | None = None
@@ -38,6 +40,7 @@ class SamplerRecord:
         self.blanks = 0
         self.tariff: Tariff | None = None
         self.in_order = False
+        self.is_usual = True
         self._failed = 0
         self._left_out = 0
 
@@ -99,6 +102,7 @@ class Learned:
         records: By sampler.
         need: The most that a sample of any of them has held at once; None before one has finished.
         cost: What samples of all of them have cost.
+        usual: What those have cost that samples are counted in; see :attr:`SamplerRecord.is_usual`.
         repeats: Whether its samples ever say the same.
         agreement: How often two samples of a call say the same.
         modes: Whether greedy first samples say what votes come to.
@@ -115,13 +119,15 @@ class Learned:
     """
 
     __slots__ = (
-        *("_first", "agreement", "cost", "ids_tell", "labels", "modes", "need", "peers", "records", "repeats", "trust"),
+        *("_first", "agreement", "cost", "ids_tell", "labels", "modes"),
+        *("need", "peers", "records", "repeats", "trust", "usual"),
     )
 
     def __init__(self) -> None:
         self.records: dict[str, SamplerRecord] = {}
         self.need: Cost | None = None
         self.cost = CostRecord()
+        self.usual = CostRecord()
         self.repeats = Repeats()
         self.agreement = Agreement()
         self.modes = Modes()
@@ -157,6 +163,11 @@ class Learned:
                 getattr(self, name).recall(evidence)
             elif name == "labels":
                 self.labels.recall(evidence)
+
+    @property
+    def has_models(self) -> bool:
+        """Whether its samples are drawn from several language models."""
+        return not all(record.is_usual for record in self.records.values())
 
     def of(self, sampler: str) -> SamplerRecord:
         """The record of a sampler; an empty one before its first sample."""
@@ -237,5 +248,7 @@ class Learned:
         """A sample has cost so much."""
         self.cost.add(cost)
         record = self.of(sampler)
+        if record.is_usual:
+            self.usual.add(cost)
         if not record.in_order:
             record.cost.add(cost)
