@@ -14,8 +14,11 @@ from dynscale_dspy.sampling.escalate import Escalate, ModelStrategy, OverModels,
 from dynscale_dspy.sampling.samplers import CallView, Sampler
 from dynscale_dspy.sampling.ways import Ways
 
-APART = 8.0
-"""From this ratio of prices a sample on, cheap samples come before dear ones; below, the better model is looked for."""
+APART = 1.5
+"""From this ratio of prices a sample on, cheap samples come before dear ones; below, the better model is looked for.
+
+Chosen on recorded samples of AIME 2024; on AIME 2025 and GPQA-Diamond, too, Escalate was ahead of BestOf at all ratios from
+1.5 to 8 and all budgets from 0.5 to 3 samples of the dearest model a query (docs/escalate.md)."""
 
 
 @dataclass(frozen=True)
