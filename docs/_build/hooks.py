@@ -36,7 +36,7 @@ TITLES = {
 WIDE = "---\nhide: [toc]\n---\n\n"
 ELSEWHERE = {
     "replay": "allocation.md#measured",
-    "selection": "selection.md#measured",
+    "selection": "selection-measured.md",
     "escalate": "escalate.md",
     "two_models": "models.md#when-it-pays",
     "overhead": "speed.md#measured",
