@@ -43,7 +43,7 @@ ELSEWHERE = {
     "throughput": "speed.md#how-full-the-wire-is",
     "prompts": "speed.md#long-prompts",
     "local_servers": "servers.md#one-model-three-servers",
-    **dict.fromkeys(("cluster", "leases", "leases_shift", "leases_large"), "distributed.md#measured"),
+    **dict.fromkeys(("cluster", "leases", "leases_shift", "leases_large"), "distributed-measured.md"),
 }
 """Shown on a page of its own."""
 
