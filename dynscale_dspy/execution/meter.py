@@ -70,7 +70,8 @@ class Meter:
         payer: The pool it is of.
         outer: The meter of the enclosing sample, if there is one.
         owner: Whose samples these are.
-        asks: The language model that the sample asks in place of the program's own; None if it asks that.
+        asks: What the sample asks in place of the program's own (:func:`~dynscale_dspy.execution.asks.asks_in`); None
+            if it asks that.
     """
 
     def __init__(

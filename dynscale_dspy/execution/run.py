@@ -14,6 +14,7 @@ from dynscale_dspy.budget.admission import Admission
 from dynscale_dspy.budget.leases import Lease
 from dynscale_dspy.execution.adapter import SampleAdapter
 from dynscale_dspy.execution.answer_reader import AnswerReader, MissingField
+from dynscale_dspy.execution.asks import PredictorsAsk, asks_in
 from dynscale_dspy.execution.introspection import asks_one_model, innermost, needs_each_run
 from dynscale_dspy.execution.listener import LISTENER, listen_to
 from dynscale_dspy.execution.lm_errors import is_permanent
@@ -112,8 +113,7 @@ class SampleRun(AbstractContextManager):
         self._awaited = awaited
         outer = current_meter()
         chosen = draw.sampler.lm if draw.sampler.lm is not None else settings.instead
-        # All parts of a program move together: those that are scaled by themselves ask what the sample around asks.
-        asks = original(chosen) if chosen is not None or outer is None else outer.asks
+        asks = asks_in(settings.module, chosen, outer.asks if outer is not None else None)
         self._meter = Meter(lease, settings.payer, outer, settings.owner, asks)
         self._recorder = _Recorder(self._meter.history, settings.owner)
         self._trace: list[Any] = []
@@ -132,6 +132,8 @@ class SampleRun(AbstractContextManager):
         adapter = settings.adapter or dspy.ChatAdapter()
         asks = self._meter.asks
         lm = original(settings.lm if asks is None else asks)
+        if isinstance(asks, PredictorsAsk):
+            asks, lm = None, asks.beside(original(settings.lm))
         self._is_framed = type(adapter).__module__.startswith("dspy.adapters.")  # they name the fields in a reply
         known = original(self._settings.lm) if asks is None else lm
         # With a callback in its settings DSPy binds the arguments of every module and adapter call to tell it of them,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dynscale_dspy._models import ByPredictor
 from dynscale_dspy.allocation.costs import Tariff
 from dynscale_dspy.allocation.learned import Learned
 from dynscale_dspy.budget.prices import Price, worst_price
@@ -29,11 +30,20 @@ def tariff_of(lm: Any, prices: Mapping[str, Price]) -> Tariff:
     """What is known of a language model's costs before it was asked: what its meter bounds a request by.
 
     Args:
-        lm: The language model.
+        lm: The language model; or what predictors ask together, which costs what the dearest of them do at most.
         prices: The pool's.
     """
+    if isinstance(lm, ByPredictor):
+        return _dearest([tariff_of(each, prices) for each in lm.values()])
     settings = getattr(lm, "kwargs", None) or {}
     price, most = worst_price(str(getattr(lm, "model", "")), settings, prices), most_tokens(settings)
     if price is None:
         return Tariff(most=most)
     return Tariff(price.nanodollars(1_000_000, 0) / 1e6, price.nanodollars(0, 1_000_000) / 1e6, most)
+
+
+def _dearest(tariffs: Sequence[Tariff]) -> Tariff:
+    """What bounds a sample that asks all of these; not known of what is not known of one."""
+    figures = zip(*((each.prompt, each.completion, each.most) for each in tariffs), strict=True)
+    prompt, completion, most = (None if None in known else max(known) for known in map(list, figures))
+    return Tariff(prompt, completion, most)  # type: ignore[arg-type]

@@ -16,6 +16,7 @@ from dynscale_dspy import BudgetPool, Cost, DynScaling, Escalate, Price, Uniform
 from dynscale_dspy.allocation.learned import LOST, TRIED_AGAIN
 from dynscale_dspy.sampling.ways import INDEPENDENT
 from dynscale_dspy.testing import FakeQuestion, FakeServer
+from dynscale_dspy.tuning.what_if import what_if
 from tests.support import ScriptedModel, needs_engines, needs_lm_errors
 
 TEXTS = [f"Puzzle {n}?" for n in range(4)]
@@ -468,3 +469,115 @@ def test_what_a_known_set_draws_does_not_depend_on_what_has_finished() -> None:
         drawn.append([[sample.model for sample in explain(each).samples] for each in made])
     assert drawn[0] == drawn[1] == drawn[2]
     assert {model for models in drawn[0] for model in models} == {"cheap", "dear"}
+
+
+# ---- models by predictor
+
+
+def by_predictor(servers: Any, engine: str = "auto", **options: Any) -> dict[str, Any]:
+    both = lms(servers, engine, **options)
+    return {"final": both, "draft": [both["cheap"]]}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_each_predictor_asks_its_own_model(servers: Any, way: str) -> None:
+    engine, mode = way.split()
+    pool = uniform(dollars=1)
+    qa = DynScaling(with_own_model(TwoStages()), pool, lms=by_predictor(servers, engine), sampling=LADDER)
+    predictions = MODES[mode](qa)
+    cheap, dear = servers
+    assert cheap.statistics().requests == (EACH + FIRST) * len(TEXTS)
+    assert dear.statistics().requests == (EACH - FIRST) * len(TEXTS)
+    for prediction in predictions:
+        made = explain(prediction)
+        assert [sample.model for sample in made.samples] == ["cheap"] * FIRST + ["dear"] * (EACH - FIRST)
+        assert sum((model.cost for model in made.models), Cost()) == made.cost
+        assert made.votes[0].by_model["dear"] == EACH - FIRST
+    assert_paid(pool, *servers)
+    assert {name: cost.samples for name, cost in pool.history.models.items()} == {
+        "cheap": FIRST * len(TEXTS),
+        "dear": (EACH - FIRST) * len(TEXTS),
+    }
+    assert what_if(pool, model="dear", budgets=[1], replicates=1).records
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_predictor_that_is_left_out_asks_the_programs_own(servers: Any, mode: str) -> None:
+    own = ScriptedModel(lambda prompt, number: {"draft": "d"})
+    qa = DynScaling(TwoStages(), uniform(), lms={"final": lms(servers)}, sampling=LADDER)
+    with dspy.context(lm=own.lm()):
+        MODES[mode](qa)
+    assert len(own.requests) == EACH * len(TEXTS)
+    assert servers[0].statistics().requests == FIRST * len(TEXTS)
+    assert servers[1].statistics().requests == (EACH - FIRST) * len(TEXTS)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_map_needs_no_other_model_unless_a_predictor_is_left_out(servers: Any, mode: str) -> None:
+    with dspy.context(lm=None):
+        MODES[mode](DynScaling(TwoStages(), uniform(), lms=by_predictor(servers), sampling=LADDER))
+        assert servers[1].statistics().requests == (EACH - FIRST) * len(TEXTS)
+        qa = DynScaling(TwoStages(), uniform(), lms={"final": lms(servers)}, sampling=LADDER)
+        with pytest.raises(ValueError, match="No LM is loaded"):
+            qa(question=TEXTS[0])
+    assert servers[0].statistics().requests == (EACH + FIRST) * len(TEXTS)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_map_for_the_only_predictor_is_the_list(servers: Any, way: str, litellm_is_warm: Any) -> None:
+    engine, mode = way.split()
+    drawn, bodies = [], []
+    for given in (lms(servers, engine), {"predict": lms(servers, engine)}):
+        for server in servers:
+            server.reset()
+        qa = DynScaling(dspy.ChainOfThought("question -> answer"), uniform(dollars=1), lms=given, sampling=LADDER)
+        drawn.append([[s.sampler for s in explain(each).samples] for each in MODES[mode](qa)])
+        bodies.append([sorted(map(repr, server.bodies)) for server in servers])
+    assert drawn[0] == drawn[1] and bodies[0] == bodies[1]
+
+
+@pytest.mark.parametrize("mode", ["call", "gather"])
+def test_scaled_in_place_each_predictor_draws_from_its_own(servers: Any, mode: str) -> None:
+    pool = BudgetPool(samples=EACH * 2 * len(TEXTS), policy=Uniform(), prices=PRICES).expect(2 * len(TEXTS))
+    MODES[mode](wrap(TwoStages(), pool, lms=by_predictor(servers), sampling=LADDER, max_choices=1))
+    assert servers[0].statistics().requests == (EACH + FIRST) * len(TEXTS)
+    assert servers[1].statistics().requests == (EACH - FIRST) * len(TEXTS)
+    assert_paid(pool, *servers)
+
+
+def test_copies_that_a_program_makes_of_a_predictor_ask_its_model(servers: Any) -> None:
+    class Best(dspy.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            part = dspy.Predict("question -> answer")
+            self.best = dspy.BestOfN(part, N=2, reward_fn=lambda inputs, prediction: 0.0, threshold=1.0)
+            self.last = dspy.Predict("answer -> reply")
+
+        def forward(self, question: str) -> dspy.Prediction:
+            return self.last(answer=self.best(question=question).answer)
+
+    own = ScriptedModel(lambda prompt, number: {"reply": "r"})
+    qa = DynScaling(Best(), uniform(), lms={"best.module": [lms(servers)["dear"]]}, max_samples=1)
+    with dspy.context(lm=own.lm()):
+        qa(question=TEXTS[0])
+    assert servers[1].statistics().requests == 2 and len(own.requests) == 1
+
+
+def test_a_dear_models_price_is_known_beforehand_by_the_dearest_of_a_choice(servers: Any) -> None:
+    pool = uniform(dollars=1)
+    qa = DynScaling(TwoStages(), pool, lms=by_predictor(servers), sampling=LADDER)
+    qa(question=TEXTS[0])
+    records = pool.admission.program(qa).learned.records
+    assert [(records[name].tariff.prompt, records[name].tariff.most) for name in ("cheap", "dear")] == [
+        (1_000, 200),
+        (10_000, 200),
+    ]
+
+
+@pytest.mark.parametrize("most", [1, EACH])
+def test_a_stream_of_a_program_with_models_by_predictor(servers: Any, most: int) -> None:
+    qa = DynScaling(TwoStages(), uniform(), lms=by_predictor(servers), sampling=LADDER, max_samples=most)
+    listener = dspy.streaming.StreamListener(signature_field_name="answer")
+    chunks = list(dspy.streamify(qa, stream_listeners=[listener], async_streaming=False)(question=TEXTS[0]))
+    text = "".join(chunk.chunk for chunk in chunks if isinstance(chunk, dspy.streaming.StreamResponse))
+    assert text.strip() == chunks[-1].answer
