@@ -12,7 +12,7 @@ from typing import Any
 import dspy
 import pytest
 
-from dynscale_dspy import BudgetPool, Cost, DynScaling, Escalate, Price, Uniform, explain, wrap
+from dynscale_dspy import BudgetPool, Cost, DynScaling, Escalate, Price, SamplingStatus, Uniform, explain, wrap
 from dynscale_dspy.allocation.learned import LOST, TRIED_AGAIN
 from dynscale_dspy.sampling.ways import INDEPENDENT
 from dynscale_dspy.testing import FakeQuestion, FakeServer
@@ -447,6 +447,36 @@ def test_a_stream_gets_the_winner_whichever_model_it_is_of(servers: Any, most: i
     text = "".join(chunk.chunk for chunk in chunks if isinstance(chunk, dspy.streaming.StreamResponse))
     assert text.strip() == chunks[-1].answer
     assert servers[1].statistics().requests == (0 if most == 1 else EACH - FIRST)
+
+
+@pytest.mark.parametrize("given", ["list", "map"])
+def test_a_stream_says_which_model_is_asked_before_it_is(servers: Any, given: str) -> None:
+    asked: list[list[int]] = []
+
+    class Mine(SamplingStatus):
+        def asking_status_message(self, models: Any) -> str | None:
+            asked.append([server.statistics().requests for server in servers])
+            return super().asking_status_message(models)
+
+    if given == "list":
+        qa = DynScaling(dspy.Predict("question -> answer"), uniform(), lms=lms(servers), sampling=LADDER, max_choices=1)
+        each = 1
+    else:
+        qa, each = DynScaling(TwoStages(), uniform(), lms=by_predictor(servers), sampling=LADDER), 2
+    streamed = dspy.streamify(qa, status_message_provider=Mine(), async_streaming=False)
+    told = [chunk.message for chunk in streamed(question=TEXTS[0]) if isinstance(chunk, dspy.streaming.StatusMessage)]
+    assert told[0].startswith("asking cheap for")
+    told = [words for words in told if words.startswith("asking")]
+    assert sum(int(words.split(" for ")[1].split()[0]) for words in told if "cheap" in words) == FIRST
+    assert any(words.startswith("asking dear") or "and dear" in words for words in told)
+    assert asked[0] == [0, 0] and servers[0].statistics().requests + servers[1].statistics().requests == EACH * each
+
+
+def test_a_stream_of_one_model_does_not_name_it(servers: Any) -> None:
+    qa = DynScaling(dspy.Predict("question -> answer"), uniform(), lms=[lms(servers)["dear"]])
+    streamed = dspy.streamify(qa, status_message_provider=SamplingStatus(), async_streaming=False)
+    told = [chunk.message for chunk in streamed(question=TEXTS[0]) if isinstance(chunk, dspy.streaming.StatusMessage)]
+    assert told and not [words for words in told if "asking" in words]
 
 
 # ---- timing
