@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="fixes these orders")
     parser.add_argument("--group-by", choices=GROUPINGS, default="dataset", help="what pools are summed up by")
     parser.add_argument("--json", metavar="OUT", help="write all records and summaries here")
-    parser.add_argument("--plot", metavar="OUT.png", help="draw accuracy against budget, and where the samples went")
+    parser.add_argument("--plot", metavar="OUT.png", help="draw accuracy against budget, and where samples went")
     parser.add_argument("--announced", action="store_true", help="online: the number of queries is known in advance")
     parser.add_argument("--concurrency", type=int, default=1, metavar="N", help="online: queries in flight at a time")
     parser.add_argument("--arrivals", choices=ARRIVALS, default="shuffled", help="online: order of arrival")
@@ -161,6 +161,10 @@ def _models(arguments: argparse.Namespace) -> int:
     sys.stdout.write(models_text.render(found))
     if arguments.json:
         Path(arguments.json).write_text(json.dumps(models_text.values(found), indent=1), encoding="utf-8")
+    if arguments.plot:
+        from dynscale_dspy.replay.plots import draw_models
+
+        draw_models(found, arguments.plot)
     return 0
 
 

@@ -128,6 +128,12 @@ class TestSeveralModels:
             "ByPrice",
         }
 
+    def test_draws_accuracy_against_cost(self, paths, tmp_path):
+        pytest.importorskip("matplotlib")
+        out = tmp_path / "out.png"
+        assert run(*paths, "--models", "weak,strong", "--prices", "1,10", "--replicates", 1, "--plot", out) == 0
+        assert out.read_bytes()[:4] == b"\x89PNG"
+
     def test_every_pair_in_either_order_by_default(self, paths, capsys):
         assert run(*paths, "--prices", "1,10", "--replicates", 1, "--budgets", 1, "--strategies", "ladder") == 0
         told = capsys.readouterr().out
