@@ -49,6 +49,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     demo.add_argument("--api-base", metavar="URL", help="where it is served, e.g. http://localhost:8000/v1")
     demo.add_argument("--api-key", default="local", metavar="KEY", help="for --api-base; local servers take any")
+    demo.add_argument(
+        "--models",
+        action="store_true",
+        help="the two models in the box instead, at prices of 1 to 10: the large one alone, and both at the same cost, "
+        "--budget plain answers of the large one",
+    )
     demo.add_argument("--json", type=Path, metavar="OUT", help="write the table's rows here")
     demo.set_defaults(run=_demo)
 
@@ -94,6 +100,11 @@ def _demo(options: argparse.Namespace) -> int:
     if options.api_base and not options.model:
         print("--api-base needs --model NAME: what is the model called there?", file=sys.stderr)
         return 2
+    if options.models and options.model:
+        print("--models asks the two models in the box, and --model one of yours: give one of them", file=sys.stderr)
+        return 2
+    if options.models:
+        return _demo_of_models(options)
     import dspy
     from rich.console import Console
 
@@ -281,6 +292,104 @@ def _mean_and_error(values: Sequence[float]) -> tuple[float, float]:
     mean = sum(values) / count
     variance = sum((value - mean) ** 2 for value in values) / max(count - 1, 1)
     return mean, math.sqrt(variance / count)
+
+
+_RATIO = 10
+"""What a token of the demo's large model costs, in tokens of its small one: about what hosted families ask."""
+
+
+def _demo_of_models(options: argparse.Namespace) -> int:
+    """The two models in the box: each as it is, and for one cost the large one alone and both together."""
+    from rich.console import Console
+
+    from dynscale_dspy import BudgetPool, DynScaling, Price, lab
+
+    for name in ("dspy", "dynscale_dspy"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    console = Console()
+    questions = _seeded(lab.questions(options.questions, seed=options.seed), options.seed)
+    count, most = len(questions), {"max_samples": 1}
+    rows: list[dict[str, Any]] = []
+    given: dict[str, Any] = {"cache": False, "engine": "auto"}
+    given |= {} if options.temperature is None else {"temperature": options.temperature}
+    with lab.serve(model="small", **given) as small, lab.serve(**given) as large:
+        import dspy
+
+        prices = {small.model: Price(prompt=0.1, completion=0.4)}
+        prices[large.model] = Price(prompt=0.1 * _RATIO, completion=0.4 * _RATIO)
+        console.print(
+            f"{count} questions, dspy.ChainOfThought('question -> answer') on two models; a token of the large one "
+            f"costs {_RATIO} of the small one"
+        )
+        each = {"small": {"small": small}, "large": {"large": large}, "both": {"small": small, "large": large}}
+        for lms in (each["small"], each["large"]):  # connections and tables are ready before the clock starts
+            with contextlib.suppress(Exception):  # samples that cannot be read
+                DynScaling(dspy.ChainOfThought("question -> answer"), budget=2, lms=lms)(**questions[0].inputs())
+
+        def answer(method: str, lms: dict[str, Any], pool: BudgetPool, **settings: Any) -> dict[str, Any]:
+            """A row of the table."""
+            program = DynScaling(
+                dspy.ChainOfThought("question -> answer"), budget=pool, answer=_number, lms=lms, **settings
+            )
+            began = time.perf_counter()
+            predictions = program.batch(
+                questions, num_threads=options.threads, max_errors=10**6, disable_progress_bar=True
+            )
+            seconds = time.perf_counter() - began
+            right = [
+                int(prediction is not None and _number(prediction) == _number(question))
+                for prediction, question in zip(predictions, questions, strict=True)
+            ]
+            spent, history = pool.statistics().spent, pool.history.models
+            # A single language model has no name in reports.
+            samples = {name: history[name].samples if name in history else 0 for name in each["both"]}
+            samples = samples if len(lms) > 1 else {**samples, next(iter(lms)): spent.samples}
+            accuracy, error = _mean_and_error(right)
+            rows.append(
+                {"method": method, "accuracy": accuracy, "se": error, "samples": samples, "dollars": spent.dollars}
+            )
+            rows[-1] |= {"seconds": round(seconds, 2), "right": right}
+            return rows[-1]
+
+        for name in ("small", "large"):
+            answer(f"{name}, plain", each[name], BudgetPool(samples=count, prices=prices), **most)
+            greedy = BudgetPool(samples=count, prices=prices)
+            answer(f"{name}, temperature 0", each[name], greedy, **most, temperature=0)
+        unit = next(row["dollars"] for row in rows if row["method"] == "large, plain")
+        for name, words in (("large", "large, DynScaling"), ("both", "small and large, DynScaling")):
+            answer(words, each[name], BudgetPool(dollars=options.budget * unit, prices=prices))
+    _show_models(console, rows, unit, options.budget)
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=1) + "\n")
+    return 0
+
+
+def _show_models(console: Console, rows: list[dict[str, Any]], unit: float, budget: int) -> None:
+    from rich.table import Table
+
+    from dynscale_dspy.tuning.paired import better, paired_gain
+
+    table = Table()
+    table.add_column("method")
+    for name in ("accuracy", "small + large", "cost", "seconds"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        table.add_row(
+            row["method"],
+            f"{row['accuracy']:.1%} ± {row['se']:.1%}",
+            " + ".join(f"{number:,}" for number in row["samples"].values()),
+            f"{row['dollars'] / unit:.2f}",
+            f"{row['seconds']:.1f}",
+        )
+    console.print(table)
+    right = {row["method"]: row["right"] for row in rows}
+    *plain, alone, both = right
+    single = better({method: right[method] for method in plain})
+    for other in (alone, single):
+        console.print(f"{both} - {other}: {paired_gain(right[both], right[other])} points", highlight=False)
+    console.print(f"(cost in plain runs of the large model, {budget} for DynScaling; paired, with a 95% interval)")
+    if not paired_gain(right[both], right[alone]).is_sure:
+        console.print("Neither is surely better than the other: docs/models.md says when several models pay.")
 
 
 def _serve(options: argparse.Namespace) -> int:

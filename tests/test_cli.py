@@ -32,6 +32,31 @@ def test_the_demo(tmp_path, capsys):
     assert printed.index("plain ") < printed.index("uniform voting") < printed.index("DynScaling ")
 
 
+@pytest.mark.timeout(240)
+def test_the_demo_of_two_models(tmp_path, capsys):
+    out = tmp_path / "rows.json"
+    arguments = ["demo", "--models", "--questions", "12", "--budget", "4", "--threads", "8", "--json", str(out)]
+    assert main(arguments) == 0
+    rows = json.loads(out.read_text())
+    plain = ["small, plain", "small, temperature 0", "large, plain", "large, temperature 0"]
+    assert [row["method"] for row in rows] == [*plain, "large, DynScaling", "small and large, DynScaling"]
+    assert [row["samples"] for row in rows[:4]] == [{"small": 12, "large": 0}] * 2 + [{"small": 0, "large": 12}] * 2
+    alone, both = rows[4:]
+    assert alone["samples"]["small"] == 0 and both["samples"]["small"] >= 12
+    unit = rows[2]["dollars"]
+    assert 5 * rows[0]["dollars"] < unit  # a token of it costs a tenth
+    assert all(unit < row["dollars"] <= 4 * unit for row in (alone, both))
+    assert all(row["accuracy"] == sum(row["right"]) / 12 for row in rows)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "small and large, DynScaling - large, DynScaling: " in printed
+    assert "small and large, DynScaling - large, temperature 0: " in printed or "DynScaling - large, plain: " in printed
+
+
+def test_the_demo_of_two_models_is_of_those_in_the_box(capsys):
+    assert main(["demo", "--models", "--model", "openai/mine"]) == 2
+    assert "give one of them" in capsys.readouterr().err
+
+
 def asked(tmp_path, capsys, chances, *options):
     """The demo on a server whose answers have these chances: its rows, what it printed and the requests' settings."""
     out = tmp_path / "rows.json"
