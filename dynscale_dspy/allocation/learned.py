@@ -61,6 +61,26 @@ class SamplerRecord:
         """
         self._failed = self._failed + 1 if lost else 0
 
+    def read(self, *, blank: bool, of_model: bool) -> None:
+        """A sample has been read.
+
+        Args:
+            blank: Whether it casts no vote.
+            of_model: Whether the record is of one of several language models: if that one mostly cast no votes and now
+                casts one, what it did before counts no more, so that it may come back.
+
+        Example:
+            >>> record = SamplerRecord()
+            >>> for blank in (True, True, True, True, False):
+            ...     record.read(blank=blank, of_model=True)
+            >>> record.samples, record.blanks
+            (1, 0)
+        """
+        if of_model and not blank and self.samples >= MUTE and 2 * self.blanks > self.samples:
+            self.samples = self.blanks = 0
+        self.samples += 1
+        self.blanks += blank
+
     def opened(self) -> None:
         """A call begins: every so often one tries a lost language model again."""
         if self.is_lost:

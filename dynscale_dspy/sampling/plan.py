@@ -295,9 +295,9 @@ class Plan:
         if self._agree is None and sample.draw.index <= 1:
             self._compare_first_two()
         if not sampler.model or not sample.permanent:  # one that cannot be asked says nothing of how it answers
-            record = self._learned.of(sampler.model or sampler.name)
-            record.samples += 1
-            record.blanks += sample.vote is None and sample.problem not in UNREAD
+            blank = sample.vote is None and sample.problem not in UNREAD
+            told = bool(sampler.model) and sample.problem != SPARED
+            self._learned.of(sampler.model or sampler.name).read(blank=blank, of_model=told)
 
     @property
     def is_hopeless(self) -> bool:

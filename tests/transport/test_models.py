@@ -390,6 +390,21 @@ def test_a_cheap_model_that_cannot_keep_to_the_format_leaves_the_answer_to_the_d
     assert_paid(pool, *servers)
 
 
+def test_a_model_that_keeps_to_the_format_again_is_asked_again() -> None:
+    bank = [FakeQuestion(f"Puzzle {n}?", {"right": 1.0}, "right") for n in range(60)]
+    with FakeServer(bank, median_latency=0) as cheap, FakeServer(bank, median_latency=0) as dear:
+        cheap.reset(fault_rate=1.0, faults=("prose",))
+        pool = BudgetPool(samples=9999, policy=Uniform(), prices=PRICES).expect(400)
+        both = lms((cheap, dear))
+        program = dspy.Predict("question -> answer")
+        qa = DynScaling(program, pool, lms=both, sampling=Escalate(upfront=0), max_choices=1, max_samples=8)
+        qa(question=bank[0].text)
+        cheap.reset(fault_rate=0.0)
+        begun = [explain(qa(question=question.text)).samples[0].model for question in bank]
+    back = begun.index("cheap")
+    assert back > 0 and begun == ["dear"] * back + ["cheap"] * (60 - back)
+
+
 # ---- what one of them cannot do
 
 
