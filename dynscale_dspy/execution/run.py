@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import dspy
@@ -53,6 +54,8 @@ class SampleSettings:
             temperature becomes 0.3.
         labels: How votes get the probabilities of labels; None where they get none.
         is_beside: Whether the pool is not to stop itself by samples that fail.
+        lost: The errors with which samples of the call have failed for good so far, by language model: others of that
+            one that have made no request need not make any.
     """
 
     module: dspy.Module
@@ -69,6 +72,7 @@ class SampleSettings:
     labels: LabelReader | None = None
     instead: Any = None
     is_beside: bool = False
+    lost: dict[str, BaseException] = field(default_factory=dict)
 
 
 class SampleRun(AbstractContextManager):
@@ -114,7 +118,8 @@ class SampleRun(AbstractContextManager):
         outer = current_meter()
         chosen = draw.sampler.lm if draw.sampler.lm is not None else settings.instead
         asks = asks_in(settings.module, chosen, outer.asks if outer is not None else None)
-        self._meter = Meter(lease, settings.payer, outer, settings.owner, asks)
+        lost = partial(settings.lost.get, draw.sampler.model)
+        self._meter = Meter(lease, settings.payer, outer, settings.owner, asks, lost)
         self._recorder = _Recorder(self._meter.history, settings.owner)
         self._trace: list[Any] = []
         self._error: BaseException | None = None
@@ -220,6 +225,8 @@ class SampleRun(AbstractContextManager):
             answer, vote, problem = self._read(self.prediction, error)
         except MissingField as missing:
             answer, vote, problem, error, permanent = None, None, "failed", missing, True  # the next one would lack it
+        if permanent and error is not None:
+            self._settings.lost.setdefault(self.draw.sampler.model, error)
         self.sample = Sample(
             draw=self.draw,
             prediction=self.prediction,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -388,6 +389,61 @@ def test_a_cheap_model_that_cannot_keep_to_the_format_leaves_the_answer_to_the_d
         assert failed == ["cheap"] * len(failed) and len(failed) <= FIRST
     assert servers[0].statistics().requests > 0
     assert_paid(pool, *servers)
+
+
+@needs_lm_errors
+@pytest.mark.parametrize("mode", ["call", "gather"])
+@pytest.mark.parametrize("fault", ["auth", "unknown_model"])
+def test_no_more_of_a_model_that_fails_for_good_is_asked_than_is_in_flight(servers: Any, mode: str, fault: str) -> None:
+    servers[0].reset(fault_rate=1.0, faults=(fault,))
+    pool = uniform(max_concurrency=1)
+    qa = DynScaling(dspy.Predict("question -> answer"), pool, lms=lms(servers), max_choices=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        prediction = {
+            "call": lambda: qa(question=TEXTS[0]),
+            "gather": lambda: asyncio.run(qa.acall(question=TEXTS[0])),
+        }[mode]()
+    assert prediction.answer == "right" and servers[0].statistics().requests == 1
+    failed = [sample for sample in explain(prediction).samples if sample.model == "cheap"]
+    assert len(failed) > 1 and all(sample.problem == "failed" for sample in failed)
+    assert [sample.cost.requests for sample in failed].count(0) == len(failed) - 1
+    assert_paid(pool, *servers)
+
+
+@needs_lm_errors
+@pytest.mark.parametrize("mode", ["call", "gather"])
+def test_nor_of_a_program_with_one_model(servers: Any, mode: str) -> None:
+    servers[0].reset(fault_rate=1.0, faults=("auth",))
+    pool = BudgetPool(samples=8, policy=Uniform(), max_concurrency=1).expect(1)
+    qa = DynScaling(dspy.Predict("question -> answer"), pool, max_choices=1)
+    with dspy.context(lm=lms(servers)["cheap"]), pytest.raises(dspy.LMAuthError):
+        asyncio.run(qa.acall(question=TEXTS[0])) if mode == "gather" else qa(question=TEXTS[0])
+    assert servers[0].statistics().requests == 1 and pool.statistics().reserved == Cost()
+
+
+def test_a_sample_that_has_asked_goes_on_where_another_fails_for_good() -> None:
+    both_began, refused = threading.Event(), threading.Event()
+
+    def answer(prompt: Any, number: int) -> dict[str, str]:
+        if number == 0:
+            both_began.wait(10)
+            return {"draft": "d"}
+        both_began.set()
+        refused.wait(10)
+        return {"draft": "d"}
+
+    class Wrong(ScriptedModel):
+        def answer(self, request: Any) -> Any:
+            if not refused.is_set():
+                refused.set()
+                raise dspy.LMAuthError("wrong key")
+            return super().answer(request)
+
+    draft, final = ScriptedModel(answer), Wrong(lambda prompt, number: {"answer": "right"})
+    given = {"draft": {"first": draft.lm()}, "final": {"last": final.lm()}}
+    qa = DynScaling(TwoStages(), BudgetPool(samples=2, policy=Uniform()).expect(1), lms=given)
+    assert qa(question=TEXTS[0]).answer == "right"
 
 
 def test_a_model_that_keeps_to_the_format_again_is_asked_again() -> None:
