@@ -97,6 +97,8 @@ MUTE = 4
 """Samples of each of two samplers after which one may be found to cast no votes."""
 _LASTING = ("trust", "modes")
 """What is true of a program whatever pool pays."""
+_BY_MODEL = ("labels", "peers")
+"""The same, kept by language model."""
 
 
 class Learned:
@@ -142,8 +144,8 @@ class Learned:
         """What has been learned that is true of the program whatever pool pays, as values to save."""
         told = {name: getattr(self, name).evidence for name in _LASTING}
         new = {name: evidence for name, evidence in told.items() if evidence != getattr(Learned(), name).evidence}
-        means = self.labels.told()
-        return {**new, "labels": means} if means else new
+        by_model = {name: getattr(self, name).told() for name in _BY_MODEL}
+        return {**new, **{name: known for name, known in by_model.items() if known}}
 
     def recall(self, told: Any) -> None:
         """Begin with what was saved elsewhere. What is no number, or of no known name, is left out.
@@ -160,10 +162,9 @@ class Learned:
             True
         """
         for name, evidence in told.items() if isinstance(told, Mapping) else ():
-            if name in _LASTING and isinstance(evidence, (int, float)) and abs(evidence) < math.inf:
+            is_number = isinstance(evidence, (int, float)) and abs(evidence) < math.inf
+            if name in _BY_MODEL or (name in _LASTING and is_number):
                 getattr(self, name).recall(evidence)
-            elif name == "labels":
-                self.labels.recall(evidence)
 
     def of(self, sampler: str) -> SamplerRecord:
         """The record of a sampler; an empty one before its first sample."""
