@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dynscale_dspy import _deprecated
 
@@ -182,8 +182,15 @@ class CostRecord:
         self.samples = 0
         self.total = Cost()
 
-    def add(self, cost: Cost) -> None:
-        """One more sample. One that DSPy's cache answered, if only in part, says nothing about the next: it is out."""
+    def add(self, cost: Cost, saved: Cost | None = None) -> None:
+        """One more sample. One that DSPy's cache answered, if only in part, says nothing about the next: it is out.
+
+        Args:
+            cost: What it cost.
+            saved: What the cache saved, where that is known: then it counts at what it would cost without it.
+        """
+        if saved is not None and (saved.tokens or saved.nanodollars):
+            cost = replace(cost + saved, requests=cost.requests, cached_requests=0)
         if not cost.cached_requests and (cost.requests or cost.tokens or cost.nanodollars):
             self.samples += 1
             self.total += cost
@@ -231,6 +238,11 @@ class Tariff:
     prompt: float | None = None
     completion: float | None = None
     most: int | None = None
+
+    @property
+    def is_priced(self) -> bool:
+        """Whether it is known what tokens cost."""
+        return self.prompt is not None and self.completion is not None
 
     @property
     def is_free(self) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from dynscale_dspy.allocation.confidence import Agreement
-from dynscale_dspy.allocation.costs import Cost, CostRecord, Tariff
+from dynscale_dspy.allocation.costs import Cost, CostRecord, Tariff, expected_cost
 from dynscale_dspy.allocation.label_means import LabelMeans
 from dynscale_dspy.allocation.modes import Modes
 from dynscale_dspy.allocation.peers import Peers
@@ -25,11 +25,13 @@ class SamplerRecord:
         samples: How many of them have been read.
         blanks: How many of those cast no vote.
         tariff: What is known of its costs beforehand, where it has a language model of its own; else None.
+        is_usual: Whether samples of the program are counted in its own; False if its language model is one of several,
+            and not the first.
         in_order: Whether its calls tell what samples cost as they read them: a rule that goes by prices would else draw
             by what happens to have finished.
     """
 
-    __slots__ = ("_failed", "_left_out", "blanks", "cost", "in_order", "need", "samples", "tariff")
+    __slots__ = ("_failed", "_left_out", "blanks", "cost", "in_order", "is_usual", "need", "samples", "tariff")
 
     def __init__(self) -> None:
         self.need: Cost | None = None
@@ -38,6 +40,7 @@ class SamplerRecord:
         self.blanks = 0
         self.tariff: Tariff | None = None
         self.in_order = False
+        self.is_usual = True
         self._failed = 0
         self._left_out = 0
 
@@ -45,6 +48,17 @@ class SamplerRecord:
     def is_lost(self) -> bool:
         """Whether its language model has failed for good several times, and has not answered since."""
         return self._failed >= LOST
+
+    def price(self, usual: CostRecord) -> float | None:
+        """What a sample costs in nanodollars, by its samples and its listed price; None where neither tells.
+
+        Args:
+            usual: How many tokens a sample has, for the listed price.
+        """
+        listed = self.tariff.mean("nanodollars", usual) if self.tariff is not None and self.tariff.is_priced else None
+        if listed is not None:
+            return expected_cost(self.cost.total.nanodollars, self.cost.samples, listed)
+        return self.cost.mean("nanodollars") if self.cost.samples >= TELLING else None
 
     def told(self, *, lost: bool) -> None:
         """Its language model has answered, or failed for good.
@@ -89,6 +103,8 @@ class SamplerRecord:
                 self._failed = LOST - 1
 
 
+TELLING = 4
+"""Samples that tell what one costs where no price is listed: of reasoning models one may cost thrice another."""
 LOST = 3
 """Samples in a row that have failed for good, after which other calls do not ask that language model either."""
 TRIED_AGAIN = 32
@@ -108,6 +124,7 @@ class Learned:
         records: By sampler.
         need: The most that a sample of any of them has held at once; None before one has finished.
         cost: What samples of all of them have cost.
+        usual: What those have cost that samples are counted in; see :attr:`SamplerRecord.is_usual`.
         repeats: Whether its samples ever say the same.
         agreement: How often two samples of a call say the same.
         modes: Whether greedy first samples say what votes come to.
@@ -124,13 +141,15 @@ class Learned:
     """
 
     __slots__ = (
-        *("_first", "agreement", "cost", "ids_tell", "labels", "modes", "need", "peers", "records", "repeats", "trust"),
+        *("_first", "agreement", "cost", "ids_tell", "labels", "modes"),
+        *("need", "peers", "records", "repeats", "trust", "usual"),
     )
 
     def __init__(self) -> None:
         self.records: dict[str, SamplerRecord] = {}
         self.need: Cost | None = None
         self.cost = CostRecord()
+        self.usual = CostRecord()
         self.repeats = Repeats()
         self.agreement = Agreement()
         self.modes = Modes()
@@ -165,6 +184,11 @@ class Learned:
             is_number = isinstance(evidence, (int, float)) and abs(evidence) < math.inf
             if name in _BY_MODEL or (name in _LASTING and is_number):
                 getattr(self, name).recall(evidence)
+
+    @property
+    def has_models(self) -> bool:
+        """Whether its samples are drawn from several language models."""
+        return not all(record.is_usual for record in self.records.values())
 
     def of(self, sampler: str) -> SamplerRecord:
         """The record of a sampler; an empty one before its first sample."""
@@ -245,5 +269,7 @@ class Learned:
         """A sample has cost so much."""
         self.cost.add(cost)
         record = self.of(sampler)
+        if record.is_usual:
+            self.usual.add(cost)
         if not record.in_order:
             record.cost.add(cost)

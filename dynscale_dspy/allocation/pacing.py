@@ -21,6 +21,16 @@ class Needs(Protocol):
         """What one sample takes of a unit on average, requests at most; 0 if that is not known yet."""
         ...
 
+    @property
+    def has_models(self) -> bool:
+        """Whether its samples are drawn from several language models."""
+        ...
+
+    @property
+    def beyond_usual(self) -> float:
+        """What the samples of the call count as, less their number: one of a dear language model counts as several."""
+        ...
+
     def bounds(self, unit: str) -> tuple[float, float]:
         """The most that the first sample of a call, and any sample, takes of tokens or nanodollars."""
         ...
@@ -72,11 +82,13 @@ class Pacing:
         self.price: ShadowPrice | None = None
         self._spending = spending
         self._tell_price = priced
+        self._is_default = False
         each: dict[str, float] = {}
         if expected is not None:
             each = {unit: amount / expected for unit, amount in (left or {}).items() if amount < math.inf}
         if not any(unit not in METERED for unit in each):
             each["samples"] = per_call or DEFAULT_PER_CALL
+            self._is_default = per_call is None
         self.allowances = {
             unit: Allowance(
                 amount, first=policy.first, expected=expected, committed=math.ceil(spending.committed(unit))
@@ -104,6 +116,10 @@ class Pacing:
     def per_call_of(self, needs: Needs) -> float:
         """Samples a call may draw on average, by the tightest unit."""
         return min(allowance.per_call / each for _, allowance, each in self._priced(needs))
+
+    def tightest(self, needs: Needs) -> str:
+        """The unit of which a call may draw fewest samples on average."""
+        return min(self._priced(needs), key=lambda entry: entry[1].per_call / entry[2])[0]
 
     def credit(self, needs: Needs, *, opening: int = 0) -> int:
         """Samples that may be drawn now, by the tightest unit.
@@ -159,8 +175,9 @@ class Pacing:
         if known:
             return
         first = self.first(needs, at_least=at_least)
+        drawn = used.samples + needs.beyond_usual
         self.price_for(needs, at_least=at_least).closed(
-            max(min(targets) - first, 0), per_call=self.per_call_of(needs), used=max(used.samples - first, 0)
+            max(min(targets) - first, 0), per_call=self.per_call_of(needs), used=max(drawn - first, 0)
         )
 
     def has_room_beside(self, needs: Needs) -> bool:
@@ -208,4 +225,8 @@ class Pacing:
     def _priced(self, needs: Needs) -> list[tuple[str, Allowance, float]]:
         """The allowances, and what a sample takes of each; without those of which that is not known yet."""
         priced = [(unit, allowance, needs.each(unit)) for unit, allowance in self.allowances.items()]
-        return [entry for entry in priced if entry[2] > 0]
+        known = [entry for entry in priced if entry[2] > 0]
+        if self._is_default and needs.has_models:
+            # Where nobody has said how many samples, but how much money, that pays for dear ones, too.
+            return [entry for entry in known if entry[0] in METERED] or known
+        return known

@@ -151,7 +151,7 @@ class ShadowPrice:
         curve, fair = DemandCurve.of(policy), max(per_call - first, 0.0)
         return cls(max(curve.price(fair), cls.LOWEST), curve=curve, fair=fair)
 
-    def granted(self, samples: int, *, per_call: float) -> None:
+    def granted(self, samples: float, *, per_call: float) -> None:
         """Samples beyond a call's first ones were granted."""
         self._excess += samples / per_call
         self._settle()

@@ -293,6 +293,7 @@ class Accounts:
         # Several processes may spend from one file; each paces its own calls by what they alone have drawn.
         self.local = Ledger(parent=self.ledger) if self.ledger.store.is_durable else self.ledger
         self.record = CostRecord()
+        self.usual = CostRecord()
         self._period: int | None = None
         self._quotas: weakref.WeakKeyDictionary[Any, tuple[Store, dict[str, int | None]]] = weakref.WeakKeyDictionary()
 

@@ -97,13 +97,16 @@ class Payer(Protocol):
         """So many more samples were drawn, here and in every pool around."""
         ...
 
-    def sample_settled(self, cost: Cost | None, failure: BaseException | None, *, cut_off: bool) -> None:
+    def sample_settled(
+        self, cost: Cost | None, failure: BaseException | None, *, cut_off: bool, is_usual: bool
+    ) -> None:
         """A sample is over, inside the lock.
 
         Args:
             cost: What it cost; None for one that did not run as a whole.
             failure: The error of the program, if it had one.
             cut_off: Whether one of its requests could not be paid.
+            is_usual: Whether samples are counted in ones like it.
         """
         ...
 
@@ -203,12 +206,16 @@ class Arm:
         return max(need.requests, 1) if need is not None else self._requests_guess
 
     def each(self, unit: str) -> float:
-        """What one sample takes of a unit: requests at most, tokens and dollars on average; 0 if not known yet."""
+        """What one sample takes of a unit: requests at most, tokens and dollars on average; 0 if not known yet.
+
+        Of several language models it is a sample of the first: a mean over all moves as others are asked.
+        """
         if unit == "samples":
             return 1
         if unit == "requests":
             return self.requests_each()
-        return self.learned.cost.mean(unit) or self.payer.accounts.record.mean(unit)
+        accounts = self.payer.accounts
+        return self.learned.usual.mean(unit) or self.learned.cost.mean(unit) or accounts.record.mean(unit)
 
     def bounds(self, unit: str) -> tuple[float, float]:
         """The most that a first sample, and any sample, takes of tokens or nanodollars."""
@@ -229,7 +236,7 @@ class Arm:
         return lacking(self.ledger, self._amount("", None, metered=True), "a first sample needs {}")
 
     def relative_cost(self, sampler: str = "") -> float:
-        """Expected cost of this call's next sample over the pool's mean, in what runs out first.
+        """Expected cost of this call's next sample over what one usually costs in this pool, in what runs out first.
 
         1 where that is samples or requests, or nothing is known.
         """
@@ -237,9 +244,33 @@ class Arm:
         if unit is None:
             return 1.0
         record = self._records.get(sampler) or CostRecord()
-        usual = self.learned.mean_of(sampler, unit)
-        expected = expected_cost(getattr(record.total, unit), record.samples, usual)
-        return relative_cost(expected, self.payer.accounts.record.mean(unit))
+        mean = self.learned.mean_of(sampler, unit)
+        expected = expected_cost(getattr(record.total, unit), record.samples, mean)
+        accounts = self.payer.accounts
+        return relative_cost(expected, accounts.usual.mean(unit) or accounts.record.mean(unit))
+
+    def counts_as(self, sampler: str) -> float:
+        """How many samples one of this sampler counts as in the pace of calls: by its cost, where that sets it."""
+        if self.learned.of(sampler).is_usual:
+            return 1.0
+        unit = self.payer.pacing.tightest(self)
+        if unit not in METERED:
+            return 1.0
+        return relative_cost(self.learned.mean_of(sampler, unit), self.each(unit))
+
+    @property
+    def has_models(self) -> bool:
+        """Whether its samples are drawn from several language models."""
+        return self.learned.has_models
+
+    @property
+    def beyond_usual(self) -> float:
+        """What its samples count as, less their number."""
+        return sum(
+            (self.counts_as(sampler) - 1) * record.samples
+            for sampler, record in self._records.items()
+            if not self.learned.of(sampler).is_usual
+        )
 
     # ---- leases
 
@@ -372,6 +403,7 @@ class Arm:
         pacing = payer.pacing
         price = pacing.price_for(self, at_least=payer.min_per_call)
         granted = bought = 0
+        paid = 0.0
         if at_same_price:
             granted = self.reserve_first(samplers, self._due)
         else:
@@ -394,8 +426,9 @@ class Arm:
                 break
             granted += 1
             bought += not free
+            paid += 0 if free else self.counts_as(sampler)
         if bought:
-            price.granted(bought, per_call=pacing.per_call_of(self))
+            price.granted(paid, per_call=pacing.per_call_of(self))
         return granted
 
     def reserve(self, samplers: Sequence[str], *, requests: int | None = None, metered: bool = True) -> int:
@@ -537,6 +570,7 @@ class Lease:
         self._own = threading.Lock()
         self._used = Cost()
         self._replayed = Cost()
+        self._saved = Cost()
         self._unanswered: set[Charge] = set()
         self._peak = Cost()
         self._beyond = False
@@ -576,11 +610,19 @@ class Lease:
         """The sample ends early for want of time: what it took is not what one takes."""
         self._refused = True
 
-    def answered(self, charge: Charge, used: Cost) -> None:
-        """A request is over, well or badly, and came to so much. Nothing is done about one of a settled sample."""
+    def answered(self, charge: Charge, used: Cost, saved: Cost | None = None) -> None:
+        """A request is over, well or badly, and came to so much. Nothing is done about one of a settled sample.
+
+        Args:
+            charge: The request.
+            used: What it came to.
+            saved: What it came to when the provider answered it, where DSPy's cache has now; None if not known.
+        """
         with self._own:
             if self._state == "settled" or charge not in self._unanswered:
                 return
+            if saved is not None:
+                self._saved += saved
             # Booked before it is struck off: what an interrupt leaves in between is too much, never too little.
             if self.redo and used.cached_requests:
                 self._replayed += used
@@ -596,6 +638,11 @@ class Lease:
                 self._hold_used()
             except StorageError as error:  # it is booked when the sample ends
                 logger.warning("what a request has used beyond its bound is not held yet: %s", error)
+
+    @property
+    def saved(self) -> Cost:
+        """What its requests that DSPy's cache answered came to when the provider did, as far as that is known."""
+        return self._saved
 
     @step
     def settle(
@@ -648,11 +695,13 @@ class Lease:
             arm.learned.needed(self.sampler, self._peak, index=self.index)
         if whole:
             arm._costed(self.sampler, cost)
-        payer.sample_settled(cost if whole else None, failure, cut_off=self._refused)
+        is_usual = arm.learned.of(self.sampler).is_usual
+        payer.sample_settled(cost if whole else None, failure, cut_off=self._refused, is_usual=is_usual)
         arm._settled(cost, charged)
         total = cost + self._nested
         if arm.outer is not None and arm.is_nested:
             arm.outer._nested += total
+            arm.outer._saved += self._saved
             arm.outer.arm._settled(total, charged)
         return total
 

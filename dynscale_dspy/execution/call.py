@@ -128,7 +128,7 @@ class Call:
         lm = asked.only
         self._stream = UserStream.here()
         learned, types = admission.program(scaled.owner).learned, scaled.reader.output_types
-        if asked.several and admission.is_metered:
+        if asked.several:
             put_at_prices(learned, strategy.samplers, admission.prices)
         written = learned.cost.mean("completion_tokens")
         at_once = asked.decide_at_once(types, written)

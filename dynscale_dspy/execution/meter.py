@@ -32,6 +32,7 @@ from dynscale_dspy.execution.request_costs import (
     request_cost,
     split,
     unseen_routes,
+    usage_in_cache,
 )
 from dynscale_dspy.execution.sending import had_left
 
@@ -275,7 +276,11 @@ class Meter:
             entry = entry or _entry_of(request.paid.lm, outputs)
             usage = entry.get("usage") if entry is not None else None
             reports = [usage] if usage else ([{}] if entry is None and exception is None else None)
-        settle = partial(self._settle, request, reports, entry, outputs, exception)
+        kept: Mapping[str, Any] = {}
+        if exception is None and reports is None and self.asks is not None:
+            # Of several language models samples are chosen by price: they are to be the same from a warm cache.
+            kept = usage_in_cache(request.paid.lm, request.inputs)
+        settle = partial(self._settle, request, reports, kept, entry, outputs, exception)
         if exception is not None and not reports and request.never_left(exception):
             settle = request.paid.give_back
         if request.ahead:
@@ -287,6 +292,7 @@ class Meter:
         self,
         request: _OpenRequest,
         reports: Sequence[Mapping[str, Any]] | None,
+        kept: Mapping[str, Any],
         entry: Mapping[str, Any] | None,
         outputs: Any,
         exception: BaseException | None,
@@ -294,24 +300,25 @@ class Meter:
         for part in request.paid.charged:
             payer, bound = part.payer, part.bound
             shares = request.paid.shares if part.lease is self.lease else []
-            used, distrust = request_cost(
-                request.paid.lm,
-                request.inputs,
+            lm, inputs = request.paid.lm, request.inputs
+            came_to = partial(
+                request_cost,
+                lm,
+                inputs,
                 bound=sum((share.bound for share in shares), bound.cost) if shares else bound.cost,
                 lacking=bound.lacking,
                 metered=payer.is_metered,
-                reports=reports,
                 entry=entry,
                 outputs=outputs,
                 error=exception,
                 prices=payer.prices,
             )
-            lm, inputs = request.paid.lm, request.inputs
+            used, distrust = came_to(reports=reports)
             price = price_of(lm, inputs, payer.prices) if shares else None
-            used, *others = split(used, [bound.cost, *(share.bound for share in shares)], price)
-            part.lease.answered(part.charge, used)
-            for share, own in zip(shares, others, strict=True):
-                share.lease.answered(share.charge, own)
+            bounds = [bound.cost, *(share.bound for share in shares)]
+            saved = split(came_to(reports=[kept])[0], bounds, price) if kept else [None] * len(bounds)
+            for each, own, own_saved in zip([part, *shares], split(used, bounds, price), saved, strict=True):
+                each.lease.answered(each.charge, own, own_saved)
             if distrust:
                 payer.distrust(distrust)
             if distrust == MISCOUNTED and payer.is_metered:

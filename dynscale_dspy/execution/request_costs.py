@@ -445,9 +445,31 @@ def _bytes(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
 
 
+def usage_in_cache(lm: Any, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The usage that DSPy's cache keeps with an answer and hands to nobody; empty if there is none to be found.
+
+    Args:
+        lm: The language model.
+        inputs: The arguments of the call that the cache has answered.
+    """
+    try:
+        import dspy
+        from dspy.clients import execution
+
+        call = execution.prepare(lm, inputs.get("prompt"), inputs.get("messages"), dict(inputs.get("kwargs") or {}))
+        cache, key = dspy.cache, call.key(lm, _in_task())
+        key = cache.cache_key(key, execution.IGNORED_CACHE_KEYS)
+        record = cache.memory_cache.get(key) if cache.enable_memory_cache else None
+        if record is None and cache.enable_disk_cache:
+            record = cache.disk_cache.get(key)
+        return dict(_field(record, "usage") or {})
+    except Exception:  # another DSPy than this was written for
+        return {}
+
+
 def answered_by_cache(lm: Any, inputs: Mapping[str, Any]) -> bool:
     """Whether DSPy's cache holds the answer to a synchronous call that is about to be made; False if in doubt."""
-    if "asyncio" in sys.modules and sys.modules["asyncio"]._get_running_loop() is not None:
+    if _in_task():
         return False  # asynchronous calls have cache entries of their own
     try:
         from dspy.clients import execution
@@ -456,3 +478,7 @@ def answered_by_cache(lm: Any, inputs: Mapping[str, Any]) -> bool:
         return execution._cached(lm, call, False) is not None
     except Exception:  # another DSPy than this was written for
         return False
+
+
+def _in_task() -> bool:
+    return "asyncio" in sys.modules and sys.modules["asyncio"]._get_running_loop() is not None

@@ -111,6 +111,7 @@ class SampleRun(AbstractContextManager):
         self.prediction: Any = None
         self.sample: Sample
         self.cost = Cost()
+        self.saved = Cost()
         self._lease = lease
         self._settings = settings
         self._slot = slot
@@ -213,6 +214,7 @@ class SampleRun(AbstractContextManager):
             permanent, several = is_permanent(failure), bool(self.draw.sampler.model)
             counted = None if self._settings.is_beside else failure
             self.cost = self._lease.settle(counted, permanent=permanent, cut_off=cut_off, one_of_several=several)
+            self.saved = self._lease.saved
             self._lease.lock.release(self)
         if isinstance(error, CallRefused):
             error = error.error
@@ -238,6 +240,7 @@ class SampleRun(AbstractContextManager):
             trace=tuple(self._trace),
             usage=usage,
             cost=self.cost,
+            saved=self.saved,
             replies=self._slot.replies
             if self._slot is not None and self._slot.served
             else made_of(self._recorder.history),

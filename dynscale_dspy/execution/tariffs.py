@@ -14,27 +14,29 @@ from dynscale_dspy.sampling.samplers import Sampler
 
 
 def put_at_prices(learned: Learned, samplers: Sequence[Sampler], prices: Mapping[str, Price]) -> None:
-    """Tell the record of a program what its samplers' language models charge.
+    """Tell the record of a program what its samplers' language models charge, and which of them is the first.
 
     Args:
         learned: The record.
         samplers: The samplers; those without a language model of their own are passed over.
         prices: The pool's.
     """
+    first = samplers[0].model if samplers else ""
     for sampler in samplers:
         if sampler.lm is not None:
-            learned.of(sampler.name).tariff = tariff_of(sampler.lm, prices)
+            record = learned.of(sampler.name)
+            record.tariff, record.is_usual = tariff_of(sampler.lm, prices), sampler.model == first
 
 
 def tariff_of(lm: Any, prices: Mapping[str, Price]) -> Tariff:
     """What is known of a language model's costs before it was asked: what its meter bounds a request by.
 
     Args:
-        lm: The language model; or what predictors ask together, which costs what the dearest of them do at most.
+        lm: The language model; or what predictors ask together.
         prices: The pool's.
     """
     if isinstance(lm, ByPredictor):
-        return _dearest([tariff_of(each, prices) for each in lm.values()])
+        return _together([tariff_of(each, prices) for each in lm.values()])
     settings = getattr(lm, "kwargs", None) or {}
     price, most = worst_price(str(getattr(lm, "model", "")), settings, prices), most_tokens(settings)
     if price is None:
@@ -42,8 +44,13 @@ def tariff_of(lm: Any, prices: Mapping[str, Price]) -> Tariff:
     return Tariff(price.nanodollars(1_000_000, 0) / 1e6, price.nanodollars(0, 1_000_000) / 1e6, most)
 
 
-def _dearest(tariffs: Sequence[Tariff]) -> Tariff:
-    """What bounds a sample that asks all of these; not known of what is not known of one."""
-    figures = zip(*((each.prompt, each.completion, each.most) for each in tariffs), strict=True)
-    prompt, completion, most = (None if None in known else max(known) for known in map(list, figures))
-    return Tariff(prompt, completion, most)  # type: ignore[arg-type]
+def _together(tariffs: Sequence[Tariff]) -> Tariff:
+    """Of what predictors ask together: the mean of their prices, as if each read and wrote as much as another."""
+    count = len(tariffs)
+    prompt, completion = [each.prompt for each in tariffs], [each.completion for each in tariffs]
+    most = [each.most for each in tariffs if each.most is not None]
+    return Tariff(
+        None if None in prompt else sum(price for price in prompt if price is not None) / count,
+        None if None in completion else sum(price for price in completion if price is not None) / count,
+        max(most) if len(most) == count else None,
+    )

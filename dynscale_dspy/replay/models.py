@@ -18,7 +18,7 @@ from multiprocessing import get_context
 import numpy as np
 from numpy.typing import NDArray
 
-from dynscale_dspy.allocation.costs import Cost
+from dynscale_dspy.allocation.costs import Cost, Tariff
 from dynscale_dspy.allocation.learned import Learned
 from dynscale_dspy.allocation.policies import KnowledgeGradient, Policy, Uniform
 from dynscale_dspy.allocation.tally import Tally
@@ -291,6 +291,8 @@ def _play(
     }
     room = np.min([each.room for each in streams], axis=0).tolist()
     learned, bound = Learned(), strategy.over(models)
+    for model, price in zip(models, prices, strict=True):
+        learned.of(model.name).tariff = Tariff(0.0, price * _FINE)
     plans = [Plan(bound, seed=replicate, key=call, max_samples=most, learned=learned) for call, most in enumerate(room)]
     right = [question.right for question in streams[0].pool.questions]
     totals = [limit * len(plans) * _FINE for limit in limits]

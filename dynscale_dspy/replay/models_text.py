@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from dynscale_dspy.replay.models import BOUND, Comparison, difference
-from dynscale_dspy.sampling.by_price import APART
+
+FAR = 8.0
+"""The ratio of prices a sample at which summaries tell groups of models apart."""
 
 
 def render(found: Sequence[Comparison]) -> str:
@@ -76,11 +78,11 @@ def summaries(found: Sequence[Comparison]) -> list[dict[str, Any]]:
 
 def kind_of(comparison: Comparison) -> str:
     """Whether prices are far apart, and whether the dearest model is the better one where there is most to spend."""
-    apart = max(comparison.costs) >= APART * min(comparison.costs)
+    far = max(comparison.costs) >= FAR * min(comparison.costs)
     dearest = comparison.costs.index(max(comparison.costs))
     alone = [curve.mean(len(comparison.budgets) - 1) or 0.0 for curve in comparison.curves[: len(comparison.models)]]
     better = alone[dearest] > max(value for place, value in enumerate(alone) if place != dearest)
-    ratio = f"a price ratio of {APART:g} or more" if apart else f"a price ratio below {APART:g}"
+    ratio = f"a price ratio of {FAR:g} or more" if far else f"a price ratio below {FAR:g}"
     return f"{ratio}, the dearest model {'better' if better else 'no better'}"
 
 

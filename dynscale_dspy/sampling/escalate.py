@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from dynscale_dspy._fields import Size, Toll, VoteWeight, WholeSize, YesNo, check_fields
+from dynscale_dspy.allocation.costs import Cost, CostRecord
 from dynscale_dspy.allocation.learned import MUTE, Learned
 from dynscale_dspy.sampling.samplers import CallView, Sampler
 from dynscale_dspy.sampling.strategies import Strategy
@@ -18,6 +19,8 @@ from dynscale_dspy.sampling.ways import Ways
 SPOT_CHECKS = 16
 """Of so many samples, one goes to a dear language model that was found to know no more, or to one whose samples cast no
 votes, to notice if that changes."""
+PROMPT, COMPLETION = 300, 100
+"""Tokens of a sample by which listed prices are compared before one has been drawn."""
 MOST_FIRST = 16
 """Samples of a cheap language model before the first of a dear one, however little they cost."""
 
@@ -127,20 +130,35 @@ class OverModels(Strategy):
 def prices_of(models: Sequence[Sampler], learned: Learned) -> list[float] | None:
     """What a sample of each language model costs on average, in nanodollars; None if that is not known yet.
 
-    It is known once each of them has been metered and one has cost something: a model that runs at home is free. But
-    what costs nothing and is given after one that costs something is taken for a model whose price nobody knows, unless
-    the pool was told that it is 0.
+    By what its samples have cost and, while they are few, by its listed price for as many tokens as samples of all of
+    them have had. Without a listed price it is known after a few samples. One of them has to cost something:
+    a model that runs at home is free. But what costs nothing and is given after one that costs something is taken for a
+    model whose price nobody knows, unless the pool was told that it is 0.
     """
-    records = [learned.records.get(model.name) for model in models]
+    records = [record for model in models if (record := learned.records.get(model.name)) is not None]
+    if len(records) < len(models):
+        return None
+    usual = _usual([record.cost for record in records])
     prices: list[float] = []
     for record in records:
-        if record is None or not record.cost.samples:
+        price = record.price(usual)
+        if price is None:
             return None
-        price = record.cost.mean("nanodollars")
         if not price and any(prices) and (record.tariff is None or not record.tariff.is_free):
             return None
         prices.append(price)
     return prices if any(prices) else None
+
+
+def _usual(records: Sequence[CostRecord]) -> CostRecord:
+    """What samples have had in tokens, of whichever language model; before the first one, some usual number."""
+    usual = CostRecord()
+    for record in records:
+        usual.samples += record.samples
+        usual.total += record.total
+    if not usual.total.tokens:
+        usual.add(Cost(samples=1, prompt_tokens=PROMPT, completion_tokens=COMPLETION))
+    return usual
 
 
 @dataclass(frozen=True)

@@ -399,7 +399,7 @@ class Plan:
         self._in_vain += sample.permanent
         record = self._learned.of(name)
         if sample.cost.samples:
-            record.cost.add(sample.cost)
+            record.cost.add(sample.cost, sample.saved)
         if sample.permanent or sample.error is None:
             record.told(lost=sample.permanent)
 

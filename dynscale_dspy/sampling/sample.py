@@ -68,6 +68,7 @@ class Sample:
         trace: DSPy's trace of the run: ``(predictor, inputs, prediction)`` in order.
         usage: Tokens by language model, as DSPy's usage tracker reports them.
         cost: What it was charged.
+        saved: What those of its requests that DSPy's cache answered came to when the provider did, where it is told.
         replies: The replies that it is made of; empty if they have no ids.
     """
 
@@ -81,6 +82,7 @@ class Sample:
     trace: tuple[Any, ...] = ()
     usage: Mapping[str, list[dict[str, Any]]] = field(default_factory=dict)
     cost: Cost = field(default_factory=Cost)
+    saved: Cost = field(default_factory=Cost)
     replies: tuple[Reply, ...] = ()
 
     @property

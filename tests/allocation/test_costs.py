@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -43,3 +45,21 @@ def test_choices_that_came_from_the_cache_with_another_samples_teach_nothing():
     record.add(Cost(samples=1, completion_tokens=10))  # a further choice of the same request
     record.add(Cost(samples=1))  # one of a request that the cache has answered
     assert (record.samples, record.mean("tokens")) == (2, 55)
+
+
+costs = st.builds(
+    Cost, prompt_tokens=st.integers(0, 99), completion_tokens=st.integers(0, 99), nanodollars=st.integers(0, 99)
+)
+
+
+@given(costs, costs)
+def test_what_a_cache_saved_counts_as_if_it_had_been_paid(paid: Cost, saved: Cost) -> None:
+    """A sample whose requests a cache has answered, all or some, is worth what it would cost without."""
+    whole, hit = CostRecord(), CostRecord()
+    paid = replace(paid, samples=1, requests=2, cached_requests=0)
+    whole.add(paid + saved)
+    hit.add(replace(paid, cached_requests=1), saved)
+    if saved.tokens or saved.nanodollars:
+        assert (hit.samples, hit.total) == (whole.samples, whole.total)
+    else:
+        assert hit.samples == 0

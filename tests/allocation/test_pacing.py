@@ -26,6 +26,8 @@ class Takes:
     """What a sample takes: one sample, and so many tokens, at most twice as many."""
 
     tokens: float = 0
+    has_models: bool = False
+    beyond_usual: float = 0
 
     def each(self, unit: str) -> float:
         return 1 if unit == "samples" else self.tokens
@@ -87,3 +89,28 @@ def test_a_known_set_does_not_move_the_price():
     pacing.opened(Takes())
     pacing.closed(Takes(), Cost(samples=4), known=True, paid=0, at_least=1)
     assert pacing.price is None
+
+
+def test_money_sets_the_pace_of_several_language_models_where_nobody_said_how_many_samples():
+    one, several = Takes(tokens=10), Takes(tokens=10, has_models=True)
+    pacing = Pacing(KnowledgeGradient(), Spent(), expected=4, left={"tokens": 800})
+    assert pacing.per_call_of(one) == DEFAULT_PER_CALL and pacing.tightest(one) == "samples"
+    assert pacing.per_call_of(several) == 20 and pacing.tightest(several) == "tokens"
+    said = Pacing(KnowledgeGradient(), Spent(), per_call=3, expected=4, left={"tokens": 800})
+    assert said.per_call_of(several) == 3
+    unknown = Pacing(KnowledgeGradient(), Spent(), expected=4, left={"tokens": 800})
+    assert unknown.per_call_of(Takes(has_models=True)) == DEFAULT_PER_CALL
+
+
+def test_a_sample_of_a_dear_language_model_counts_as_several():
+    prices = []
+    for beyond in (0.0, 18.0):
+        takes = Takes(tokens=10, has_models=True, beyond_usual=beyond)
+        pacing = Pacing(KnowledgeGradient(), Spent(), expected=4, left={"tokens": 800})
+        pacing.opened(takes)
+        pacing.price_for(takes, at_least=1)
+        used = Cost(samples=6, prompt_tokens=240)
+        pacing.closed(takes, used, known=False, paid=0, at_least=1)
+        assert pacing.price is not None
+        prices.append(pacing.price.value)
+    assert prices[0] < prices[1]  # the calls so far were hungrier than their number of samples says

@@ -182,6 +182,23 @@ def test_a_lease_that_a_nested_call_takes_over_pays_only_its_own_requests():
     assert pool.statistics().spent == Cost(samples=1, requests=2)
 
 
+def test_what_a_cache_has_saved_is_known_of_the_sample_and_of_the_one_around():
+    pool = BudgetPool(samples=2)
+    outer = started(pool)
+    inner = started(pool, outer=outer)
+    saved = Cost(requests=1, completion_tokens=5)
+    for lease, count in ((inner, 2), (outer, 1)):
+        for _ in range(count):
+            charge = lease.charge()
+            assert charge is not None
+            lease.answered(charge, Cost(requests=1, cached_requests=1), saved)
+            lease.answered(charge, Cost(requests=1, cached_requests=1), saved)  # it is over already
+    assert inner.settle().tokens == 0 and inner.saved == saved + saved
+    assert outer.settle().tokens == 0 and outer.saved == saved + saved + saved
+    inner.arm.close()
+    outer.arm.close()
+
+
 def test_what_a_store_refused_to_settle_can_be_settled_again():
     class Failing(MemoryStore):
         fails = True

@@ -8,12 +8,25 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import dspy
 import pytest
 
-from dynscale_dspy import BudgetPool, Cost, DynScaling, Escalate, Price, SamplingStatus, Uniform, explain, wrap
+from dynscale_dspy import (
+    BestOf,
+    BudgetPool,
+    ByPrice,
+    Cost,
+    DynScaling,
+    Escalate,
+    Price,
+    SamplingStatus,
+    Uniform,
+    explain,
+    wrap,
+)
 from dynscale_dspy.allocation.learned import LOST, TRIED_AGAIN
 from dynscale_dspy.sampling.ways import INDEPENDENT
 from dynscale_dspy.testing import FakeQuestion, FakeServer
@@ -281,26 +294,43 @@ def test_a_wrapped_part_without_models_asks_what_the_sample_around_asks(servers:
 # ---- rollouts and the cache
 
 
-@pytest.mark.parametrize("rule", [LADDER, Escalate(upfront=0)], ids=["ladder", "in turn"])
-@pytest.mark.parametrize("way", WAYS)
-def test_a_warm_cache_repeats_everything_without_a_request(servers: Any, way: str, rule: Escalate) -> None:
+RULES = {"ladder": LADDER, "in turn": Escalate(upfront=0), "by price": ByPrice(), "best of": BestOf()}
+IN_ORDER = [way for way in WAYS if "gather" not in way]
+"""Ways in which what is learned comes in the same order each time."""
+
+
+@pytest.mark.parametrize(
+    ("way", "rule"),
+    [
+        *product(WAYS, ["ladder", "in turn"]),
+        *(pytest.param(way, rule, marks=needs_engines) for way, rule in product(IN_ORDER, ["by price", "best of"])),
+    ],
+)
+@pytest.mark.parametrize("listed", [True, False])
+def test_a_warm_cache_repeats_everything_without_a_request(servers: Any, way: str, rule: str, listed: bool) -> None:
     engine, mode = way.split()
-    answers = []
+    own = {} if listed else {"input_cost_per_token": 1e-6, "output_cost_per_token": 1e-6}
+    answers, records = [], []
     for repeat in range(2):
-        both = lms(servers, engine, cache=True)
-        qa = DynScaling(dspy.ChainOfThought("question -> answer"), uniform(), lms=both, sampling=rule)
+        both = lms(servers, engine, cache=True, **own)
+        pool = uniform() if listed else BudgetPool(samples=EACH * len(TEXTS), policy=Uniform()).expect(len(TEXTS))
+        qa = DynScaling(dspy.ChainOfThought("question -> answer"), pool, lms=both, sampling=RULES[rule])
         predictions = MODES[mode](qa)
         answers.append([[sample.answer for sample in explain(each).samples] for each in predictions])
+        known = qa.pool.admission.program(qa).learned.records
+        records.append([(known[name].cost.samples, known[name].cost.total) for name in both])
         if repeat == 0:
             asked = [server.statistics().requests for server in servers]
-            assert all(asked)
+            assert all(asked) or rule == "best of"
     assert [server.statistics().requests for server in servers] == asked
     assert answers[0] == answers[1]
     spent = qa.pool.statistics().spent
     assert spent.tokens == 0 and spent.cached_requests == spent.requests
-    # What came from the cache says nothing of prices.
-    records = qa.pool.admission.program(qa).learned.records
-    assert records["cheap"].cost.samples == records["dear"].cost.samples == 0
+    if rule in ("by price", "best of"):
+        # What came from the cache counts at what it would cost without it.
+        assert records[0] == records[1]
+        drawn = [cost for samples, cost in records[0] if samples]
+        assert drawn and all(cost.prompt_tokens and cost.completion_tokens and cost.nanodollars for cost in drawn)
 
 
 def test_whoever_asks_for_another_draw_gets_one(servers: Any) -> None:
@@ -664,14 +694,14 @@ def test_copies_that_a_program_makes_of_a_predictor_ask_its_model(servers: Any) 
     assert servers[1].statistics().requests == 2 and len(own.requests) == 1
 
 
-def test_a_dear_models_price_is_known_beforehand_by_the_dearest_of_a_choice(servers: Any) -> None:
+def test_what_a_choice_of_several_costs_is_known_beforehand_by_the_mean_of_its_prices(servers: Any) -> None:
     pool = uniform(dollars=1)
     qa = DynScaling(TwoStages(), pool, lms=by_predictor(servers), sampling=LADDER)
     qa(question=TEXTS[0])
     records = pool.admission.program(qa).learned.records
     assert [(records[name].tariff.prompt, records[name].tariff.most) for name in ("cheap", "dear")] == [
         (1_000, 200),
-        (10_000, 200),
+        (5_500, 200),
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -242,3 +243,23 @@ def test_a_known_set_spends_on_the_cheap_model_what_does_not_pay_for_the_dear_on
     asked = [server.statistics().requests for server in servers]
     assert 36_000_000 < bill(servers) == pool.statistics().spent.nanodollars <= 40_000_000
     assert asked[0] > 4 * len(TEXTS) and asked[1] > 0
+
+
+def test_one_by_one_no_part_of_the_calls_is_left_without_the_dear_model() -> None:
+    """The last calls found the money spent: samples of the dear model were paced as if they cost what others do."""
+    draw, calls = random.Random(1), 120
+    cheap, dear = [], []
+    for number in range(calls):
+        skill = draw.betavariate(1.2, 1.2)
+        for questions, right in ((cheap, max(0.9 * skill, 0.02)), (dear, min(skill + 0.3, 0.98))):
+            wrong = 1 - right
+            answers = {"right": right, "wrong": 0.6 * wrong, "odd": 0.3 * wrong, "bad": 0.1 * wrong}
+            questions.append(FakeQuestion(f"Riddle {number}?", answers, "right"))
+    with FakeServer(cheap, median_latency=0, seed=1) as one, FakeServer(dear, median_latency=0, seed=2) as other:
+        both = [server.lm(model=f"openai/{name}", max_tokens=60) for name, server in (("cheap", one), ("dear", other))]
+        pool = BudgetPool(dollars=0.00164 * calls, prices={"openai/cheap": Price(1, 2), "openai/dear": Price(10, 20)})
+        qa = DynScaling(dspy.Predict("question -> answer"), pool.expect(calls), lms=both, max_choices=1, seed=3)
+        drawn = [explain(qa(question=question.text)).samples for question in cheap]
+    asked = [sum("dear" in sample.sampler for sample in samples) for samples in drawn]
+    thirds = [sum(asked[part : part + calls // 3]) for part in range(0, calls, calls // 3)]
+    assert min(thirds) >= max(thirds) / 2, thirds
