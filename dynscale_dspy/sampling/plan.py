@@ -154,6 +154,15 @@ class Plan:
         proposed = self.propose()
         return proposed[0].model if proposed else ""
 
+    def is_free(self, model: str) -> bool:
+        """Whether a language model is known to cost no money.
+
+        Args:
+            model: Its name; empty for the program's own.
+        """
+        record = self._learned.records.get(model)
+        return record is not None and record.tariff is not None and record.tariff.is_free
+
     @property
     def worths(self) -> tuple[float, ...]:
         """What a vote of each language model counts by what is known now; empty where a call has one."""
