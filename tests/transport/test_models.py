@@ -667,6 +667,31 @@ def test_a_map_for_the_only_predictor_is_the_list(servers: Any, way: str, litell
     assert drawn[0] == drawn[1] and bodies[0] == bodies[1]
 
 
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("program", ["two predictors", "ReAct", "nested"])
+def test_a_map_that_gives_all_predictors_the_same_is_the_list(servers: Any, program: str, mode: str) -> None:
+    class Around(dspy.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.part = DynScaling(TwoStages(), BudgetPool(samples=999), max_samples=1)
+            self.last = dspy.Predict("draft -> answer")
+
+        def forward(self, question: str) -> dspy.Prediction:
+            return self.last(draft=self.part(question=question).answer)
+
+    make = Around if program == "nested" else PROGRAMS[program][0]
+    asked = []
+    for by_name in (False, True):
+        for server in servers:
+            server.reset()
+        made, both = make(), lms(servers)
+        given = {name: both for name, _ in made.named_predictors()} if by_name else both
+        predictions = MODES[mode](DynScaling(made, uniform(), lms=given, sampling=LADDER))
+        drawn = [[sample.model for sample in explain(each).samples] for each in predictions]
+        asked.append((drawn, [server.statistics().requests for server in servers]))
+    assert asked[0] == asked[1] and all(asked[0][1])
+
+
 @pytest.mark.parametrize("mode", ["call", "gather"])
 def test_scaled_in_place_each_predictor_draws_from_its_own(servers: Any, mode: str) -> None:
     pool = BudgetPool(samples=EACH * 2 * len(TEXTS), policy=Uniform(), prices=PRICES).expect(2 * len(TEXTS))
