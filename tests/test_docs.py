@@ -113,7 +113,7 @@ def test_every_fault_of_the_fake_server_is_explained():
         assert word in TEXT
 
 
-@pytest.mark.parametrize(("page", "least"), [("selection", 4), ("models", 2)])
+@pytest.mark.parametrize(("page", "least"), [("selection", 4), ("models", 2), ("integrated-sampling", 1)])
 def test_blocks_print_what_the_page_shows(page, least, capsys):
     text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
     namespace: dict[str, object] = {"__name__": page}

@@ -120,7 +120,7 @@ STRATEGIES = {
 }
 
 
-def factorial(price: float, name: str = "factorial") -> str:
+def factorial(price: float, name: str) -> str:
     kept = _load(name)
     policies = {**SINGLE, "uniform": "`Uniform`", "ucb": "`UCB`", "kg": "`KnowledgeGradient`"}
     rows = [row for row in kept["rows"] if row["r"] == price]
@@ -136,7 +136,7 @@ def factorial(price: float, name: str = "factorial") -> str:
             told = f"for {row['cost']:.1f}" if policy in SINGLE else f"({_gain(row)})"
             cells.append(f"{100 * row['accuracy']:.1f} {told}")
         lines.append(_line(cells))
-    return "\n".join(lines) + "\n" if name == "factorial" else _table(lines, kept)
+    return _table(lines, kept)
 
 
 def factorial_others() -> str:
@@ -426,9 +426,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "escalate 50": lambda: escalate(50),
     "escalate like": lambda: escalate(3, apart=False),
     "two_models": two_models,
-    "factorial 0": lambda: factorial(0.0),
-    "factorial quarter": lambda: factorial(0.25),
-    "factorial 1": lambda: factorial(1.0),
     "factorial learned": lambda: factorial(0.25, "factorial_learned"),
     "factorial others": factorial_others,
     "factorial seeds": lambda: factorial(0.25, "factorial_seeds"),

@@ -265,11 +265,17 @@ class Learned:
         if index == 0:
             self._first = peak.at_least(self._first or Cost())
 
-    def costed(self, sampler: str, cost: Cost) -> None:
-        """A sample has cost so much."""
-        self.cost.add(cost)
+    def costed(self, sampler: str, cost: Cost, saved: Cost | None = None) -> None:
+        """A sample has cost so much.
+
+        Args:
+            sampler: What drew it.
+            cost: What it cost.
+            saved: What DSPy's cache has saved of it, as far as that is known.
+        """
+        self.cost.add(cost, saved)
         record = self.of(sampler)
         if record.is_usual:
-            self.usual.add(cost)
+            self.usual.add(cost, saved)
         if not record.in_order:
-            record.cost.add(cost)
+            record.cost.add(cost, saved)

@@ -654,14 +654,14 @@ class Admission:
             node.counts.drawn += samples
 
     def sample_settled(
-        self, cost: Cost | None, failure: BaseException | None, *, cut_off: bool, is_usual: bool
+        self, cost: Cost | None, failure: BaseException | None, *, cut_off: bool, saved: Cost | None
     ) -> None:
         """A sample is over; see :class:`~dynscale_dspy.budget.leases.Payer`."""
         for node in self.chain:
             if cost is not None:
                 node.accounts.record.add(cost)
-                if is_usual:
-                    node.accounts.usual.add(cost)
+                if saved is not None:
+                    node.accounts.usual.add(cost, saved)
                 if not cut_off:
                     node.breaker.record(failure)
             for warning in node.alerts.due(node.accounts.ledger):

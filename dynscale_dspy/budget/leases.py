@@ -98,7 +98,7 @@ class Payer(Protocol):
         ...
 
     def sample_settled(
-        self, cost: Cost | None, failure: BaseException | None, *, cut_off: bool, is_usual: bool
+        self, cost: Cost | None, failure: BaseException | None, *, cut_off: bool, saved: Cost | None
     ) -> None:
         """A sample is over, inside the lock.
 
@@ -106,7 +106,7 @@ class Payer(Protocol):
             cost: What it cost; None for one that did not run as a whole.
             failure: The error of the program, if it had one.
             cut_off: Whether one of its requests could not be paid.
-            is_usual: Whether samples are counted in ones like it.
+            saved: What DSPy's cache has saved of it, if samples are counted in ones like it; else None.
         """
         ...
 
@@ -515,10 +515,10 @@ class Arm:
         self._unstarted.discard(lease)
         self.payer.count_drawn(1)
 
-    def _costed(self, sampler: str, cost: Cost) -> None:
-        """A sample that ran has cost so much."""
-        self._records.setdefault(sampler, CostRecord()).add(cost)
-        self.learned.costed(sampler, cost)
+    def _costed(self, sampler: str, cost: Cost, saved: Cost) -> None:
+        """A sample that ran has cost so much, and so much less than without DSPy's cache."""
+        self._records.setdefault(sampler, CostRecord()).add(cost, saved)
+        self.learned.costed(sampler, cost, saved)
 
     def _settled(self, cost: Cost, charged: Cost) -> None:
         """A sample of this call, or of one nested in it on the same pool, is over."""
@@ -694,9 +694,9 @@ class Lease:
         if not self._refused:
             arm.learned.needed(self.sampler, self._peak, index=self.index)
         if whole:
-            arm._costed(self.sampler, cost)
-        is_usual = arm.learned.of(self.sampler).is_usual
-        payer.sample_settled(cost if whole else None, failure, cut_off=self._refused, is_usual=is_usual)
+            arm._costed(self.sampler, cost, self._saved)
+        saved = self._saved if arm.learned.of(self.sampler).is_usual else None
+        payer.sample_settled(cost if whole else None, failure, cut_off=self._refused, saved=saved)
         arm._settled(cost, charged)
         total = cost + self._nested
         if arm.outer is not None and arm.is_nested:
