@@ -11,14 +11,25 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "dynscale_dspy"
 
 # What each room may import besides itself. Single files at the top are rooms of their own.
-LEAVES = {"_ambient", "_deprecated", "_fields", "_models", "_moved", "_naming", "errors"}
+LEAVES = {
+    "_ambient",
+    "_cached",
+    "_deprecated",
+    "_fields",
+    "_models",
+    "_moved",
+    "_naming",
+    "_progress",
+    "_shell",
+    "errors",
+}
 ARROWS: dict[str, set[str]] = {
     **{leaf: set() for leaf in LEAVES},
     "_models": {"_fields"},
     "__init__": {"_moved"},
     "allocation": {"_deprecated", "_fields"},
-    "selection": {"allocation", "_fields"},
-    "sampling": {"allocation", "selection", "_deprecated", "_fields", "errors"},
+    "selection": {"allocation", "_cached", "_fields"},
+    "sampling": {"allocation", "selection", "_cached", "_deprecated", "_fields", "errors"},
     "reporting": {"allocation", "selection", "sampling", "_deprecated", "errors"},
     # Settings name strategies, policies, prices and stores; the pool is made of settings.
     "config": {"allocation", "selection", "sampling", "budget", "_fields", "_models"},
@@ -26,7 +37,7 @@ ARROWS: dict[str, set[str]] = {
     "execution": {"allocation", "selection", "sampling", "budget", "config", "reporting", *LEAVES - {"_moved"}},
     "module": {"allocation", "selection", "sampling", "budget", "config", "execution", *LEAVES - {"_moved"}},
     "wrapping": {"budget", "config", "execution", "module", *LEAVES - {"_moved"}},
-    "replay": {"allocation", "selection", "sampling", "reporting"},
+    "replay": {"allocation", "selection", "sampling", "reporting", "_cached", "_progress", "_shell"},
     "tuning": {
         *("allocation", "selection", "sampling", "budget", "config", "execution", "reporting", "replay", "module"),
         *LEAVES - {"_moved"},
@@ -34,6 +45,10 @@ ARROWS: dict[str, set[str]] = {
     "distributed": {"allocation", "budget", "config", "execution", "module", "reporting", "_naming", "errors"},
     "lab": set(),
     "testing": {"allocation", "selection", "sampling", "budget", "replay"},
+    "commands": {
+        *("allocation", "budget", "execution", "lab", "module", "sampling", "tuning"),
+        *("_progress", "_shell"),
+    },
     "cli": {"allocation", "budget", "lab", "module", "replay", "reporting", "sampling", "tuning"},
 }
 PURE = ("allocation", "selection", "sampling")
