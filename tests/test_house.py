@@ -49,7 +49,7 @@ ARROWS: dict[str, set[str]] = {
         *("allocation", "budget", "execution", "lab", "module", "sampling", "tuning"),
         *("_progress", "_shell"),
     },
-    "cli": {"allocation", "budget", "lab", "module", "replay", "reporting", "sampling", "tuning"},
+    "cli": {"commands", "replay", "tuning", "_shell"},
 }
 PURE = ("allocation", "selection", "sampling")
 
