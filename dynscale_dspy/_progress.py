@@ -70,7 +70,7 @@ class Lines:
         self._next = self._began + FIRST
         self._more = ""
         self._done = 0
-        self._has_told = False
+        self._told: int | None = None
 
     def update(self, n: int = 1) -> None:
         """So many more are done."""
@@ -78,7 +78,6 @@ class Lines:
         now = self._clock()
         if now >= self._next:
             self._next = now + EVERY
-            self._has_told = True
             self._tell(now, going=True)
 
     def set_postfix_str(self, s: str, refresh: bool = True) -> None:
@@ -86,12 +85,12 @@ class Lines:
         self._more = s
 
     def close(self) -> None:
-        """Say how it ended, if anything was said before; closing twice does nothing."""
-        if self._has_told:
-            self._has_told = False
+        """Say how it ended, if anything was said before and there is more to say; closing twice does nothing."""
+        if self._told not in (None, self._done):
             self._tell(self._clock(), going=False)
 
     def _tell(self, now: float, *, going: bool) -> None:
+        self._told = self._done
         gone = now - self._began
         parts = [counted(self._done if self._total is None else self._total, self._unit)]
         if self._total is not None:

@@ -43,6 +43,14 @@ def test_a_line_comes_now_and_then_and_one_at_the_end(clock):
     assert out.getvalue().splitlines()[-1] == "vote of 4: 800 of 1,000 samples, 40 tokens, 40 s gone"
 
 
+def test_the_end_is_not_told_twice(clock):
+    told, out = lines(clock, 1)
+    clock.now = FIRST
+    told.update()
+    told.close()
+    assert out.getvalue() == "vote of 4: 1 of 1 sample, 2 s gone\n"
+
+
 def test_what_is_over_at_once_says_nothing(clock):
     told, out = lines(clock)
     clock.now = FIRST / 2

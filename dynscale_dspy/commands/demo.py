@@ -81,6 +81,7 @@ def run(options: argparse.Namespace) -> None:
         from rich.console import Console
 
         from dynscale_dspy import BudgetPool, DynScaling, Parallel, Uniform, lab
+        from dynscale_dspy.execution.choices_route import can_borrow
     except ImportError as error:
         raise Refused(f"{error}: pip install 'dynscale-dspy[lab]'") from error
 
@@ -108,6 +109,7 @@ def run(options: argparse.Namespace) -> None:
             DynScaling(dspy.ChainOfThought("question -> answer"), budget=2)(**questions[0].inputs())
         except Exception as error:  # whatever it is, a shell wants a line
             raise Refused(f"{lm.model} does not answer: {line_of(error)}") from error
+        can_borrow(lm, {"n": 2}, wait=True)
         for method, (pool, settings) in methods.items():
             program = DynScaling(dspy.ChainOfThought("question -> answer"), budget=pool, answer=_number, **settings)
             began = time.perf_counter()
