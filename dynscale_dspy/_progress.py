@@ -12,6 +12,8 @@ from typing import Any, Protocol, TextIO
 from tqdm import tqdm as plain_bar
 from tqdm.auto import tqdm
 
+from dynscale_dspy._words import counted
+
 FIRST = 2.0
 """Seconds before the first line: what is over sooner needs none."""
 EVERY = 10.0
@@ -130,15 +132,3 @@ def named(label: str) -> Iterator[None]:
         yield
     finally:
         _label.reset(token)
-
-
-def counted(number: int, unit: str) -> str:
-    """A number of things, in words.
-
-    Example:
-        >>> counted(1, "sample"), counted(1200, "sample"), counted(0, "query")
-        ('1 sample', '1,200 samples', '0 queries')
-    """
-    if number != 1:
-        unit = f"{unit[:-1]}ies" if unit.endswith("y") else f"{unit}s"
-    return f"{number:,} {unit}"

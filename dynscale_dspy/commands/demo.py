@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dynscale_dspy import _progress
-from dynscale_dspy._progress import counted
 from dynscale_dspy._shell import (
     Refused,
     add_language_model,
@@ -26,6 +25,7 @@ from dynscale_dspy._shell import (
     positive,
     whole,
 )
+from dynscale_dspy._words import counted
 
 if TYPE_CHECKING:
     import dspy

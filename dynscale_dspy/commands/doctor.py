@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from dynscale_dspy import __version__
-from dynscale_dspy._progress import counted
 from dynscale_dspy._shell import (
     Refused,
     add_language_model,
@@ -23,6 +22,7 @@ from dynscale_dspy._shell import (
     language_model,
     number,
 )
+from dynscale_dspy._words import counted
 
 if TYPE_CHECKING:
     from dynscale_dspy.execution.probing import Finding, Route

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from dynscale_dspy import _progress
-from dynscale_dspy._progress import counted
 from dynscale_dspy._shell import Refused, check_writable, positive, whole
+from dynscale_dspy._words import counted
 from dynscale_dspy.allocation.policies import POLICIES
 from dynscale_dspy.replay import models, models_text
 from dynscale_dspy.replay.lines import PoolError

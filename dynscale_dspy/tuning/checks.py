@@ -12,6 +12,7 @@ import dspy
 from dynscale_dspy import _fields
 from dynscale_dspy._naming import name_of, named_predictors
 from dynscale_dspy._progress import named
+from dynscale_dspy._words import counted
 from dynscale_dspy.allocation.policies import Uniform
 from dynscale_dspy.config import ScalingSettings
 from dynscale_dspy.errors import BudgetExhausted
@@ -175,7 +176,9 @@ class _Checking:
                     f"budget is too small: {self.funds.left('samples'):g} samples, and each example takes {each}; give "
                     f"at least {2 * each}, or fewer samples= a call"
                 )
-            self.notes.append(f"{len(self.examples) - int(affordable)} examples do not fit the budget and are left out")
+            left = len(self.examples) - int(affordable)
+            verb = "does not fit the budget and is" if left == 1 else "do not fit the budget and are"
+            self.notes.append(f"{counted(left, 'example')} {verb} left out")
             self.examples = self.examples[: int(affordable)]
         if len(self.examples) < 2:
             raise ValueError(

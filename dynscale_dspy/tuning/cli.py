@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from dynscale_dspy._progress import counted
 from dynscale_dspy._shell import (
     Refused,
     add_language_model,
@@ -23,6 +22,7 @@ from dynscale_dspy._shell import (
     positive,
     whole,
 )
+from dynscale_dspy._words import counted
 
 if TYPE_CHECKING:
     import dspy
