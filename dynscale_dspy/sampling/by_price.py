@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 
 import numpy as np
 
+from dynscale_dspy._cached import cached_property
 from dynscale_dspy.allocation.learned import Learned
 from dynscale_dspy.sampling.best_of import BestOf
 from dynscale_dspy.sampling.escalate import Escalate, ModelStrategy, OverModels, prices_of
