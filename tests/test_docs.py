@@ -12,7 +12,7 @@ import pytest
 from dynscale_dspy.cli import main
 from dynscale_dspy.selection.text import LAYERS, key_of_text
 from dynscale_dspy.testing import FAULTS
-from tests.support import ScriptedModel, cycle
+from tests.support import ScriptedModel, cycle, needs_engines
 
 ROOT = Path(__file__).parent.parent
 # The blocks have deadlines of their own.
@@ -144,6 +144,15 @@ def test_samples_share_a_request_as_the_page_says(capsys):
     block, printed = re.findall(r"```python\n(.*?)```\n+```text\n(.*?)```", text, flags=re.DOTALL)[0]
     exec(compile(block, "speed.md", "exec"), {})
     assert capsys.readouterr().out == printed
+
+
+@needs_engines
+def test_a_client_with_more_connections_is_made_as_the_page_says():
+    text = (ROOT / "docs" / "speed.md").read_text(encoding="utf-8")
+    _, second = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    namespace: dict[str, object] = {}
+    exec(compile(second, "speed.md", "exec"), namespace)
+    assert namespace["lm"].model == "openai-chat:qwen" and namespace["config"].max_connections == 1000
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])

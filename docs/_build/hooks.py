@@ -22,6 +22,7 @@ TITLES = {
     "escalate": "Several language models under one budget, on recorded samples",
     "two_models": "The lab's two models under one budget",
     "chaos": "Faults, kills and shared books",
+    "own_cost": "What a sample costs beside the bare program, before and now",
     "overhead": "What a sample costs: CPU, prompt tokens, latencies",
     "throughput": "How full the wire is, and how others fill it",
     "prompts": "What a long prompt costs eight samples",
@@ -36,14 +37,15 @@ TITLES = {
 WIDE = "---\nhide: [toc]\n---\n\n"
 ELSEWHERE = {
     "replay": "allocation.md#measured",
-    "selection": "selection.md#measured",
+    "selection": "selection-measured.md",
     "escalate": "escalate.md",
     "two_models": "models.md#when-it-pays",
-    "overhead": "speed.md#measured",
-    "throughput": "speed.md#how-full-the-wire-is",
-    "prompts": "speed.md#long-prompts",
+    "own_cost": "speed-measured.md#the-librarys-own-work",
+    "overhead": "speed-measured.md#beside-dspy-and-litellm",
+    "throughput": "speed-measured.md#how-full-the-wire-is",
+    "prompts": "speed-measured.md#long-prompts",
     "local_servers": "servers.md#one-model-three-servers",
-    **dict.fromkeys(("cluster", "leases", "leases_shift", "leases_large"), "distributed.md#measured"),
+    **dict.fromkeys(("cluster", "leases", "leases_shift", "leases_large"), "distributed-measured.md"),
 }
 """Shown on a page of its own."""
 

@@ -179,6 +179,25 @@ def overhead() -> str:
     return _table(lines, kept)
 
 
+def own_cost() -> str:
+    """A row a version: instructions and CPU of a sample, bare and wrapped, and what wrapping adds."""
+    kept = _load("own_cost")
+    lines = ["| | instructions | of them over the bare program | CPU, µs | of it over the bare program |"]
+    lines.append("|---|" + "---:|" * 4)
+    by_version: dict[str, dict[str, dict[str, int]]] = {}
+    for row in kept["rows"]:
+        by_version.setdefault(row["version"], {})[row["way"]] = row
+    for version, ways in by_version.items():
+        bare = ways["bare program"]
+        for way, row in ways.items():
+            cells = [f"{way}, {version}"]
+            for column in ("instructions", "cpu_us"):
+                over = f"{row[column] - bare[column]:,}" if row is not bare else ""
+                cells += [f"{row[column]:,}", over]
+            lines.append(_line(cells))
+    return _table(lines, kept)
+
+
 def leases(name: str) -> str:
     kept = _load(name)
     shift = any(row["lag"] is not None for row in kept["rows"])
@@ -437,6 +456,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "models": models,
     "orders": orders,
     "overhead": overhead,
+    "own cost": own_cost,
     "prompts": prompts,
     "real models": lambda: real_models("real_models"),
     "replay each pool": lambda: replay("each pool"),

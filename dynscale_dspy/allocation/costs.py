@@ -86,6 +86,10 @@ class Cost:
         return self.nanodollars / NANO
 
     def __add__(self, other: Cost) -> Cost:
+        if other is NOTHING:
+            return self
+        if self is NOTHING:
+            return other
         return Cost(
             self.samples + other.samples,
             self.requests + other.requests,
@@ -97,6 +101,8 @@ class Cost:
         )
 
     def __sub__(self, other: Cost) -> Cost:
+        if other is NOTHING:
+            return self
         return Cost(
             self.samples - other.samples,
             self.requests - other.requests,
@@ -107,8 +113,27 @@ class Cost:
             self.cached_requests - other.cached_requests,
         )
 
+    def covers(self, other: Cost) -> bool:
+        """Whether it is at least the other amount, in each unit that can be capped.
+
+        Example:
+            >>> held = Cost(samples=1, requests=1, prompt_tokens=100)
+            >>> held.covers(Cost(requests=1, completion_tokens=100)), held.covers(Cost(requests=2))
+            (True, False)
+        """
+        return (
+            self.samples >= other.samples
+            and self.requests >= other.requests
+            and self.nanodollars >= other.nanodollars
+            and self.tokens >= other.tokens
+        )
+
     def at_least(self, other: Cost) -> Cost:
-        """The larger amount, unit by unit."""
+        """The larger amount, unit by unit; neither is below nothing."""
+        if self is NOTHING:
+            return other
+        if self == other:
+            return self
         return Cost(
             max(self.samples, other.samples),
             max(self.requests, other.requests),
@@ -119,6 +144,9 @@ class Cost:
             max(self.cached_requests, other.cached_requests),
         )
 
+
+NOTHING = Cost()
+"""What most sums begin with: to add it makes no new amount."""
 
 _OLD_NAMES = {"calls": "requests", "cached_calls": "cached_requests"}
 """Names of version 0.1, which keep working."""
@@ -180,7 +208,7 @@ class CostRecord:
 
     def __init__(self) -> None:
         self.samples = 0
-        self.total = Cost()
+        self.total = NOTHING
 
     def add(self, cost: Cost, saved: Cost | None = None) -> None:
         """One more sample. One that DSPy's cache answered, if only in part, says nothing about the next: it is out.

@@ -192,7 +192,8 @@ class Learned:
 
     def of(self, sampler: str) -> SamplerRecord:
         """The record of a sampler; an empty one before its first sample."""
-        return self.records.setdefault(sampler, SamplerRecord())
+        record = self.records.get(sampler)
+        return record if record is not None else self.records.setdefault(sampler, SamplerRecord())
 
     def opened(self, samplers: Collection[str]) -> None:
         """A call begins that chooses between these language models."""
@@ -259,11 +260,11 @@ class Learned:
             peak: The most it has held.
             index: Its position among the samples of its call.
         """
-        self.need = peak.at_least(self.need or Cost())
+        self.need = peak.at_least(self.need or peak)
         record = self.of(sampler)
-        record.need = peak.at_least(record.need or Cost())
+        record.need = peak.at_least(record.need or peak)
         if index == 0:
-            self._first = peak.at_least(self._first or Cost())
+            self._first = peak.at_least(self._first or peak)
 
     def costed(self, sampler: str, cost: Cost, saved: Cost | None = None) -> None:
         """A sample has cost so much.

@@ -642,7 +642,10 @@ class Admission:
 
     def program(self, program: object | None) -> Program:
         """What is kept of a program; of none in particular nothing is."""
-        return Program() if program is None else self.shared.programs.setdefault(program, Program())
+        if program is None:
+            return Program()
+        kept = self.shared.programs.get(program)
+        return kept if kept is not None else self.shared.programs.setdefault(program, Program())
 
     def paid(self, key: bytes | None) -> frozenset[int]:
         """The samples of a call that an earlier run has paid for."""

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Literal, Protocol
 
-from dynscale_dspy.allocation.costs import METERED, Cost, CostRecord, expected_cost, relative_cost
+from dynscale_dspy.allocation.costs import METERED, NOTHING, Cost, CostRecord, expected_cost, relative_cost
 from dynscale_dspy.allocation.evidence import Evidence
 from dynscale_dspy.allocation.learned import Learned
 from dynscale_dspy.allocation.pacing import Pacing
@@ -22,6 +22,7 @@ from dynscale_dspy.errors import StorageError
 logger = logging.getLogger(__name__)
 
 ONE_REQUEST = Cost(requests=1)
+ONE_SAMPLE = Cost(samples=1)
 
 _numbers = itertools.count()
 
@@ -172,8 +173,7 @@ class Arm:
         self._made = 0
         self._waiting: list[Lease] = []
         self._records: dict[str, CostRecord] = {}
-        self._drawn = Cost()
-        self._charged = Cost()
+        self._drawn = self._charged = NOTHING
         self._price = 0.0
         self._due = 0
         self._looks = False
@@ -447,7 +447,7 @@ class Arm:
         reserved = 0
         for sampler in samplers:
             redo = self._made in self.paid
-            amount = Cost() if redo else self._amount(sampler, requests, metered=metered)
+            amount = NOTHING if redo else self._amount(sampler, requests, metered=metered)
             reservation = lease = None
             try:
                 reservation = self.ledger.reserve(amount)
@@ -497,10 +497,12 @@ class Arm:
 
     def _metered(self, need: Cost | None) -> Cost:
         """Tokens and dollars to set aside for one sample; at least one of each, so that none begins on nothing."""
-        need = need or Cost()
+        tokens, money = self.ledger.capped("tokens"), self.ledger.capped("nanodollars")
+        if not tokens and not money:
+            return NOTHING
+        need = need or NOTHING
         return Cost(
-            prompt_tokens=max(need.tokens, 1) if self.ledger.capped("tokens") else 0,
-            nanodollars=max(need.nanodollars, 1) if self.ledger.capped("nanodollars") else 0,
+            prompt_tokens=max(need.tokens, 1) if tokens else 0, nanodollars=max(need.nanodollars, 1) if money else 0
         )
 
     def lose_hope(self, sampler: str) -> None:
@@ -568,14 +570,11 @@ class Lease:
         # Requests of one sample are charged and answered under a lock of its own: only those that need more than is
         # set aside take the pool's, which may be held while a file is written.
         self._own = threading.Lock()
-        self._used = Cost()
-        self._replayed = Cost()
-        self._saved = Cost()
+        self._used = self._replayed = self._saved = self._peak = NOTHING
         self._unanswered: set[Charge] = set()
-        self._peak = Cost()
         self._beyond = False
         self._refused = False
-        self._nested = Cost()
+        self._nested = NOTHING
 
     @step
     def start(self) -> bool:
@@ -667,13 +666,13 @@ class Lease:
         arm, payer = self.arm, self.payer
         with self._own:
             if self._state == "settled":
-                return Cost()
+                return NOTHING
             used = self._owed
-            idle = cut_off and self._state == "started" and used == _NOTHING and self._makes_requests
+            idle = cut_off and self._state == "started" and used == NOTHING and self._makes_requests
             whole = self._state == "started" and not idle
-            one = Cost(samples=1 if whole else 0)
-            self.is_free = self.redo and used == Cost()
-            charged = Cost() if self.is_free else used + one
+            cost = used + (ONE_SAMPLE if whole else NOTHING)
+            self.is_free = self.redo and used == NOTHING
+            charged = NOTHING if self.is_free else cost
             sample = (arm.key, self.index) if whole and arm.key is not None else None
             beyond = self._beyond or arm.ledger.exceeds(self._reservation, charged)
             if permanent:
@@ -690,7 +689,7 @@ class Lease:
         if idle:
             payer.count_drawn(-1)
         arm._unstarted.discard(self)
-        cost = used + self._replayed + one
+        cost += self._replayed
         if not self._refused:
             arm.learned.needed(self.sampler, self._peak, index=self.index)
         if whole:
@@ -773,7 +772,7 @@ class Lease:
         with self._own:
             if self._state == "settled":
                 return None
-            return self._booked(Cost(), self._need(bound))
+            return self._booked(NOTHING, self._need(bound))
 
     @step
     def _hold_used(self) -> None:
@@ -798,18 +797,19 @@ class Lease:
 
     def _with_sample(self, need: Cost) -> Cost:
         """For a sample that an earlier run has paid for nothing is held, so that it has to be paid as a whole."""
-        return need + Cost(samples=1) if self.redo else need
+        return need + ONE_SAMPLE if self.redo else need
 
     def _missing(self, need: Cost) -> Cost | None:
         """What is to be reserved besides what is held; None if that is enough. Tokens are not told apart."""
         held = self._reservation.amount
-        more = Cost(
+        if held.covers(need):
+            return None
+        return Cost(
             samples=max(need.samples - held.samples, 0),
             requests=max(need.requests - held.requests, 0),
             prompt_tokens=max(need.tokens - held.tokens, 0),
             nanodollars=max(need.nanodollars - held.nanodollars, 0),
         )
-        return None if more == _NOTHING else more
 
     @property
     def _owed(self) -> Cost:
@@ -828,7 +828,4 @@ class Lease:
     @property
     def _is_paid_ahead(self) -> bool:
         """Whether a request of another sample has brought this one's answer: there is nothing left to save."""
-        return self._used != _NOTHING or bool(self._unanswered)
-
-
-_NOTHING = Cost()
+        return self._used != NOTHING or bool(self._unanswered)

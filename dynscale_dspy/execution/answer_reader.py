@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
@@ -53,7 +54,7 @@ class AnswerReader:
                 raise ValueError(
                     f"answer names {missing[0]!r}, which the program does not produce; its output fields are {outputs}"
                 )
-            if answer is None and not _answer_types(signature):
+            if answer is None and not _fields_of(signature).types:
                 raise ValueError(f"no output field of {outputs} looks like an answer; say which one with answer=...")
         if self.left_out:
             logger.debug(
@@ -68,10 +69,7 @@ class AnswerReader:
         """The type of each output field that is part of the answer, by name; empty if that is not known."""
         if self._signature is None or callable(self.answer):
             return {}
-        if self.answer is not None:
-            names: Sequence[str] = self.answer
-        else:
-            names = voting_fields(_answer_types(self._signature))
+        names = self.answer if self.answer is not None else _fields_of(self._signature).voting
         return {name: _type_of(self._signature.output_fields[name]) for name in names}
 
     @property
@@ -79,9 +77,8 @@ class AnswerReader:
         """Output fields that do not vote since they seem to explain or rate the answer; empty if that is not known."""
         if self._signature is None or self.answer is not None:
             return []
-        types = _answer_types(self._signature)
-        voting = voting_fields(types)
-        return [name for name in types if name not in voting]
+        fields = _fields_of(self._signature)
+        return [name for name in fields.types if name not in fields.voting]
 
     def read(self, module: dspy.Module, prediction: Any, reply: str | None = None) -> Any:
         """The answer as the program gave it: one value, or a dict of the fields of several that say something.
@@ -155,9 +152,9 @@ class AnswerReader:
 
     def _named(self, module: dspy.Module, prediction: dspy.Prediction) -> tuple[dict[str, Any], Sequence[str]]:
         """The types of a prediction's fields, and the names of those that are the answer, which is no function."""
-        types = _types(module, prediction)
+        fields = _fields(module, prediction)
         assert not callable(self.answer)
-        return types, voting_fields(types) if self.answer is None else self.answer
+        return fields.types, fields.voting if self.answer is None else self.answer
 
 
 def _wrote(reply: str, name: str) -> bool:
@@ -166,19 +163,32 @@ def _wrote(reply: str, name: str) -> bool:
     return re.search(rf"\[\[\s*##\s*{name}\s*##|\b{name}\\?[\"']?\s*:|<{name}[\s>/]", reply) is not None
 
 
-def _types(module: dspy.Module, prediction: dspy.Prediction) -> dict[str, Any]:
-    """The types of the fields that may be part of an answer, by name; None where one is not known."""
+class _Fields:
+    """The fields that may be part of an answer.
+
+    Args:
+        types: The type of each by name; None where it is not known.
+    """
+
+    def __init__(self, types: dict[str, Any]) -> None:
+        self.types = types
+        self.voting = voting_fields(types)
+        """The names of those that vote."""
+
+
+def _fields(module: dspy.Module, prediction: dspy.Prediction) -> _Fields:
+    """The fields of a prediction that may be part of an answer."""
     # A prediction made by a predictor knows its signature; others (ReAct, a user's own module) are asked for theirs.
     signature = getattr(getattr(prediction, "_completions", None), "signature", None) or signature_of(module)
     keys = list(prediction.keys())
     if signature is not None:
-        types = _answer_types(signature)
-        if not types.keys().isdisjoint(keys):
-            return types
+        fields = _fields_of(signature)
+        if not fields.types.keys().isdisjoint(keys):
+            return fields
     inside: dict[str, Any] = {}
     for _, predictor in named_predictors(module):
-        inside.update(_answer_types(predictor.signature))
-    return {name: inside.get(name) for name in keys if name not in NOT_ANSWERS}
+        inside.update(_fields_of(predictor.signature).types)
+    return _Fields({name: inside.get(name) for name in keys if name not in NOT_ANSWERS})
 
 
 def _type_of(field: Any) -> Any:
@@ -186,11 +196,19 @@ def _type_of(field: Any) -> Any:
     return Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
 
 
-def _answer_types(signature: Any) -> dict[str, Any]:
-    """The types of the output fields that may be part of an answer, by name."""
-    reasoning_type = getattr(dspy, "Reasoning", None)
-    return {
-        name: field.annotation
-        for name, field in signature.output_fields.items()
-        if name not in NOT_ANSWERS and (reasoning_type is None or field.annotation is not reasoning_type)
-    }
+_kept: weakref.WeakKeyDictionary[Any, tuple[dict[str, Any], _Fields]] = weakref.WeakKeyDictionary()
+
+
+def _fields_of(signature: Any) -> _Fields:
+    """The output fields of a signature that may be part of an answer; of each it is found out once."""
+    outputs = {name: field.annotation for name, field in signature.output_fields.items()}
+    kept = _kept.get(signature)
+    if kept is None or kept[0] != outputs:
+        reasoning_type = getattr(dspy, "Reasoning", None)
+        types = {
+            name: annotation
+            for name, annotation in outputs.items()
+            if name not in NOT_ANSWERS and (reasoning_type is None or annotation is not reasoning_type)
+        }
+        kept = _kept[signature] = outputs, _Fields(types)
+    return kept[1]

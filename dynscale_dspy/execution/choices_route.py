@@ -5,18 +5,19 @@ for all of them, so that the prompt is sent and paid for once. A language model 
 either way, and DSPy's cache takes both for the same. So its requests for several choices, and no others, go through
 LiteLLM.
 
-LiteLLM takes seconds to import. That is done in the background, and until it is done each sample makes a request of
-its own.
+LiteLLM takes seconds to import, a part of them only when it is first asked. Both are done in the background, and until
+they are done each sample makes a request of its own.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
 import os
 import sys
 import threading
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -27,6 +28,11 @@ logger = logging.getLogger(__name__)
 LIBRARY = "litellm"
 LONGEST_IMPORT = 60.0
 """Seconds for which anyone waits for the import."""
+LATE = (
+    *("litellm.proxy.openai_files_endpoints.common_utils", "litellm.proxy.spend_tracking.savings"),
+    *("litellm._service_logger", "litellm.llms.github_copilot.per_user_auth", "httpcore"),
+)
+"""What LiteLLM imports when it is first asked, and what brings most of the rest with it."""
 WITHOUT_CHOICES = frozenset({"anthropic", "ollama", "ollama_chat"})
 """Providers for which LiteLLM need not be imported: they give one choice a request."""
 
@@ -36,6 +42,8 @@ class Library:
 
     Args:
         name: Its name.
+        late: Modules that it imports when it is first used; they are imported with it. Those that there are not do not
+            matter.
 
     Example:
         >>> library = Library("json")
@@ -43,8 +51,9 @@ class Library:
         (None, True, True)
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, late: Sequence[str] = ()) -> None:
         self.name = name
+        self._late = late
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         if hasattr(os, "register_at_fork"):
@@ -54,6 +63,9 @@ class Library:
     @property
     def is_loaded(self) -> bool:
         """Whether the module is there, wholly."""
+        thread = self._thread
+        if thread is not None and thread.is_alive():
+            return False
         module = sys.modules.get(self.name)
         spec = getattr(module, "__spec__", None)
         return module is not None and not getattr(spec, "_initializing", False)
@@ -89,6 +101,10 @@ class Library:
             _load(self.name)
         except Exception as error:  # not installed, or broken: each sample goes on making a request of its own
             logger.debug("%s cannot be imported: %s", self.name, error)
+            return
+        for name in self._late:
+            with contextlib.suppress(Exception):  # it is imported otherwise, or not at all
+                importlib.import_module(name)
 
 
 def _load(name: str) -> None:
@@ -101,7 +117,7 @@ def _load(name: str) -> None:
         getattr(require(name), "__all__", None)  # the first attribute that is asked for imports it
 
 
-LITELLM = Library(LIBRARY)
+LITELLM = Library(LIBRARY, LATE)
 """LiteLLM of this process."""
 
 
@@ -147,6 +163,16 @@ def is_borrowed(lm: Any, settings: Mapping[str, Any]) -> bool:
         settings: The request's.
     """
     return type(lm) is dspy.LM and getattr(lm, "_engine_spec", None) == "auto" and bool(_is_native(lm, settings))
+
+
+def is_native(lm: Any, settings: Mapping[str, Any]) -> bool:
+    """Return True if DSPy's native client makes a language model's requests.
+
+    Args:
+        lm: The language model.
+        settings: The request's.
+    """
+    return getattr(lm, "_engine_spec", None) == "lm15" or is_borrowed(lm, settings)
 
 
 def through_litellm(lm: Any) -> Any:

@@ -1,13 +1,15 @@
-"""What a user is told of a program whose votes cannot say much: once each, on the screen."""
+"""What a user is told that costs votes or time and need not: once each, on the screen."""
 
 from __future__ import annotations
 
 import contextlib
 import warnings
 import weakref
+from collections.abc import Iterable
 from typing import Any
 
-from dynscale_dspy.execution.capabilities import Capability
+from dynscale_dspy.execution.capabilities import Capability, server_of
+from dynscale_dspy.execution.choices_route import is_native
 from dynscale_dspy.execution.lm_errors import status_of
 from dynscale_dspy.sampling.plan import Plan
 from dynscale_dspy.sampling.sample import REPEATED
@@ -17,6 +19,12 @@ _OWN_REPLIES = Capability()
 
 _AGREEMENT = Capability()
 """Of a wrapper: two samples of its program say the same now and then."""
+
+_CONNECTIONS_DO = Capability()
+"""Of a language model: its client has a connection for each of its requests."""
+
+CONNECTIONS = 100
+"""Connections that DSPy's native client opens for a language model, unless its engine is told otherwise."""
 
 _TOLD_LOST: weakref.WeakKeyDictionary[Any, set[str]] = weakref.WeakKeyDictionary()
 """By wrapper, the language models of several of which it was told that they fail."""
@@ -54,6 +62,25 @@ def hint(owner: Any, name: str, plan: Plan) -> None:
             "between answers that all differ, so that the first sample wins and further ones buy nothing. Pass "
             "answer=, the output field or a function of the prediction that is equal where the answer is the same, "
             "or a selector= that compares answers otherwise"
+        )
+
+
+def hint_of_connections(lm: Any, under_way: Iterable[Any]) -> None:
+    """Warn if requests wait for a connection of DSPy's native client, once for a language model.
+
+    Args:
+        lm: The language model of a request that begins.
+        under_way: Those of all requests under way, this one included.
+    """
+    if not _CONNECTIONS_DO.is_expected(lm) or not is_native(lm, {}):
+        return
+    count = sum(server_of(other) == server_of(lm) for other in under_way)
+    if count > CONNECTIONS and _CONNECTIONS_DO.found(lm, False):
+        _warn(
+            f"more than {CONNECTIONS} requests to {lm.model} are under way, and DSPy's native client opens "
+            f"{CONNECTIONS} connections: the others wait for one. Samples that share a request need fewer "
+            "(max_choices=8, the default, where program and server can); or give dspy.LM an engine with more, "
+            "LM15Engine(RouterConfig(max_connections=1000)), as docs/speed.md shows"
         )
 
 

@@ -20,6 +20,7 @@ from dspy.utils.callback import BaseCallback
 from dynscale_dspy.budget.throttle import NoTurn
 from dynscale_dspy.execution.capabilities import server_of
 from dynscale_dspy.execution.connections import open_anew
+from dynscale_dspy.execution.hints import CONNECTIONS, hint_of_connections
 from dynscale_dspy.execution.meter import Meter, current_meter
 from dynscale_dspy.execution.sample_lm import original
 
@@ -28,7 +29,12 @@ class Listener(BaseCallback):
     """Tells the meter of a sample of its requests, and has them pass the pool's throttle. There is one: LISTENER."""
 
     def __init__(self) -> None:
-        self._open: dict[str, tuple[Meter, contextlib.ExitStack | None]] = {}
+        self._open: dict[str, tuple[Meter, contextlib.ExitStack | None, Any]] = {}
+
+    @property
+    def under_way(self) -> int:
+        """Requests of samples that are under way."""
+        return len(self._open)
 
     def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         """Charge the request to the sample that makes it, once.
@@ -52,11 +58,13 @@ class Listener(BaseCallback):
                 except NoTurn:
                     raise meter.cut_off() from None
             meter.on_lm_start(call_id, instance, inputs)
-            self._open[call_id] = meter, stack.pop_all() if throttle is not None else None
+            self._open[call_id] = meter, stack.pop_all() if throttle is not None else None, instance
+        if len(self._open) > CONNECTIONS:
+            hint_of_connections(instance, [lm for _, _, lm in list(self._open.values())])
 
     def on_lm_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
         """Settle it."""
-        meter, stack = self._open.pop(call_id, (None, None))
+        meter, stack, _ = self._open.pop(call_id, (None, None, None))
         if meter is None:
             return
         try:

@@ -10,9 +10,8 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import dspy
 from dspy.utils.callback import ACTIVE_CALL_ID
@@ -390,8 +389,7 @@ class PaidRequest:
 _paid_ahead: ContextVar[PaidRequest | None] = ContextVar("dynscale_paid_ahead", default=None)
 
 
-@dataclass(frozen=True)
-class _OpenRequest:
+class _OpenRequest(NamedTuple):
     """A request under way: who pays for it, whether the sample's own usage tracker hears of it, whether paid ahead."""
 
     inputs: dict[str, Any]
@@ -405,8 +403,7 @@ class _OpenRequest:
         return not isinstance(error, Exception) and not unseen_routes(lm, self.inputs) and not had_left(error)
 
 
-@dataclass(frozen=True)
-class _Charged:
+class _Charged(NamedTuple):
     """One pool's part in a request: what was charged to which lease, and the most it can come to."""
 
     lease: Lease
@@ -444,8 +441,7 @@ def _charge(
     return _Charged(lease, payer, charge, bound)
 
 
-@dataclass(frozen=True)
-class _Share:
+class _Share(NamedTuple):
     """Another sample's part in a request."""
 
     lease: Lease

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from dynscale_dspy.allocation.costs import NANO, Cost
+from dynscale_dspy.allocation.costs import NANO, NOTHING, Cost
 from dynscale_dspy.budget.prices import Price, listed, worst_price
 from dynscale_dspy.execution.lm_errors import was_never_sent, was_refused
 
@@ -46,6 +46,10 @@ class Bound:
     overshoot: str = ""
 
 
+_ONE_REQUEST = Bound(Cost(requests=1))
+"""That of most requests, where neither tokens nor dollars are capped."""
+
+
 def request_bound(
     lm: Any,
     inputs: Mapping[str, Any],
@@ -73,7 +77,7 @@ def request_bound(
     choices = kwargs.get("n")
     requests = (choices if isinstance(choices, int) and choices > 0 else 1) * (1 + retries)
     if not tokens and not dollars:
-        return Bound(Cost(requests=requests))
+        return _ONE_REQUEST if requests == 1 else Bound(Cost(requests=requests))
     model = str(getattr(lm, "model", ""))
     lacking = overshoot = ""
     prompt = _prompt_tokens(model, inputs, kwargs)
@@ -293,7 +297,7 @@ def _requests(entry: Mapping[str, Any] | None, most: int) -> int:
 
 def _sum(reports: Sequence[Mapping[str, Any]]) -> Cost | None:
     """Reports as one cost; None if one is absurd."""
-    total = Cost()
+    total = NOTHING
     for report in reports:
         prompt = report.get("prompt_tokens", report.get("input_tokens")) or 0
         completion = report.get("completion_tokens", report.get("output_tokens")) or 0
@@ -302,8 +306,9 @@ def _sum(reports: Sequence[Mapping[str, Any]]) -> Cost | None:
         details = details if isinstance(details, Mapping) else vars_of(details)
         cached = details.get("cached_tokens") or 0
         counts = (prompt, completion, whole, cached)
-        if any(isinstance(n, bool) or not isinstance(n, int) or not 0 <= n <= LARGEST for n in counts):
-            return None
+        for n in counts:
+            if isinstance(n, bool) or not isinstance(n, int) or not 0 <= n <= LARGEST:
+                return None
         completion = max(completion, whole - prompt)  # hidden reasoning is in the total of some providers alone
         total += Cost(prompt_tokens=prompt, completion_tokens=completion, cached_tokens=min(cached, prompt))
     return total
@@ -327,7 +332,7 @@ def _priced(
         # Where dollars are capped the bound was priced, and nothing is free because DSPy could not price it.
         price = worst_price(model, kwargs, {}) if dollars or "input_cost_per_token" in kwargs else None
         nanodollars = price.nanodollars(cost.prompt_tokens, cost.completion_tokens) if price else 0
-    return cost + Cost(nanodollars=nanodollars)
+    return cost + Cost(nanodollars=nanodollars) if nanodollars else cost
 
 
 def _at_least(cost: Cost, lm: Any, prices: Mapping[str, Price], reported: int | None) -> Cost:

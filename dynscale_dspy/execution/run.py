@@ -10,7 +10,7 @@ from typing import Any
 
 import dspy
 
-from dynscale_dspy.allocation.costs import Cost
+from dynscale_dspy.allocation.costs import NOTHING
 from dynscale_dspy.budget.admission import Admission
 from dynscale_dspy.budget.leases import Lease
 from dynscale_dspy.execution.adapter import SampleAdapter
@@ -110,8 +110,7 @@ class SampleRun(AbstractContextManager):
         self.draw = draw
         self.prediction: Any = None
         self.sample: Sample
-        self.cost = Cost()
-        self.saved = Cost()
+        self.cost = self.saved = NOTHING
         self._lease = lease
         self._settings = settings
         self._slot = slot
@@ -149,7 +148,8 @@ class SampleRun(AbstractContextManager):
         if self._slot is not None:
             self._slot.together = alone and not callbacks and not needs_each_run(self._settings.module)
         listen_to(lm)
-        listen_to(known)
+        if known is not lm:
+            listen_to(known)
         if tracing.is_on():
             callbacks = [
                 tracing.SpanMark(ended=self._vote_attributes),

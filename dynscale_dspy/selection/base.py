@@ -217,9 +217,8 @@ def composed_of(selection: Selection, *, favour_conditioned: bool = False) -> Co
         selection: The votes of a call.
         favour_conditioned: As of :meth:`Selection.winner`.
     """
-    if not isinstance(selection, Composing):
-        return None
-    return selection.composed(favour_conditioned=favour_conditioned)
+    composed = getattr(selection, "composed", None)  # a check of the protocol takes twenty times as long
+    return None if composed is None else composed(favour_conditioned=favour_conditioned)
 
 
 def keys_of(groups: Sequence[Group]) -> dict[int, Hashable]:

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import dspy
@@ -136,3 +137,34 @@ def test_a_first_call_does_not_wait_for_the_import_and_a_child_forked_meanwhile_
         [sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=120, env={**os.environ}, check=True
     )
     assert run.stdout.split("\n")[:3] == ["not loaded", "child 0", "True"]
+
+
+WARMED = """
+import sys
+import dspy
+from dynscale_dspy.execution.choices_route import LITELLM
+from dynscale_dspy.testing import FakeServer, questions
+
+bank = questions(1)
+with FakeServer(bank) as server, dspy.context(lm=server.lm("litellm")):
+    LITELLM.wait()
+    before = set(sys.modules)
+    dspy.Predict("question -> answer")(question=bank[0].text)
+    print(len([name for name in set(sys.modules) - before if not name.startswith("dspy.")]))
+"""
+
+
+def test_what_litellm_imports_at_its_first_request_is_there_by_then() -> None:
+    run = subprocess.run([sys.executable, "-c", WARMED], capture_output=True, text=True, timeout=120)
+    assert int(run.stdout) < 40, run.stderr[-2000:]  # 160 without
+
+
+def test_a_library_is_there_with_its_late_modules_of_which_some_may_be_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("slow_library", "its_late_module"):
+        (tmp_path / f"{name}.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    library = Library("slow_library", late=("never_imported", "its_late_module"))
+    assert not library.is_loaded
+    assert library.wait() and "its_late_module" in sys.modules

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import warnings
 
 import dspy
 import pytest
 
-from dynscale_dspy import BudgetPool, DynScaling, KnowledgeGradient, Parallel, explain
-from tests.support import ScriptedModel, one_each
+from dynscale_dspy import BudgetPool, DynScaling, KnowledgeGradient, Parallel, Uniform, explain
+from dynscale_dspy.execution.listener import LISTENER
+from dynscale_dspy.testing import FakeServer, questions
+from tests.support import ScriptedModel, needs_engines, one_each
 
 
 def never_the_same(calls, *, budget=4.0, pool=None):
@@ -83,3 +86,48 @@ def test_where_answers_repeat_the_pool_learns_nothing_against_them():
     with dspy.context(lm=model.lm()):
         drawn = [len(explain(program(q=str(number))).samples) for number in range(40)]
     assert sum(drawn[20:]) >= 60
+
+
+def slow_server():
+    return FakeServer(questions(1), median_latency=600.0, sigma=0.0)
+
+
+async def asked_at_once(lm, until):
+    """Asks for 104 samples, each by itself, until the condition holds or all are under way; nobody is answered."""
+    qa = one_each(dspy.Predict("question -> answer"), BudgetPool(per_call=8, policy=Uniform()), sampling=Parallel())
+    with dspy.context(lm=lm):
+        calls = [asyncio.ensure_future(qa.acall(question=f"q {number}")) for number in range(13)]
+    while not until():
+        await asyncio.sleep(0)
+    for call in calls:
+        call.cancel()
+    await asyncio.gather(*calls, return_exceptions=True)
+
+
+@needs_engines
+def test_more_requests_than_connections_are_said_once():
+    with slow_server() as server, warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+
+        def told():
+            return [each for each in said if "connections" in str(each.message)]
+
+        asyncio.run(asked_at_once(server.lm("auto"), told))
+        asyncio.run(asked_at_once(server.lm("auto"), lambda: LISTENER.under_way == 104))
+    (one,) = told()
+    assert "RouterConfig(max_connections=1000)" in str(one.message) and "max_choices" in str(one.message)
+
+
+@needs_engines
+def test_a_client_with_more_connections_is_left_alone():
+    from dspy.clients.engines.lm15_engine import AsyncLM15Engine, LM15Engine
+    from dspy.lm15 import RouterConfig
+
+    with slow_server() as server, warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        config = RouterConfig(
+            base_urls={"openai-chat": server.url}, api_keys={"openai-chat": "local"}, max_connections=1000
+        )
+        lm = dspy.LM("openai-chat:fake", engine=LM15Engine(config), async_engine=AsyncLM15Engine(config), cache=False)
+        asyncio.run(asked_at_once(lm, lambda: server.statistics().peak_in_flight == 104))
+    assert not [each for each in said if "connections" in str(each.message)]

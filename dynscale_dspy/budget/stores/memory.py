@@ -6,7 +6,7 @@ import itertools
 import threading
 from collections.abc import Hashable, Mapping
 
-from dynscale_dspy.allocation.costs import Cost
+from dynscale_dspy.allocation.costs import NOTHING, Cost
 from dynscale_dspy.budget.stores.base import Limits, fits
 from dynscale_dspy.budget.stores.forks import ForkGuard
 
@@ -29,8 +29,7 @@ class MemoryStore:
     is_durable = False
 
     def __init__(self) -> None:
-        self._spent = Cost()
-        self._reserved = Cost()
+        self._spent = self._reserved = NOTHING
         self._held: dict[Hashable, Cost | None] = {}
         self._handles = itertools.count()
         self._period: int | None = None
