@@ -41,7 +41,7 @@ from dynscale_dspy._fields import (
     WordOrFunction,
     YesNo,
 )
-from dynscale_dspy._models import LanguageModels, Models
+from dynscale_dspy._models import LanguageModels, Models, choices_in
 from dynscale_dspy.allocation.policies import POLICIES, KnowledgeGradient, Policy
 from dynscale_dspy.budget.prices import Price
 from dynscale_dspy.budget.stores.base import Store
@@ -309,7 +309,8 @@ class ScalingSettings(Settings):
     sampling: Sampling = Integrated()
     """Which sampler draws the next sample; None for the default."""
     lms: Annotated[LanguageModels | None, Models(NAMES_TAKEN)] = None
-    """The language models to draw samples from, by name; None for what the program asks by itself."""
+    """The language models to draw samples from, by name, for all predictors or by predictor; None for what the program
+    asks by itself."""
     selector: Annotated[Any, WhichWins(Selector, "a selector such as Plurality(), with read() and empty()")] = None
     """Which answer wins; None for the default for the program's types of output."""
     answer: AnswerFields | None = None
@@ -339,8 +340,7 @@ class ScalingSettings(Settings):
     @classmethod
     def _by_default(cls, given: Any) -> Any:
         """With several language models the default is to choose between them."""
-        lms = given.get("lms")
-        if given.get("sampling") is None and isinstance(lms, (Mapping, list, tuple)) and len(lms) > 1:
+        if given.get("sampling") is None and choices_in(given.get("lms")) > 1:
             return {**given, "sampling": BETWEEN_MODELS()}
         return given
 
@@ -385,6 +385,22 @@ class ScalingSettings(Settings):
         if name == "lms" and self.sampling == (Integrated() if several else BETWEEN_MODELS()):
             made = super(ScalingSettings, made).assigned("sampling", BETWEEN_MODELS() if several else Integrated())
         return made
+
+    @staticmethod
+    def of_predictor(name: str, given: Mapping[str, Any], lms: LanguageModels | None) -> dict[str, Any]:
+        """The settings of one predictor of a program, of those that are given for the program.
+
+        Args:
+            name: The predictor's name.
+            given: The settings.
+            lms: Those of its ``lms``, by name, for all predictors or by predictor.
+        """
+        own = None if lms is None else lms.of_predictor(name)
+        is_for_others = lms is not None and lms.predictors and choices_in(own) < 2
+        rule = given.get("sampling")
+        if is_for_others and isinstance(rule, ModelStrategy):
+            rule = None  # it chooses for those that have several
+        return {**given, "lms": own, "sampling": rule}
 
     @property
     def has_several_lms(self) -> bool:

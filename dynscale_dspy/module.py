@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import dspy
 
 from dynscale_dspy import _ambient
+from dynscale_dspy._naming import named_predictors
 from dynscale_dspy.allocation.evidence import Detail
 from dynscale_dspy.allocation.learned import Learned
 from dynscale_dspy.allocation.policies import Policy
@@ -51,8 +52,10 @@ class DynScaling(dspy.Module):
             rule that chooses between them: :class:`ByPrice` (the default), :class:`Escalate` or :class:`BestOf`.
         lms: Language models to draw samples from, cheapest first, in place of the program's own: a list, or a dict of
             them by the names they are to have in reports (docs/models.md). ``sampling`` chooses between them sample by
-            sample, and all predictors of the program ask the one that was chosen. They are not saved: a program that
-            loads a file keeps those that it has.
+            sample, and all predictors of the program ask the one that was chosen. A dict of such lists or dicts is by
+            predictor, named as in ``program.named_predictors()``: ``{"answer": [cheap, dear], "plan": [cheap]}``. The
+            first of each are asked together, the second, and so on; a single one each time; and predictors that are
+            left out ask the program's own. They are not saved: a program that loads a file keeps those that it has.
         selector: The rule by which an answer wins. By default it goes by the types of the outputs: plurality for texts,
             labels and numbers, what is nearest to the others for lists and code, field by field for records and several
             outputs (docs/selection.md). A dict has a selector or a similarity for output fields by name, such as
@@ -317,10 +320,13 @@ class DynScaling(dspy.Module):
         """Use these settings, and this reader of their ``answer``, from now on.
 
         Raises:
-            ValueError: If the module's own pool has a policy that the selector cannot feed; nothing is changed then.
+            ValueError: If the module's own pool has a policy that the selector cannot feed, or ``lms`` names a
+                predictor that the program does not have; nothing is changed then.
         """
         policy = None if self._budget is None else self._budget.active().policy
         choice = self._choice_for(policy, settings, reader)
+        if settings.lms is not None:
+            settings.lms.check_predictors(name for name, _ in named_predictors(self.module))
         self._settings, self._reader, self._choice = settings, reader, choice
         # DSPy's `named_sub_modules` looks into `__dict__`, where settings are not: the module that answers instead is
         # put there as well. It is read and assigned through `_Setting`, which comes first.

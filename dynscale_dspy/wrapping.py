@@ -44,7 +44,8 @@ def wrap(
             or None for the pool of the enclosing ``with BudgetPool(...):``.
         predictors: A name or names, as in ``program.named_predictors()``. By default all that have an answer to vote
             on.
-        settings: Any other argument of :class:`DynScaling`; ``policy`` and ``seed`` only with a number as budget.
+        settings: Any other argument of :class:`DynScaling`; ``policy`` and ``seed`` only with a number as budget. With
+            ``lms`` by predictor each draws from its own, and others ask what they ask by themselves.
 
     Raises:
         TypeError: If ``program`` is not a ``dspy.Module``, or an argument is unknown or has the wrong type.
@@ -70,6 +71,9 @@ def wrap(
             raise ValueError(f"predictors names {name!r}, but this program has {sorted(found)}")
         if isinstance(found[name], _Scaled):
             raise ValueError(f"the predictor {name!r} is scaled already: unwrap(program) first")
+    lms = ScalingSettings(lms=settings.get("lms")).lms
+    if lms is not None:
+        lms.check_predictors(chosen, "those to scale are")
     if isinstance(budget, (int, float)) and not isinstance(budget, bool):
         # One pool for all predictors: what one does not need goes to the others.
         own = {name: settings.pop(name) for name in _OF_PRIVATE_POOL if name in settings}
@@ -77,10 +81,11 @@ def wrap(
     scalings = {}
     for name in chosen:
         try:
-            scalings[name] = DynScaling(found[name], budget, **settings)
+            scalings[name] = DynScaling(found[name], budget, **ScalingSettings.of_predictor(name, settings, lms))
             scalings[name].scaled_predictor = name
         except ValueError as error:
-            if predictors is not None or "looks like an answer" not in str(error):
+            is_named = predictors is not None or (lms is not None and name in lms.predictors)
+            if is_named or "looks like an answer" not in str(error):
                 raise
             logger.info("the predictor %r is left as it is: %s", name, error)
     if not scalings:

@@ -4,10 +4,14 @@ import os
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
+import asyncio
+import contextlib
 import copy
+import gc
 import importlib
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
 import dspy
@@ -16,7 +20,7 @@ from hypothesis import settings as hypothesis_settings
 
 from dynscale_dspy.execution import shared_request
 from dynscale_dspy.execution.capabilities import SERVERS
-from dynscale_dspy.testing import FakeServer
+from dynscale_dspy.testing import FakeServer, FakeStatistics
 from tests.support import HAS_ENGINES
 
 hypothesis_settings.register_profile("default", max_examples=100, deadline=None)
@@ -25,6 +29,12 @@ hypothesis_settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default")
 
 # The package of this name exports the settings object, which hides the module.
 dspy_settings = importlib.import_module("dspy.dsp.utils.settings")
+
+
+def pytest_collection_finish() -> None:
+    """What there is before the first test stays: collecting garbage need not go through a million objects each time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
@@ -57,6 +67,15 @@ def a_request_a_sample(request: pytest.FixtureRequest, monkeypatch: pytest.Monke
             monkeypatch.setattr(shared_request, "makes_one_request", lambda lm, settings: False)
 
 
+@pytest.fixture(scope="session")
+def litellm_is_warm() -> None:
+    """Importing LiteLLM takes seconds, and more of it is imported by the first call: not while a test counts time."""
+    with FakeServer(1, median_latency=0) as fake:
+        lm = fake.lm("litellm")
+        lm("warm up")
+        asyncio.run(lm.acall("warm up"))
+
+
 @pytest.fixture
 def server() -> Iterator[Callable[..., FakeServer]]:
     """Starts fake servers, fast ones unless told otherwise, and stops them after the test."""
@@ -66,3 +85,28 @@ def server() -> Iterator[Callable[..., FakeServer]]:
             return running.enter_context(FakeServer(*args, **{"median_latency": 0.003, "sigma": 0.3, **options}))
 
         yield start
+
+
+@pytest.fixture
+def release_when() -> Callable[..., AbstractContextManager[None]]:
+    """Inside the block, the server keeps every reply back until its counters meet a condition."""
+
+    @contextlib.contextmanager
+    def release(server: FakeServer, condition: Callable[[FakeStatistics], bool], timeout: float = 20) -> Iterator[None]:
+        holding = threading.Event()
+
+        def wait() -> None:
+            # If the condition is never met the test goes on, and finds out for itself.
+            with server.held(), contextlib.suppress(TimeoutError):
+                holding.set()
+                server.wait_until(condition, timeout)
+
+        thread = threading.Thread(target=wait)
+        thread.start()
+        holding.wait()
+        try:
+            yield
+        finally:
+            thread.join()
+
+    return release

@@ -1,113 +1,76 @@
+"""What all commands have in common."""
+
 from __future__ import annotations
 
-import contextlib
-import json
-import subprocess
-import sys
+import argparse
+import re
 
 import pytest
 
-from dynscale_dspy import cli, lab
 from dynscale_dspy.cli import main
-from dynscale_dspy.testing import FakeQuestion, FakeServer
-from tests.support import ScriptedModel
 
-METHODS = ["plain", "greedy", "uniform", "dynscaling"]
-
-
-@pytest.mark.timeout(120)
-def test_the_demo(tmp_path, capsys):
-    out = tmp_path / "rows.json"
-    assert main(["demo", "--questions", "12", "--budget", "3", "--threads", "8", "--json", str(out)]) == 0
-    rows = json.loads(out.read_text())
-    assert [row["method"] for row in rows] == METHODS
-    columns = ["method", "accuracy", "se", "samples", "requests", "tokens", "prompt_tokens", "completion_tokens"]
-    assert [list(row) for row in rows] == [[*columns, "seconds", "right"]] * 4
-    assert all(row["accuracy"] == sum(row["right"]) / 12 for row in rows)
-    assert [row["samples"] for row in rows[:3]] == [12, 12, 72] and 12 < rows[3]["samples"] <= 36
-    assert all(row["requests"] >= row["samples"] and row["tokens"] > 0 for row in rows)
-    printed = capsys.readouterr().out
-    for words in ("accuracy", "DynScaling - plain", "DynScaling - uniform voting:", "Who got how many samples"):
-        assert words in printed
-    assert printed.index("plain ") < printed.index("uniform voting") < printed.index("DynScaling ")
+COMMANDS = [["demo"], ["check"], ["record"], ["replay"], ["doctor"], ["lab", "serve"]]
+ASKING = [["demo"], ["check"], ["record"], ["doctor"]]
+"""Those that ask a language model of the user's."""
 
 
-def asked(tmp_path, capsys, chances, *options):
-    """The demo on a server whose answers have these chances: its rows, what it printed and the requests' settings."""
-    out = tmp_path / "rows.json"
-    bank = [
-        FakeQuestion(
-            question.question, {question.answer: chances[0], "-1": chances[1], "-2": chances[2]}, question.answer
-        )
-        for question in lab.questions(6, seed=16)
+def told(capsys, *arguments):
+    """The status and what is said of arguments that are refused, or of ``--help``."""
+    with pytest.raises(SystemExit) as ended:
+        main([*arguments])
+    return ended.value.code, capsys.readouterr()
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_help_has_one_style(command, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "500")
+    status, (out, err) = told(capsys, *command, "--help")
+    assert status == 0 and not err
+    usage, description, *sections = out.split("\n\n")
+    assert usage.startswith(f"usage: dynscale {' '.join(command)} ")
+    assert re.fullmatch(r"[A-Z].*\.", description)
+    entries = [
+        found for section in sections for found in re.findall(r"^  (\S.*?)(?:  +|\n {9,})(\S.*)$", section, re.M)
     ]
-    with FakeServer(bank, median_latency=0.001) as server:
-        arguments = ["demo", "--questions", "6", "--seed", "16", "--budget", "2", "--threads", "1", *options]
-        assert main([*arguments, "--json", str(out), "--model", "openai/fake", "--api-base", server.url]) == 0
-        return json.loads(out.read_text()), capsys.readouterr().out, server.bodies
+    assert len(entries) == sum(line.startswith("  ") and line[2] != " " for line in "\n".join(sections).splitlines())
+    for option, words in entries:
+        assert not words.endswith("."), words
+        assert words[0].islower() or words.startswith("JSON lines"), words
+        value = re.search(r"--[\w-]+ (\S+?)(?:,|$)", option)
+        assert value is None or re.match(r"\[?[A-Z]+|\{", value[1]), option
+        assert "default" in words or not words.startswith("which of"), words
 
 
-@pytest.mark.timeout(120)
-@pytest.mark.parametrize(("options", "own"), [((), None), (("--temperature", "0.4"), 0.4)])
-def test_the_plain_program_is_asked_as_its_user_asks_it_and_at_temperature_0(tmp_path, capsys, options, own):
-    rows, _, bodies = asked(tmp_path, capsys, (0.6, 0.3, 0.1), *options)
-    temperatures = [body.get("temperature") for body in bodies]
-    single = [own] * 6 + [0] * 6
-    greedy = 6 + next(start for start in range(len(bodies)) if temperatures[start : start + 12] == single)
-    assert [row["requests"] for row in rows[:2]] == [6, 6]
-    assert rows[1]["accuracy"] == 1.0
-    seeds = [body["seed"] for body in bodies]
-    assert len(set(seeds[greedy : greedy + 6])) == 6 and seeds[greedy - 6 : greedy] == seeds[greedy : greedy + 6]
+@pytest.mark.parametrize("command", ASKING, ids=" ".join)
+def test_each_that_asks_a_language_model_takes_the_same_options_for_it(command, capsys):
+    _, (out, _) = told(capsys, *command, "--help")
+    assert all(option in out for option in ("--model", "--api-base", "--api-key", "--max-tokens"))
 
 
-@pytest.mark.timeout(120)
-def test_a_model_that_fails_at_temperature_0_shows_it_in_its_row(tmp_path, capsys, monkeypatch):
-    class Picky(ScriptedModel):
-        def answer(self, request):
-            if request.config.temperature == 0:
-                raise ValueError("temperature must be strictly positive")
-            return super().answer(request)
-
-    lm = Picky(lambda prompt, number: {"reasoning": "r", "answer": "1"}).lm(temperature=1.0)
-    monkeypatch.setattr(cli, "_language_model", lambda options: contextlib.nullcontext(lm))
-    out = tmp_path / "rows.json"
-    assert main(["demo", "--questions", "14", "--budget", "2", "--threads", "1", "--json", str(out)]) == 0
-    assert [row["method"] for row in json.loads(out.read_text())] == METHODS
-    assert "DynScaling - plain: " in capsys.readouterr().out
-
-
-@pytest.mark.timeout(120)
-def test_gains_are_over_the_better_plain_run_and_one_that_is_none_is_said(tmp_path, capsys):
-    _, printed, _ = asked(tmp_path, capsys, (0.4, 0.3, 0.3))  # temperature 0 is always right, so nothing is better
-    assert "DynScaling - plain, temperature 0: " in printed and "DynScaling - plain: " not in printed
-    assert "Nothing here is surely better than plain, temperature 0" in " ".join(printed.split())
-    _, printed, _ = asked(tmp_path, capsys, (0.3, 0.0, 0.7))  # temperature 0 never is
-    assert "DynScaling - plain: " in printed
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "dynscale: the following arguments are required: COMMAND (see dynscale --help)"),
+        (["demo", "--questions", "0"], "dynscale demo: argument --questions: must be at least 1, got 0"),
+        (["demo", "--questions", "many"], "dynscale demo: argument --questions: must be a whole number, got 'many'"),
+        (["demo", "--temperature", "warm"], "dynscale demo: argument --temperature: must be a number, got 'warm'"),
+        (["demo", "--max-tokens", "0"], "dynscale demo: argument --max-tokens: must be at least 1, got 0"),
+        (["check", "qa.py"], "dynscale check: the following arguments are required: --examples"),
+        (["replay", "--budgets", "few", "x"], "dynscale replay: argument --budgets: expected numbers separated by"),
+        (["lab"], "dynscale lab: the following arguments are required: COMMAND"),
+        (["doctor", "--nothing"], "dynscale: unrecognized arguments: --nothing"),
+    ],
+)
+def test_wrong_arguments_are_told_in_one_line(arguments, message, capsys):
+    status, (out, err) = told(capsys, *arguments)
+    assert status == 2 and not out
+    assert err.startswith(message) and err.count("\n") == 1
 
 
-def test_an_address_without_a_model(capsys):
-    assert main(["demo", "--api-base", "http://127.0.0.1:1/v1"]) == 2
-    assert "--api-base needs --model NAME" in capsys.readouterr().err
+def test_an_interrupt_is_no_traceback(monkeypatch, capsys):
+    def interrupted(options: argparse.Namespace) -> None:
+        raise KeyboardInterrupt
 
-
-def test_numbers_out_of_range(capsys):
-    with pytest.raises(SystemExit):
-        main(["demo", "--questions", "0"])
-    assert "must be at least 1, got 0" in capsys.readouterr().err
-
-
-def test_serving_the_lab_from_a_shell():
-    import httpx
-
-    process = subprocess.Popen(
-        [sys.executable, "-m", "dynscale_dspy.cli", "lab", "serve", "--port", "0"], stdout=subprocess.PIPE, text=True
-    )
-    try:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        address = line.split(" at ")[1].split()[0]
-        models = httpx.get(f"{address}/models", timeout=10).json()
-        assert models["data"][0]["id"] in line
-    finally:
-        process.terminate()
-        process.wait(10)
+    monkeypatch.setattr("dynscale_dspy.commands.doctor.run", interrupted)
+    assert main(["doctor"]) == 130
+    assert capsys.readouterr().err == "dynscale doctor: interrupted\n"

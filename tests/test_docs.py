@@ -15,6 +15,8 @@ from dynscale_dspy.testing import FAULTS
 from tests.support import ScriptedModel, cycle, needs_engines
 
 ROOT = Path(__file__).parent.parent
+# The blocks have deadlines of their own.
+pytestmark = pytest.mark.usefixtures("litellm_is_warm")
 TEXT = (ROOT / "docs" / "budgets.md").read_text(encoding="utf-8")
 
 

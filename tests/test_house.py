@@ -11,22 +11,26 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "dynscale_dspy"
 
 # What each room may import besides itself. Single files at the top are rooms of their own.
-LEAVES = {"_ambient", "_deprecated", "_fields", "_models", "_moved", "_naming", "errors"}
+LEAVES = {
+    *("_ambient", "_cached", "_deprecated", "_fields", "_models", "_moved", "_naming", "_progress", "_shell"),
+    *("_words", "errors"),
+}
 ARROWS: dict[str, set[str]] = {
     **{leaf: set() for leaf in LEAVES},
+    "_progress": {"_words"},
     "_models": {"_fields"},
     "__init__": {"_moved"},
     "allocation": {"_deprecated", "_fields"},
-    "selection": {"allocation", "_fields"},
-    "sampling": {"allocation", "selection", "_deprecated", "_fields", "errors"},
-    "reporting": {"allocation", "selection", "sampling", "_deprecated", "errors"},
+    "selection": {"allocation", "_cached", "_fields"},
+    "sampling": {"allocation", "selection", "_cached", "_deprecated", "_fields", "errors"},
+    "reporting": {"allocation", "selection", "sampling", "_deprecated", "_words", "errors"},
     # Settings name strategies, policies, prices and stores; the pool is made of settings.
     "config": {"allocation", "selection", "sampling", "budget", "_fields", "_models"},
     "budget": {"allocation", "config", "reporting", *LEAVES - {"_moved"}},
     "execution": {"allocation", "selection", "sampling", "budget", "config", "reporting", *LEAVES - {"_moved"}},
     "module": {"allocation", "selection", "sampling", "budget", "config", "execution", *LEAVES - {"_moved"}},
     "wrapping": {"budget", "config", "execution", "module", *LEAVES - {"_moved"}},
-    "replay": {"allocation", "selection", "sampling", "reporting"},
+    "replay": {"allocation", "selection", "sampling", "reporting", "_cached", "_progress", "_shell", "_words"},
     "tuning": {
         *("allocation", "selection", "sampling", "budget", "config", "execution", "reporting", "replay", "module"),
         *LEAVES - {"_moved"},
@@ -34,7 +38,11 @@ ARROWS: dict[str, set[str]] = {
     "distributed": {"allocation", "budget", "config", "execution", "module", "reporting", "_naming", "errors"},
     "lab": set(),
     "testing": {"allocation", "selection", "sampling", "budget", "replay"},
-    "cli": {"allocation", "budget", "lab", "module", "replay", "reporting", "sampling", "tuning"},
+    "commands": {
+        *("allocation", "budget", "execution", "lab", "module", "sampling", "tuning"),
+        *("_progress", "_shell", "_words"),
+    },
+    "cli": {"commands", "replay", "tuning", "_shell"},
 }
 PURE = ("allocation", "selection", "sampling")
 

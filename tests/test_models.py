@@ -11,9 +11,11 @@ from typing import Any
 import cloudpickle
 import dspy
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dynscale_dspy import BudgetPool, Calibrate, DynScaling, Escalate, Integrated, Parallel, wrap
-from dynscale_dspy._models import LanguageModels
+from dynscale_dspy._models import LanguageModels, choices_in
 from dynscale_dspy.config import ScalingSettings
 from dynscale_dspy.sampling.by_price import ByPrice
 from dynscale_dspy.tuning import check
@@ -137,6 +139,130 @@ def test_models_of_a_predictor_that_is_scaled_in_place() -> None:
     assert list(scaled.predict.scaling.lms) == ["cheap", "dear"]
     with pytest.raises(ValueError, match="lms must be a list"):
         wrap(program(), budget=4, lms=[])
+
+
+# ---- by predictor
+
+
+class Planned(dspy.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.plan = dspy.Predict("question -> plan")
+        self.answer = dspy.Predict("question, plan -> answer")
+
+
+MORE = OwnLM("more")
+
+
+def test_a_dict_of_lists_is_by_predictor() -> None:
+    qa = DynScaling(Planned(), 4, lms={"answer": [CHEAP, DEAR], "plan": {"small": CHEAP}})
+    assert [(name, dict(each)) for name, each in qa.lms.items()] == [
+        ("cheap", {"answer": CHEAP, "plan": CHEAP}),
+        ("dear", {"answer": DEAR, "plan": CHEAP}),
+    ]
+    assert qa.sampling == ByPrice() and qa.lms.predictors == ("answer", "plan")
+    assert "lms={answer: [cheap, dear], plan: [small]} by ByPrice(): from cheap to dear, in the order" in repr(qa)
+
+
+def test_what_predictors_ask_together_is_called_by_all_that_change() -> None:
+    qa = DynScaling(Planned(), 4, lms={"answer": {"a": CHEAP, "b": DEAR}, "plan": {"c": CHEAP, "b": DEAR}})
+    assert list(qa.lms) == ["a + c", "b"]
+    turned = DynScaling(Planned(), 4, lms={"answer": {"a": CHEAP, "b": DEAR}, "plan": {"b": DEAR, "a": CHEAP}})
+    assert list(turned.lms) == ["a + b", "b + a"]
+
+
+def test_one_for_each_predictor_is_no_choice() -> None:
+    qa = DynScaling(Planned(), 4, lms={"answer": [DEAR], "plan": [CHEAP]})
+    assert qa.sampling == Integrated() and dict(qa.lms.only) == {"answer": DEAR, "plan": CHEAP}
+    assert "lms={answer: [dear], plan: [cheap]}" in repr(qa)
+    with pytest.raises(ValueError, match="needs lms= with several language models"):
+        DynScaling(Planned(), 4, lms={"answer": [DEAR], "plan": [CHEAP]}, sampling=Escalate())
+
+
+@pytest.mark.parametrize(
+    ("given", "kind", "told"),
+    [
+        (
+            {"reply": [CHEAP]},
+            ValueError,
+            r"gives language models to a predictor 'reply', but this program has \['plan', 'answer'\]",
+        ),
+        (
+            {"answer": [CHEAP, DEAR], "plan": CHEAP},
+            TypeError,
+            r"lms has lists .* by predictor, and <.*> for 'plan': write \{'plan': \[lm\]\}",
+        ),
+        ({"answer": [CHEAP], "plan": []}, ValueError, "lms has no language model for 'plan': leave it out"),
+        ({"answer": [CHEAP, DEAR], "plan": [CHEAP, DEAR, MORE]}, ValueError, "has 2 .* for 'answer' and 3 for another"),
+        ({"answer": [CHEAP, CHEAP]}, ValueError, "has one language model twice"),
+        ({"answer": ["openai/gpt-4o"]}, TypeError, r"pass dspy.LM\('openai/gpt-4o'\)"),
+        ({3: [CHEAP]}, TypeError, "lms must have names of predictors, .* got 3"),
+    ],
+)
+def test_a_bad_map_is_refused_when_the_program_is_wrapped(given: Any, kind: type[Exception], told: str) -> None:
+    with pytest.raises(kind, match=told):
+        DynScaling(Planned(), 4, lms=given)
+    qa = DynScaling(Planned(), 4)
+    with pytest.raises(kind, match=told):
+        qa.lms = given
+    assert qa.lms is None
+
+
+def test_every_name_that_dspy_gives_a_predictor_is_taken() -> None:
+    class Many(dspy.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.steps = [dspy.Predict("a -> b"), dspy.ChainOfThought("b -> c")]
+            self.by_name = {"x": dspy.Predict("c -> d")}
+            self.part = DynScaling(dspy.Predict("d -> e"), 4)
+            self.agent = dspy.ReAct("e -> f", tools=[])
+
+    program = Many()
+    for name, _ in program.named_predictors():
+        assert DynScaling(program, 4, lms={name: [CHEAP, DEAR]}).lms.predictors == (name,)
+    for lone in (dspy.Predict("a -> b"), dspy.ChainOfThought("a -> b")):
+        ((name, _),) = lone.named_predictors()
+        assert DynScaling(lone, 4, lms={name: [CHEAP]}).lms.predictors == (name,)
+
+
+def test_each_predictor_that_is_scaled_in_place_gets_its_own() -> None:
+    scaled = wrap(Planned(), budget=4, lms={"answer": [CHEAP, DEAR]}, sampling=Escalate(first=2))
+    assert list(scaled.answer.scaling.lms) == ["cheap", "dear"]
+    assert scaled.answer.scaling.sampling == Escalate(first=2)
+    assert scaled.plan.scaling.lms is None and scaled.plan.scaling.sampling == Integrated()
+    program = Planned()
+    with pytest.raises(ValueError, match=r"to a predictor 'plan', but those to scale are \['answer'\]"):
+        wrap(program, budget=4, predictors="answer", lms={"plan": [CHEAP]})
+    assert not hasattr(program.answer, "scaling")
+
+
+def test_copies_and_files_of_a_map() -> None:
+    qa = DynScaling(Planned(), 4, lms={"answer": [dspy.LM("openai/a"), DEAR], "plan": [CHEAP]}, max_samples=9)
+    for other in (copy.copy(qa), copy.deepcopy(qa), qa.reset_copy()):
+        assert other.lms == qa.lms and other.lms["openai/a"]["answer"] is qa.lms["openai/a"]["answer"]
+    for codec in (pickle, cloudpickle):
+        again = codec.loads(codec.dumps(qa.scaling_settings)).lms
+        assert repr(again) == repr(qa.lms) == "{answer: [openai/a, dear], plan: [cheap]}"
+        assert again["dear"]["answer"] == DEAR
+    state = json.loads(json.dumps(qa.dump_state()))
+    assert not state["dynscale"].keys() & {"lms", "sampling"}
+    qa.load_state(state)
+    assert list(qa.lms) == ["openai/a", "dear"]
+    assert hash(qa.lms["dear"]) == hash(copy.copy(qa.lms["dear"]))
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=4), st.integers(2, 4))
+def test_predictors_go_up_together_and_lone_ones_stay(changes: list[bool], most: int) -> None:
+    own = {f"p{n}": models(*(f"{n}.{m}" for m in range(most if many else 1))) for n, many in enumerate(changes)}
+    assert choices_in(own) == (most if any(changes) else 1)
+    made = ScalingSettings(lms=own).lms
+    assert made is not None and len(made) == choices_in(own) == choices_in(made)
+    for place, each in enumerate(made.values()):
+        assert {name: each[name] for name in own} == {name: lms[min(place, len(lms) - 1)] for name, lms in own.items()}
+    for name, lms in own.items():
+        alone = made.of_predictor(name)
+        assert alone is not None and list(alone.values()) == lms
+    assert made.of_predictor("none") is None
 
 
 # ---- what becomes of them

@@ -560,10 +560,13 @@ def test_what_was_learned_of_samples_is_saved_with_the_settings(tmp_path):
     learned = qa.pool.admission.program(qa).learned
     for _ in range(9):
         learned.trust.tell(agree=True, shown=2)
+        learned.peers.tell_second("dear", repeats=False)
+        learned.peers.tell_pair("cheap", agree=True)
     qa.save(tmp_path / "qa.json")
     later = DynScaling(dspy.Predict("question -> answer"), budget=BudgetPool(samples=100))
     later.load(tmp_path / "qa.json")
-    assert later.pool.admission.program(later).learned.trust.earned
+    known = later.pool.admission.program(later).learned
+    assert known.trust.earned and not known.peers.stands("dear") and known.peers.pairs("cheap") == 9
     assert later.dump_state() == qa.dump_state()
     unpaid = DynScaling(dspy.Predict("question -> answer"))
     unpaid.load(tmp_path / "qa.json")  # there is no pool yet that could know
@@ -587,13 +590,18 @@ def test_a_copy_begins_with_what_was_learned_and_learns_for_itself(copied, in_pl
     predictor = dspy.Predict("question -> answer")
     qa = wrap(predictor, budget=pool) if in_place else DynScaling(predictor, budget=pool)
 
-    def trust(program):
+    def learned(program):
         scaling = program.scaling if in_place else program
-        return scaling.pool.admission.program(scaling).learned.trust
+        return scaling.pool.admission.program(scaling).learned
+
+    def trust(program):
+        return learned(program).trust
 
     for _ in range(9):
         trust(qa).tell(agree=True, shown=2)
+        learned(qa).peers.tell_second("dear", repeats=False)
     other = copied(qa)
+    assert not learned(other).peers.stands("dear") and learned(other).peers is not learned(qa).peers
     assert trust(other).earned and trust(other) is not trust(qa)
     assert "_learned" not in vars(other)
     for _ in range(30):

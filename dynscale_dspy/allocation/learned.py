@@ -75,6 +75,26 @@ class SamplerRecord:
         """
         self._failed = self._failed + 1 if lost else 0
 
+    def read(self, *, blank: bool, of_model: bool) -> None:
+        """A sample has been read.
+
+        Args:
+            blank: Whether it casts no vote.
+            of_model: Whether the record is of one of several language models: if that one mostly cast no votes and now
+                casts one, what it did before counts no more, so that it may come back.
+
+        Example:
+            >>> record = SamplerRecord()
+            >>> for blank in (True, True, True, True, False):
+            ...     record.read(blank=blank, of_model=True)
+            >>> record.samples, record.blanks
+            (1, 0)
+        """
+        if of_model and not blank and self.samples >= MUTE and 2 * self.blanks > self.samples:
+            self.samples = self.blanks = 0
+        self.samples += 1
+        self.blanks += blank
+
     def opened(self) -> None:
         """A call begins: every so often one tries a lost language model again."""
         if self.is_lost:
@@ -93,6 +113,8 @@ MUTE = 4
 """Samples of each of two samplers after which one may be found to cast no votes."""
 _LASTING = ("trust", "modes")
 """What is true of a program whatever pool pays."""
+_BY_MODEL = ("labels", "peers")
+"""The same, kept by language model."""
 
 
 class Learned:
@@ -141,8 +163,8 @@ class Learned:
         """What has been learned that is true of the program whatever pool pays, as values to save."""
         told = {name: getattr(self, name).evidence for name in _LASTING}
         new = {name: evidence for name, evidence in told.items() if evidence != getattr(Learned(), name).evidence}
-        means = self.labels.told()
-        return {**new, "labels": means} if means else new
+        by_model = {name: getattr(self, name).told() for name in _BY_MODEL}
+        return {**new, **{name: known for name, known in by_model.items() if known}}
 
     def recall(self, told: Any) -> None:
         """Begin with what was saved elsewhere. What is no number, or of no known name, is left out.
@@ -159,10 +181,9 @@ class Learned:
             True
         """
         for name, evidence in told.items() if isinstance(told, Mapping) else ():
-            if name in _LASTING and isinstance(evidence, (int, float)) and abs(evidence) < math.inf:
+            is_number = isinstance(evidence, (int, float)) and abs(evidence) < math.inf
+            if name in _BY_MODEL or (name in _LASTING and is_number):
                 getattr(self, name).recall(evidence)
-            elif name == "labels":
-                self.labels.recall(evidence)
 
     @property
     def has_models(self) -> bool:

@@ -17,6 +17,8 @@ says. While the sum is not below 0, it stands. This is our own, not the paper's.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 REPEATS = 0.68
 """How often a second vote repeats the first, of those that do or join the leader, where the model knows more."""
@@ -24,6 +26,10 @@ PRIOR, LEAST, MOST = 1.6, -3.0, 6.0
 """The sum of log likelihood ratios before anything is known, and its bounds."""
 STRENGTH = 10.0
 """Pairs of samples' worth of belief that one language model agrees with itself as often as all do."""
+MOST_RECALLED = 50
+"""Pairs of each language model that what was learned elsewhere counts as, at most: it may have changed since."""
+MOST_MODELS = 16
+"""Language models of which it is recalled."""
 _USUAL, _FEW = 0.7, 2.0
 """How often samples of reasoning models agree, and the weight of that in pairs, before anything is known."""
 _REPEATED = math.log(REPEATS / (1 - REPEATS))
@@ -100,3 +106,37 @@ class Peers:
         """How often two samples of a language model agree, as far as is known."""
         agreed, not_agreed = self.belief(name)
         return agreed / (agreed + not_agreed)
+
+    def told(self) -> dict[str, Any]:
+        """All that is known, as JSON values by language model: pairs, how many of them agreed, and the evidence."""
+        names = dict.fromkeys([*list(self._pairs), *list(self._stand)])
+        return {name: [self.pairs(name), self._agreed.get(name, 0), self.evidence(name)] for name in names}
+
+    def recall(self, told: Any) -> None:
+        """Begin with what was learned elsewhere of the same models. What is none of it is left out.
+
+        Args:
+            told: What :meth:`told` gave.
+
+        Example:
+            >>> peers, later = Peers(), Peers()
+            >>> for _ in range(3):
+            ...     peers.tell_second("dear", repeats=False)
+            >>> later.recall(peers.told())
+            >>> later.stands("dear")
+            False
+        """
+        for name, saved in list(told.items())[-MOST_MODELS:] if isinstance(told, Mapping) else ():
+            if not (isinstance(name, str) and isinstance(saved, (list, tuple)) and len(saved) == 3):
+                continue
+            if any(isinstance(each, bool) or not isinstance(each, (int, float)) for each in saved):
+                continue
+            pairs, agreed, evidence = saved
+            if not (isinstance(pairs, int) and isinstance(agreed, int) and 0 <= agreed <= pairs):
+                continue
+            if not abs(evidence) < math.inf:
+                continue
+            if pairs:
+                self._pairs[name] = min(pairs, MOST_RECALLED)
+                self._agreed[name] = agreed * self._pairs[name] // pairs
+            self._stand[name] = float(max(LEAST, min(evidence, MOST)))

@@ -14,6 +14,7 @@ import dspy
 
 from dynscale_dspy.budget.throttle import LONGEST_PATIENCE, NoTurn, Throttle
 from dynscale_dspy.execution import lm_errors
+from dynscale_dspy.execution.asks import asked_by
 from dynscale_dspy.execution.capabilities import server_of
 from dynscale_dspy.execution.concessions import Concessions
 from dynscale_dspy.execution.exchange import Exchange
@@ -183,7 +184,11 @@ class SampleAdapter:
         """
         asked = own = original(lm)
         if self._meter is not None and self._meter.asks is not None and current_meter() in (self._meter, None):
-            asked = self._meter.asks
+            asks = self._meter.asks
+            asked = asked_by(asks, (dspy.settings.caller_modules or [None])[-1])
+            if asked is None:
+                asks.check(own)
+                asked = own
         # What asks for another draw by a language model of its own, as `BestOfN` does, gets one.
         rollout = (getattr(own, "kwargs", None) or {}).get("rollout_id") if asked is not own else None
         if rollout is not None:

@@ -8,7 +8,8 @@ from typing import Any
 
 import dspy
 
-from dynscale_dspy._models import LanguageModels
+from dynscale_dspy._models import ByPredictor, LanguageModels
+from dynscale_dspy.execution.asks import asked_by
 from dynscale_dspy.execution.concessions import is_unproven
 from dynscale_dspy.execution.introspection import (
     asks_for_a_rollout,
@@ -51,7 +52,9 @@ class Asked:
         own = lm_of(predictors[0], program, kwargs) if len(predictors) == 1 else None
         around = current_meter()
         if own is not None and around is not None and around.asks is not None:
-            own = around.asks  # all parts of a program move together
+            own = asked_by(around.asks, predictors[0]) or own  # all parts of a program move together
+        if given is not None and given.predictors and len(predictors) == 1:
+            given = given.of_predictor(given.predictors[0])  # its name was checked: it is the only one
         return cls(program, predictors, kwargs, own, given)
 
     @property
@@ -75,14 +78,21 @@ class Asked:
         return self.given if self.several and self.given is not None else {"": self.only}
 
     @property
+    def all(self) -> list[Any]:
+        """Every one, whichever predictor asks it."""
+        return [
+            lm for each in self.by_name.values() for lm in (each.values() if isinstance(each, ByPredictor) else [each])
+        ]
+
+    @property
     def is_unproven(self) -> bool:
         """Whether one may refuse the temperature that samples add."""
-        return any(is_unproven(lm, {}) for lm in self.by_name.values())
+        return any(is_unproven(lm, {}) for lm in self.all)
 
     @property
     def wants_a_draw(self) -> bool:
         """Whether the call is to be another draw than others with its inputs."""
-        lms = (self.own, *self.by_name.values())
+        lms = (self.own, *self.all)
         return len(self.predictors) == 1 and any(asks_for_a_rollout(lm, self.predictors[0], self.kwargs) for lm in lms)
 
     def decide_at_once(self, types: Mapping[str, Any], written: float) -> bool:
@@ -92,7 +102,7 @@ class Asked:
             types: The type of each output field that is part of the answer.
             written: Tokens that samples have written on average.
         """
-        return all(decides_at_once(self.program, types, lm, written) for lm in self.by_name.values())
+        return all(decides_at_once(self.program, types, lm, written) for lm in self.all)
 
     def sharing(self, most: int, *, wait: bool = False) -> dict[str, int]:
         """How many samples may share a request, by the name of each for which that is more than one.
@@ -104,5 +114,6 @@ class Asked:
         found = {
             name: choices_per_request(self.program, self.predictors, self.kwargs, most, lm, wait=wait)
             for name, lm in self.by_name.items()
+            if not isinstance(lm, ByPredictor)  # of several predictors, which share none
         }
         return {name: choices for name, choices in found.items() if choices > 1}

@@ -6,8 +6,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from tqdm.auto import tqdm
-
+from dynscale_dspy import _progress
 from dynscale_dspy.allocation.costs import Cost
 from dynscale_dspy.execution.call import Scaled
 from dynscale_dspy.execution.desk import BatchDesk
@@ -119,7 +118,7 @@ class _Progress:
     def __init__(self, pool: Any, total: int | None, *, models: Iterable[str], max_errors: int, hidden: bool) -> None:
         self._pool = pool
         self._max_errors = max_errors
-        self._bar = tqdm(total=total, unit="sample", disable=hidden)
+        self._bar = _progress.bar(total, "sample", hidden=hidden)
         self._spent = Cost()
         self._succeeded = False
         self._first: BaseException | None = None

@@ -345,9 +345,11 @@ class Call:
         """The sample if it is not to be run: it is not needed, cannot succeed, or must not begin. Else it has begun."""
         if self.plan.decided:
             return Sample(job.draw, problem=SPARED)
-        failed = slot.request.error if slot is not None else None
+        lost = self._settings.lost.get(job.draw.sampler.model)
+        failed = lost if slot is None or slot.request.error is None else slot.request.error
         if failed is not None:
-            return Sample(job.draw, problem="failed", error=failed, permanent=is_permanent(failed))
+            permanent = lost is not None or is_permanent(failed)
+            return Sample(job.draw, problem="failed", error=failed, permanent=permanent)
         if job.lease is None or job.lease.start():
             return None
         admission = self.scaled.pool.admission

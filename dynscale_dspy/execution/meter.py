@@ -70,7 +70,10 @@ class Meter:
         payer: The pool it is of.
         outer: The meter of the enclosing sample, if there is one.
         owner: Whose samples these are.
-        asks: The language model that the sample asks in place of the program's own; None if it asks that.
+        asks: What the sample asks in place of the program's own (:func:`~dynscale_dspy.execution.asks.asks_in`); None
+            if it asks that.
+        lost: The error for which no request of the sample can succeed, as another one of its call has found; None while
+            there is none. A sample that has made a request goes on.
     """
 
     def __init__(
@@ -80,7 +83,10 @@ class Meter:
         outer: Meter | None,
         owner: object = None,
         asks: Any = None,
+        lost: Callable[[], BaseException | None] = lambda: None,
     ) -> None:
+        self._lost = lost
+        self._has_asked = False
         self.lease = lease
         self.owner = owner
         self.asks = asks
@@ -181,8 +187,12 @@ class Meter:
             in_task: Whether a task makes the request, whatever thread this is.
 
         Raises:
-            CallRefused: If it cannot be paid; nothing is charged then.
+            CallRefused: If it cannot be paid, or cannot succeed; nothing is charged then.
         """
+        lost = None if self._has_asked else self._lost()
+        if isinstance(lost, Exception):
+            raise CallRefused(lost)
+        self._has_asked = True
         charged: dict[int, _Charged] = {}
         shares: list[_Share] = []
         if self._shares and (inputs.get("kwargs") or {}).get("n") == 1 + len(self._shares):

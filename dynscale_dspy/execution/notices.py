@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Generator
 from typing import Any
 
 from dynscale_dspy.execution.user_stream import UserStream
 from dynscale_dspy.reporting.explanation import Explanation, explanation
-from dynscale_dspy.reporting.streaming import status_message, status_provider
+from dynscale_dspy.reporting.streaming import asking_message, status_message, status_provider
 from dynscale_dspy.sampling.plan import Plan
 from dynscale_dspy.sampling.sample import Sample
+from dynscale_dspy.sampling.steps import Round
 from dynscale_dspy.selection.base import Choice, keys_of
 from dynscale_dspy.selection.groups import groups_of
 
@@ -62,6 +64,8 @@ def with_notices(
 ) -> Generator[Any, Any, Any]:
     """The steps of a call, with a notice after each round if the user streams a :class:`SamplingStatus`.
 
+    With several language models there is one before each round, too, which says what is asked.
+
     Args:
         steps: The call's steps.
         plan: The call's plan.
@@ -86,6 +90,11 @@ def with_notices(
                     yield stream.notice(message)
             if step is None:
                 return outcome
+            if isinstance(step, Round):
+                models = Counter(job.draw.sampler.model for job in step.jobs if job.draw.sampler.model)
+                message = asking_message(provider, models)
+                if message is not None:
+                    yield stream.notice(message)
             reply = yield step
     finally:
         steps.close()

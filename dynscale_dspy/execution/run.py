@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import dspy
@@ -14,6 +15,7 @@ from dynscale_dspy.budget.admission import Admission
 from dynscale_dspy.budget.leases import Lease
 from dynscale_dspy.execution.adapter import SampleAdapter
 from dynscale_dspy.execution.answer_reader import AnswerReader, MissingField
+from dynscale_dspy.execution.asks import PredictorsAsk, asks_in
 from dynscale_dspy.execution.introspection import asks_one_model, innermost, needs_each_run
 from dynscale_dspy.execution.listener import LISTENER, listen_to
 from dynscale_dspy.execution.lm_errors import is_permanent
@@ -52,6 +54,8 @@ class SampleSettings:
             temperature becomes 0.3.
         labels: How votes get the probabilities of labels; None where they get none.
         is_beside: Whether the pool is not to stop itself by samples that fail.
+        lost: The errors with which samples of the call have failed for good so far, by language model: others of that
+            one that have made no request need not make any.
     """
 
     module: dspy.Module
@@ -68,6 +72,7 @@ class SampleSettings:
     labels: LabelReader | None = None
     instead: Any = None
     is_beside: bool = False
+    lost: dict[str, BaseException] = field(default_factory=dict)
 
 
 class SampleRun(AbstractContextManager):
@@ -112,9 +117,9 @@ class SampleRun(AbstractContextManager):
         self._awaited = awaited
         outer = current_meter()
         chosen = draw.sampler.lm if draw.sampler.lm is not None else settings.instead
-        # All parts of a program move together: those that are scaled by themselves ask what the sample around asks.
-        asks = original(chosen) if chosen is not None or outer is None else outer.asks
-        self._meter = Meter(lease, settings.payer, outer, settings.owner, asks)
+        asks = asks_in(settings.module, chosen, outer.asks if outer is not None else None)
+        lost = partial(settings.lost.get, draw.sampler.model)
+        self._meter = Meter(lease, settings.payer, outer, settings.owner, asks, lost)
         self._recorder = _Recorder(self._meter.history, settings.owner)
         self._trace: list[Any] = []
         self._error: BaseException | None = None
@@ -132,6 +137,8 @@ class SampleRun(AbstractContextManager):
         adapter = settings.adapter or dspy.ChatAdapter()
         asks = self._meter.asks
         lm = original(settings.lm if asks is None else asks)
+        if isinstance(asks, PredictorsAsk):
+            asks, lm = None, asks.beside(original(settings.lm))
         self._is_framed = type(adapter).__module__.startswith("dspy.adapters.")  # they name the fields in a reply
         known = original(self._settings.lm) if asks is None else lm
         # With a callback in its settings DSPy binds the arguments of every module and adapter call to tell it of them,
@@ -220,6 +227,8 @@ class SampleRun(AbstractContextManager):
             answer, vote, problem = self._read(self.prediction, error)
         except MissingField as missing:
             answer, vote, problem, error, permanent = None, None, "failed", missing, True  # the next one would lack it
+        if permanent and error is not None:
+            self._settings.lost.setdefault(self.draw.sampler.model, error)
         self.sample = Sample(
             draw=self.draw,
             prediction=self.prediction,

@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
-from tqdm.auto import tqdm
-
+from dynscale_dspy import _progress
+from dynscale_dspy._shell import Refused, check_writable, positive, whole
+from dynscale_dspy._words import counted
 from dynscale_dspy.allocation.policies import POLICIES
 from dynscale_dspy.replay import models, models_text
 from dynscale_dspy.replay.lines import PoolError
@@ -19,6 +21,8 @@ from dynscale_dspy.replay.outputs import is_scored, load_scored_pool
 from dynscale_dspy.replay.pools import load_pool
 from dynscale_dspy.replay.scored import Score, replay_scores, selectors_for
 from dynscale_dspy.replay.table import BUDGETS, GROUPINGS, Replay, replay
+
+T = TypeVar("T")
 
 OF_SCORES = (2, 4, 8)
 """Budgets of which outputs with scores are replayed: with its interval each takes much of a line."""
@@ -42,19 +46,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N,...",
         help=f"average budgets a query (default: {_told(BUDGETS)}; of outputs with scores {_told(OF_SCORES)})",
     )
-    parser.add_argument("--unit", choices=("samples", "tokens"), default="samples", help="what budgets count")
-    parser.add_argument("--mode", choices=("batch", "online"), default="batch", help="queries known, or one by one")
-    parser.add_argument("--rounds", type=int, metavar="N", help="batch: at most so many rounds of parallel samples")
     parser.add_argument(
-        "--replicates", type=int, default=50, metavar="N", help="random orders of samples (default: 50)"
+        "--unit", choices=("samples", "tokens"), default="samples", help="what budgets count (default: samples)"
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="fixes these orders")
-    parser.add_argument("--group-by", choices=GROUPINGS, default="dataset", help="what pools are summed up by")
+    parser.add_argument(
+        "--mode", choices=("batch", "online"), default="batch", help="queries known, or one by one (default: batch)"
+    )
+    parser.add_argument(
+        "--rounds", type=positive, metavar="N", help="batch: at most so many rounds of parallel samples"
+    )
+    parser.add_argument(
+        "--replicates", type=positive, default=50, metavar="N", help="random orders of samples (default: 50)"
+    )
+    parser.add_argument("--seed", type=whole, default=0, metavar="N", help="fixes these orders (default: 0)")
+    about = "what pools are summed up by (default: dataset)"
+    parser.add_argument("--group-by", choices=GROUPINGS, default="dataset", help=about)
     parser.add_argument("--json", metavar="OUT", help="write all records and summaries here")
-    parser.add_argument("--plot", metavar="OUT.png", help="draw accuracy against budget, and where the samples went")
+    parser.add_argument("--plot", metavar="OUT.png", help="draw accuracy against budget, and where samples went")
     parser.add_argument("--announced", action="store_true", help="online: the number of queries is known in advance")
-    parser.add_argument("--concurrency", type=int, default=1, metavar="N", help="online: queries in flight at a time")
-    parser.add_argument("--arrivals", choices=ARRIVALS, default="shuffled", help="online: order of arrival")
+    about = "online: queries in flight at a time (default: 1)"
+    parser.add_argument("--concurrency", type=positive, default=1, metavar="N", help=about)
+    about = "online: order of arrival (default: shuffled)"
+    parser.add_argument("--arrivals", choices=ARRIVALS, default="shuffled", help=about)
     parser.add_argument("--no-bounds", action="store_true", help='leave out the bounds marked "not a policy"')
     parser.add_argument("--share", action="store_true", help="one budget for all pools of a group")
     parser.add_argument(
@@ -70,33 +83,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--strategies", metavar="NAME,...", help=f"over several models; all by default: {', '.join(models.STRATEGIES)}"
     )
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes (default: 1)")
+    parser.add_argument("--jobs", type=positive, default=1, metavar="N", help="processes (default: 1)")
 
 
-def main(arguments: argparse.Namespace) -> int:
-    """Run the command; returns the exit status."""
+def run(arguments: argparse.Namespace) -> None:
+    """Run the command.
+
+    Raises:
+        Refused: If it cannot be run as it was given.
+    """
+    check_writable("--json", arguments.json)
+    check_writable("--plot", arguments.plot)
     if arguments.plot:
         try:
             import matplotlib  # noqa: F401  # before minutes of work, not after
         except ImportError:
-            return _fail("--plot needs Matplotlib: pip install 'dynscale-dspy[plots]'")
+            raise Refused("--plot needs Matplotlib: pip install 'dynscale-dspy[plots]'") from None
     try:
         scored = [is_scored(pool) for pool in arguments.pools]
     except (PoolError, OSError) as error:
-        return _fail(str(error))
+        raise Refused(_words_of(error)) from error
     if arguments.prices or arguments.models:
-        return _models(arguments)
+        _models(arguments)
+        return
     if any(scored):
         if not all(scored):
-            return _fail("some pools have scores and some have right answers: replay them apart")
-        return _scores(arguments)
-    # Pools, how many there are, and the time to go; only their names where nobody looks on.
-    bar = tqdm(total=len(arguments.pools), unit="pool", disable=None, leave=False)
+            raise Refused("some pools have scores and some have right answers: replay them apart")
+        _scores(arguments)
+        return
+    # Pools, how many there are, and the time to go.
+    bar = _progress.bar(len(arguments.pools), "pool", leave=False, label="replay")
 
     def tell(pool: str) -> None:
-        if bar.disable:
-            sys.stderr.write(f"{pool}\n")
-        bar.set_description(pool, refresh=False)
+        bar.set_postfix_str(pool, refresh=False)
         bar.update()
 
     try:
@@ -119,7 +138,7 @@ def main(arguments: argparse.Namespace) -> int:
             progress=tell,
         )
     except (PoolError, ValueError, OSError) as error:
-        return _fail(str(error))
+        raise Refused(_words_of(error)) from error
     finally:
         bar.close()
     sys.stdout.write(render(result))
@@ -129,23 +148,22 @@ def main(arguments: argparse.Namespace) -> int:
         from dynscale_dspy.replay.plots import plot
 
         plot(result, arguments.plot)
-    return 0
 
 
-def _models(arguments: argparse.Namespace) -> int:
+def _models(arguments: argparse.Namespace) -> None:
     """Replay several models under one budget."""
     if not arguments.prices:
-        return _fail("--models needs --prices, one for each: --models A,B --prices 1,10")
+        raise Refused("--models needs --prices, one for each: --models A,B --prices 1,10")
     names = (arguments.strategies or ",".join(models.STRATEGIES)).split(",")
     unknown = [name for name in names if name not in models.STRATEGIES]
     if unknown:
-        return _fail(f"no strategy {unknown[0]!r}: there are {', '.join(models.STRATEGIES)}")
+        raise Refused(f"no strategy {unknown[0]!r}: there are {', '.join(models.STRATEGIES)}")
     try:
         sets = models.shared(load_pool(path) for path in arguments.pools)
         chosen = arguments.models.split(",") if arguments.models else None
         groups = [each.of(group) for each in sets for group in models.groups(each, chosen, len(arguments.prices))]
         if not groups:
-            return _fail("no questions that these models have all answered: pools are named SOURCE__MODEL__DATASET")
+            raise Refused("no questions that these models have all answered: pools are named SOURCE__MODEL__DATASET")
         compare = partial(
             models.compare,
             prices=arguments.prices,
@@ -155,26 +173,29 @@ def _models(arguments: argparse.Namespace) -> int:
             seed=arguments.seed,
         )
         done = models.all_of(compare, groups, jobs=arguments.jobs)
-        found = list(tqdm(done, total=len(groups), unit="group", disable=None, leave=False))
+        found = list(_watched(done, len(groups), "group"))
     except (PoolError, ValueError, OSError) as error:
-        return _fail(str(error))
+        raise Refused(_words_of(error)) from error
     sys.stdout.write(models_text.render(found))
     if arguments.json:
         Path(arguments.json).write_text(json.dumps(models_text.values(found), indent=1), encoding="utf-8")
-    return 0
+    if arguments.plot:
+        from dynscale_dspy.replay.plots import draw_models
+
+        draw_models(found, arguments.plot)
 
 
-def _scores(arguments: argparse.Namespace) -> int:
+def _scores(arguments: argparse.Namespace) -> None:
     """Replay outputs that have scores."""
     asked = {"--unit tokens": arguments.unit == "tokens", "--mode online": arguments.mode == "online"}
     asked |= {"--rounds": arguments.rounds is not None, "--share": arguments.share, "--plot": bool(arguments.plot)}
     for option, is_asked in asked.items():
         if is_asked:
-            return _fail(f"{option} is not for outputs with scores: these are replayed in batch, in samples")
+            raise Refused(f"{option} is not for outputs with scores: these are replayed in batch, in samples")
     policies = arguments.policies.split(",") if arguments.policies else ["uniform", "knowledge_gradient"]
     rows: list[Score] = []
     try:
-        for path in tqdm(arguments.pools, unit="pool", disable=None, leave=False):
+        for path in _watched(arguments.pools, len(arguments.pools), "pool"):
             pool = load_scored_pool(path)
             rows += replay_scores(
                 pool,
@@ -185,11 +206,27 @@ def _scores(arguments: argparse.Namespace) -> int:
                 seed=arguments.seed,
             )
     except (PoolError, ValueError, OSError) as error:
-        return _fail(str(error))
+        raise Refused(_words_of(error)) from error
     sys.stdout.write(render_scores(rows))
     if arguments.json:
         Path(arguments.json).write_text(json.dumps([vars(row) for row in rows], indent=1), encoding="utf-8")
-    return 0
+
+
+def _words_of(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
+
+
+def _watched(things: Iterable[T], total: int, unit: str) -> Iterator[T]:
+    """The things, and how many of them are done."""
+    bar = _progress.bar(total, unit, leave=False, label="replay")
+    try:
+        for thing in things:
+            yield thing
+            bar.update()
+    finally:
+        bar.close()
 
 
 def render_scores(rows: Sequence[Score]) -> str:
@@ -231,7 +268,7 @@ def render(result: Replay) -> str:
         owned = [r for r in result.records if result.groups.get(r.pool, r.pool) == group]
         budgets = sorted({record.budget for record in owned})
         width = max(len(summary.policy) for summary in summaries)
-        lines.append(f"{group}: {count} pool{'s' if count > 1 else ''}, accuracy in % by average budget a query")
+        lines.append(f"{group}: {counted(count, 'pool')}, accuracy in % by average budget a query")
         head = "".join(f"{budget:>6g}" for budget in budgets)
         lines.append(f"  {'':{width}}{head}   area  reach@u32  vs uniform at 4")
         for summary in summaries:
@@ -262,8 +299,3 @@ def _numbers(text: str) -> Sequence[float]:
         return [float(part) for part in text.split(",")]
     except ValueError:
         raise argparse.ArgumentTypeError(f"expected numbers separated by commas, got {text!r}") from None
-
-
-def _fail(message: str) -> int:
-    sys.stderr.write(f"dynscale replay: {message}\n")
-    return 2

@@ -1,4 +1,7 @@
-"""Plots of a replay: accuracy against budget, and where the samples went. They need Matplotlib."""
+"""Plots of a replay: accuracy against budget, by policy or by language model, and where the samples went.
+
+They need Matplotlib.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dynscale_dspy.replay.bounds import HINDSIGHT, LAGRANGIAN, STATIC
+from dynscale_dspy.replay.models import BOUND, Comparison
 from dynscale_dspy.replay.table import Replay
 from dynscale_dspy.reporting.plots import COLOURS, DASHES, axes, finish
 
@@ -36,18 +40,13 @@ def plot(result: Replay, path: str | Path | None = None, *, policies: Sequence[s
     Raises:
         ImportError: If Matplotlib is not installed.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("pictures need Matplotlib: pip install 'dynscale-dspy[plots]'") from error
+    figure = _figure()
     groups = list(dict.fromkeys(result.groups.values()))
     names = [name for name in dict.fromkeys(record.policy for record in result.records) if name not in BOUNDS]
     names = [name for name in names if policies is None or name in policies]
     columns = min(4, len(groups))
     rows = -(-len(groups) // columns)
-    figure = Figure(figsize=(3.4 * columns, 2.9 * (rows + 1) + 0.9), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure.set_size_inches(3.4 * columns, 2.9 * (rows + 1) + 0.9)
     parts: Any = figure.subfigures(2, 1, height_ratios=(rows, 1.15))
     upper, lower = parts
     panels = upper.subplots(rows, columns, squeeze=False)
@@ -129,6 +128,94 @@ def plot_budget(result: Replay, ax: Axes | None = None, *, policies: Sequence[st
     ax.set_ylabel("accuracy")
     ax.legend(frameon=False)
     return finish(ax)
+
+
+def plot_models(comparison: Comparison, ax: Axes | None = None, *, ways: Sequence[str] | None = None) -> Axes:
+    """Plot accuracy against cost for each of several language models alone, and for all of them together.
+
+    Models alone are thin; ways to draw from all of them are thick, with bands of one standard error of the difference
+    from the best single model in hindsight, which is dotted: no policy, for nobody knows beforehand which it is.
+
+    Args:
+        comparison: From :func:`dynscale_dspy.replay.models.compare`.
+        ax: Where to draw.
+        ways: Which ways to draw from all models; every one that was replayed by default.
+
+    Raises:
+        ValueError: If it has none of these ways.
+    """
+    alone = comparison.curves[: len(comparison.models)]
+    together = [curve for curve in comparison.curves[len(alone) + 1 : -1] if ways is None or curve.way in ways]
+    if not together:
+        had = ", ".join(curve.way for curve in comparison.curves[len(alone) + 1 : -1])
+        raise ValueError(f"the comparison has none of the ways {ways!r}: it has {had}")
+    ax, bound = axes(ax), comparison.curve(BOUND)
+    for number, each in enumerate((*alone, *together, bound)):
+        places = [place for place in range(len(comparison.budgets)) if each.accuracy[place] is not None]
+        cost = [comparison.budgets[place] for place in places]
+        accuracy = np.array([each.mean(place) for place in places], dtype=float)
+        if each is bound:
+            ax.plot(cost, accuracy, linestyle=(0, (1, 1)), color="0.4", linewidth=1, label=each.way)
+            continue
+        colour, is_alone = COLOURS[number % len(COLOURS)], number < len(alone)
+        name = f"{comparison.models[number]} alone" if is_alone else each.way
+        dashes = DASHES[1 + number % 3] if is_alone else "-"
+        ax.plot(cost, accuracy, dashes, marker=".", color=colour, linewidth=1.2 if is_alone else 2.2, label=name)
+        if not is_alone:
+            gains = [each.gain(bound, place) for place in places]
+            error = np.array([0.0 if gain is None or not np.isfinite(gain[1]) else gain[1] for gain in gains])
+            ax.fill_between(cost, accuracy - error, accuracy + error, color=colour, alpha=0.15, linewidth=0)
+    ax.set_xlim(left=0)
+    dearest = comparison.models[comparison.costs.index(max(comparison.costs))]
+    ax.set_xlabel(f"cost a question, in samples of {dearest}")
+    ax.set_ylabel("accuracy")
+    ax.legend(frameon=False, fontsize=8)
+    return finish(ax)
+
+
+def draw_models(found: Sequence[Comparison], path: str | Path | None = None) -> Figure:
+    """Draw :func:`plot_models` of each comparison, one panel each.
+
+    Args:
+        found: The comparisons.
+        path: Where to write the picture; its suffix says the format.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ImportError: If Matplotlib is not installed.
+    """
+    figure = _figure()
+    columns = min(4, len(found))
+    rows = -(-len(found) // columns)
+    figure.set_size_inches(4.6 * columns, 3.4 * rows)
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for panel in panels[len(found) :]:
+        panel.set_visible(False)
+    for panel, comparison in zip(panels, found, strict=False):
+        plot_models(comparison, panel)
+        costs = " : ".join(f"{cost:.3g}" for cost in comparison.costs)
+        panel.set_title(f"{comparison.dataset}: {', '.join(comparison.models)}, {costs}", fontsize=9)
+    if path is not None:
+        figure.savefig(path, dpi=150)
+    return figure
+
+
+def _figure() -> Figure:
+    """A new figure that no window shows.
+
+    Raises:
+        ImportError: If Matplotlib is not installed.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("pictures need Matplotlib: pip install 'dynscale-dspy[plots]'") from error
+    figure = Figure(layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
 
 
 def _draw_whereabouts(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dynscale_dspy._words import counted
 from dynscale_dspy.replay.lines import PoolError, items_of, objects_in, opened
 
 
@@ -135,7 +136,7 @@ class Pool:
             samples = [each for each in explain(prediction).samples if sampler in (None, each.sampler)]
             independent = [sample for sample in samples if not sample.shown]
             if len(independent) < len(samples):
-                skipped.append(f"call {number}: {len(samples) - len(independent)} samples saw earlier ones")
+                skipped.append(f"call {number}: {counted(len(samples) - len(independent), 'sample')} saw earlier ones")
             if not independent:
                 skipped.append(f"call {number} has no independent samples")
                 continue

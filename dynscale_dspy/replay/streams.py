@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dynscale_dspy._cached import cached_property
 from dynscale_dspy.allocation.evidence import Detail
 from dynscale_dspy.allocation.policies import OrderedTally, Policy
 from dynscale_dspy.allocation.tally import AnswerKey, Tally

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import dspy
 from dspy.streaming import StatusMessage, StatusMessageProvider
 from dspy.streaming.messages import StatusStreamingCallback
@@ -12,8 +14,9 @@ from dynscale_dspy.reporting.explanation import Explanation
 class SamplingStatus(StatusMessageProvider):
     """A status message provider for ``dspy.streamify`` that also reports how each scaled call stands.
 
-    After each round of samples the stream gets a message such as ``8 samples, 3 answers, 62% agree``. At the end come
-    the winner's fields, for listeners to them, and the final prediction.
+    After each round of samples the stream gets a message such as ``8 samples, 3 answers, 62% agree``; with several
+    language models before each round one such as ``asking small for 4 samples``. At the end come the winner's fields,
+    for listeners to them, and the final prediction.
 
     Example:
         ```python
@@ -31,6 +34,20 @@ class SamplingStatus(StatusMessageProvider):
         """
         return explanation.summary
 
+    def asking_status_message(self, models: Mapping[str, int]) -> str | None:
+        """The message before a round of a call that draws from several language models. Override it like the other.
+
+        Args:
+            models: How many samples are drawn now, by the name of the language model that is asked.
+
+        Example:
+            >>> SamplingStatus().asking_status_message({"small": 4, "large": 1})
+            'asking small for 4 samples and large for 1'
+        """
+        first, *others = (f"{name} for {count}" for name, count in models.items())
+        word = "sample" if next(iter(models.values())) == 1 else "samples"
+        return " and ".join([f"asking {first} {word}", *others])
+
 
 def status_provider() -> SamplingStatus | None:
     """The provider that the user streams with here; None if there is none, or none that reports samples."""
@@ -41,5 +58,13 @@ def status_provider() -> SamplingStatus | None:
 
 def status_message(provider: SamplingStatus, explanation: Explanation) -> StatusMessage | None:
     """The message for the stream; None if the provider has nothing to say."""
-    words = provider.sampling_status_message(explanation)
+    return _message(provider.sampling_status_message(explanation))
+
+
+def asking_message(provider: SamplingStatus, models: Mapping[str, int]) -> StatusMessage | None:
+    """The message that says which of several language models are asked; None if there is nothing to say."""
+    return _message(provider.asking_status_message(models)) if models else None
+
+
+def _message(words: str | None) -> StatusMessage | None:
     return StatusMessage(words) if words else None

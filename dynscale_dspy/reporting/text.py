@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from dynscale_dspy._words import counted as count
 from dynscale_dspy.allocation.costs import Cost
 from dynscale_dspy.reporting.history import History, Part
 from dynscale_dspy.reporting.pool_report import PoolReport
@@ -125,11 +126,13 @@ def one_line(now: PoolStatistics, title: str = "BudgetPool") -> str:
             digits = ".9g" if unit == "dollars" else ""
             told.append(f"{spent:{digits}} of {limit:{digits}} {unit}")
         elif unit in ("samples", "requests"):
-            told.append(f"{spent} {unit}")
+            told.append(count(spent, unit.removesuffix("s")))
     if now.seconds_left is not None:
         told.append(f"{now.seconds_left:.3g} s left")
     state = f"; {halt(now)}" if now.state != "open" else ""
-    words = f"{title}({', '.join(told)} spent; {now.closed_calls} calls answered, {now.open_calls} open{state})"
+    words = (
+        f"{title}({', '.join(told)} spent; {count(now.closed_calls, 'call')} answered, {now.open_calls} open{state})"
+    )
     return harmless(words)
 
 
@@ -334,11 +337,6 @@ def amount(value: float, unit: str) -> str:
     if unit != "dollars":
         return f"{value:,.0f}"
     return f"${value:,.4f}" if value >= 0.01 or not value else f"${value:.6f}"
-
-
-def count(number: int, noun: str) -> str:
-    """``1 sample``, ``1,200 samples``."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def short(value: Any, most: int = 80) -> str:

@@ -16,6 +16,9 @@ from dynscale_dspy.errors import BudgetExhausted
 from dynscale_dspy.sampling.plan import Plan
 from dynscale_dspy.sampling.steps import Change, Job, Look, ReserveFor, Standing, Wait, grouped
 
+FREE = 0.01
+"""What a sample of a language model counts as that costs no money, in samples of one that does: it takes time."""
+
 
 @dataclass(frozen=True)
 class KnownSet:
@@ -193,8 +196,8 @@ class _Costs:
     """The expected cost of each call's next sample, where tokens or dollars run out first.
 
     By the language model that is going to be asked, since one may cost many times what another does, and relative to
-    the average of the first that was: that of all moves as dear samples come in. Learned from samples in the order they
-    are handed back, so that decisions do not depend on timing.
+    the average of the first that was and cost something: that of all moves as dear samples come in. Learned from
+    samples in the order they are handed back, so that decisions do not depend on timing.
 
     Args:
         weighs: Whether costs count at all.
@@ -228,19 +231,22 @@ class _Costs:
         """Cost of one more choice of a request, relative to a separate request."""
         return self._all.completion_share if self._weighs and self.unit is not None else 1.0
 
-    def relative(self, call: int, model: str) -> float:
+    def relative(self, call: int, model: str, *, is_free: bool = False) -> float:
         """Expected cost of the call's next sample, relative to the first model's; its index is divided by this.
 
         Args:
             call: The call.
             model: The name of the language model that is going to be asked; empty for the program's own.
+            is_free: Whether that is known to cost no money.
         """
         if not self._weighs or self.unit is None:
             return 1.0
+        if is_free and self.unit == "nanodollars":
+            return FREE
         usual = self._of_model.get(model)
         record = self._records.get((call, model)) or CostRecord()
         expected = record.expected(self.unit, usual if usual is not None and usual.mean(self.unit) else self._all)
-        first = next(iter(self._of_model.values()), self._all)
+        first = next((each for each in self._of_model.values() if each.mean(self.unit)), self._all)
         return relative_cost(expected, first.mean(self.unit))
 
 
@@ -307,7 +313,7 @@ class _Ranking:
         model = plan.next_model if self._has_models else ""
         evidence = plan.selection.evidence()
         index = self._policy.index(evidence, pending=plan.pending, total=self._total)
-        index /= self._costs.relative(call, model)
+        index /= self._costs.relative(call, model, is_free=plan.is_free(model))
         if self._policy.is_gain:
             index *= self._repeats.promise(evidence, pending=plan.pending)
         # Equal worth: the call with fewer samples, then the earlier one.

@@ -72,6 +72,9 @@ class Better(OverModels):
     def _model(self, view: CallView, learned: Learned, rng: np.random.Generator) -> Sampler:
         """The language model to ask."""
         models, peers = self.by_price(learned), learned.peers
+        silent = self.spot_check(models, view, learned, rng)
+        if silent is not None:
+            return silent
         if view.next_index == 0:
             drawn = {model.name: float(rng.beta(*peers.belief(model.name))) for model in models}
             return max(models, key=lambda model: drawn[model.name] - self._toll(model, learned))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 
 import numpy as np
 
+from dynscale_dspy._cached import cached_property
 from dynscale_dspy.allocation.learned import Learned
 from dynscale_dspy.sampling.best_of import BestOf
 from dynscale_dspy.sampling.escalate import Escalate, ModelStrategy, OverModels, prices_of
@@ -18,7 +18,7 @@ APART = 1.5
 """From this ratio of prices a sample on, cheap samples come before dear ones; below, the better model is looked for.
 
 Chosen on recorded samples of AIME 2024. On AIME 2025 and GPQA-Diamond, too, Escalate was ahead of BestOf on average
-over the pairs at ratios of 1.5 to 8, with 0.5 to 3 samples of the dearest model a query (docs/escalate.md)."""
+over the pairs at ratios of 1.5 to 8, budgets of 0.5 to 3 samples of the dearest model a query (docs/escalate.md)."""
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
+from dynscale_dspy._cached import cached_property
 from dynscale_dspy.sampling.sample import Sample
 
 FIELD = "earlier_attempts"

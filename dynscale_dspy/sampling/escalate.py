@@ -17,7 +17,8 @@ from dynscale_dspy.sampling.strategies import Strategy
 from dynscale_dspy.sampling.ways import Ways
 
 SPOT_CHECKS = 16
-"""Of so many samples, one goes to a dear language model that was found to know no more, to notice if that changes."""
+"""Of so many samples, one goes to a dear language model that was found to know no more, or to one whose samples cast no
+votes, to notice if that changes."""
 PROMPT, COMPLETION = 300, 100
 """Tokens of a sample by which listed prices are compared before one has been drawn."""
 MOST_FIRST = 16
@@ -75,14 +76,49 @@ class OverModels(Strategy):
         By what their samples have cost, in dollars; as the user has ordered them while that is known of none. Left out
         are those whose samples mostly cast no vote while another one's do.
         """
-        prices = prices_of(self.models, learned)
-        order = self.models
-        if prices is not None:
-            order = tuple(self.models[i] for i in sorted(range(len(prices)), key=prices.__getitem__))
+        order = self._in_order(learned)
         records = learned.records.values()
         if all(2 * record.blanks <= record.samples for record in records):
             return order  # most of the time, and asked for each sample
         return tuple(model for model in order if not self._is_silent(model, learned)) or order
+
+    def spot_check(
+        self,
+        models: Sequence[Sampler],
+        view: CallView,
+        learned: Learned,
+        rng: np.random.Generator,
+        *,
+        at_any_price: bool = True,
+    ) -> Sampler | None:
+        """Now and then a language model that is left out since it casts no votes, to notice if that changes.
+
+        Not for the first sample of a call, which may be its only one.
+
+        Args:
+            models: Those that are not left out, from :meth:`by_price`.
+            view: The call.
+            learned: What is known of the program's samples.
+            rng: The sample's.
+            at_any_price: Whether it may be dearer than the cheapest of those.
+
+        Returns:
+            The model; mostly None.
+        """
+        if not view.next_index or len(models) == len(self.models):
+            return None
+        order = self._in_order(learned)
+        silent = [each for each in (order if at_any_price else order[: order.index(models[0])]) if each not in models]
+        if not silent or rng.random() * SPOT_CHECKS >= 1:
+            return None
+        return silent[int(rng.integers(len(silent)))]
+
+    def _in_order(self, learned: Learned) -> tuple[Sampler, ...]:
+        """All language models, the cheapest first."""
+        prices = prices_of(self.models, learned)
+        if prices is None:
+            return self.models
+        return tuple(self.models[i] for i in sorted(range(len(prices)), key=prices.__getitem__))
 
     def _is_silent(self, model: Sampler, learned: Learned) -> bool:
         record = learned.records.get(model.name)
@@ -191,7 +227,11 @@ class Escalating(OverModels):
     def _model(self, models: Sequence[Sampler], view: CallView, learned: Learned, rng: np.random.Generator) -> Sampler:
         """The language model to ask."""
         cheap, later = models[0], view.next_index - self._first(models, learned)
-        if later < 0 or later % (1 + self._beside):
+        is_dears_turn = later >= 0 and not later % (1 + self._beside)
+        silent = self.spot_check(models, view, learned, rng, at_any_price=is_dears_turn)
+        if silent is not None:
+            return silent
+        if not is_dears_turn:
             return cheap
         dear = self._dear(models, learned)
         if dear is cheap and len(models) > 1 and rng.random() * SPOT_CHECKS < 1:
@@ -203,11 +243,12 @@ class Escalating(OverModels):
         return 1.0 if sampler.model == self.models[0].model else self.settings.weight
 
     def worth(self, sampler: Sampler, learned: Learned) -> float:
-        """1 for the cheapest language model and those that know no more; the weight given for the others."""
+        """1 for the cheapest language model, those that know no more or cast no votes; else the weight given."""
         if not self.ways.counts(sampler, learned):
             return 0.0
-        is_cheap = sampler.model == self.by_price(learned)[0].model
-        return 1.0 if is_cheap or not self._stands(sampler, learned) else self.settings.weight
+        cheap, *others = (model.model for model in self.by_price(learned))
+        is_dear = sampler.model != cheap and sampler.model in others  # not one that mostly casts no votes
+        return self.settings.weight if is_dear and self._stands(sampler, learned) else 1.0
 
     def why(self, learned: Learned) -> str:
         """Which language models it asks by what is known now, in words for reports."""

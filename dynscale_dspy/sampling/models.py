@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
 
+from dynscale_dspy._cached import cached_property
 from dynscale_dspy.allocation.learned import Learned
 from dynscale_dspy.sampling.escalate import ModelStrategy
 from dynscale_dspy.sampling.samplers import ALONE, GREEDY, GREEDY_LABEL, PERMUTED, PLAIN, CallView, Sampler

@@ -154,6 +154,15 @@ class Plan:
         proposed = self.propose()
         return proposed[0].model if proposed else ""
 
+    def is_free(self, model: str) -> bool:
+        """Whether a language model is known to cost no money.
+
+        Args:
+            model: Its name; empty for the program's own.
+        """
+        record = self._learned.records.get(model)
+        return record is not None and record.tariff is not None and record.tariff.is_free
+
     @property
     def worths(self) -> tuple[float, ...]:
         """What a vote of each language model counts by what is known now; empty where a call has one."""
@@ -295,9 +304,9 @@ class Plan:
         if self._agree is None and sample.draw.index <= 1:
             self._compare_first_two()
         if not sampler.model or not sample.permanent:  # one that cannot be asked says nothing of how it answers
-            record = self._learned.of(sampler.model or sampler.name)
-            record.samples += 1
-            record.blanks += sample.vote is None and sample.problem not in UNREAD
+            blank = sample.vote is None and sample.problem not in UNREAD
+            told = bool(sampler.model) and sample.problem != SPARED
+            self._learned.of(sampler.model or sampler.name).read(blank=blank, of_model=told)
 
     @property
     def is_hopeless(self) -> bool:

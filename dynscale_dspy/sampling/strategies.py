@@ -6,12 +6,12 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Annotated, Any, Literal
 
 import numpy as np
 
 from dynscale_dspy import _deprecated
+from dynscale_dspy._cached import cached_property
 from dynscale_dspy._fields import OneOfWords, ShareOfSamples, Size, YesNo, check_fields
 from dynscale_dspy.allocation.learned import Learned
 from dynscale_dspy.allocation.trust import ON_TRIAL

@@ -5,11 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 import pydantic
 
+from dynscale_dspy._cached import cached_property
 from dynscale_dspy.selection.answers import canonical
 from dynscale_dspy.selection.base import Composed, Evidence, Group, Selection, Vote
 

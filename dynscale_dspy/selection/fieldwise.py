@@ -6,11 +6,11 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Any
 
 import pydantic
 
+from dynscale_dspy._cached import cached_property
 from dynscale_dspy._fields import YesNo, check
 from dynscale_dspy.selection.answers import Record
 from dynscale_dspy.selection.base import Selection, Selector, Vote, composed_of

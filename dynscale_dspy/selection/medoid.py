@@ -7,9 +7,9 @@ from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from functools import cached_property
 from typing import Any
 
+from dynscale_dspy._cached import cached_property
 from dynscale_dspy.allocation.likeness import Contest, Likeness
 from dynscale_dspy.allocation.repeats import ENOUGH
 from dynscale_dspy.selection.answers import Kinds, key_of, kinds_of, spelling

@@ -6,9 +6,9 @@ from collections import defaultdict
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from functools import cached_property
 from typing import Annotated, Any, Literal
 
+from dynscale_dspy._cached import cached_property
 from dynscale_dspy._fields import Number, OneOfWords, check
 from dynscale_dspy.allocation.policies import OrderedTally
 from dynscale_dspy.selection.answers import canonical

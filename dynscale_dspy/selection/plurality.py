@@ -8,9 +8,9 @@ from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from functools import cached_property
 from typing import Any
 
+from dynscale_dspy._cached import cached_property
 from dynscale_dspy._fields import check
 from dynscale_dspy.allocation.policies import OrderedTally
 from dynscale_dspy.allocation.tally import AnswerKey

@@ -11,6 +11,8 @@ import dspy
 
 from dynscale_dspy import _fields
 from dynscale_dspy._naming import name_of, named_predictors
+from dynscale_dspy._progress import named
+from dynscale_dspy._words import counted
 from dynscale_dspy.allocation.policies import Uniform
 from dynscale_dspy.config import ScalingSettings
 from dynscale_dspy.errors import BudgetExhausted
@@ -78,7 +80,7 @@ def check(
             ``2 + 3 * samples`` for each example.
         num_threads: Samples at a time; DSPy's setting by default.
         seed: Seeds the pools and the orders.
-        display_progress: Whether to show progress bars.
+        display_progress: Whether to show progress bars; where there is no terminal, a line now and then.
 
     Returns:
         The table, the sentence and the recommended settings.
@@ -174,7 +176,9 @@ class _Checking:
                     f"budget is too small: {self.funds.left('samples'):g} samples, and each example takes {each}; give "
                     f"at least {2 * each}, or fewer samples= a call"
                 )
-            self.notes.append(f"{len(self.examples) - int(affordable)} examples do not fit the budget and are left out")
+            left = len(self.examples) - int(affordable)
+            verb = "does not fit the budget and is" if left == 1 else "do not fit the budget and are"
+            self.notes.append(f"{counted(left, 'example')} {verb} left out")
             self.examples = self.examples[: int(affordable)]
         if len(self.examples) < 2:
             raise ValueError(
@@ -184,7 +188,7 @@ class _Checking:
     def result(self) -> Check:
         """Draw, compare, decide."""
         once = {"budget": 1, "max_samples": 1}
-        calls = self._drawn(once, 1)
+        calls = self._drawn("greedy" if self.is_greedy else "plain", once, 1)
         self.judge.raise_if_useless()  # before more is spent
         singles = [(_single("greedy" if self.is_greedy else "plain", once, calls), calls)]
         plain = singles[0][0].spending
@@ -252,7 +256,7 @@ class _Checking:
         why = self.funds.shortage(plain, samples * len(self.examples))
         if not why:
             try:
-                calls = self._drawn(settings, samples)
+                calls = self._drawn(name, settings, samples)
             except BudgetExhausted as error:
                 why = str(error)
             except Exception as error:  # what the other ways have cost is not to be lost
@@ -262,7 +266,7 @@ class _Checking:
         self.notes.append(f"{name} is left out: {why}")
         return None
 
-    def _drawn(self, settings: Mapping[str, Any], samples: int) -> list[Call]:
+    def _drawn(self, name: str, settings: Mapping[str, Any], samples: int) -> list[Call]:
         """The calls answered with these settings, so many samples a call on average.
 
         Raises:
@@ -277,12 +281,13 @@ class _Checking:
         pool = self.funds.pool(most, **more)
         module = DynScaling(self.program, pool, **dict(self.given.replace(**own)))
         try:
-            predictions, _, errors = module.batch(
-                self.inputs,
-                num_threads=self.num_threads,
-                return_failed_examples=True,
-                disable_progress_bar=not self.display_progress,
-            )
+            with named(name):
+                predictions, _, errors = module.batch(
+                    self.inputs,
+                    num_threads=self.num_threads,
+                    return_failed_examples=True,
+                    disable_progress_bar=not self.display_progress,
+                )
         except Exception:
             self.funds.spent += pool.statistics().spent
             raise

@@ -11,14 +11,23 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from dynscale_dspy._shell import (
+    Refused,
+    add_language_model,
+    check_language_model,
+    check_writable,
+    language_model,
+    line_of,
+    number,
+    positive,
+    whole,
+)
+from dynscale_dspy._words import counted
+
 if TYPE_CHECKING:
     import dspy
 
 T = TypeVar("T")
-
-
-class Refused(Exception):
-    """The command cannot be run as it was given; the message says what to change."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,10 +37,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "by default, and say whether more samples are worth their cost."
     )
     _add_common(parser, "a few dozen calls, with labels if you have them")
-    parser.add_argument("--samples", type=int, default=4, metavar="N", help="samples a call (default: 4)")
-    parser.add_argument("--budget", type=int, metavar="SAMPLES", help="most samples that the check draws")
-    parser.add_argument("--dollars", type=float, metavar="D", help="most dollars that it spends")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="fixes the orders of votes (default: 0)")
+    parser.add_argument("--samples", type=positive, default=4, metavar="N", help="samples a call (default: 4)")
+    parser.add_argument(
+        "--budget", type=positive, metavar="SAMPLES", help="most samples that the check draws (default: all it needs)"
+    )
+    parser.add_argument("--dollars", type=number, metavar="D", help="most dollars that it spends")
+    parser.add_argument("--seed", type=whole, default=0, metavar="N", help="fixes the orders of votes (default: 0)")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write all figures here")
 
 
@@ -43,8 +54,8 @@ def add_record_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _add_common(parser, "calls, with what the metric or a label needs")
     parser.add_argument("--out", type=Path, required=True, metavar="OUT.jsonl", help="the file to write")
-    parser.add_argument("--samples", type=int, default=8, metavar="N", help="samples an example (default: 8)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seeds the samples (default: 0)")
+    parser.add_argument("--samples", type=positive, default=8, metavar="N", help="samples an example (default: 8)")
+    parser.add_argument("--seed", type=whole, default=0, metavar="N", help="seeds the samples (default: 0)")
 
 
 def _add_common(parser: argparse.ArgumentParser, examples: str) -> None:
@@ -54,61 +65,47 @@ def _add_common(parser: argparse.ArgumentParser, examples: str) -> None:
     parser.add_argument("--name", default="program", help="what the program is called in its file (default: program)")
     about = "a function in that file, metric(example, prediction); by default an answer equal to the label is right"
     parser.add_argument("--metric", metavar="NAME", help=about)
-    about = "the language model, named the LiteLLM way, if the file configures none"
-    parser.add_argument("--lm", metavar="MODEL", help=about)
-    parser.add_argument("--api-base", metavar="URL", help="where it is served, e.g. http://localhost:8000/v1")
-    parser.add_argument("--api-key", metavar="KEY", help="for --api-base; local servers take any")
-    parser.add_argument("--threads", type=int, metavar="N", help="samples at a time (default: DSPy's setting)")
+    add_language_model(parser, default="what the file configures", names=("--model", "--lm"))
+    parser.add_argument("--threads", type=positive, metavar="N", help="samples at a time (default: DSPy's setting)")
 
 
-def main(arguments: argparse.Namespace) -> int:
-    """Run ``check``; returns the exit status."""
-    return _told("check", _check, arguments)
+def check(arguments: argparse.Namespace) -> None:
+    """Run ``check``.
 
+    Raises:
+        Refused: If it cannot be run as it was given.
+    """
+    from dynscale_dspy.tuning import checks
 
-def record_main(arguments: argparse.Namespace) -> int:
-    """Run ``record``; returns the exit status."""
-    return _told("record", _record, arguments)
-
-
-def _told(command: str, run: Callable[[argparse.Namespace], None], arguments: argparse.Namespace) -> int:
-    try:
-        run(arguments)
-    except Refused as refused:
-        sys.stderr.write(f"dynscale {command}: {refused}\n")
-        return 2
-    return 0
-
-
-def _check(arguments: argparse.Namespace) -> None:
-    from dynscale_dspy.tuning.checks import check
-
-    if arguments.json and not arguments.json.absolute().parent.is_dir():
-        raise Refused(f"--json {arguments.json}: there is no folder {arguments.json.parent}")
+    check_writable("--json", arguments.json)
     caps = {"samples": arguments.budget, "dollars": arguments.dollars}
     budget = {unit: cap for unit, cap in caps.items() if cap is not None}
-    found = _measured(arguments, check, budget=budget or None)
+    found = _measured(arguments, checks.check, budget=budget or None)
     sys.stdout.write(f"{found}\n")
     if arguments.json:
         arguments.json.write_text(json.dumps(found.as_dict(), indent=1) + "\n", encoding="utf-8")
 
 
-def _record(arguments: argparse.Namespace) -> None:
-    from dynscale_dspy.tuning.recording import record
+def record(arguments: argparse.Namespace) -> None:
+    """Run ``record``.
 
-    pool = _measured(arguments, record, path=arguments.out)
+    Raises:
+        Refused: If it cannot be run as it was given.
+    """
+    from dynscale_dspy.tuning import recording
+
+    pool = _measured(arguments, recording.record, path=arguments.out)
     for each in pool.skipped:
         sys.stderr.write(f"skipped: {each}\n")
     samples = sum(len(question.samples) for question in pool.questions)
-    sys.stdout.write(f"{arguments.out}: {samples:,} samples of {len(pool.questions):,} examples\n")
+    sys.stdout.write(f"{arguments.out}: {counted(samples, 'sample')} of {counted(len(pool.questions), 'example')}\n")
 
 
 def _measured(arguments: argparse.Namespace, measure: Callable[..., T], **options: Any) -> T:
     """What a function makes of the program, the examples and the metric that a shell names."""
     from dynscale_dspy.tuning.examples import read_examples
 
-    if arguments.api_base and not arguments.lm:
-        raise Refused("--api-base needs --lm MODEL: what is the model called there?")
+    check_language_model(arguments)
     try:
         examples = read_examples(arguments.examples)
     except OSError as error:
@@ -131,12 +128,11 @@ def _measured(arguments: argparse.Namespace, measure: Callable[..., T], **option
                 samples=arguments.samples,
                 num_threads=arguments.threads,
                 seed=arguments.seed,
-                display_progress=sys.stderr.isatty(),
+                display_progress=True,
                 **options,
             )
         except Exception as error:  # whatever it is, a shell wants a line
-            kind = "" if isinstance(error, (TypeError, ValueError)) else f"{type(error).__name__}: "
-            raise Refused(kind + " ".join(str(error).split())) from error
+            raise Refused(line_of(error)) from error
 
 
 def _defined_in(path: Path) -> dict[str, Any]:
@@ -179,18 +175,13 @@ def _language_model(program: dspy.Module, arguments: argparse.Namespace) -> Iter
 
     from dynscale_dspy._naming import named_predictors
 
-    if arguments.lm:
-        served: dict[str, Any] = {}
-        if arguments.api_base:
-            served = {"api_base": arguments.api_base, "api_key": "local"}
-        if arguments.api_key:
-            served["api_key"] = arguments.api_key
-        with dspy.context(lm=dspy.LM(arguments.lm, **served)):
+    if arguments.model:
+        with dspy.context(lm=language_model(arguments)):
             yield
         return
     if dspy.settings.lm is None and any(predictor.lm is None for _, predictor in named_predictors(program)):
         raise Refused(
-            f"no language model: give --lm MODEL such as openai/gpt-4o-mini, or call dspy.configure(lm=...) in "
+            f"no language model: give --model MODEL such as openai/gpt-4o-mini, or call dspy.configure(lm=...) in "
             f"{arguments.program}"
         )
     yield

@@ -52,7 +52,7 @@ def record(
         samples: Samples an example, at least 2. A policy that adapts is replayed up to half as many on average.
         num_threads: Samples at a time; DSPy's setting by default.
         seed: Seeds the pool.
-        display_progress: Whether to show a progress bar.
+        display_progress: Whether to show a progress bar; where there is no terminal, a line now and then.
 
     Returns:
         The samples as values of JSON, and their scores. Scores outside 0 to 1 become shares of their range, which is

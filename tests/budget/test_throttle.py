@@ -322,19 +322,26 @@ def test_a_failure_of_one_of_two_is_not_the_answer(tasks):
     assert (asyncio.run(throttle.arun(aask)) if tasks else throttle.run(ask)) == "good"
 
 
-def test_hedged_requests_are_both_paid_for(server):
+def test_hedged_requests_are_both_paid_for(server, release_when):
     bank = questions(6)
     fake = server(bank, median_latency=0.01, sigma=1.0)
     pool = BudgetPool(per_call=20, policy=Uniform(), hedge=0.5)
     qa = DynScaling(dspy.Predict("question -> answer"), pool, sampling=Parallel())
 
-    async def gather():
-        for question in bank:
+    async def gather(asked):
+        for question in asked:
             await qa.acall(question=question.text)
 
     with dspy.context(lm=fake.lm()):
-        asyncio.run(gather())
+        asyncio.run(gather(bank[:5]))  # how long a request takes is known from here on
+        drawn = pool.statistics().spent.samples
+        so_far = fake.statistics().requests
+        # No reply comes before at least one request more is made than there are samples.
+        with release_when(fake, lambda now: now.requests > so_far + 20):
+            asyncio.run(gather(bank[5:]))
     counted, now = fake.statistics(), pool.statistics()
+    assert now.spent.samples == drawn + 20
+    assert counted.requests > so_far + 20
     assert counted.requests > now.spent.samples
     assert now.spent.requests >= counted.requests
     assert now.reserved == Cost()

@@ -100,7 +100,8 @@ def test_two_workers_spend_one_budget_to_the_last_sample(published, server):
         DynScaling(dspy.Predict("question -> answer"), budget=pool)(question=texts[0])
 
 
-def test_workers_draw_from_the_language_models_that_a_program_brings(published, server):
+@pytest.mark.parametrize("by_predictor", [False, True])
+def test_workers_draw_from_the_language_models_that_a_program_brings(published, server, by_predictor):
     bank = questions(12, seed=2)
     servers = {"cheap": server(bank), "dear": server(bank, seed=3)}
     lms = {
@@ -109,6 +110,7 @@ def test_workers_draw_from_the_language_models_that_a_program_brings(published, 
     }
     prices = {"openai/cheap": Price(0.1, 0.4), "openai/dear": Price(1, 4)}
     client = published(BudgetPool(samples=90, dollars=0.02, strict=True, prices=prices), "models")
+    lms = {"self": lms} if by_predictor else lms
     program = DynScaling(dspy.Predict("question -> answer"), budget=client, lms=lms)
     workers = [Worker.remote(None) for _ in range(2)]
     texts = [question.text for question in bank]

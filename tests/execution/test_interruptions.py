@@ -126,11 +126,9 @@ def lines():
 
 @pytest.fixture(autouse=True)
 def quick_collections():
-    """What there is already need not be looked at again whenever garbage is collected."""
+    """What there is already need not be looked at again whenever garbage is collected, in later tests either."""
     gc.collect()
     gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture

@@ -1,17 +1,14 @@
-import argparse
 import json
 
 import pytest
 
-from dynscale_dspy.replay.cli import add_arguments, main
+from dynscale_dspy.cli import main
 from tests.replay.support import simulated
 from tests.replay.test_models import pool
 
 
 def run(*arguments):
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    return main(parser.parse_args([str(argument) for argument in arguments]))
+    return main(["replay", *map(str, arguments)])
 
 
 @pytest.fixture
@@ -53,6 +50,16 @@ def test_bad_pool_is_one_clear_line(tmp_path, capsys):
     bad.write_text('{"id": "q", "answers": ["A"]}\n')
     assert run(bad) == 2
     assert capsys.readouterr().err == f"dynscale replay: {bad}:1: no 'gold', and no 'correct' in its place\n"
+
+
+def test_a_file_that_is_not_there_is_one_clear_line(tmp_path, capsys):
+    assert run(tmp_path / "gone.jsonl") == 2
+    assert capsys.readouterr().err == f"dynscale replay: {tmp_path / 'gone.jsonl'}: No such file or directory\n"
+
+
+def test_a_folder_that_is_not_there_is_said_before_minutes_of_work(path, capsys):
+    assert run(path, "--json", "gone/out.json") == 2
+    assert capsys.readouterr().err == "dynscale replay: --json gone/out.json: there is no folder gone\n"
 
 
 def test_unknown_policy_is_one_clear_line(path, capsys):
@@ -127,6 +134,12 @@ class TestSeveralModels:
             "BestOf",
             "ByPrice",
         }
+
+    def test_draws_accuracy_against_cost(self, paths, tmp_path):
+        pytest.importorskip("matplotlib")
+        out = tmp_path / "out.png"
+        assert run(*paths, "--models", "weak,strong", "--prices", "1,10", "--replicates", 1, "--plot", out) == 0
+        assert out.read_bytes()[:4] == b"\x89PNG"
 
     def test_every_pair_in_either_order_by_default(self, paths, capsys):
         assert run(*paths, "--prices", "1,10", "--replicates", 1, "--budgets", 1, "--strategies", "ladder") == 0

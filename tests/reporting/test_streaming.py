@@ -9,7 +9,7 @@ from dspy.streaming.messages import StatusStreamingCallback
 
 from dynscale_dspy import Cost, SamplingStatus
 from dynscale_dspy.reporting.explanation import Explanation, Votes
-from dynscale_dspy.reporting.streaming import status_message, status_provider
+from dynscale_dspy.reporting.streaming import asking_message, status_message, status_provider
 
 SO_FAR = Explanation((Votes("A", 2, 0), Votes("B", 1, 0)), 2 / 3, 0.7, (), 1, Cost())
 
@@ -37,3 +37,19 @@ def test_answers_that_are_much_alike_are_told_as_groups():
     so_far = Explanation((Votes("A", 2, 0, versions=2), Votes("B", 1, 0)), 2 / 3, 0.7, (), 1, Cost())
     words = "0 samples, 2 groups of answers, 67% like the winner"
     assert status_message(SamplingStatus(), so_far) == StatusMessage(words)
+
+
+def test_what_is_asked_is_named_where_there_are_several() -> None:
+    assert asking_message(SamplingStatus(), {}) is None
+    assert asking_message(SamplingStatus(), {"small": 1}) == StatusMessage("asking small for 1 sample")
+    words = "asking small for 4 samples and large for 1"
+    assert asking_message(SamplingStatus(), {"small": 4, "large": 1}) == StatusMessage(words)
+
+
+@pytest.mark.parametrize("words", [None, ""])
+def test_a_provider_need_not_name_it(words):
+    class Silent(SamplingStatus):
+        def asking_status_message(self, models):
+            return words
+
+    assert asking_message(Silent(), {"small": 1}) is None

@@ -27,7 +27,7 @@ def test_a_halted_pool_says_so_and_why():
     limits = {"samples": 9, "requests": None, "tokens": None, "dollars": 0.25}
     now = PoolStatistics(Cost(samples=3), Cost(), limits, 5.0, 2, 1, 0, None, {}, state="stopped", cause="TimeoutError")
     assert text.one_line(now) == (
-        "BudgetPool(3 of 9 samples, 0 requests, 0 of 0.25 dollars, 5 s left spent; 1 calls answered, 2 open; "
+        "BudgetPool(3 of 9 samples, 0 requests, 0 of 0.25 dollars, 5 s left spent; 1 call answered, 2 open; "
         "stopped by TimeoutError)"
     )
     report = PoolReport(now, History((), (), {}))

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynscale_dspy import UCB, BudgetPool, Cost, KnowledgeGradient, Parallel, Uniform
+from dynscale_dspy.allocation.costs import Tariff
 from dynscale_dspy.allocation.learned import Learned
 from dynscale_dspy.execution.desk import BatchDesk
 from dynscale_dspy.sampling import batch_plan
@@ -245,6 +246,27 @@ class TestSeveralModels:
         assert trail[dear[0] + 1 :].count((2, self.CHEAP.name)) == 0 or trail.index((2, self.CHEAP.name)) < dear[1]
         settled = [place for place, told in enumerate(trail) if told == (2, self.CHEAP.name)]
         assert settled[1] < dear[1], "the settled call's second sample is cheap: it comes before another dear one"
+
+    def test_samples_that_cost_nothing_come_before_any_that_cost_something(self):
+        learned = Learned()
+        learned.of(self.CHEAP.name).tariff = Tariff(prompt=0, completion=0)
+        ladder = Escalate(first=2, upfront=0, beside=0, learn=False, ways=INDEPENDENT).over([self.CHEAP, self.DEAR])
+        streams = ["AB" + "A" * 60, "AB" + "A" * 60, "A" * 62]
+        _, trail = self.run(ladder, streams, count=8, prices=(0, 20), learned=learned)
+        assert trail[:6].count((2, self.CHEAP.name)) == 2, "also the settled call's second one"
+        assert [name for _, name in trail] == [self.CHEAP.name] * 6 + [self.DEAR.name] * 2
+
+    def test_a_free_model_does_not_make_others_look_alike(self):
+        costs = batch_plan._Costs(weighs=True)
+        costs.unit = "nanodollars"
+        for name, price in (("free", 0), ("cheap", 10), ("dear", 40)):
+            for call in range(4):
+                costs.tell(call, name, Cost(samples=1, requests=1, nanodollars=price))
+        assert costs.relative(0, "cheap") == 1
+        assert costs.relative(0, "dear") == pytest.approx(4)
+        assert costs.relative(0, "free", is_free=True) == batch_plan.FREE
+        costs.unit = "tokens"
+        assert costs.relative(0, "free", is_free=True) == 1, "it has tokens as others"
 
     def test_a_dear_sample_does_not_make_the_calls_cheap_ones_look_dear(self):
         costs = batch_plan._Costs(weighs=True)

@@ -8,11 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynscale_dspy.allocation.costs import Tariff
-from dynscale_dspy.allocation.learned import Learned
-from dynscale_dspy.sampling.escalate import MOST_FIRST, Escalate, prices_of
+from dynscale_dspy.allocation.learned import MUTE, Learned, SamplerRecord
+from dynscale_dspy.sampling.best_of import BestOf
+from dynscale_dspy.sampling.escalate import MOST_FIRST, SPOT_CHECKS, Escalate, prices_of
 from dynscale_dspy.sampling.plan import Plan
+from dynscale_dspy.sampling.sample import Sample
 from dynscale_dspy.sampling.samplers import Sampler
 from dynscale_dspy.sampling.ways import INDEPENDENT
+from dynscale_dspy.selection.base import Vote
 from tests.sampling.models import MODELS, known, priced
 from tests.sampling.support import make_view, voters
 
@@ -96,10 +99,59 @@ def test_a_model_that_casts_no_vote_leaves_the_call_to_the_other(silent):
     learned.of(silent).blanks = 4
     strategy = Escalate().over([SMALL, LARGE])
     other = "large" if silent == "small" else "small"
-    assert set(order(strategy, learned)) == {other}
+    asked = order(strategy, learned, count=1600)
+    turns = 1600 if silent == "small" else 320  # a dear one is looked at in its turns only
+    assert 0.6 * turns / SPOT_CHECKS < asked.count(silent) < 1.5 * turns / SPOT_CHECKS, "a few notice if that changes"
+    assert {order(strategy, learned, count=1, seed=seed)[0] for seed in range(99)} == {other}, (
+        "not of a call's only one"
+    )
+    assert strategy.worth(SMALL, learned) == strategy.worth(LARGE, learned) == 1
     assert strategy.why(learned) == f"{other} alone: samples of the others cast no vote"
     learned.of(other).blanks = 4
     assert set(order(strategy, learned)) == {"small", "large"}, "where none votes, nothing is known"
+
+
+def played(strategy, votes, learned, calls=80, samples=8):
+    """The language models of each call's samples, where each votes if ``votes`` says so in a call of this number."""
+    asked = []
+    for call in range(calls):
+        plan = Plan(strategy, seed=0, key=call, max_samples=samples, learned=learned)
+        for _ in range(samples):
+            draw = plan.draw(*plan.propose(1))
+            said = "A" if votes(draw.sampler.model, call) else None
+            cast = None if said is None else Vote(said, said)
+            plan.tell(Sample(draw, answer=said, vote=cast, problem="" if cast else "unreadable"))
+        asked.append([sample.draw.sampler.model for sample in plan.samples])
+    return asked
+
+
+@pytest.mark.parametrize("settings", [Escalate(), LADDER, BestOf()], ids=["Escalate", "ladder", "BestOf"])
+def test_a_model_that_votes_again_is_asked_again(settings):
+    learned = priced({"small": 1, "large": 4}, samples=0)
+    asked = played(settings.over([SMALL, LARGE]), lambda model, call: model == "large" or call >= 30, learned)
+    assert 0 < sum(call.count("small") for call in asked[1:30]) < 29, "left out, and looked at now and then"
+    begin = [call[0] == "small" for call in asked]
+    assert not any(begin[1:30]) and any(begin[30:])
+    assert isinstance(settings, BestOf) or all(begin[-20:])  # which finds the other one better by then
+    assert learned.of("small").blanks == 0
+
+
+def test_a_model_that_never_votes_stays_left_out():
+    learned = priced({"small": 1, "large": 4}, samples=0)
+    asked = played(Escalate().over([SMALL, LARGE]), lambda model, call: model == "large", learned)
+    assert 0 < sum(call.count("small") for call in asked[1:]) < 1.5 * 80 * 7 / SPOT_CHECKS
+
+
+@given(st.lists(st.booleans(), max_size=60), st.booleans())
+def test_only_a_model_that_mostly_cast_no_vote_starts_afresh(blanks, of_model):
+    record, told, forgotten = SamplerRecord(), [], False
+    for blank in blanks:
+        if of_model and not blank and len(told) >= MUTE and 2 * sum(told) > len(told):
+            told, forgotten = [], True
+        told.append(blank)
+        record.read(blank=blank, of_model=of_model)
+        assert (record.samples, record.blanks) == (len(told), sum(told))
+    assert forgotten <= of_model and (forgotten or record.samples == len(blanks))
 
 
 def test_says_what_a_dear_sample_costs():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -13,10 +14,23 @@ from typing import Any
 import dspy
 import pytest
 
-from dynscale_dspy import BestOf, BudgetPool, ByPrice, Cost, DynScaling, Escalate, Price, Uniform, explain, wrap
+from dynscale_dspy import (
+    BestOf,
+    BudgetPool,
+    ByPrice,
+    Cost,
+    DynScaling,
+    Escalate,
+    Price,
+    SamplingStatus,
+    Uniform,
+    explain,
+    wrap,
+)
 from dynscale_dspy.allocation.learned import LOST, TRIED_AGAIN
 from dynscale_dspy.sampling.ways import INDEPENDENT
 from dynscale_dspy.testing import FakeQuestion, FakeServer
+from dynscale_dspy.tuning.what_if import what_if
 from tests.support import ScriptedModel, needs_engines, needs_lm_errors
 
 TEXTS = [f"Puzzle {n}?" for n in range(4)]
@@ -407,6 +421,76 @@ def test_a_cheap_model_that_cannot_keep_to_the_format_leaves_the_answer_to_the_d
     assert_paid(pool, *servers)
 
 
+@needs_lm_errors
+@pytest.mark.parametrize("mode", ["call", "gather"])
+@pytest.mark.parametrize("fault", ["auth", "unknown_model"])
+def test_no_more_of_a_model_that_fails_for_good_is_asked_than_is_in_flight(servers: Any, mode: str, fault: str) -> None:
+    servers[0].reset(fault_rate=1.0, faults=(fault,))
+    pool = uniform(max_concurrency=1)
+    qa = DynScaling(dspy.Predict("question -> answer"), pool, lms=lms(servers), max_choices=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        prediction = {
+            "call": lambda: qa(question=TEXTS[0]),
+            "gather": lambda: asyncio.run(qa.acall(question=TEXTS[0])),
+        }[mode]()
+    assert prediction.answer == "right" and servers[0].statistics().requests == 1
+    failed = [sample for sample in explain(prediction).samples if sample.model == "cheap"]
+    assert len(failed) > 1 and all(sample.problem == "failed" for sample in failed)
+    assert [sample.cost.requests for sample in failed].count(0) == len(failed) - 1
+    assert_paid(pool, *servers)
+
+
+@needs_lm_errors
+@pytest.mark.parametrize("mode", ["call", "gather"])
+def test_nor_of_a_program_with_one_model(servers: Any, mode: str) -> None:
+    servers[0].reset(fault_rate=1.0, faults=("auth",))
+    pool = BudgetPool(samples=8, policy=Uniform(), max_concurrency=1).expect(1)
+    qa = DynScaling(dspy.Predict("question -> answer"), pool, max_choices=1)
+    with dspy.context(lm=lms(servers)["cheap"]), pytest.raises(dspy.LMAuthError):
+        asyncio.run(qa.acall(question=TEXTS[0])) if mode == "gather" else qa(question=TEXTS[0])
+    assert servers[0].statistics().requests == 1 and pool.statistics().reserved == Cost()
+
+
+def test_a_sample_that_has_asked_goes_on_where_another_fails_for_good() -> None:
+    both_began, refused = threading.Event(), threading.Event()
+
+    def answer(prompt: Any, number: int) -> dict[str, str]:
+        if number == 0:
+            both_began.wait(10)
+            return {"draft": "d"}
+        both_began.set()
+        refused.wait(10)
+        return {"draft": "d"}
+
+    class Wrong(ScriptedModel):
+        def answer(self, request: Any) -> Any:
+            if not refused.is_set():
+                refused.set()
+                raise dspy.LMAuthError("wrong key")
+            return super().answer(request)
+
+    draft, final = ScriptedModel(answer), Wrong(lambda prompt, number: {"answer": "right"})
+    given = {"draft": {"first": draft.lm()}, "final": {"last": final.lm()}}
+    qa = DynScaling(TwoStages(), BudgetPool(samples=2, policy=Uniform()).expect(1), lms=given)
+    assert qa(question=TEXTS[0]).answer == "right"
+
+
+def test_a_model_that_keeps_to_the_format_again_is_asked_again() -> None:
+    bank = [FakeQuestion(f"Puzzle {n}?", {"right": 1.0}, "right") for n in range(60)]
+    with FakeServer(bank, median_latency=0) as cheap, FakeServer(bank, median_latency=0) as dear:
+        cheap.reset(fault_rate=1.0, faults=("prose",))
+        pool = BudgetPool(samples=9999, policy=Uniform(), prices=PRICES).expect(400)
+        both = lms((cheap, dear))
+        program = dspy.Predict("question -> answer")
+        qa = DynScaling(program, pool, lms=both, sampling=Escalate(upfront=0), max_choices=1, max_samples=8)
+        qa(question=bank[0].text)
+        cheap.reset(fault_rate=0.0)
+        begun = [explain(qa(question=question.text)).samples[0].model for question in bank]
+    back = begun.index("cheap")
+    assert back > 0 and begun == ["dear"] * back + ["cheap"] * (60 - back)
+
+
 # ---- what one of them cannot do
 
 
@@ -466,6 +550,36 @@ def test_a_stream_gets_the_winner_whichever_model_it_is_of(servers: Any, most: i
     assert servers[1].statistics().requests == (0 if most == 1 else EACH - FIRST)
 
 
+@pytest.mark.parametrize("given", ["list", "map"])
+def test_a_stream_says_which_model_is_asked_before_it_is(servers: Any, given: str) -> None:
+    asked: list[list[int]] = []
+
+    class Mine(SamplingStatus):
+        def asking_status_message(self, models: Any) -> str | None:
+            asked.append([server.statistics().requests for server in servers])
+            return super().asking_status_message(models)
+
+    if given == "list":
+        qa = DynScaling(dspy.Predict("question -> answer"), uniform(), lms=lms(servers), sampling=LADDER, max_choices=1)
+        each = 1
+    else:
+        qa, each = DynScaling(TwoStages(), uniform(), lms=by_predictor(servers), sampling=LADDER), 2
+    streamed = dspy.streamify(qa, status_message_provider=Mine(), async_streaming=False)
+    told = [chunk.message for chunk in streamed(question=TEXTS[0]) if isinstance(chunk, dspy.streaming.StatusMessage)]
+    assert told[0].startswith("asking cheap for")
+    told = [words for words in told if words.startswith("asking")]
+    assert sum(int(words.split(" for ")[1].split()[0]) for words in told if "cheap" in words) == FIRST
+    assert any(words.startswith("asking dear") or "and dear" in words for words in told)
+    assert asked[0] == [0, 0] and servers[0].statistics().requests + servers[1].statistics().requests == EACH * each
+
+
+def test_a_stream_of_one_model_does_not_name_it(servers: Any) -> None:
+    qa = DynScaling(dspy.Predict("question -> answer"), uniform(), lms=[lms(servers)["dear"]])
+    streamed = dspy.streamify(qa, status_message_provider=SamplingStatus(), async_streaming=False)
+    told = [chunk.message for chunk in streamed(question=TEXTS[0]) if isinstance(chunk, dspy.streaming.StatusMessage)]
+    assert told and not [words for words in told if "asking" in words]
+
+
 # ---- timing
 
 
@@ -486,3 +600,140 @@ def test_what_a_known_set_draws_does_not_depend_on_what_has_finished() -> None:
         drawn.append([[sample.model for sample in explain(each).samples] for each in made])
     assert drawn[0] == drawn[1] == drawn[2]
     assert {model for models in drawn[0] for model in models} == {"cheap", "dear"}
+
+
+# ---- models by predictor
+
+
+def by_predictor(servers: Any, engine: str = "auto", **options: Any) -> dict[str, Any]:
+    both = lms(servers, engine, **options)
+    return {"final": both, "draft": [both["cheap"]]}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_each_predictor_asks_its_own_model(servers: Any, way: str) -> None:
+    engine, mode = way.split()
+    pool = uniform(dollars=1)
+    qa = DynScaling(with_own_model(TwoStages()), pool, lms=by_predictor(servers, engine), sampling=LADDER)
+    predictions = MODES[mode](qa)
+    cheap, dear = servers
+    assert cheap.statistics().requests == (EACH + FIRST) * len(TEXTS)
+    assert dear.statistics().requests == (EACH - FIRST) * len(TEXTS)
+    for prediction in predictions:
+        made = explain(prediction)
+        assert [sample.model for sample in made.samples] == ["cheap"] * FIRST + ["dear"] * (EACH - FIRST)
+        assert sum((model.cost for model in made.models), Cost()) == made.cost
+        assert made.votes[0].by_model["dear"] == EACH - FIRST
+    assert_paid(pool, *servers)
+    assert {name: cost.samples for name, cost in pool.history.models.items()} == {
+        "cheap": FIRST * len(TEXTS),
+        "dear": (EACH - FIRST) * len(TEXTS),
+    }
+    assert what_if(pool, model="dear", budgets=[1], replicates=1).records
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_predictor_that_is_left_out_asks_the_programs_own(servers: Any, mode: str) -> None:
+    own = ScriptedModel(lambda prompt, number: {"draft": "d"})
+    qa = DynScaling(TwoStages(), uniform(), lms={"final": lms(servers)}, sampling=LADDER)
+    with dspy.context(lm=own.lm()):
+        MODES[mode](qa)
+    assert len(own.requests) == EACH * len(TEXTS)
+    assert servers[0].statistics().requests == FIRST * len(TEXTS)
+    assert servers[1].statistics().requests == (EACH - FIRST) * len(TEXTS)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_map_needs_no_other_model_unless_a_predictor_is_left_out(servers: Any, mode: str) -> None:
+    with dspy.context(lm=None):
+        MODES[mode](DynScaling(TwoStages(), uniform(), lms=by_predictor(servers), sampling=LADDER))
+        assert servers[1].statistics().requests == (EACH - FIRST) * len(TEXTS)
+        qa = DynScaling(TwoStages(), uniform(), lms={"final": lms(servers)}, sampling=LADDER)
+        with pytest.raises(ValueError, match="No LM is loaded"):
+            qa(question=TEXTS[0])
+    assert servers[0].statistics().requests == (EACH + FIRST) * len(TEXTS)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_map_for_the_only_predictor_is_the_list(servers: Any, way: str, litellm_is_warm: Any) -> None:
+    engine, mode = way.split()
+    drawn, bodies = [], []
+    for given in (lms(servers, engine), {"predict": lms(servers, engine)}):
+        for server in servers:
+            server.reset()
+        qa = DynScaling(dspy.ChainOfThought("question -> answer"), uniform(dollars=1), lms=given, sampling=LADDER)
+        drawn.append([[s.sampler for s in explain(each).samples] for each in MODES[mode](qa)])
+        bodies.append([sorted(map(repr, server.bodies)) for server in servers])
+    assert drawn[0] == drawn[1] and bodies[0] == bodies[1]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("program", ["two predictors", "ReAct", "nested"])
+def test_a_map_that_gives_all_predictors_the_same_is_the_list(servers: Any, program: str, mode: str) -> None:
+    class Around(dspy.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.part = DynScaling(TwoStages(), BudgetPool(samples=999), max_samples=1)
+            self.last = dspy.Predict("draft -> answer")
+
+        def forward(self, question: str) -> dspy.Prediction:
+            return self.last(draft=self.part(question=question).answer)
+
+    make = Around if program == "nested" else PROGRAMS[program][0]
+    asked = []
+    for by_name in (False, True):
+        for server in servers:
+            server.reset()
+        made, both = make(), lms(servers)
+        given = {name: both for name, _ in made.named_predictors()} if by_name else both
+        predictions = MODES[mode](DynScaling(made, uniform(), lms=given, sampling=LADDER))
+        drawn = [[sample.model for sample in explain(each).samples] for each in predictions]
+        asked.append((drawn, [server.statistics().requests for server in servers]))
+    assert asked[0] == asked[1] and all(asked[0][1])
+
+
+@pytest.mark.parametrize("mode", ["call", "gather"])
+def test_scaled_in_place_each_predictor_draws_from_its_own(servers: Any, mode: str) -> None:
+    pool = BudgetPool(samples=EACH * 2 * len(TEXTS), policy=Uniform(), prices=PRICES).expect(2 * len(TEXTS))
+    MODES[mode](wrap(TwoStages(), pool, lms=by_predictor(servers), sampling=LADDER, max_choices=1))
+    assert servers[0].statistics().requests == (EACH + FIRST) * len(TEXTS)
+    assert servers[1].statistics().requests == (EACH - FIRST) * len(TEXTS)
+    assert_paid(pool, *servers)
+
+
+def test_copies_that_a_program_makes_of_a_predictor_ask_its_model(servers: Any) -> None:
+    class Best(dspy.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            part = dspy.Predict("question -> answer")
+            self.best = dspy.BestOfN(part, N=2, reward_fn=lambda inputs, prediction: 0.0, threshold=1.0)
+            self.last = dspy.Predict("answer -> reply")
+
+        def forward(self, question: str) -> dspy.Prediction:
+            return self.last(answer=self.best(question=question).answer)
+
+    own = ScriptedModel(lambda prompt, number: {"reply": "r"})
+    qa = DynScaling(Best(), uniform(), lms={"best.module": [lms(servers)["dear"]]}, max_samples=1)
+    with dspy.context(lm=own.lm()):
+        qa(question=TEXTS[0])
+    assert servers[1].statistics().requests == 2 and len(own.requests) == 1
+
+
+def test_what_a_choice_of_several_costs_is_known_beforehand_by_the_mean_of_its_prices(servers: Any) -> None:
+    pool = uniform(dollars=1)
+    qa = DynScaling(TwoStages(), pool, lms=by_predictor(servers), sampling=LADDER)
+    qa(question=TEXTS[0])
+    records = pool.admission.program(qa).learned.records
+    assert [(records[name].tariff.prompt, records[name].tariff.most) for name in ("cheap", "dear")] == [
+        (1_000, 200),
+        (5_500, 200),
+    ]
+
+
+@pytest.mark.parametrize("most", [1, EACH])
+def test_a_stream_of_a_program_with_models_by_predictor(servers: Any, most: int) -> None:
+    qa = DynScaling(TwoStages(), uniform(), lms=by_predictor(servers), sampling=LADDER, max_samples=most)
+    listener = dspy.streaming.StreamListener(signature_field_name="answer")
+    chunks = list(dspy.streamify(qa, stream_listeners=[listener], async_streaming=False)(question=TEXTS[0]))
+    text = "".join(chunk.chunk for chunk in chunks if isinstance(chunk, dspy.streaming.StreamResponse))
+    assert text.strip() == chunks[-1].answer

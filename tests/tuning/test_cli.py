@@ -7,6 +7,7 @@ import json
 import dspy
 import pytest
 
+from dynscale_dspy import _progress
 from dynscale_dspy.cli import main
 
 PROGRAM = '''
@@ -44,7 +45,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def served(fake):
-    return ["--lm", "openai/fake", "--api-base", fake.url, "--threads", "2"]
+    return ["--model", "openai/fake", "--api-base", fake.url, "--threads", "2"]
 
 
 @pytest.mark.timeout(120)
@@ -80,6 +81,28 @@ def test_samples_are_recorded_and_replayed_from_a_shell(folder, server, capsys):
     assert capsys.readouterr().err == "dynscale record: path must end in .jsonl or .jsonl.gz, got 'mine.csv'\n"
 
 
+def test_the_language_model_may_be_called_lm_and_its_replies_be_bounded(folder, server, capsys):
+    fake = server()
+    named = ["--lm", "openai/fake", "--api-base", fake.url, "--threads", "2", "--max-tokens", "99"]
+    assert main(["record", "qa.py", "--examples", "calls.csv", *named, "--samples", "2", "--out", "mine.jsonl"]) == 0
+    assert {body.get("max_tokens") or body.get("max_completion_tokens") for body in fake.bodies} == {99}
+
+
+def test_one_of_a_kind_is_told_in_the_singular(folder, server, capsys):
+    (folder / "calls.csv").write_text("number,sign\n1,plus\n", encoding="utf-8")
+    recording = ["record", "qa.py", "--examples", "calls.csv", *served(server()), "--samples", "2", "--out"]
+    assert main([*recording, "mine.jsonl"]) == 0
+    assert capsys.readouterr().out == "mine.jsonl: 2 samples of 1 example\n"
+
+
+def test_how_far_it_is_is_told_without_a_terminal(folder, server, capsys, monkeypatch):
+    monkeypatch.setattr(_progress, "FIRST", 0.0)
+    assert main(["check", "qa.py", "--examples", "calls.csv", *served(server())]) == 0
+    told = capsys.readouterr()
+    assert all(f"{way}: 1 of " in told.err for way in ("plain", "greedy", "vote of 4", "Integrated of 4"))
+    assert " samples, " in told.err and "s to go" in told.err and "\r" not in told.err
+
+
 def test_another_program_without_labels_and_with_a_cap(folder, server, capsys):
     (folder / "calls.jsonl").write_text("".join(f'{{"number": "{n}"}}\n' for n in range(6)), encoding="utf-8")
     arguments = ["--name", "other", "--samples", "3", "--budget", "33"]
@@ -110,11 +133,11 @@ def test_a_file_that_configures_its_own_language_model(folder, server, capsys):
         (["qa.py", "--metric", "PI", "--lm", "m"], "--metric: qa.py defines no PI"),
         (
             ["qa.py"],
-            "no language model: give --lm MODEL such as openai/gpt-4o-mini, or call dspy.configure(lm=...) in qa.py",
+            "no language model: give --model MODEL such as openai/gpt-4o-mini, or call dspy.configure(lm=...) in qa.py",
         ),
         (
             ["qa.py", "--api-base", "http://127.0.0.1:1/v1"],
-            "--api-base needs --lm MODEL: what is the",
+            "--api-base needs --model MODEL: what is the",
         ),
         (["qa.py", "--examples", "gone.csv"], "--examples gone.csv cannot be read: No such file or directory"),
         (

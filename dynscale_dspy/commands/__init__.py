@@ -1,0 +1,1 @@
+"""What a shell runs beside ``check``, ``record`` and ``replay``."""

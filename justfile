@@ -1,0 +1,40 @@
+# The commands that people use: `just`, then a name. https://just.systems
+
+# What there is.
+default:
+    @just --list
+
+# All that is needed to work on the package, in the environment that is active.
+setup:
+    pip install -e ".[dev]"
+    pre-commit install
+
+# Lint, format, types.
+lint:
+    ruff check --fix .
+    ruff format .
+    pyright
+
+# Tests: all on all cores, or those you name.
+test *paths:
+    pytest {{ paths }}
+
+# One file, in one process, with output.
+one path:
+    pytest {{ path }} -n 0 -s
+
+# The documentation, at localhost:8000.
+docs:
+    mkdocs serve
+
+# The notebooks, run anew.
+notebooks:
+    python notebooks/execute.py
+
+# Everything, from scratch, as the forge runs it.
+ci:
+    bash .ci/run
+
+# A wheel and a source distribution, checked and tried in an environment of their own.
+package:
+    bash .ci/package
