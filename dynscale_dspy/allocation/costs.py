@@ -158,6 +158,8 @@ UNITS = ("samples", "requests", "tokens", "nanodollars")
 METERED = ("tokens", "nanodollars")
 """Units whose amount is known only when a request has been answered; before, there is an upper bound at best."""
 
+FREE = 0.01
+"""What a sample of a language model counts as that costs no money, in samples of one that does: it takes time."""
 PRIOR = 2.0
 """Samples' worth of belief that a call costs what calls of its module cost on average."""
 

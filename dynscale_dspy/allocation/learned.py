@@ -231,6 +231,15 @@ class Learned:
             return record.tariff.mean(unit, self.cost)
         return mean or self.cost.mean(unit)
 
+    def is_free(self, sampler: str) -> bool:
+        """Whether samples of a language model of its own are known to cost no money.
+
+        Args:
+            sampler: Its name.
+        """
+        record = self.records.get(sampler)
+        return record is not None and record.tariff is not None and record.tariff.is_free
+
     def is_mute(self, sampler: str, *, beside: str) -> bool:
         """Whether samples of one sampler mostly cast no vote, and those of another one mostly do.
 

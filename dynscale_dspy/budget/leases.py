@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Literal, Protocol
 
-from dynscale_dspy.allocation.costs import METERED, NOTHING, Cost, CostRecord, expected_cost, relative_cost
+from dynscale_dspy.allocation.costs import FREE, METERED, NOTHING, Cost, CostRecord, expected_cost, relative_cost
 from dynscale_dspy.allocation.evidence import Evidence
 from dynscale_dspy.allocation.learned import Learned
 from dynscale_dspy.allocation.pacing import Pacing
@@ -243,6 +243,8 @@ class Arm:
         unit = self.payer.accounts.binding_unit
         if unit is None:
             return 1.0
+        if unit == "nanodollars" and self.learned.is_free(sampler):
+            return FREE
         record = self._records.get(sampler) or CostRecord()
         mean = self.learned.mean_of(sampler, unit)
         expected = expected_cost(getattr(record.total, unit), record.samples, mean)
@@ -256,6 +258,8 @@ class Arm:
         unit = self.payer.pacing.tightest(self)
         if unit not in METERED:
             return 1.0
+        if unit == "nanodollars" and self.learned.is_free(sampler):
+            return FREE
         return relative_cost(self.learned.mean_of(sampler, unit), self.each(unit))
 
     @property

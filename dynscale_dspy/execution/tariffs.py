@@ -14,18 +14,20 @@ from dynscale_dspy.sampling.samplers import Sampler
 
 
 def put_at_prices(learned: Learned, samplers: Sequence[Sampler], prices: Mapping[str, Price]) -> None:
-    """Tell the record of a program what its samplers' language models charge, and which of them is the first.
+    """Tell the record of a program what its samplers' language models charge, and which of them its samples count in.
+
+    That is the first one that costs something.
 
     Args:
         learned: The record.
         samplers: The samplers; those without a language model of their own are passed over.
         prices: The pool's.
     """
-    first = samplers[0].model if samplers else ""
-    for sampler in samplers:
-        if sampler.lm is not None:
-            record = learned.of(sampler.name)
-            record.tariff, record.is_usual = tariff_of(sampler.lm, prices), sampler.model == first
+    tariffs = [(sampler, tariff_of(sampler.lm, prices)) for sampler in samplers if sampler.lm is not None]
+    first = next((sampler.model for sampler, tariff in tariffs if not tariff.is_free), "")
+    for sampler, tariff in tariffs:
+        record = learned.of(sampler.name)
+        record.tariff, record.is_usual = tariff, sampler.model == first
 
 
 def tariff_of(lm: Any, prices: Mapping[str, Price]) -> Tariff:

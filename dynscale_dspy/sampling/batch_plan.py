@@ -9,15 +9,12 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dynscale_dspy.allocation.costs import Cost, CostRecord, relative_cost
+from dynscale_dspy.allocation.costs import FREE, Cost, CostRecord, relative_cost
 from dynscale_dspy.allocation.policies import Policy
 from dynscale_dspy.allocation.repeats import Repeats
 from dynscale_dspy.errors import BudgetExhausted
 from dynscale_dspy.sampling.plan import Plan
 from dynscale_dspy.sampling.steps import Change, Job, Look, ReserveFor, Standing, Wait, grouped
-
-FREE = 0.01
-"""What a sample of a language model counts as that costs no money, in samples of one that does: it takes time."""
 
 
 @dataclass(frozen=True)

@@ -160,8 +160,7 @@ class Plan:
         Args:
             model: Its name; empty for the program's own.
         """
-        record = self._learned.records.get(model)
-        return record is not None and record.tariff is not None and record.tariff.is_free
+        return self._learned.is_free(model)
 
     @property
     def worths(self) -> tuple[float, ...]:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynscale_dspy import BudgetPool, Cost, Uniform
+from dynscale_dspy.allocation.costs import FREE, Tariff
 from dynscale_dspy.allocation.tally import Tally
 from dynscale_dspy.budget.alerts import CapPassed
 from dynscale_dspy.budget.leases import Arm, Lease
@@ -197,6 +198,19 @@ def test_what_a_cache_has_saved_is_known_of_the_sample_and_of_the_one_around():
     assert outer.settle().tokens == 0 and outer.saved == saved + saved + saved
     inner.arm.close()
     outer.arm.close()
+
+
+def test_a_sample_that_costs_no_money_counts_next_to_nothing_beside_one_that_does():
+    pool = BudgetPool(dollars=1.0).expect(4)
+    arm = opened(pool)
+    for name, price in (("local", 0), ("dear", 1000)):
+        record = arm.learned.of(name)
+        record.tariff, record.is_usual = Tariff(price, price), bool(price)
+        cost = Cost(samples=1, requests=1, prompt_tokens=10, nanodollars=10 * price)
+        arm.learned.costed(name, cost)
+    assert arm.relative_cost("local") == arm.counts_as("local") == FREE
+    assert arm.counts_as("dear") == 1 and arm.has_models
+    arm.close()
 
 
 def test_what_a_store_refused_to_settle_can_be_settled_again():

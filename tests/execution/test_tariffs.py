@@ -48,3 +48,12 @@ def test_of_several_requests_only_the_last_counts_at_its_bound() -> None:
         requests=3, prompt_tokens=300, completion_tokens=140, nanodollars=440
     )
     assert Tariff(most=100).need(other).nanodollars == 7  # of a price that nobody knows
+
+
+def test_samples_are_counted_in_those_of_the_first_model_that_costs_something() -> None:
+    learned = Learned()
+    models = [Sampler(name, lm=dspy.LM(f"openai/{name}"), model=name) for name in ("local", "cheap", "dear")]
+    put_at_prices(learned, models, {"openai/local": Price(0, 0), "openai/dear": Price(1, 2)})
+    assert [learned.of(model.name).is_usual for model in models] == [False, True, False]
+    assert [learned.is_free(model.name) for model in models] == [True, False, False]
+    assert not learned.is_free(ALONE.name)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynscale_dspy import UCB, BudgetPool, Cost, KnowledgeGradient, Parallel, Uniform
-from dynscale_dspy.allocation.costs import Tariff
+from dynscale_dspy.allocation.costs import FREE, Tariff
 from dynscale_dspy.allocation.learned import Learned
 from dynscale_dspy.execution.desk import BatchDesk
 from dynscale_dspy.sampling import batch_plan
@@ -264,7 +264,7 @@ class TestSeveralModels:
                 costs.tell(call, name, Cost(samples=1, requests=1, nanodollars=price))
         assert costs.relative(0, "cheap") == 1
         assert costs.relative(0, "dear") == pytest.approx(4)
-        assert costs.relative(0, "free", is_free=True) == batch_plan.FREE
+        assert costs.relative(0, "free", is_free=True) == FREE
         costs.unit = "tokens"
         assert costs.relative(0, "free", is_free=True) == 1, "it has tokens as others"
 
