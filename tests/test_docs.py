@@ -16,11 +16,10 @@ from tests.support import ScriptedModel, cycle, needs_engines
 
 ROOT = Path(__file__).parent.parent
 # The blocks have deadlines of their own.
-pytestmark = pytest.mark.usefixtures("litellm_is_warm")
+pytestmark = [pytest.mark.usefixtures("litellm_is_warm"), pytest.mark.timeout(120, func_only=True)]
 TEXT = (ROOT / "docs" / "budgets.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.timeout(120)
 def test_python_blocks_run_in_order(capsys):
     blocks = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
     assert len(blocks) >= 2
@@ -188,7 +187,7 @@ def test_servers_on_the_page_are_those_of_the_example():
     assert all(f'"{model}"' in example for model in models)
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(180, func_only=True)
 def test_the_page_of_checks_shows_what_it_prints(capsys, tmp_path, monkeypatch):
     """Word for word; figures may differ a little between machines."""
     page = (ROOT / "docs" / "check.md").read_text(encoding="utf-8")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
+from numpy import random  # here, so that nothing is imported while a pool is locked
 
 from dynscale_dspy.allocation.policies import Policy
 
@@ -37,7 +38,7 @@ class DemandCurve:
     nothing for a harder call. 0.2 to 1.5 were alike on recorded samples (jhu-temp)."""
 
     def __init__(self, policy: Policy) -> None:
-        generator = np.random.default_rng(0)  # the same curve in every process
+        generator = random.default_rng(0)  # the same curve in every process
         levels = []
         for _ in range(self.CALLS):
             shares = generator.dirichlet(np.full(self.ANSWERS, self.CONCENTRATION))
