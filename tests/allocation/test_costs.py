@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynscale_dspy.allocation.costs import Cost, CostRecord, expected_cost, relative_cost
+from dynscale_dspy.allocation.costs import NOTHING, UNITS, Cost, CostRecord, expected_cost, relative_cost
 
 amounts = st.floats(0, 1e9)
 
@@ -63,3 +63,13 @@ def test_what_a_cache_saved_counts_as_if_it_had_been_paid(paid: Cost, saved: Cos
         assert (hit.samples, hit.total) == (whole.samples, whole.total)
     else:
         assert hit.samples == 0
+
+
+amounts_of_all = st.builds(Cost, *[st.integers(0, 5)] * 7)
+
+
+@given(amounts_of_all, amounts_of_all)
+def test_nothing_changes_no_sum_and_what_covers_another_lacks_none_of_it(one, other):
+    assert one + NOTHING == NOTHING + one == one - NOTHING == one + Cost() == one.at_least(NOTHING) == one
+    assert NOTHING.at_least(one) == one and one.at_least(other) == other.at_least(one)
+    assert one.covers(other) == all(getattr(one, unit) >= getattr(other, unit) for unit in UNITS)

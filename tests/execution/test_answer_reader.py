@@ -246,3 +246,10 @@ def test_a_types_constraints_are_part_of_it():
     assert AnswerReader(dspy.Predict(signature), ["tags"]).output_types == types
     with pytest.raises(pydantic.ValidationError, match="at least 2"):
         pydantic.TypeAdapter(types["tags"]).validate_python(["a"])
+
+
+def test_a_signature_whose_fields_are_changed_is_read_as_it_is_then():
+    module = dspy.Predict("text -> label: str, note: str")
+    assert list(AnswerReader(module).output_types) == ["label"]
+    module.signature.output_fields["note"].annotation = int
+    assert AnswerReader(module).output_types == {"label": str, "note": int}
