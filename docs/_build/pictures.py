@@ -180,7 +180,7 @@ def two_models() -> None:
     ax.set_xlabel("cost a question, in plain answers of the large model")
     ax.set_ylabel("right, %")
     ax.set_xlim(left=0)
-    ax.legend(frameon=False, fontsize=9, loc="upper left")
+    ax.legend(frameon=False, fontsize=9, loc="lower center")
     ax.grid(alpha=0.25)
     ax.spines[["top", "right"]].set_visible(False)
     _save(figure, "two-models")
