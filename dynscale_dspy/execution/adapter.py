@@ -16,6 +16,7 @@ from dynscale_dspy.budget.throttle import LONGEST_PATIENCE, NoTurn, Throttle
 from dynscale_dspy.execution import lm_errors
 from dynscale_dspy.execution.asks import asked_by
 from dynscale_dspy.execution.capabilities import server_of
+from dynscale_dspy.execution.choices_route import alike
 from dynscale_dspy.execution.concessions import Concessions
 from dynscale_dspy.execution.exchange import Exchange
 from dynscale_dspy.execution.listener import listen_to
@@ -344,7 +345,7 @@ class _Asking:
         self.concessions = Concessions(lm)
         self._left = lm.num_retries if plain and lm_errors.RETRIES_ARE_SEEN else 0
         self._failed = 0
-        self.lm: Any = _like(lm, {"num_retries": 0}) if self._left else lm
+        self.lm: Any = alike(lm, num_retries=0) if self._left else lm
 
     @property
     def adapter(self) -> Any:
@@ -375,10 +376,3 @@ class _Asking:
         self._failed += 1
         asked = lm_errors.retry_after(error)
         return min(asked, LONGEST_PATIENCE) if asked is not None else min(2.0 ** (self._failed - 1), LONGEST_PAUSE)
-
-
-def _like(lm: Any, changes: Mapping[str, Any]) -> Any:
-    """The same language model, sharing its connections and history, but for some of its attributes."""
-    other = object.__new__(type(lm))
-    other.__dict__.update(vars(lm), **changes)
-    return other

@@ -177,8 +177,13 @@ def is_native(lm: Any, settings: Mapping[str, Any]) -> bool:
 
 def through_litellm(lm: Any) -> Any:
     """The same language model, whose requests go through LiteLLM; callbacks, history and settings are shared."""
+    return alike(lm, _engine_spec="litellm", _async_engine_spec=None)
+
+
+def alike(lm: Any, **changes: Any) -> Any:
+    """The same language model, sharing its connections and history, but for some of its attributes."""
     other = object.__new__(type(lm))
-    other.__dict__.update(vars(lm), _engine_spec="litellm", _async_engine_spec=None)
+    other.__dict__.update(vars(lm), **changes)
     return other
 
 
