@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+import logging
 import math
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -55,6 +56,29 @@ def told(command: str, run: Callable[[argparse.Namespace], object], options: arg
         sys.stderr.write(f"dynscale {command}: interrupted\n")
         return INTERRUPTED
     return 0
+
+
+@contextlib.contextmanager
+def quiet(*names: str) -> Iterator[None]:
+    """In the block, these loggers say nothing: the command's own output says what there is to say.
+
+    Example:
+        >>> import logging
+        >>> with quiet("dspy"):
+        ...     logging.getLogger("dspy").isEnabledFor(logging.ERROR)
+        False
+        >>> logging.getLogger("dspy").isEnabledFor(logging.ERROR)
+        True
+    """
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def line_of(error: BaseException) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import logging
 import math
 import re
 import time
@@ -23,6 +22,7 @@ from dynscale_dspy._shell import (
     line_of,
     number,
     positive,
+    quiet,
     whole,
 )
 from dynscale_dspy._words import counted
@@ -83,21 +83,26 @@ def run(options: argparse.Namespace) -> None:
     check_language_model(options)
     check_writable("--json", options.json)
     try:
-        import dspy
-        from rich.console import Console
+        from rich.console import Console  # noqa: F401
 
-        from dynscale_dspy import BudgetPool, DynScaling, Parallel, Uniform, lab
-        from dynscale_dspy.execution.choices_route import can_borrow
+        from dynscale_dspy import lab  # noqa: F401
     except ImportError as error:
         raise Refused(f"{error}: pip install 'dynscale-dspy[lab]'") from error
 
     if options.models and options.model:
         raise Refused("--models asks the two models in the box, and --model one of yours: give one of them")
-    if options.models:
-        _of_models(options)
-        return
-    for name in ("dspy", "dynscale_dspy"):  # a sample that fails shows in the table
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+    with quiet("dspy", "dynscale_dspy"):  # a sample that fails shows in the table
+        _of_models(options) if options.models else _of_ways(options)
+
+
+def _of_ways(options: argparse.Namespace) -> None:
+    """One model: the program as it is, at temperature 0, uniform voting and the default."""
+    import dspy
+    from rich.console import Console
+
+    from dynscale_dspy import BudgetPool, DynScaling, Parallel, Uniform, lab
+    from dynscale_dspy.execution.choices_route import can_borrow
+
     console = Console()
     questions = _seeded(lab.questions(options.questions, seed=options.seed), options.seed)
     # Voting gets twice as many samples: about what those that see earlier ones cost in tokens.
@@ -250,8 +255,6 @@ def _of_models(options: argparse.Namespace) -> None:
 
     from dynscale_dspy import BudgetPool, DynScaling, Price, lab
 
-    for name in ("dspy", "dynscale_dspy"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
     console = Console()
     questions = _seeded(lab.questions(options.questions, seed=options.seed), options.seed)
     count, most = len(questions), {"max_samples": 1}

@@ -6,7 +6,6 @@ import argparse
 import importlib.metadata as metadata
 import inspect
 import json
-import logging
 import platform
 import re
 import sys
@@ -21,6 +20,7 @@ from dynscale_dspy._shell import (
     check_writable,
     language_model,
     number,
+    quiet,
 )
 from dynscale_dspy._words import counted
 
@@ -143,14 +143,14 @@ def _said(finding: Finding, meaning: str) -> str:
 def _route(options: argparse.Namespace) -> Route:
     from dynscale_dspy.execution.probing import probe
 
-    logging.getLogger("dspy").setLevel(logging.CRITICAL)  # what fails here is in the report
     settings: dict[str, Any] = {"cache": False, "num_retries": 0, "timeout": options.timeout}
-    if options.max_tokens:
-        return probe(language_model(options, **settings))
-    try:
-        return probe(language_model(options, max_tokens=FEW, **settings))
-    except Refused:  # of models that reason DSPy wants to hear of many tokens, or of none
-        return probe(language_model(options, **settings))
+    with quiet("dspy"):  # what fails here is in the report
+        if options.max_tokens:
+            return probe(language_model(options, **settings))
+        try:
+            return probe(language_model(options, max_tokens=FEW, **settings))
+        except Refused:  # of models that reason DSPy wants to hear of many tokens, or of none
+            return probe(language_model(options, **settings))
 
 
 def _version(name: str) -> str | None:

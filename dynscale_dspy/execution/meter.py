@@ -51,11 +51,13 @@ class CallRefused(BaseException):
 
     Args:
         error: What the sample fails with.
+        in_vain: Whether it is not that the request could not be paid, but that it could not succeed.
     """
 
-    def __init__(self, error: Exception) -> None:
+    def __init__(self, error: Exception, *, in_vain: bool = False) -> None:
         super().__init__(str(error))
         self.error = error
+        self.in_vain = in_vain
 
 
 class Meter:
@@ -191,7 +193,7 @@ class Meter:
         """
         lost = None if self._has_asked else self._lost()
         if isinstance(lost, Exception):
-            raise CallRefused(lost)
+            raise CallRefused(lost, in_vain=True)
         self._has_asked = True
         charged: dict[int, _Charged] = {}
         shares: list[_Share] = []

@@ -210,7 +210,8 @@ class SampleRun(AbstractContextManager):
         usage = {model: list(entries) for model, entries in self._meter.tracker.usage_data.items()}
         failure = error if isinstance(error, Exception) else None
         if self._lease is not None:
-            cut_off = error is not failure and not isinstance(error, CallRefused)
+            # One that was spared its first request by another one's error was no sample.
+            cut_off = error is not failure and (not isinstance(error, CallRefused) or error.in_vain)
             permanent, several = is_permanent(failure), bool(self.draw.sampler.model)
             counted = None if self._settings.is_beside else failure
             self.cost = self._lease.settle(counted, permanent=permanent, cut_off=cut_off, one_of_several=several)
