@@ -6,6 +6,7 @@ import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -464,7 +465,8 @@ def usage_in_cache(lm: Any, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
         call = execution.prepare(lm, inputs.get("prompt"), inputs.get("messages"), dict(inputs.get("kwargs") or {}))
         cache, key = dspy.cache, call.key(lm, _in_task())
         key = cache.cache_key(key, execution.IGNORED_CACHE_KEYS)
-        record = cache.memory_cache.get(key) if cache.enable_memory_cache else None
+        with getattr(cache, "_lock", None) or nullcontext():  # to look at it moves it to the front
+            record = cache.memory_cache.get(key) if cache.enable_memory_cache else None
         if record is None and cache.enable_disk_cache:
             record = cache.disk_cache.get(key)
         return dict(_field(record, "usage") or {})
