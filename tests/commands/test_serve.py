@@ -14,7 +14,11 @@ def test_serving_the_lab_from_a_shell():
     import httpx
 
     process = subprocess.Popen(
-        [sys.executable, "-m", "dynscale_dspy.cli", "lab", "serve", "--port", "0"], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "dynscale_dspy.cli", "lab", "serve", "--port", "0"],
+        stdout=subprocess.PIPE,
+        text=True,
+        # Whoever runs the tests in the background has this signal ignored, and so have their children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         assert process.stdout is not None
