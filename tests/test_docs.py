@@ -16,7 +16,7 @@ from tests.support import ScriptedModel, cycle, needs_engines
 
 ROOT = Path(__file__).parent.parent
 # The blocks have deadlines of their own.
-pytestmark = [pytest.mark.usefixtures("litellm_is_warm"), pytest.mark.timeout(120, func_only=True)]
+pytestmark = [pytest.mark.usefixtures("litellm_is_warm"), pytest.mark.timeout(120)]
 TEXT = (ROOT / "docs" / "budgets.md").read_text(encoding="utf-8")
 
 
@@ -187,7 +187,7 @@ def test_servers_on_the_page_are_those_of_the_example():
     assert all(f'"{model}"' in example for model in models)
 
 
-@pytest.mark.timeout(180, func_only=True)
+@pytest.mark.timeout(180)
 def test_the_page_of_checks_shows_what_it_prints(capsys, tmp_path, monkeypatch):
     """Word for word; figures may differ a little between machines."""
     page = (ROOT / "docs" / "check.md").read_text(encoding="utf-8")

@@ -7,12 +7,6 @@ import pytest
 from tests.compat.server import ModelServer
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if "compat" in item.path.parts and item.get_closest_marker("timeout") is None:
-            item.add_marker(pytest.mark.timeout(120, func_only=True))
-
-
 @pytest.fixture(scope="session")
 def one_server() -> Iterator[ModelServer]:
     """One server a process, warmed up: importing LiteLLM takes seconds, which no test is to count."""
