@@ -732,7 +732,7 @@ class Admission:
         ledger = self.accounts.ledger
         if not self.is_metered or ledger.remaining("samples") < 1 or ledger.remaining("requests") < 1:
             return False
-        return arm.first_fits(sampler)
+        return arm.fits(sampler, first=True)
 
     def _count_opened(self, arm: Arm) -> None:
         arm.opened()

@@ -222,14 +222,27 @@ class Arm:
         need, first = self._metered(self.learned.need), self._metered(self.learned.first_need)
         return getattr(first, unit), getattr(need, unit)
 
-    def first_fits(self, sampler: str) -> bool:
-        """Whether a first sample would fit if what is in flight turned out to cost nothing.
+    def fits(self, sampler: str, *, first: bool) -> bool:
+        """Whether a sample would fit if what is in flight turned out to cost no tokens and no money.
+
+        Args:
+            sampler: What would draw it.
+            first: Whether it would be the first of its call.
+        """
+        need = self._metered(self.learned.need_of(sampler, first=first))
+        return all(self.ledger.unspent(unit) >= getattr(need, unit) for unit in METERED)
+
+    def may_obtain(self, sampler: str) -> bool:
+        """Known set: whether a sample that :meth:`obtain` has refused may fit once what is in flight has ended.
 
         Args:
             sampler: What would draw it.
         """
-        need = self._metered(self.learned.need_of(sampler, first=True))
-        return all(self.ledger.unspent(unit) >= getattr(need, unit) for unit in METERED)
+        try:
+            return self.fits(sampler, first=not (self._waiting[0].index if self._waiting else self._made))
+        except StorageError as error:
+            logger.warning("whether a further sample fits is not known now: %s", error)
+            return True
 
     def lacking(self) -> str:
         """Which caps forbid its first sample, in words; empty if none does."""

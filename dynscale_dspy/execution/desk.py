@@ -16,6 +16,7 @@ from dynscale_dspy.sampling.steps import (
     Change,
     Close,
     Empty,
+    Fits,
     Gate,
     Granted,
     Insist,
@@ -242,6 +243,8 @@ class BatchDesk:
                 return Standing(*self._admission.standing())
             case ReserveFor(call, sampler, requests):
                 return self._arms[call].obtain(sampler, requests)
+            case Fits(call, sampler):
+                return self._arms[call].may_obtain(sampler)
             case Change():
                 return self._admission.change()
             case _:

@@ -25,7 +25,19 @@ from dynscale_dspy.execution.desk import Desk
 from dynscale_dspy.execution.shared_request import SharedRequest, Slot
 from dynscale_dspy.execution.threads import Threads
 from dynscale_dspy.sampling.sample import SPARED, Sample
-from dynscale_dspy.sampling.steps import Change, Consult, Job, Look, Notice, ReserveFor, Round, Step, Wait, grouped
+from dynscale_dspy.sampling.steps import (
+    Change,
+    Consult,
+    Fits,
+    Job,
+    Look,
+    Notice,
+    ReserveFor,
+    Round,
+    Step,
+    Wait,
+    grouped,
+)
 
 T = TypeVar("T")
 
@@ -139,7 +151,7 @@ async def adrive(steps: Generator[Step, Any, T], run: ARun, desk: Desk) -> T:
 
 
 def drive_known(
-    steps: Generator[list[Job] | Wait | Look | ReserveFor | Change, Any, None],
+    steps: Generator[list[Job] | Wait | Look | ReserveFor | Fits | Change, Any, None],
     run: Run,
     desk: Desk,
     *,

@@ -14,7 +14,7 @@ from dynscale_dspy.allocation.policies import Policy
 from dynscale_dspy.allocation.repeats import Repeats
 from dynscale_dspy.errors import BudgetExhausted
 from dynscale_dspy.sampling.plan import Plan
-from dynscale_dspy.sampling.steps import Change, Job, Look, ReserveFor, Standing, Wait, grouped
+from dynscale_dspy.sampling.steps import Change, Fits, Job, Look, ReserveFor, Standing, Wait, grouped
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def coordinate(
     *,
     window: int,
     narrowing: bool = True,
-) -> Generator[list[Job] | Wait | Look | ReserveFor | Change, Any, None]:
+) -> Generator[list[Job] | Wait | Look | ReserveFor | Fits | Change, Any, None]:
     """A known set of calls: every call's first samples, then always the largest index, until the budget ends.
 
     Decisions are made anew on each completion, but in the order of issue, whatever order requests return in: the
@@ -82,6 +82,16 @@ def coordinate(
         if policy.adaptive:
             return total >= guaranteed and ranking.favours(call, total)
         return plans[call].drawn < limit // len(plans)
+
+    def is_beyond(call: int) -> Generator[Fits, Any, bool]:
+        """Whether a refused sample costs more than all that is left, so that no other's end makes room for it.
+
+        Without this a call that wants a dear language model would wait for all cheap samples under way.
+        """
+        if not outstanding and not standing.holds_elsewhere:
+            return True
+        samplers = plans[call].propose() if plans[call].worths else ()
+        return bool(samplers) and not (yield Fits(call, samplers[0].name))
 
     def obtain(call: int) -> Generator[ReserveFor, Any, Job | None]:
         """The job of one more sample of a call; None if it does not fit now."""
@@ -130,7 +140,7 @@ def coordinate(
             if job is None:
                 if is_first:
                     first.appendleft(call)
-                if not (outstanding or standing.holds_elsewhere) and plans[call].do_without():
+                if (yield from is_beyond(call)) and plans[call].do_without():
                     ranking.changed(call)  # a language model that costs more than all that is left
                     continue
                 held = is_first

@@ -252,7 +252,20 @@ class ReserveFor:
     requests: int
 
 
-PoolStep = Open | Reserve | Insist | Close | Empty | Record | Gate | Change | Look | ReserveFor
+@dataclass(frozen=True)
+class Fits:
+    """A step: sent back is whether a sample that was refused may fit once what is in flight has ended.
+
+    Args:
+        call: The position of the call.
+        sampler: The name of the sampler that would draw it.
+    """
+
+    call: int
+    sampler: str
+
+
+PoolStep = Open | Reserve | Insist | Close | Empty | Record | Gate | Change | Look | ReserveFor | Fits
 """What is asked of the pool. Carrying it out may block where the pool is kept in a file."""
 Step = Round | Wait | Notice | Consult | PoolStep
 """What a plan may yield."""

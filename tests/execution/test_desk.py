@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynscale_dspy import BudgetExhausted, BudgetPool, Cost, Uniform
+from dynscale_dspy.allocation.costs import Tariff
 from dynscale_dspy.allocation.tally import Tally
 from dynscale_dspy.budget.stores.memory import MemoryStore
 from dynscale_dspy.execution.desk import BatchDesk, CallDesk
@@ -20,6 +21,7 @@ from dynscale_dspy.sampling.steps import (
     Change,
     Close,
     Empty,
+    Fits,
     Gate,
     Insist,
     Look,
@@ -251,6 +253,27 @@ def test_samples_of_a_call_are_those_guaranteed_and_then_further_ones():
     assert [lease.sampler for lease in leases[:2]] == ["independent"] * 2
     pool.stop()
     assert desk.carry_out(ReserveFor(0, "independent", 2)) is None
+    desk.close()
+    assert_nothing_held(pool)
+
+
+def test_a_refused_sample_may_fit_later_if_what_is_in_flight_costs_nothing():
+    pool = BudgetPool(samples=9, tokens=100, policy=Uniform(first=1))
+    program = dspy.Predict("a -> b")
+    for name, tokens in (("cheap", 60), ("dear", 101)):
+        record = pool.admission.program(program).learned.of(name)
+        record.tariff, record.need = Tariff(prompt=1, completion=1), Cost(requests=1, prompt_tokens=tokens)
+    desk = BatchDesk(pool, 3, program=program, requests=1, keys=None)
+    lease = desk.carry_out(ReserveFor(0, "cheap", 1))
+    assert lease is not None
+    assert desk.carry_out(ReserveFor(1, "cheap", 1)) is None
+    assert desk.carry_out(ReserveFor(1, "dear", 1)) is None
+    assert desk.carry_out(Fits(1, "cheap")) is True
+    assert desk.carry_out(Fits(1, "dear")) is False
+    assert lease.start()
+    lease.answered(lease.charge(Cost(requests=1, prompt_tokens=60)), Cost(requests=1, prompt_tokens=41))
+    lease.settle()
+    assert desk.carry_out(Fits(1, "cheap")) is False, "59 tokens are left for good"
     desk.close()
     assert_nothing_held(pool)
 

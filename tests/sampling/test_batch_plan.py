@@ -15,10 +15,11 @@ from dynscale_dspy.execution.desk import BatchDesk
 from dynscale_dspy.sampling import batch_plan
 from dynscale_dspy.sampling.batch_plan import KnownSet, coordinate
 from dynscale_dspy.sampling.escalate import Escalate
+from dynscale_dspy.sampling.models import Choosing
 from dynscale_dspy.sampling.plan import Plan
 from dynscale_dspy.sampling.sample import Sample
 from dynscale_dspy.sampling.samplers import ALONE
-from dynscale_dspy.sampling.steps import Look, Standing
+from dynscale_dspy.sampling.steps import Fits, Look, ReserveFor, Standing
 from dynscale_dspy.sampling.ways import INDEPENDENT
 from tests.sampling.models import MODELS
 from tests.sampling.support import asking, finish, make_plan, play
@@ -215,6 +216,12 @@ class TestSeveralModels:
 
     CHEAP, DEAR = MODELS[:2]
 
+    def plans(self, escalate, *, calls):
+        """So many calls that escalate from the cheap to the dear model."""
+        learned = Learned()
+        strategy = Choosing(escalate, (self.CHEAP, self.DEAR))
+        return [Plan(strategy, seed=0, key=call, max_samples=64, learned=learned) for call in range(calls)]
+
     def run(self, strategy, streams, *, count, prices=(1, 20), learned=None):
         """The calls and samplers of so many samples, none of them outstanding beside another."""
         learned = learned or Learned()
@@ -276,6 +283,33 @@ class TestSeveralModels:
         assert costs.relative(0, "cheap") == costs.relative(1, "cheap")
         assert costs.relative(0, "dear") == pytest.approx(40 * costs.relative(0, "cheap"))
         assert costs.relative(0, "another") > 0
+
+    @pytest.mark.parametrize("ever", [False, True])
+    def test_a_dear_sample_is_waited_for_only_where_the_money_for_it_may_come_back(self, ever):
+        """What costs more than all that is left is done without at once: the wire stays full of cheap samples."""
+        plans = self.plans(Escalate(first=1, upfront=0, beside=3, learn=False, ways=INDEPENDENT), calls=4)
+        known = KnownSet((1,) * len(plans), measured=True, metered=True)
+        steps = coordinate(plans, known, KnowledgeGradient(), window=16, narrowing=False)
+        outstanding, answer, least, asked = [], None, len(plans), 0
+        for _ in range(200):
+            step = steps.send(answer)
+            if isinstance(step, list):
+                outstanding += step
+                least = min(least, len(outstanding))
+                job = outstanding.pop(0)
+                key = "AB"[job.draw.index % 2]
+                cost = Cost(samples=1, requests=1, completion_tokens=1, nanodollars=1)
+                answer = [(job, Sample(job.draw, answer=key, vote=vote(key), cost=cost))]
+            elif isinstance(step, ReserveFor):
+                answer = step if step.sampler == self.CHEAP.name else None
+            elif isinstance(step, Fits):
+                assert step.sampler == self.DEAR.name
+                answer, asked = ever, asked + 1
+            else:
+                assert isinstance(step, Look)
+                answer = Standing(unit="nanodollars", holds_elsewhere=bool(outstanding))
+        assert asked
+        assert least == (1 if ever else len(plans))
 
     def test_once_the_dear_model_does_not_stand_every_call_is_weighed_anew(self):
         learned = Learned()
