@@ -83,13 +83,16 @@ def coordinate(
             return total >= guaranteed and ranking.favours(call, total)
         return plans[call].drawn < limit // len(plans)
 
-    def is_beyond(call: int) -> Generator[Fits, Any, bool]:
-        """Whether a refused sample costs more than all that is left, so that no other's end makes room for it.
+    def drop(call: int) -> None:
+        """Draw no more samples of a call."""
+        hopeless.add(call)
+        ranking.drop(call)
 
-        Without this a call that wants a dear language model would wait for all cheap samples under way.
+    def is_beyond(call: int) -> Generator[Fits, Any, bool]:
+        """Whether a refused sample of one of several language models costs more than all that is left.
+
+        No other sample's end makes room for it, and without this the call would wait for all of them.
         """
-        if not outstanding and not standing.holds_elsewhere:
-            return True
         samplers = plans[call].propose() if plans[call].worths else ()
         return bool(samplers) and not (yield Fits(call, samplers[0].name))
 
@@ -140,8 +143,12 @@ def coordinate(
             if job is None:
                 if is_first:
                     first.appendleft(call)
-                if (yield from is_beyond(call)) and plans[call].do_without():
-                    ranking.changed(call)  # a language model that costs more than all that is left
+                beyond = yield from is_beyond(call)
+                if (beyond or not (outstanding or standing.holds_elsewhere)) and plans[call].do_without():
+                    ranking.changed(call)  # it goes on with another language model
+                    continue
+                if beyond:
+                    drop(call)  # it has none that both answers and can be paid
                     continue
                 held = is_first
                 break
@@ -176,8 +183,7 @@ def coordinate(
             before = plan.selection.evidence()
             plan.tell(sample)
             if plan.is_hopeless:
-                hopeless.add(job.call)
-                ranking.drop(job.call)
+                drop(job.call)
             repeats.tell(before, plan.selection.evidence())
             ranking.changed(job.call)
 

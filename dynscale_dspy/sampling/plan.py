@@ -309,8 +309,8 @@ class Plan:
 
     @property
     def is_hopeless(self) -> bool:
-        """Whether further samples would fail as earlier ones have, whichever language model they ask."""
-        return bool(self._failing) and self._failing >= self._names
+        """Whether further samples would fail as earlier ones have, of whichever language model that can be paid."""
+        return bool(self._failing) and self._failing | self._unpaid >= self._names
 
     @property
     def failing(self) -> dict[str, BaseException]:

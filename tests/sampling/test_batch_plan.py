@@ -311,6 +311,36 @@ class TestSeveralModels:
         assert asked
         assert least == (1 if ever else len(plans))
 
+    @pytest.mark.parametrize("window", [1, 16])
+    def test_a_call_none_of_whose_models_can_be_asked_leaves_the_rest_to_the_others(self, window):
+        """The cheap model fails for one call for good, and nobody can pay the dear one."""
+        plans = self.plans(Escalate(first=2, upfront=0, learn=False, ways=INDEPENDENT), calls=3)
+        known = KnownSet((1,) * len(plans), measured=True, metered=True)
+        steps = coordinate(plans, known, KnowledgeGradient(), window=window, narrowing=False)
+        outstanding, answer, drawn = [], None, [0] * len(plans)
+        with pytest.raises(StopIteration):
+            while sum(drawn) < 1000:
+                step = steps.send(answer)
+                if isinstance(step, list):
+                    outstanding += step
+                    job = outstanding.pop(0)
+                    drawn[job.call] += 1
+                    if job.call == 1 and drawn[1] > 4:
+                        lost = Sample(job.draw, error=ValueError("no such model"), permanent=True)
+                        answer = [(job, lost)]
+                        continue
+                    key = "AB"[job.draw.index % 2]
+                    cost = Cost(samples=1, requests=1, completion_tokens=1, nanodollars=1)
+                    answer = [(job, Sample(job.draw, answer=key, vote=vote(key), cost=cost))]
+                elif isinstance(step, ReserveFor):
+                    answer = step if step.sampler == self.CHEAP.name else None
+                elif isinstance(step, Fits):
+                    answer = step.sampler == self.CHEAP.name
+                else:
+                    answer = Standing(unit="nanodollars", holds_elsewhere=bool(outstanding))
+        assert drawn[0] == drawn[2] == 64
+        assert 4 < drawn[1] <= 4 + window
+
     def test_once_the_dear_model_does_not_stand_every_call_is_weighed_anew(self):
         learned = Learned()
         strategy = Escalate(first=2, upfront=0, beside=0, ways=INDEPENDENT).over([self.CHEAP, self.DEAR])

@@ -121,6 +121,15 @@ def test_a_call_does_without_a_model_that_cannot_be_paid_as_long_as_others_are_l
     assert not Plan(Parallel(), seed=0, key="k", max_samples=8).do_without()
 
 
+def test_a_call_ends_when_one_model_cannot_be_paid_and_the_other_fails_for_good() -> None:
+    call = plan(choosing())
+    assert [drawn(call, "A"), drawn(call, "B")] == [CHEAP, CHEAP]
+    assert call.propose()[0] is DEAR and call.do_without()
+    assert not call.is_hopeless
+    assert drawn(call, None, lost=True) is CHEAP
+    assert call.is_hopeless and call.winner().answer in ("A", "B")
+
+
 def test_a_call_does_without_a_model_whatever_way_its_next_sample_would_be_drawn_in() -> None:
     call = plan(Choosing(Escalate(first=1, upfront=0), (CHEAP, DEAR)))
     assert drawn(call, "A").name == "cheap, greedy"
