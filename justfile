@@ -35,6 +35,12 @@ notebooks:
 ci:
     bash .ci/run
 
+# The versions that .ci/run installs, anew: the newest that go together, for every Python.
+pin:
+    head -2 .ci/constraints.txt > .ci/new.txt
+    uv pip compile --quiet --universal --python-version 3.10 --extra dev --no-annotate --no-header pyproject.toml >> .ci/new.txt
+    mv .ci/new.txt .ci/constraints.txt
+
 # A wheel and a source distribution, checked and tried in an environment of their own.
 package:
     bash .ci/package
