@@ -204,7 +204,9 @@ def _items(prediction: Any) -> list[tuple[Any, Any]]:
 
 
 def _head(title: str, quiet: str) -> str:
-    return f'<div class="head">{_text(title)} <span class="quiet">{_text(quiet)}</span></div>'
+    # A point between them, for where styles are taken away.
+    aside = f' <span class="quiet">· {_text(quiet)}</span>' if quiet else ""
+    return f'<div class="head">{_text(title)}{aside}</div>'
 
 
 def _row(name: str, bar: str, told: str) -> str:
