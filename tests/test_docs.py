@@ -116,7 +116,8 @@ def test_every_fault_of_the_fake_server_is_explained():
 
 
 @pytest.mark.parametrize(
-    ("page", "least"), [("selection", 4), ("models", 2), ("integrated-sampling", 1), ("allocation", 0)]
+    ("page", "least"),
+    [("selection", 2), ("selection-by-meaning", 2), ("models", 2), ("integrated-sampling", 1), ("allocation", 0)],
 )
 def test_blocks_print_what_the_page_shows(page, least, capsys):
     text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
