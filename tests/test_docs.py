@@ -132,7 +132,7 @@ def test_blocks_print_what_the_page_shows(page, least, capsys):
     assert sum(bool(each) for each in printed) == text.count("```text") >= least
 
 
-@pytest.mark.parametrize("page", ["index", "recipes", "own-parts"])
+@pytest.mark.parametrize("page", ["index", "recipes", "own-parts", "what-votes"])
 def test_each_block_stands_for_itself(page):
     text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
