@@ -117,7 +117,7 @@ def test_every_fault_of_the_fake_server_is_explained():
 
 @pytest.mark.parametrize(
     ("page", "least"),
-    [("selection", 2), ("selection-by-meaning", 2), ("models", 2), ("integrated-sampling", 1), ("allocation", 0)],
+    [("selection", 2), ("selection-by-meaning", 2), ("models", 2), ("integrated-sampling", 1)],
 )
 def test_blocks_print_what_the_page_shows(page, least, capsys):
     text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
@@ -206,6 +206,19 @@ def test_the_page_of_checks_shows_what_it_prints(capsys, tmp_path, monkeypatch):
     printed.append(capsys.readouterr().out)
     for found, shown in zip(printed, (table, replayed), strict=True):
         assert _words(found) == _words(shown)
+
+
+def test_the_page_of_policies_shows_what_replay_prints(capsys, tmp_path, monkeypatch):
+    page = (ROOT / "docs" / "allocation.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, object] = {"__name__": "allocation"}
+    for block in re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL):
+        exec(compile(block, "allocation.md", "exec"), namespace)
+    (command,) = re.findall(r"dynscale (replay .*)", page)
+    (shown,) = re.findall(r"```text\n(.*?)```", page, flags=re.DOTALL)
+    capsys.readouterr()
+    assert main(command.split()) == 0
+    assert capsys.readouterr().out == shown
 
 
 def _words(text: str) -> list[str]:
