@@ -89,9 +89,9 @@ class DynScaling(dspy.Module):
             on, where a label is all that is written: a model's preference for a label goes. For labels that are about
             as frequent only: on other calls it loses, up to half of all answers.
         min_confidence: An answer whose confidence is below this goes to ``on_low``. Confidence estimates how often
-            such answers are right, from agreement between samples; docs/confidence.md says what it was worth. One
-            sample of an unknown program has at most 0.5. A program that answers from given labels without reasoning
-            first hardly ever passes 0.7.
+            such answers are right, from agreement between samples; docs/confidence.md says what it rests on, and
+            docs/confidence-measured.md what it was worth. One sample of an unknown program has at most 0.5. A program
+            that answers from given labels without reasoning first hardly ever passes 0.7.
         on_low: ``"abstain"`` returns a prediction with every field None, ``"raise"`` raises :class:`LowConfidence`.
             Another DSPy module, such as one with a stronger model, answers in its place. A function is called with
             the winner and the call's inputs by name, ``on_low(prediction, question=...)``, and its result returned; it

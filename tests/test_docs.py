@@ -18,6 +18,7 @@ ROOT = Path(__file__).parent.parent
 # The blocks have deadlines of their own.
 pytestmark = [pytest.mark.usefixtures("litellm_is_warm"), pytest.mark.timeout(120)]
 TEXT = (ROOT / "docs" / "budgets.md").read_text(encoding="utf-8")
+PROMISES = (ROOT / "docs" / "budgets-promises.md").read_text(encoding="utf-8")
 
 
 def test_python_blocks_run_in_order(capsys):
@@ -74,7 +75,7 @@ PROMISED = {
 
 
 def test_every_promise_has_its_tests():
-    promises = TEXT[TEXT.index("promises:") : TEXT.index("cannot promise:")]
+    promises = PROMISES[PROMISES.index("promises:") : PROMISES.index("cannot promise:")]
     assert re.findall(r"^- (\*\*.*?\*\*)", promises, flags=re.MULTILINE) == list(PROMISED)
     for tests in PROMISED.values():
         for file, names in tests.items():
@@ -111,10 +112,13 @@ def test_every_fault_of_the_fake_server_is_explained():
     }
     assert set(words) == set(FAULTS)
     for word in words.values():
-        assert word in TEXT
+        assert word in PROMISES
 
 
-@pytest.mark.parametrize(("page", "least"), [("selection", 4), ("models", 2), ("integrated-sampling", 1)])
+@pytest.mark.parametrize(
+    ("page", "least"),
+    [("selection", 2), ("selection-by-meaning", 2), ("models", 2), ("integrated-sampling", 1)],
+)
 def test_blocks_print_what_the_page_shows(page, least, capsys):
     text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
     namespace: dict[str, object] = {"__name__": page}
@@ -128,7 +132,7 @@ def test_blocks_print_what_the_page_shows(page, least, capsys):
     assert sum(bool(each) for each in printed) == text.count("```text") >= least
 
 
-@pytest.mark.parametrize("page", ["index", "recipes"])
+@pytest.mark.parametrize("page", ["index", "recipes", "own-parts", "what-votes"])
 def test_each_block_stands_for_itself(page):
     text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
@@ -202,6 +206,19 @@ def test_the_page_of_checks_shows_what_it_prints(capsys, tmp_path, monkeypatch):
     printed.append(capsys.readouterr().out)
     for found, shown in zip(printed, (table, replayed), strict=True):
         assert _words(found) == _words(shown)
+
+
+def test_the_page_of_policies_shows_what_replay_prints(capsys, tmp_path, monkeypatch):
+    page = (ROOT / "docs" / "allocation.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, object] = {"__name__": "allocation"}
+    for block in re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL):
+        exec(compile(block, "allocation.md", "exec"), namespace)
+    (command,) = re.findall(r"dynscale (replay .*)", page)
+    (shown,) = re.findall(r"```text\n(.*?)```", page, flags=re.DOTALL)
+    capsys.readouterr()
+    assert main(command.split()) == 0
+    assert capsys.readouterr().out == shown
 
 
 def _words(text: str) -> list[str]:

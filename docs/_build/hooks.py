@@ -36,15 +36,15 @@ TITLES = {
 """In this order; others follow."""
 WIDE = "---\nhide: [toc]\n---\n\n"
 ELSEWHERE = {
-    "replay": "allocation.md#measured",
+    "replay": "allocation-measured.md#every-policy",
     "selection": "selection-measured.md",
-    "escalate": "escalate.md",
-    "two_models": "models.md#when-it-pays",
+    "escalate": "models-measured.md#recorded-pairs",
+    "two_models": "models-measured.md#the-labs-two-models",
     "own_cost": "speed-measured.md#the-librarys-own-work",
     "overhead": "speed-measured.md#beside-dspy-and-litellm",
     "throughput": "speed-measured.md#how-full-the-wire-is",
     "prompts": "speed-measured.md#long-prompts",
-    "local_servers": "servers.md#one-model-three-servers",
+    "local_servers": "servers-measured.md",
     **dict.fromkeys(("cluster", "leases", "leases_shift", "leases_large"), "distributed-measured.md"),
 }
 """Shown on a page of its own."""

@@ -25,8 +25,8 @@ Where answers are more or less alike, L is how alike the winner is to all sample
 alike the first two samples of a call are, and s itself is the forecast (:func:`chance_alike`).
 
 A sample without a vote may have stood for either side: it counts half a vote for each, and never makes surer. The
-constants were chosen on recorded pools, and held on pools left out of the choice; docs/confidence.md has the figures,
-and where they miss.
+constants were chosen on recorded pools, and held on pools left out of the choice; docs/confidence-measured.md has the
+figures, and where they miss.
 """
 
 from __future__ import annotations

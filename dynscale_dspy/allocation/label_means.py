@@ -7,7 +7,7 @@ it (batch calibration, Zhou et al., arXiv 2309.17249):
 .. math:: w_k = \frac{1 / \max(m_k, \mathrm{FLOOR} / K)}{K}
 
 Where labels are *not* about as frequent, the mean is the frequency as well as the preference, and nothing in the
-distributions tells one from the other: docs/probabilities.md has what that costs, and what was tried.
+distributions tells one from the other: docs/probabilities-measured.md has what that costs, and what was tried.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Two things are told, each from votes alone.
 
 *How often two samples of one language model agree.* Of models of like price, the one whose samples agree more is mostly
 the one that is right more often: on recorded samples of seven reasoning models it is on AIME, except for one that errs
-alike each time; on GPQA, where wrong answers are few and shared, it is not (docs/escalate.md).
+alike each time; on GPQA, where wrong answers are few and shared, it is not (docs/models-measured.md).
 
 *Whether a dear model stands by what it says against a cheap one.* Take a call in which a cheap model's answer leads,
 and the dear model's first vote is for another one. If its second vote repeats the first, it knows something that the

@@ -590,8 +590,8 @@ class Admission:
             )
         if self._is_first_unbounded((model, lacking)):
             warn(
-                f"nothing bounds what a request to {model} costs: {lacking}. The budget may be passed by {overshoot} "
-                "for each request in flight; strict=True refuses such requests",
+                f"nothing bounds what a request to {model} costs: {lacking}. The budget may be passed by {overshoot}; "
+                "strict=True refuses such requests",
                 CapNotSure,
             )
 

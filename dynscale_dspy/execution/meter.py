@@ -436,7 +436,7 @@ def _charge(
     if bound.lacking:
         payer.unbounded(model, bound.lacking, bound.overshoot)
     if routes and any(payer.caps(unit) for unit in ("requests", "tokens", "nanodollars")):
-        payer.unbounded(model, routes, "what those cost")
+        payer.unbounded(model, routes, "what those cost for each request in flight")
     charge = lease.charge(bound.cost, cached=lambda: not in_task and answered_by_cache(lm, inputs))
     if charge is None:
         raise payer.cut_off(lease)

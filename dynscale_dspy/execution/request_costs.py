@@ -47,6 +47,7 @@ class Bound:
     overshoot: str = ""
 
 
+_IN_FLIGHT = "for each request in flight"
 _ONE_REQUEST = Bound(Cost(requests=1))
 """That of most requests, where neither tokens nor dollars are capped."""
 
@@ -83,18 +84,21 @@ def request_bound(
     lacking = overshoot = ""
     prompt = _prompt_tokens(model, inputs, kwargs)
     if prompt is None:
-        prompt, lacking, overshoot = 0, "its prompt holds more than text", "what that counts as"
+        prompt, lacking, overshoot = 0, "its prompt holds more than text", f"what that counts as {_IN_FLIGHT}"
     given = kwargs.get("request") or inputs.get("prompt")
     completion = most_tokens(kwargs) or most_tokens(vars_of(getattr(given, "config", None)))
     if completion is None:
         lacking = "it has no max_tokens"
         most = listed(model).get("max_output_tokens")
-        overshoot = f"{most} tokens a request" if isinstance(most, int) else "whatever the model writes"
+        overshoot = f"{most} tokens" if isinstance(most, int) else "whatever the model writes"
+        overshoot += f" {_IN_FLIGHT}"
         completion = 0
     price = worst_price(model, kwargs, prices) if dollars else None
     if dollars and price is None:
-        lacking = lacking or f"the price of {model} is not known (give the pool prices={{{model!r}: Price(...)}})"
-        overshoot = overshoot or "the price of all of it"
+        unpriced = f"the price of {model} is not known (give the pool prices={{{model!r}: Price(...)}})"
+        lacking = f"{lacking}, and {unpriced}" if lacking else unpriced
+        # No number of requests in flight limits this: without a price nothing adds up.
+        overshoot = "any amount, since each request counts as $0 unless its provider reports what it cost"
     prompt, completion = prompt * requests, completion * requests
     return Bound(
         Cost(

@@ -1,4 +1,4 @@
-"""Every cell of docs/compatibility.md: a program plain and scaled, driven one way, under an adapter and an engine."""
+"""Every cell of docs/compatibility-measured.md: a program plain and scaled, one way to drive it, adapter and engine."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.compat.rows import DSPY, ROWS, Row
 from tests.compat.server import ModelServer
 from tests.compat.table import BEGIN, END, expected, newest, render
 
-PAGE = Path(__file__).parents[2] / "docs" / "compatibility.md"
+PAGE = Path(__file__).parents[2] / "docs" / "compatibility-measured.md"
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -78,7 +78,13 @@ def test_what_is_lacking_is_told():
     other = dspy.LM("hosted_vllm/mine", max_tokens=7)
     assert "the price of hosted_vllm/mine is not known" in bound(other, dollars=True).lacking
     assert bound(other).lacking == ""
-    assert bound(dspy.LM("openai/gpt-4o-mini", api_key="k")).overshoot == "16384 tokens a request"
+    assert bound(dspy.LM("openai/gpt-4o-mini", api_key="k")).overshoot == "16384 tokens for each request in flight"
+
+
+def test_without_a_price_a_cap_in_dollars_is_said_not_to_hold():
+    both = bound(dspy.LM("hosted_vllm/mine"), dollars=True)
+    assert both.lacking.startswith("it has no max_tokens, and the price of hosted_vllm/mine is not known")
+    assert both.overshoot == "any amount, since each request counts as $0 unless its provider reports what it cost"
 
 
 def test_dollars_are_bounded_by_the_worst_price():

@@ -1,4 +1,4 @@
-"""What `docs/budgets.md` says cannot be seen: what it comes to, and what helps."""
+"""What `docs/budgets-promises.md` says cannot be seen: what it comes to, and what helps."""
 
 from __future__ import annotations
 
