@@ -30,6 +30,8 @@ PARTS = {
     "factorial_seeds": "factorial --policies uniform,kg --strategies parallel,sequential,integrated,default --largest 8",
     "factorial_learned": "factorial --set 13 --seeds 1 --largest 8 --policies kg,uniform "
     "--strategies parallel,integrated,default",
+    "factorial_frontier": "factorial --set 14 --seeds 1 --questions 300 --largest 16 --policies kg,uniform "
+    "--strategies parallel,default",
     "factorial_others": "factorial --part others",
     "models": "factorial --part models --seeds 3",
 }

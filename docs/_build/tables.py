@@ -445,6 +445,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "escalate 50": lambda: escalate(50),
     "escalate like": lambda: escalate(3, apart=False),
     "two_models": two_models,
+    "factorial frontier": lambda: factorial(0.25, "factorial_frontier"),
     "factorial learned": lambda: factorial(0.25, "factorial_learned"),
     "factorial others": factorial_others,
     "factorial seeds": lambda: factorial(0.25, "factorial_seeds"),
