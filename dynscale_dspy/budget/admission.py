@@ -24,7 +24,7 @@ from dynscale_dspy.budget.leases import Arm, Lease, Program
 from dynscale_dspy.budget.locking import StepLock, step
 from dynscale_dspy.budget.prices import Price
 from dynscale_dspy.budget.shortages import lacking
-from dynscale_dspy.budget.supply import OwnCaps, Supply
+from dynscale_dspy.budget.supply import Supply
 from dynscale_dspy.budget.throttle import Throttle
 from dynscale_dspy.budget.waiting import WaitQueue
 from dynscale_dspy.errors import BudgetExhausted, StorageError, UnboundedCost
@@ -232,6 +232,11 @@ class Admission:
     def varies(self) -> bool:
         """Whether a call may ever draw a second sample."""
         return self.per_call != 1 and self.most_per_call != 1
+
+    @property
+    def grows(self) -> bool:
+        """Whether its caps are a lease from a budget kept elsewhere, of which more may come."""
+        return self.shared.supply.grows
 
     @property
     def most_per_call(self) -> float:
@@ -674,8 +679,8 @@ class Admission:
     def used_beyond(self) -> None:
         """More was used than was set aside; see :class:`~dynscale_dspy.budget.leases.Payer`."""
         for node in self.chain:
-            if node is self.root and not isinstance(self.shared.supply, OwnCaps):
-                continue  # its caps are a lease, which grows: they are no cap of the user's
+            if node is self.root and self.grows:
+                continue  # these are no caps of the user's
             ledger, alerts = node.accounts.ledger, node.alerts
             said = alerts.passed(None, ledger.spent, ledger.limits)
             for module, spent, limits in node.accounts.quotas():

@@ -13,6 +13,11 @@ class Supply(Protocol):
     A pool asks it inside its lock, so nothing here waits.
     """
 
+    @property
+    def grows(self) -> bool:
+        """Whether the pool's caps are what has come so far, and no caps of a user's."""
+        ...
+
     def is_short(self, *, first: bool = False) -> bool:
         """Whether a sample does not fit now for which budget is on its way. A first sample is worth a longer wait."""
         ...
@@ -44,6 +49,8 @@ class Supply(Protocol):
 
 class OwnCaps:
     """The supply of a pool that has nothing but its own caps."""
+
+    grows = False
 
     def is_short(self, *, first: bool = False) -> bool:
         """Never: what is not there does not come."""

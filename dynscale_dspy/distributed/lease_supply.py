@@ -44,6 +44,8 @@ class LeaseSupply:
         where: Which process this is, for people.
     """
 
+    grows = True
+
     def __init__(
         self,
         name: str,

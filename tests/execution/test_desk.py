@@ -15,6 +15,7 @@ from dynscale_dspy import BudgetExhausted, BudgetPool, Cost, Uniform
 from dynscale_dspy.allocation.costs import Tariff
 from dynscale_dspy.allocation.tally import Tally
 from dynscale_dspy.budget.stores.memory import MemoryStore
+from dynscale_dspy.budget.supply import OwnCaps
 from dynscale_dspy.execution.desk import BatchDesk, CallDesk
 from dynscale_dspy.reporting.history import CallRecord
 from dynscale_dspy.sampling.steps import (
@@ -257,6 +258,12 @@ def test_samples_of_a_call_are_those_guaranteed_and_then_further_ones():
     assert_nothing_held(pool)
 
 
+class Lease(OwnCaps):
+    """What a published pool's holder has of it."""
+
+    grows = True
+
+
 def test_a_refused_sample_may_fit_later_if_what_is_in_flight_costs_nothing():
     pool = BudgetPool(samples=9, tokens=100, policy=Uniform(first=1))
     program = dspy.Predict("a -> b")
@@ -274,6 +281,8 @@ def test_a_refused_sample_may_fit_later_if_what_is_in_flight_costs_nothing():
     lease.answered(lease.charge(Cost(requests=1, prompt_tokens=60)), Cost(requests=1, prompt_tokens=41))
     lease.settle()
     assert desk.carry_out(Fits(1, "cheap")) is False, "59 tokens are left for good"
+    pool.admission.shared.supply = Lease()
+    assert desk.carry_out(Fits(1, "cheap")) is True, "more tokens may come"
     desk.close()
     assert_nothing_held(pool)
 
