@@ -30,7 +30,7 @@ _moved.install()
 # Quiet unless the user's own logging says otherwise.
 logging.getLogger(__name__).addHandler(logging.NullHandler())
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 __all__ = [
     "UCB",
