@@ -32,6 +32,16 @@ hypothesis_settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default")
 dspy_settings = importlib.import_module("dspy.dsp.utils.settings")
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Where several processes run the tests, one runs all of a group."""
+    if config.getoption("dist") != "loadgroup":
+        return None
+    from tests.groups import Grouped
+
+    return Grouped(config, log)
+
+
 def pytest_collection_finish() -> None:
     """What there is before the first test stays: collecting garbage need not go through a million objects each time."""
     gc.collect()

@@ -13,14 +13,9 @@ from tests.compat.table import BEGIN, END, expected, newest, render
 
 PAGE = Path(__file__).parents[2] / "docs" / "compatibility.md"
 
-# One process runs all ways of a row, so that the plain program is run once for all that are compared with it.
-GROUPED = [
-    pytest.param(row, marks=pytest.mark.xdist_group(f"row {number}"), id=row.name) for number, row in enumerate(ROWS)
-]
-
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("row", GROUPED)
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_a_program_works_wrapped_as_it_does_plain(row: Row, way: str, model: ModelServer, quiet: None) -> None:
     if row.skipped:
         pytest.skip(row.skipped)

@@ -214,7 +214,6 @@ def traces(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[list[dict
     return json.loads(run.stdout[run.stdout.index('{"sync"') :])
 
 
-@pytest.mark.xdist_group("mlflow")
 @pytest.mark.parametrize(("way", "calls"), [("sync", 1), ("async", 1), ("batch", 2), ("Evaluate", 2)])
 def test_mlflow_shows_samples_nested_under_their_call(way: str, calls: int, traces: Any) -> None:
     assert len(traces[way]) == calls
@@ -247,7 +246,6 @@ def test_mlflow_shows_samples_nested_under_their_call(way: str, calls: int, trac
             assert span["parent"] is None or span["parent"] in by_id
 
 
-@pytest.mark.xdist_group("mlflow")
 def test_mlflow_shows_predictors_scaled_in_place(traces: Any) -> None:
     [spans] = traces["wrap"]
     [call] = [span for span in spans if "samples" in span["scaling"]]

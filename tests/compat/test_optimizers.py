@@ -196,16 +196,9 @@ def plainly(optimize: Callable[[Any], Any], make: Callable[[], dspy.Module]) -> 
     return _plain[optimize, make]
 
 
-# One process runs all tests of an optimizer, so that it compiles each plain program once.
-GROUPED = [
-    pytest.param(optimize, marks=pytest.mark.xdist_group(f"optimizer {optimize.__name__}"), id=optimize.__name__)
-    for optimize in OPTIMIZERS
-]
-
-
 @pytest.mark.parametrize("samples", [2, 1, 0], ids=["scaled", "one sample", "unscaled"])
 @pytest.mark.parametrize("kind", PROGRAMS)
-@pytest.mark.parametrize("optimize", GROUPED)
+@pytest.mark.parametrize("optimize", OPTIMIZERS, ids=lambda optimize: optimize.__name__)
 def test_compiling_a_wrapped_program_gives_what_the_plain_one_gets(
     optimize: Callable[[Any], Any], kind: str, samples: int, quiet: None, capsys: Any
 ) -> None:

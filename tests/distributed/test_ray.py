@@ -33,8 +33,6 @@ from dynscale_dspy.selection import (
 from dynscale_dspy.testing import questions
 from tests.support import one_each, until
 
-pytestmark = pytest.mark.xdist_group("ray")
-
 
 @pytest.fixture(scope="module")
 def cluster():

@@ -69,7 +69,6 @@ def test_every_module_of_the_three_rooms_is_looked_at() -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
-@pytest.mark.xdist_group("purity")
 @pytest.mark.parametrize("module", MODULES)
 def test_it_is_imported_without_dspy(module: str, problems: dict[str, str]) -> None:
     assert problems[module] == ""
