@@ -7,6 +7,7 @@ os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 import asyncio
 import contextlib
 import copy
+import functools
 import gc
 import importlib
 import threading
@@ -31,10 +32,39 @@ hypothesis_settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default")
 dspy_settings = importlib.import_module("dspy.dsp.utils.settings")
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Where several processes run the tests, one runs all of a group."""
+    if config.getoption("dist") != "loadgroup":
+        return None
+    from tests.groups import Grouped
+
+    return Grouped(config, log)
+
+
 def pytest_collection_finish() -> None:
     """What there is before the first test stays: collecting garbage need not go through a million objects each time."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def models_are_looked_up_once() -> Iterator[None]:
+    """With each request DSPy goes through its list of thousands of models, twice; those of the tests are not in it."""
+    with pytest.MonkeyPatch.context() as patch:
+        try:
+            from dspy.clients import capabilities, costs, model_metadata
+        except ImportError:  # before DSPy 3.4 there is no list
+            yield
+            return
+        find = functools.cache(model_metadata.model_info)
+
+        def model_info(provider: str, model: str, *, namespaces: Any = None) -> dict[str, Any]:
+            return copy.deepcopy(find(provider, model, namespaces=None if namespaces is None else tuple(namespaces)))
+
+        for module in (capabilities, costs, model_metadata):
+            patch.setattr(module, "model_info", model_info)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -55,6 +55,7 @@ def test_importing_is_light():
 def test_calls_do_not_wait_for_scipy():
     code = """
 import sys, dspy
+sys.modules["litellm"] = None  # samples that could share a request do not: it fails at once, and would take seconds
 from dynscale_dspy import DynScaling
 from dynscale_dspy.testing import FakeServer
 with FakeServer(6, median_latency=0.001) as server, dspy.context(lm=server.lm()):

@@ -10,9 +10,10 @@ The arithmetic is laid out so that what a sequence gets does not depend on its n
   same shapes and gives a row the same sums wherever it stands.
 * Attention looks at a window of the cache whose size depends on the sequence's own length only.
 
-The weights are cut into tiles such that no such product exceeds the size up to which OpenBLAS works in the calling
-thread. On matrices as small as these its threads only burn a second core (measured: same wall time, twice the CPU
-time), and its thread count could be set for the whole process only, which is not this module's to do.
+The weights are cut into tiles, and the queries of a long prompt into parts, such that no product exceeds the size up to
+which OpenBLAS works in the calling thread. On matrices as small as these its threads only burn a second core (measured:
+same wall time, twice the CPU time), and its thread count could be set for the whole process only, which is not this
+module's to do.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ CHECKPOINTS = {"large": CHECKPOINT, "small": Path(__file__).parent / "small"}
 """The folders of the two models, by size."""
 
 BLOCK = 8
-_TILE = 2**18 // BLOCK  # OpenBLAS starts threads above rows * inner * columns = 4 * 65536.
+_LARGEST = 2**18  # OpenBLAS starts threads above rows * inner * columns = 4 * 65536.
+_TILE = _LARGEST // BLOCK
 _SMALLEST_WINDOW = 64
 
 
@@ -247,12 +249,12 @@ class Llama:
         by_head = queries.reshape(chunks, length, kv_heads, shared, head_dim).transpose(0, 2, 3, 1, 4)
         stacked = by_head.reshape(chunks, kv_heads, shared * length, head_dim)
 
-        scores = stacked @ keys[group.rows, :, : group.window].swapaxes(-1, -2)
+        scores = _by_rows(stacked, keys[group.rows, :, : group.window].swapaxes(-1, -2))
         masked = scores.reshape(chunks, kv_heads, shared, length, group.window)
         masked += group.bias
         scores -= scores.max(axis=-1, keepdims=True)
         np.exp(scores, out=scores)
-        mixed = scores @ values[group.rows, :, : group.window]
+        mixed = _by_rows(scores, values[group.rows, :, : group.window])
         mixed /= scores.sum(axis=-1, keepdims=True)
         by_token = mixed.reshape(chunks, kv_heads, shared, length, head_dim).transpose(0, 3, 1, 2, 4)
         return by_token.reshape(chunks, length, heads * head_dim)
@@ -291,6 +293,19 @@ def _product(x: Floats, tiles: Floats) -> Floats:
     if len(tiles) == 1:
         return x @ tiles[0]
     return (x[:, None] @ tiles).swapaxes(1, 2).reshape(len(x), BLOCK, -1)
+
+
+def _by_rows(x: Floats, y: Floats) -> Floats:
+    """Return x @ y, in parts of so many rows of each matrix that every product stays within the calling thread."""
+    rows, (inner, columns) = x.shape[-2], y.shape[-2:]
+    at_once = max(_LARGEST // (inner * columns), 1)
+    if rows <= at_once:
+        return x @ y
+    out = np.empty((*x.shape[:-1], columns), np.float32)
+    for first in range(0, rows, at_once):
+        part = slice(first, first + at_once)
+        np.matmul(x[..., part, :], y, out=out[..., part, :])
+    return out
 
 
 def _tiles(matrix: Floats) -> Floats:

@@ -31,13 +31,13 @@ BASE = "large, uniform voting of 4"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="24 questions")
+    parser.add_argument("--quick", action="store_true", help="8 questions")
     parser.add_argument("--questions", type=int, default=400)
     parser.add_argument("--seed", type=int, default=21, help="of the questions")
     parser.add_argument("--ratio", type=float, default=10.0, help="price of the large model over that of the small one")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    count = 24 if arguments.quick else arguments.questions
+    count = 8 if arguments.quick else arguments.questions
     questions = lab.questions(count, seed=arguments.seed)
     with lab.serve(model="small", cache=False) as small, lab.serve(cache=False) as large:
         rows = measured(questions, small, large, arguments.ratio)

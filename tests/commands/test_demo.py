@@ -3,12 +3,15 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+import time
+from types import SimpleNamespace
 
 import pytest
 
 from dynscale_dspy import lab
 from dynscale_dspy.cli import main
 from dynscale_dspy.commands import demo
+from dynscale_dspy.execution import adapter
 from dynscale_dspy.testing import FakeQuestion, FakeServer
 from tests.support import ScriptedModel
 
@@ -123,6 +126,9 @@ def test_one_of_a_kind_is_told_in_the_singular(tmp_path, capsys):
 )
 def test_what_cannot_be_run_is_told_in_a_line(options, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    # A server that cannot be reached is asked again after pauses, of 14 seconds together.
+    pauses: list[float] = []
+    monkeypatch.setattr(adapter, "time", SimpleNamespace(**{**vars(time), "sleep": pauses.append}))
     assert main(["demo", "--questions", "2", *options]) == 2
     told = capsys.readouterr().err
     assert told.startswith(f"dynscale demo: {message}") and told.count("\n") == 1

@@ -1,4 +1,8 @@
-"""One local cluster for all of these, which takes a few seconds to start."""
+"""One local cluster for all of these, which takes a few seconds to start.
+
+Where samples may share a request every worker imports LiteLLM, for seconds each. So all but one of these, the rows of a
+data set, count a request a sample, as the tests of one process do.
+"""
 
 from __future__ import annotations
 
@@ -27,9 +31,7 @@ from dynscale_dspy.selection import (
     TokenF1,
 )
 from dynscale_dspy.testing import questions
-from tests.support import until
-
-pytestmark = pytest.mark.xdist_group("ray")
+from tests.support import one_each, until
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +88,7 @@ def test_two_workers_spend_one_budget_to_the_last_sample(published, server):
     server = server(bank)
     pool = BudgetPool(samples=200)
     client = published(pool, "two")
-    program = DynScaling(dspy.Predict("question -> answer"), budget=client)
+    program = one_each(dspy.Predict("question -> answer"), budget=client)
     workers = [Worker.remote(server.lm(cache=False)) for _ in range(2)]
     texts = [question.text for question in bank]
     answers = ray.get([worker.ask.remote(program, texts[i::2]) for i, worker in enumerate(workers)])
@@ -97,7 +99,7 @@ def test_two_workers_spend_one_budget_to_the_last_sample(published, server):
     assert sum(answer is not None for part in answers for answer in part) == now.closed_calls
     assert sum(n * calls for n, calls in now.samples_per_call.items()) == now.spent.samples
     with dspy.context(lm=server.lm(cache=False)), pytest.raises(BudgetExhausted, match="published as 'two'"):
-        DynScaling(dspy.Predict("question -> answer"), budget=pool)(question=texts[0])
+        one_each(dspy.Predict("question -> answer"), budget=pool)(question=texts[0])
 
 
 @pytest.mark.parametrize("by_predictor", [False, True])
@@ -111,7 +113,7 @@ def test_workers_draw_from_the_language_models_that_a_program_brings(published, 
     prices = {"openai/cheap": Price(0.1, 0.4), "openai/dear": Price(1, 4)}
     client = published(BudgetPool(samples=90, dollars=0.02, strict=True, prices=prices), "models")
     lms = {"self": lms} if by_predictor else lms
-    program = DynScaling(dspy.Predict("question -> answer"), budget=client, lms=lms)
+    program = one_each(dspy.Predict("question -> answer"), budget=client, lms=lms)
     workers = [Worker.remote(None) for _ in range(2)]
     texts = [question.text for question in bank]
     ray.get([worker.ask.remote(program, texts[i::2]) for i, worker in enumerate(workers)])
@@ -132,7 +134,7 @@ def test_the_end_of_a_budget_counts_what_its_holders_have_not_told(cluster, serv
     server = server(bank)
     client = BudgetPool(samples=60).publish("ending")
     worker = Worker.remote(server.lm(cache=False))
-    program = DynScaling(dspy.Predict("question -> answer"), budget=client)
+    program = one_each(dspy.Predict("question -> answer"), budget=client)
     ray.get(worker.ask.remote(program, [question.text for question in bank]))
     ray.kill(worker)  # before it has told what it spent, and without closing its client
     final = client.end()
@@ -147,7 +149,7 @@ def test_a_client_is_a_pool(published, server):
     assert BudgetPool.connect("client") is client
     assert pickle.loads(pickle.dumps(client)) is client
     assert client.seed == 3 and client.policy == BudgetPool(samples=1).policy
-    qa = DynScaling(dspy.Predict("question -> answer"), budget=client)
+    qa = one_each(dspy.Predict("question -> answer"), budget=client)
     with dspy.context(lm=server.lm(cache=False)):
         qa(question=bank[0].text)
         qa.batch([{"question": question.text} for question in bank[1:]], disable_progress_bar=True)
@@ -226,7 +228,7 @@ def test_an_actor_that_is_cut_off_keeps_nobody_waiting(published, server, monkey
     bank = questions(40, seed=7)
     server = server(bank)
     client = published(BudgetPool(samples=400), "cut off")
-    qa = DynScaling(dspy.Predict("question -> answer"), budget=client)
+    qa = one_each(dspy.Predict("question -> answer"), budget=client)
     pid = ray.get(client._actor.__ray_call__.remote(lambda actor: os.getpid()))
     with dspy.context(lm=server.lm(cache=False)):
         qa(question=bank[0].text)
@@ -255,7 +257,7 @@ def test_a_failed_row_does_not_fail_the_job(published, server):
     server = server(questions(8, seed=5))
     client = published(BudgetPool(samples=40), "failures")
     dataset = ray.data.from_items([{"question": q.text, "answer": "?"} for q in questions(8, seed=5)])
-    qa = DynScaling(Picky(), budget=client)
+    qa = one_each(Picky(), budget=client)
     with dspy.context(lm=server.lm(cache=False)):
         with pytest.raises(ValueError, match="column 'answer' already"):
             run(qa, dataset, client)
@@ -270,7 +272,7 @@ def test_a_budget_in_a_file_outlives_its_cluster(published, server, tmp_path):
     server = server(bank)
     client = BudgetPool(samples=60, path=tmp_path / "budget.sqlite").expect(20).publish("lasting")
     with dspy.context(lm=server.lm(cache=False)):
-        qa = DynScaling(dspy.Predict("question -> answer"), budget=client)
+        qa = one_each(dspy.Predict("question -> answer"), budget=client)
         for question in bank[:5]:
             qa(question=question.text)
         ray.kill(client._actor, no_restart=True)
@@ -281,7 +283,7 @@ def test_a_budget_in_a_file_outlives_its_cluster(published, server, tmp_path):
     now = again.statistics()
     assert (now.spent.samples, now.reserved.samples) == (server.statistics().samples, 0)
     with dspy.context(lm=server.lm(cache=False)):
-        DynScaling(dspy.Predict("question -> answer"), budget=again)(question=bank[5].text)
+        one_each(dspy.Predict("question -> answer"), budget=again)(question=bank[5].text)
 
 
 def _gone(name):

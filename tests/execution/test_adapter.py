@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import asyncio
 import itertools
+import time
+from types import SimpleNamespace
 
 import dspy
 import pytest
@@ -155,14 +158,14 @@ async def both_ways(adapter, *call):
 
 @pytest.fixture
 def pauses(monkeypatch):
-    """The pauses that were asked for, none of which is made."""
+    """The pauses that were asked for, none of which is made. Other threads of the process go on sleeping."""
     made = []
 
     async def asleep(seconds):
         made.append(seconds)
 
-    monkeypatch.setattr(adapters.time, "sleep", made.append)
-    monkeypatch.setattr(adapters.asyncio, "sleep", asleep)
+    monkeypatch.setattr(adapters, "time", SimpleNamespace(**{**vars(time), "sleep": made.append}))
+    monkeypatch.setattr(adapters, "asyncio", SimpleNamespace(**{**vars(asyncio), "sleep": asleep}))
     return made
 
 
