@@ -158,6 +158,7 @@ class Throttle:
         self._queues: dict[Hashable, deque[weakref.ref[_Turn]]] = {}
         self._closed_until: dict[Hashable, float] = {}
         self._latencies: deque[float] = deque(maxlen=REMEMBERED)
+        self._looks, self._swept = 0, -math.inf
 
     @property
     def allowed(self) -> int | None:
@@ -288,9 +289,7 @@ class Throttle:
         """
         if turn in self._under_way:
             return 0.0
-        with self._lock:  # a place may have been lost without a word
-            for lost in [other for other in self._under_way if other.is_lost]:
-                self._under_way.discard(lost)
+        self._sweep()
         self._admit()
         if turn in self._under_way:
             return 0.0
@@ -299,6 +298,20 @@ class Throttle:
             raise NoTurn
         closed = self._closed_until.get(turn.model, -math.inf) - self._clock()
         return min(left, LOOK_AGAIN, closed) if closed > 0 else min(left, LOOK_AGAIN)
+
+    def _sweep(self) -> None:
+        """Free places that were lost without a word.
+
+        To look at all of a thousand each time that a thousand wait takes longer than all else: as many looks go by as
+        there are requests under way, or a second.
+        """
+        with self._lock:
+            now, self._looks = self._clock(), self._looks + 1
+            if self._looks < len(self._under_way) and 0 <= now - self._swept < LOOK_AGAIN:
+                return
+            self._looks, self._swept = 0, now
+            for lost in [other for other in self._under_way if other.is_lost]:
+                self._under_way.discard(lost)
 
     def _leave(self, turn: _Turn) -> None:
         """A request is over, or is not to be made any more; leaving twice does nothing."""

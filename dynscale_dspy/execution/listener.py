@@ -60,7 +60,7 @@ class Listener(BaseCallback):
             meter.on_lm_start(call_id, instance, inputs)
             self._open[call_id] = meter, stack.pop_all() if throttle is not None else None, instance
         if len(self._open) > CONNECTIONS:
-            hint_of_connections(instance, [lm for _, _, lm in list(self._open.values())])
+            hint_of_connections(instance, (lm for _, _, lm in list(self._open.values())))
 
     def on_lm_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
         """Settle it."""

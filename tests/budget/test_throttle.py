@@ -191,6 +191,51 @@ def test_a_cancelled_task_gives_its_place_back():
     asyncio.run(main())
 
 
+def test_waiting_for_a_thousand_requests_does_not_look_at_each_of_them_each_time(monkeypatch):
+    looks = 0
+    is_lost = module._Turn.is_lost.fget
+
+    def counted(turn) -> bool:
+        nonlocal looks
+        looks += 1
+        return is_lost(turn)
+
+    monkeypatch.setattr(module._Turn, "is_lost", property(counted))
+    most = 300
+    throttle = Throttle(most, None)
+
+    async def ask() -> None:
+        await asyncio.sleep(0)
+
+    async def main() -> None:
+        await asyncio.gather(*(throttle.arun(ask) for _ in range(3 * most)))
+
+    asyncio.run(main())
+    assert throttle.under_way == 0
+    assert looks < 20 * most, "a few for each request"
+
+
+@pytest.mark.parametrize("most", [1, 300])
+def test_places_of_a_closed_loop_are_found_though_not_each_look_goes_over_all(most):
+    throttle = Throttle(most, None)
+    kept = []
+
+    async def abandoned() -> None:
+        kept.extend(asyncio.ensure_future(throttle.arun(asyncio.Event().wait)) for _ in range(most))
+        for task in kept:
+            task._log_destroy_pending = False
+        await asyncio.sleep(0)
+
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(abandoned())
+    loop.close()
+    asyncio.run(asyncio.wait_for(throttle.arun(_done), timeout=30))
+
+
+async def _done() -> None:
+    pass
+
+
 @pytest.mark.parametrize("tasks", [False, True], ids=["threads", "tasks"])
 def test_a_pool_keeps_to_its_concurrency(server, tasks):
     bank = questions(12)
