@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Generator, Hashable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -61,6 +61,8 @@ from dynscale_dspy.selection.judge import Judge
 from dynscale_dspy.selection.plurality import Plurality
 
 logger = logging.getLogger(__name__)
+
+_AS_IT_IS: AbstractContextManager[None] = nullcontext()
 
 
 @dataclass(frozen=True)
@@ -287,18 +289,13 @@ class Call:
             return await in_thread(lambda: self.run(job, slot))
         may_block = self.scaled.pool.is_durable
         run = self._run_of(job, slot, awaited=True)
-
-        def undo(sample: Sample | None) -> None:
-            if sample is None:
-                run.conclude()  # it has begun for nobody
-
-        sample = await unblocked(may_block, partial(self._without_a_run, job, slot), undo=undo)
+        sample = await unblocked(may_block, partial(self._without_a_run, job, slot), undo=partial(_undo, run))
         if sample is not None:
             self._spare(run, job)
             return sample
         try:
             if not run.take():
-                with self._cancellable(), run, self._within() as plain:
+                with _Cancellable(self.scaled.pool), run, self._within() as plain:
                     program = plain("aforward") if plain else self.scaled.program.acall
                     run.prediction = await program(*own_inputs(self.args), **own_inputs(self.kwargs))
         except asyncio.CancelledError:
@@ -312,18 +309,19 @@ class Call:
         await unblocked(may_block, run.conclude)
         return run.sample
 
-    @contextmanager
-    def _within(self) -> Iterator[Callable[[str], Any] | None]:
+    def _within(self) -> AbstractContextManager[Callable[[str], Any] | None]:
         """Around a sample, which calls the program: unless it is the only one of a call of the program itself.
 
         Then to DSPy, and to whoever watches, the sample is that call, and not another one in it.
 
-        Yields:
-            What gets a method of the program by its name, in this case; None if the program is to be called.
+        Returns:
+            A block that is given what gets a method of the program by its name, in this case; None if the program is
+            to be called.
         """
-        if not self._is_sample_itself:
-            yield None
-            return
+        return self._as_the_call() if self._is_sample_itself else _AS_IT_IS
+
+    @contextmanager
+    def _as_the_call(self) -> Iterator[Callable[[str], Any]]:
         program = self.scaled.program
         with dspy.context(caller_modules=[*dspy.settings.caller_modules, program]):
             # Not by `getattr`: DSPy warns of it.
@@ -358,22 +356,6 @@ class Call:
         else:
             error = BudgetExhausted("the call was over before this sample began")
         return Sample(job.draw, problem="failed", error=error)
-
-    @contextmanager
-    def _cancellable(self) -> Iterator[None]:
-        """In the block ``pool.stop(cancel=True)`` cancels this task. After it, even one on its way does nothing."""
-        loop, task, running = asyncio.get_running_loop(), asyncio.current_task(), True
-        assert task is not None
-
-        def cancel() -> None:
-            if running:
-                task.cancel()
-
-        try:
-            with self.scaled.pool.cancellable(lambda: loop.call_soon_threadsafe(cancel)):
-                yield
-        finally:
-            running = False
 
     def _called_off(self, run: SampleRun) -> Sample | None:
         """Conclude a sample whose task was cancelled; None if the call was, and not the sample alone."""
@@ -504,3 +486,40 @@ class Call:
         if not falls_short(explanation.confidence, asked):
             return None
         return Fallback(self.scaled.settings.on_low, prediction, explanation, asked)
+
+
+def _undo(run: SampleRun, sample: Sample | None) -> None:
+    """A task was cancelled while it looked whether its sample is to run."""
+    if sample is None:
+        run.conclude()  # it has begun for nobody
+
+
+class _Cancellable:
+    """A block in which ``pool.stop(cancel=True)`` cancels this task. After it, even one on its way does nothing.
+
+    Args:
+        pool: The pool.
+    """
+
+    # A class, and not a generator: it is there for each sample under way, in half as many objects.
+    __slots__ = ("_is_running", "_listed", "_loop", "_task")
+
+    def __init__(self, pool: BudgetPool) -> None:
+        self._loop, self._task, self._is_running = asyncio.get_running_loop(), asyncio.current_task(), True
+        self._listed: AbstractContextManager[object] | None = pool.cancellable(self._cancel_soon)
+
+    def __enter__(self) -> None:
+        assert self._listed is not None and self._task is not None
+        self._listed.__enter__()
+
+    def __exit__(self, *error: object) -> None:
+        listed, self._listed, self._is_running = self._listed, None, False  # no circle stays
+        if listed is not None:
+            listed.__exit__(None, None, None)
+
+    def _cancel_soon(self) -> None:
+        self._loop.call_soon_threadsafe(self._cancel)
+
+    def _cancel(self) -> None:
+        if self._is_running and self._task is not None:
+            self._task.cancel()
