@@ -152,7 +152,7 @@ def test_samples_share_a_request_as_the_page_says(capsys):
 @needs_engines
 def test_a_client_with_more_connections_is_made_as_the_page_says():
     text = (ROOT / "docs" / "speed.md").read_text(encoding="utf-8")
-    _, second = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    _, second, _ = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     namespace: dict[str, object] = {}
     exec(compile(second, "speed.md", "exec"), namespace)
     assert namespace["lm"].model == "openai-chat:qwen" and namespace["config"].max_connections == 1000
