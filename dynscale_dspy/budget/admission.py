@@ -238,6 +238,15 @@ class Admission:
         """Whether its caps are a lease from a budget kept elsewhere, of which more may come."""
         return self.shared.supply.grows
 
+    def may_obtain(self, arm: Arm, sampler: str) -> bool:
+        """Whether a sample of a known set that was refused may fit later: once others have ended, or as caps grow.
+
+        Args:
+            arm: The call.
+            sampler: What would draw it.
+        """
+        return self.grows or self.shared.periods is not None or arm.may_obtain(sampler)
+
     @property
     def most_per_call(self) -> float:
         """The most samples one call may draw, here and in every pool around."""

@@ -232,6 +232,7 @@ class Arm:
         need = self._metered(self.learned.need_of(sampler, first=first))
         return all(self.ledger.unspent(unit) >= getattr(need, unit) for unit in METERED)
 
+    @step
     def may_obtain(self, sampler: str) -> bool:
         """Known set: whether a sample that :meth:`obtain` has refused may fit once what is in flight has ended.
 

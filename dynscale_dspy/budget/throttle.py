@@ -289,25 +289,28 @@ class Throttle:
         """
         if turn in self._under_way:
             return 0.0
-        self._sweep()
+        left = patience()
+        self._sweep(at_once=left < LOOK_AGAIN)
         self._admit()
         if turn in self._under_way:
             return 0.0
-        left = patience()
         if left <= 0:
             raise NoTurn
         closed = self._closed_until.get(turn.model, -math.inf) - self._clock()
         return min(left, LOOK_AGAIN, closed) if closed > 0 else min(left, LOOK_AGAIN)
 
-    def _sweep(self) -> None:
+    def _sweep(self, *, at_once: bool) -> None:
         """Free places that were lost without a word.
 
         To look at all of a thousand each time that a thousand wait takes longer than all else: as many looks go by as
         there are requests under way, or a second.
+
+        Args:
+            at_once: Whether somebody has no time for that.
         """
         with self._lock:
             now, self._looks = self._clock(), self._looks + 1
-            if self._looks < len(self._under_way) and 0 <= now - self._swept < LOOK_AGAIN:
+            if not at_once and self._looks < len(self._under_way) and 0 <= now - self._swept < LOOK_AGAIN:
                 return
             self._looks, self._swept = 0, now
             for lost in [other for other in self._under_way if other.is_lost]:

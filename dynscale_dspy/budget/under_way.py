@@ -6,14 +6,15 @@ import threading
 from collections.abc import Collection
 from contextlib import AbstractContextManager
 from typing import Generic, TypeVar
+from weakref import WeakKeyDictionary
 
 T = TypeVar("T")
 
 
-class _Listing(AbstractContextManager[T]):
+class _Listing(Generic[T]):
     """A block while which something is listed: one for each sample, so no generator, which is four objects more."""
 
-    __slots__ = ("_thing", "_under_way")
+    __slots__ = ("__weakref__", "_thing", "_under_way")
 
     def __init__(self, under_way: UnderWay[T], thing: T) -> None:
         self._under_way, self._thing = under_way, thing
@@ -44,7 +45,8 @@ class UnderWay(Generic[T]):
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._things: dict[object, T] = {}
+        # By places that nobody else keeps: one that an interrupt kept from being struck goes with its block.
+        self._things: WeakKeyDictionary[object, T] = WeakKeyDictionary()
 
     def during(self, thing: T) -> AbstractContextManager[T]:
         """List something while the block runs; what is listed twice is listed until both blocks have ended."""
@@ -63,7 +65,7 @@ class UnderWay(Generic[T]):
     def keep(self, some: Collection[T]) -> None:
         """In the child of a fork: only these are under way there, and no thread holds the lock."""
         self._lock = threading.Lock()
-        self._things = {place: thing for place, thing in self._things.items() if thing in some}
+        self._things = WeakKeyDictionary({place: thing for place, thing in self._things.items() if thing in some})
 
     def now(self) -> list[T]:
         """What is listed at this moment, the latest last."""

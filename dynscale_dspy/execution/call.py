@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Generator, Hashable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -295,7 +295,7 @@ class Call:
             return sample
         try:
             if not run.take():
-                with _Cancellable(self.scaled.pool), run, self._within() as plain:
+                with Cancellable(self.scaled.pool), run, self._within() as plain:
                     program = plain("aforward") if plain else self.scaled.program.acall
                     run.prediction = await program(*own_inputs(self.args), **own_inputs(self.kwargs))
         except asyncio.CancelledError:
@@ -494,7 +494,7 @@ def _undo(run: SampleRun, sample: Sample | None) -> None:
         run.conclude()  # it has begun for nobody
 
 
-class _Cancellable:
+class Cancellable:
     """A block in which ``pool.stop(cancel=True)`` cancels this task. After it, even one on its way does nothing.
 
     Args:
@@ -518,7 +518,8 @@ class _Cancellable:
             listed.__exit__(None, None, None)
 
     def _cancel_soon(self) -> None:
-        self._loop.call_soon_threadsafe(self._cancel)
+        with suppress(RuntimeError):  # its loop was closed: nothing runs there any more
+            self._loop.call_soon_threadsafe(self._cancel)
 
     def _cancel(self) -> None:
         if self._is_running and self._task is not None:

@@ -244,7 +244,7 @@ class BatchDesk:
             case ReserveFor(call, sampler, requests):
                 return self._arms[call].obtain(sampler, requests)
             case Fits(call, sampler):
-                return self._admission.grows or self._arms[call].may_obtain(sampler)
+                return self._admission.may_obtain(self._arms[call], sampler)
             case Change():
                 return self._admission.change()
             case _:

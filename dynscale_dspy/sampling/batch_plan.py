@@ -143,8 +143,10 @@ def coordinate(
             if job is None:
                 if is_first:
                     first.appendleft(call)
-                beyond = yield from is_beyond(call)
-                if (beyond or not (outstanding or standing.holds_elsewhere)) and plans[call].do_without():
+                # With nothing under way nothing comes back: it is beyond what is left, too.
+                alone = not (outstanding or standing.holds_elsewhere)
+                beyond = (yield from is_beyond(call)) or (alone and bool(plans[call].worths))
+                if (beyond or alone) and plans[call].do_without():
                     ranking.changed(call)  # it goes on with another language model
                     continue
                 if beyond:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import math
 import threading
+import time
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import dspy
@@ -230,6 +231,29 @@ def test_places_of_a_closed_loop_are_found_though_not_each_look_goes_over_all(mo
     loop.run_until_complete(abandoned())
     loop.close()
     asyncio.run(asyncio.wait_for(throttle.arun(_done), timeout=30))
+
+
+def test_a_request_that_has_no_second_to_wait_finds_places_of_a_closed_loop_at_once():
+    throttle = Throttle(4, None)
+    kept = []
+
+    def left_behind(ask) -> None:
+        task = asyncio.ensure_future(throttle.arun(ask))
+        task._log_destroy_pending = False
+        kept.append(task)
+
+    async def abandoned() -> None:
+        for _ in range(4):
+            left_behind(asyncio.Event().wait)
+        await asyncio.sleep(0)
+        left_behind(_done)  # it has just looked, in vain
+        await asyncio.sleep(0.01)
+
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(abandoned())
+    loop.close()
+    end = time.monotonic() + 0.5
+    asyncio.run(throttle.arun(_done, patience=lambda: end - time.monotonic()))
 
 
 async def _done() -> None:

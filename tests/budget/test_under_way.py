@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import gc
+
 import pytest
 
 from dynscale_dspy import BudgetPool
@@ -48,4 +50,14 @@ def test_in_the_child_of_a_fork_only_some_are_under_way():
     with things.during("ours"), things.during("theirs"):
         things.keep(("ours", "another"))
         assert things.now() == ["ours"]
+    assert things.now() == []
+
+
+def test_a_block_whose_end_was_interrupted_is_listed_no_more_once_nobody_has_it():
+    things = UnderWay[str]()
+    block = things.during("one")
+    block.__enter__()
+    assert things.now() == ["one"]
+    del block
+    gc.collect()
     assert things.now() == []

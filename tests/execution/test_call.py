@@ -10,7 +10,7 @@ from dynscale_dspy.allocation.confidence import Answers, chance_right
 from dynscale_dspy.allocation.tally import Tally
 from dynscale_dspy.config import ScalingSettings
 from dynscale_dspy.execution.answer_reader import AnswerReader
-from dynscale_dspy.execution.call import Call, Scaled
+from dynscale_dspy.execution.call import Call, Cancellable, Scaled
 from dynscale_dspy.execution.drivers import adrive, drive
 from dynscale_dspy.execution.shared_request import SharedRequest, Slot
 from dynscale_dspy.sampling.sample import Draw
@@ -129,3 +129,20 @@ def test_each_of_two_equal_calls_is_told_its_usage():
                 call.finish(each)
             assert len(usage.usage_data["scripted/model"]) == 3
     assert other.usage == outcome.usage and other.usage is not outcome.usage
+
+
+def test_a_task_whose_loop_was_closed_keeps_no_other_from_being_cancelled():
+    pool, cut = BudgetPool(samples=9), []
+
+    async def left_behind() -> Cancellable:
+        block = Cancellable(pool)
+        block.__enter__()
+        return block
+
+    loop = asyncio.new_event_loop()
+    block = loop.run_until_complete(left_behind())
+    loop.close()
+    with pool.cancellable(lambda: cut.append("later")):
+        pool.stop(cancel=True)
+    assert cut == ["later"]
+    block.__exit__(None, None, None)

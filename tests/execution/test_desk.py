@@ -287,6 +287,18 @@ def test_a_refused_sample_may_fit_later_if_what_is_in_flight_costs_nothing():
     assert_nothing_held(pool)
 
 
+def test_a_refused_sample_may_fit_in_the_next_period():
+    pool = BudgetPool(samples=9, tokens=100, policy=Uniform(first=1), period="day")
+    program = dspy.Predict("a -> b")
+    record = pool.admission.program(program).learned.of("dear")
+    record.tariff, record.need = Tariff(prompt=1, completion=1), Cost(requests=1, prompt_tokens=101)
+    desk = BatchDesk(pool, 1, program=program, requests=1, keys=None)
+    assert desk.carry_out(ReserveFor(0, "dear", 1)) is None
+    assert desk.carry_out(Fits(0, "dear")) is True
+    desk.close()
+    assert_nothing_held(pool)
+
+
 def test_how_a_pool_stands_is_told_as_of_one_moment():
     pool = BudgetPool(samples=9, tokens=9_000)
     desk = batch_desk(pool)
