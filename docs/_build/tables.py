@@ -198,6 +198,17 @@ def own_cost() -> str:
     return _table(lines, kept)
 
 
+def long_prompts() -> str:
+    """A row a policy: what it gets right for what uniform voting reads and writes, or costs."""
+    kept = _load("long_prompts")
+    heads = ["uniform voting of", "at as many", "policy", "right", "requests", "samples", "tokens"]
+    lines = [_line(heads), "|---|---|---" + "|---:" * 4 + "|"]
+    for row in kept["rows"]:
+        figures = f"{row['right']:.1%}", f"{row['requests']:.1f}", f"{row['drawn']:.1f}", f"{row['tokens']:,.0f}"
+        lines.append(_line([str(row["samples"]), row["at the same"], f"`{row['policy']}`", *figures]))
+    return _table(lines, kept)
+
+
 def leases(name: str) -> str:
     kept = _load(name)
     shift = any(row["lag"] is not None for row in kept["rows"])
@@ -453,6 +464,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "leases large": lambda: leases("leases_large"),
     "leases shift": lambda: leases("leases_shift"),
     "local servers": local_servers,
+    "long prompts": long_prompts,
     "mixes": mixes,
     "models": models,
     "orders": orders,
