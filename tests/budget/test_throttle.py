@@ -247,7 +247,8 @@ def test_a_request_that_has_no_second_to_wait_finds_places_of_a_closed_loop_at_o
             left_behind(asyncio.Event().wait)
         await asyncio.sleep(0)
         left_behind(_done)  # it has just looked, in vain
-        await asyncio.sleep(0.01)
+        for _ in range(5):
+            await asyncio.sleep(0)
 
     loop = asyncio.new_event_loop()
     loop.run_until_complete(abandoned())
