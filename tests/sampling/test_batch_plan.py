@@ -211,6 +211,13 @@ def test_calls_whose_strategy_wants_no_more_leave_the_budget_to_the_others(polic
     assert pool.statistics().reserved == Cost()
 
 
+def contested(job):
+    """The sample of a job, of a call whose answers are A and B in turn."""
+    key = "AB"[job.draw.index % 2]
+    cost = Cost(samples=1, requests=1, completion_tokens=1, nanodollars=1)
+    return Sample(job.draw, answer=key, vote=vote(key), cost=cost)
+
+
 class TestSeveralModels:
     """A set of calls that draw from language models of unlike price."""
 
@@ -297,9 +304,7 @@ class TestSeveralModels:
                 outstanding += step
                 least = min(least, len(outstanding))
                 job = outstanding.pop(0)
-                key = "AB"[job.draw.index % 2]
-                cost = Cost(samples=1, requests=1, completion_tokens=1, nanodollars=1)
-                answer = [(job, Sample(job.draw, answer=key, vote=vote(key), cost=cost))]
+                answer = [(job, contested(job))]
             elif isinstance(step, ReserveFor):
                 answer = step if step.sampler == self.CHEAP.name else None
             elif isinstance(step, Fits):
@@ -329,9 +334,7 @@ class TestSeveralModels:
                         lost = Sample(job.draw, error=ValueError("no such model"), permanent=True)
                         answer = [(job, lost)]
                         continue
-                    key = "AB"[job.draw.index % 2]
-                    cost = Cost(samples=1, requests=1, completion_tokens=1, nanodollars=1)
-                    answer = [(job, Sample(job.draw, answer=key, vote=vote(key), cost=cost))]
+                    answer = [(job, contested(job))]
                 elif isinstance(step, ReserveFor):
                     answer = step if step.sampler == self.CHEAP.name else None
                 elif isinstance(step, Fits):
