@@ -206,11 +206,13 @@ class CostRecord:
         200.0
     """
 
-    __slots__ = ("samples", "total")
+    __slots__ = ("further", "samples", "total")
 
     def __init__(self) -> None:
         self.samples = 0
         self.total = NOTHING
+        self.further = NOTHING
+        """What those cost together that came as further choices of another one's request."""
 
     def add(self, cost: Cost, saved: Cost | None = None) -> None:
         """One more sample. One that DSPy's cache answered, if only in part, says nothing about the next: it is out.
@@ -224,26 +226,35 @@ class CostRecord:
         if not cost.cached_requests and (cost.requests or cost.tokens or cost.nanodollars):
             self.samples += 1
             self.total += cost
+            if not cost.requests:
+                self.further += cost
 
     def mean(self, unit: str) -> float:
         """The average cost in a unit; 0 before there is any."""
         return getattr(self.total, unit) / self.samples if self.samples else 0.0
 
-    @property
-    def completion_share(self) -> float:
-        """What the tokens a sample writes are of all a request for it alone takes; 1 where nothing is known.
+    def apart(self, unit: str) -> tuple[float, float] | None:
+        """What a request costs before it brings a sample, and what each sample adds; None where nothing is known.
+
+        Money tells one from the other once a request has brought several samples; before, it is shared as tokens are.
 
         Example:
             >>> record = CostRecord()
             >>> record.add(Cost(samples=1, requests=1, prompt_tokens=300, completion_tokens=100))
             >>> record.add(Cost(samples=1, completion_tokens=100))  # a further choice of the same request
-            >>> record.completion_share
-            0.25
+            >>> record.apart("tokens")
+            (300.0, 100.0)
         """
-        if not self.samples or not self.total.requests or not self.total.tokens:
-            return 1.0
-        written = self.total.completion_tokens / self.samples
-        return written / (written + self.total.prompt_tokens / self.total.requests)
+        total, further = self.total, self.further
+        requests = self.samples - further.samples
+        if not requests or not total.completion_tokens:
+            return None
+        whole = getattr(total, unit)
+        if unit == "nanodollars" and further.nanodollars:
+            written = further.nanodollars / further.samples
+        else:
+            written = whole * total.completion_tokens / total.tokens / self.samples
+        return max(whole - written * self.samples, 0.0) / requests, written
 
     def expected(self, unit: str, module: CostRecord, prior: float = PRIOR) -> float:
         """What one more sample is expected to cost; see :func:`expected_cost`."""

@@ -198,6 +198,27 @@ def _h(
     return betainc(b + prior, a + prior, 0.5)
 
 
+def crossings(surplus: NDArray[np.float64], prices: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The prices at which going on is worth no more than stopping; 0 where it never is worth more.
+
+    Args:
+        surplus: What going on is worth beyond stopping, of shape ``(states, prices)``; it falls with the price.
+        prices: In rising order, 0 first.
+
+    Example:
+        >>> crossings(np.array([[2.0, 1.0, -1.0], [-1.0, -2.0, -3.0]]), np.array([0.0, 0.1, 0.2])).round(6).tolist()
+        [0.15, 0.0]
+    """
+    row = np.arange(len(surplus))
+    above = np.maximum((surplus > 0).sum(axis=1), 1)
+    below = np.minimum(above, len(prices) - 1)
+    s0, s1 = surplus[row, above - 1], surplus[row, below]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = np.where(s0 > s1, s0 / (s0 - s1), 0.0)
+    crossing = prices[above - 1] + np.clip(share, 0, 1) * (prices[below] - prices[above - 1])
+    return np.where(surplus[:, 0] > 0, crossing, 0.0)
+
+
 @lru_cache(maxsize=1)
 def _whole_h() -> NDArray[np.float64]:
     """``h`` of all whole votes that the table of KG* needs: each is the mean of its neighbours with one vote less."""
@@ -290,15 +311,8 @@ def _stopping_table() -> list[list[float]]:
         go_on = up * value[1:] + (1 - up) * value[:-1] - prices
         value = np.maximum(stop, go_on)
         if n <= _STOPPING_VOTES:
-            surplus = go_on - stop  # decreasing in the price
             row = a.astype(int)
-            above = np.maximum((surplus > 0).sum(axis=1), 1)
-            below = np.minimum(above, len(prices) - 1)
-            s0, s1 = surplus[row, above - 1], surplus[row, below]
-            with np.errstate(divide="ignore", invalid="ignore"):
-                share = np.where(s0 > s1, s0 / (s0 - s1), 0.0)
-            crossing = prices[above - 1] + np.clip(share, 0, 1) * (prices[below] - prices[above - 1])
-            index[row, n - row] = np.where(surplus[:, 0] > 0, crossing, 0.0)
+            index[row, n - row] = crossings(go_on - stop, prices)
     size = min(_TABLE, _STOPPING_VOTES) + 1
     index[:size, :size] = np.maximum(index[:size, :size], np.asarray(_knowledge_table(1.0))[:size, :size])
     return index.tolist()

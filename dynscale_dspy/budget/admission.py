@@ -287,6 +287,14 @@ class Admission:
         return self.accounts.ledger.remaining(unit)
 
     @step
+    def firmly_left(self) -> dict[str, float]:
+        """Tokens and nanodollars that may still be reserved, of those that are capped; empty where more may come."""
+        if self.grows or self.shared.periods is not None:
+            return {}
+        ledger = self.accounts.ledger
+        return {unit: ledger.remaining(unit) for unit in METERED if ledger.capped(unit)}
+
+    @step
     def binding_unit(self) -> str | None:
         """``"tokens"`` or ``"nanodollars"``, if that is the cap of which most is spent."""
         return self.accounts.binding_unit

@@ -211,6 +211,7 @@ class BatchDesk:
         pool.arrive()
         self._arms: list[Arm] = []
         self._admission.lock.hold(self, partial(_close_all, self._arms), running_loop())
+        left = pool.admission.firmly_left()
         _, limit, requests_left = pool.admission.open_known(
             count, program=program, requests=requests, keys=keys, hold=self._arms.append
         )
@@ -221,6 +222,7 @@ class BatchDesk:
             each=self._arms[0].requests_each(),
             measured=self._arms[0].is_measured,
             metered=pool.admission.is_metered,
+            left=left,
         )
 
     @property

@@ -5,13 +5,14 @@ from __future__ import annotations
 import heapq
 import math
 from collections import deque
-from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from dynscale_dspy.allocation.costs import FREE, Cost, CostRecord, relative_cost
 from dynscale_dspy.allocation.policies import Policy
 from dynscale_dspy.allocation.repeats import Repeats
+from dynscale_dspy.allocation.requests import RequestSizes
 from dynscale_dspy.errors import BudgetExhausted
 from dynscale_dspy.sampling.plan import Plan
 from dynscale_dspy.sampling.steps import Change, Fits, Job, Look, ReserveFor, Standing, Wait, grouped
@@ -28,6 +29,7 @@ class KnownSet:
         each: Requests to set aside for a sample, as far as known.
         measured: Whether that is known from samples of the same program.
         metered: Whether tokens or dollars are capped.
+        left: Tokens and nanodollars that the set may take in all, by unit; empty where more may come.
     """
 
     guaranteed: tuple[int, ...]
@@ -36,6 +38,7 @@ class KnownSet:
     each: int = 1
     measured: bool = False
     metered: bool = False
+    left: Mapping[str, float] = field(default_factory=dict)
 
 
 def coordinate(
@@ -69,7 +72,9 @@ def coordinate(
     first = deque(call for round_ in range(max(waiting)) for call in range(len(plans)))
     guaranteed = sum(waiting)
     limit, requests, metered = known.limit, known.requests, known.metered
-    costs = _Costs(weighs=policy.is_gain and metered)
+    shares = plans[0].max_choices > 1 and not plans[0].worths
+    each_has = {unit: amount / len(plans) for unit, amount in known.left.items()}
+    costs = _Costs(weighs=policy.is_gain and metered, shares=metered and shares, each_has=each_has)
     repeats = Repeats()  # of this set alone: what else the pool has seen depends on what it was asked before
     ranking = _Ranking(plans, policy, costs, repeats)
     issued = outstanding = under_way = 0
@@ -81,7 +86,15 @@ def coordinate(
         """Whether a further sample of the call that has just been chosen is to share the request."""
         if policy.adaptive:
             return total >= guaranteed and ranking.favours(call, total)
-        return plans[call].drawn < limit // len(plans)
+        share = min(limit / len(plans), costs.room)
+        return share < math.inf and plans[call].drawn + 1 <= share
+
+    def request_size(call: int) -> int | None:
+        """Samples that the request of the job just obtained is to bring; None where each is weighed by itself."""
+        plan, due = plans[call], waiting[call] + 1
+        if plan.drawn == 1:
+            return costs.first_size(due, most=limit / len(plans))
+        return max(ranking.request_size(call, plan.pending - 1), due) if costs.sizes is not None else None
 
     def drop(call: int) -> None:
         """Draw no more samples of a call."""
@@ -156,8 +169,12 @@ def coordinate(
                 break
             chunk = [job]
             most = min(plans[call].max_choices, limit - issued, affordable)
+            size = request_size(call) if measured else None
             while len(chunk) < most and plans[call].may_share(chunk[-1]) and plans[call].room > 0:
-                if not waiting[call] and not (measured and favoured(call, issued + len(chunk))):
+                if size is not None:
+                    if len(chunk) >= size or not plans[call].joins(chunk[-1]):
+                        break
+                elif not waiting[call] and not (measured and favoured(call, issued + len(chunk))):
                     break
                 job = yield from obtain(call)
                 if job is None:
@@ -207,6 +224,10 @@ def _next_first(first: deque[int], plans: Sequence[Plan], waiting: Sequence[int]
     return None
 
 
+_TIGHT = 0.75
+"""A first request may cost a third more than there is for a call, since what it costs is an estimate."""
+
+
 class _Costs:
     """The expected cost of each call's next sample, where tokens or dollars run out first.
 
@@ -216,35 +237,91 @@ class _Costs:
 
     Args:
         weighs: Whether costs count at all.
+        shares: Whether a request may bring several samples, all of one language model.
+        each_has: What there is for a call on average, by unit; empty where more may come.
 
     Attributes:
         unit: What runs out first, as the pool has last said; None for samples or requests.
+        sizes: What requests are worth by their size; None where that is not known, or prompts are short.
+        room: Samples that a call may draw in one request, if all calls are to have as many; infinite if not known.
     """
 
-    def __init__(self, *, weighs: bool) -> None:
+    def __init__(self, *, weighs: bool, shares: bool = False, each_has: Mapping[str, float] | None = None) -> None:
         self.unit: str | None = None
+        self.sizes: RequestSizes | None = None
+        self._each_has = each_has or {}
         self._weighs = weighs
+        self._shares = shares
         self._records: dict[tuple[int, str], CostRecord] = {}
         self._of_model: dict[str, CostRecord] = {}
         self._all = CostRecord()
+        self.room = math.inf
+        self._first, self._price = 1, 0.0
 
     def tell(self, call: int, model: str, cost: Cost) -> None:
         """A sample of a call was handed back."""
-        if self._weighs and cost.samples:
+        if not cost.samples:
+            return
+        if self._weighs:
             self._records.setdefault((call, model), CostRecord()).add(cost)
             self._of_model.setdefault(model, CostRecord()).add(cost)
+        if self._weighs or self._shares:
             self._all.add(cost)
+        if self._shares and self.unit is not None:
+            self._size(self.unit)
+
+    def _size(self, unit: str) -> None:
+        """Learn from the latest samples how large requests are to be."""
+        apart = self._all.apart(unit)
+        if apart is None or not apart[1]:
+            return
+        read, written = apart
+        self.sizes = RequestSizes.of(read / written) if self._weighs else None
+        self.room = (self._each_has.get(unit, math.inf) - read) / written
+        if self.sizes is not None and self.room < math.inf:
+            self._first, self._price = self.sizes.opening(self.room + self.sizes.setup)
 
     @property
-    def level(self) -> tuple[int, ...]:
-        """Changes when much more is known of what one language model costs beside others."""
+    def level(self) -> tuple[object, ...]:
+        """Changes when much more is known of what one language model costs beside others, or a request its samples."""
         records = self._of_model.values()
-        return tuple(record.samples.bit_length() for record in records) if len(records) > 1 else ()
+        known = tuple(record.samples.bit_length() for record in records) if len(records) > 1 else ()
+        return *known, self.sizes
 
     @property
     def further(self) -> float:
         """Cost of one more choice of a request, relative to a separate request."""
-        return self._all.completion_share if self._weighs and self.unit is not None else 1.0
+        apart = self._all.apart(self.unit) if self._weighs and self.unit is not None else None
+        return apart[1] / sum(apart) if apart is not None and apart[1] else 1.0
+
+    def first_size(self, due: int, *, most: float) -> int | None:
+        """Samples that a call's first request is to bring; None where each is weighed by itself.
+
+        Where what is left does not pay for as many as are due, of all calls, it is fewer: else the first calls would
+        have all of theirs, and the last ones none.
+
+        Args:
+            due: Those that the call is guaranteed.
+            most: Those that it may draw for others to have as many.
+        """
+        size = due if self.sizes is None else max(due, int(min(self._first, most)))
+        if size * _TIGHT > self.room:
+            return max(1, math.floor(self.room))
+        return None if self.sizes is None else size
+
+    def request_size(self, lead: float, rival: float) -> int:
+        """Samples that a later request of a call is to bring.
+
+        Args:
+            lead: Votes of the leading answer, in flight included.
+            rival: Votes of the second answer.
+        """
+        assert self.sizes is not None
+        return self.sizes.size(lead, rival, self._price if self.room < math.inf else None)
+
+    def share(self, lead: float, rival: float) -> float:
+        """What a sample of a call is worth, at the best size of its request, beside one without a prompt."""
+        return 1.0 if self.sizes is None else self.sizes.share(lead, rival)
 
     def relative(self, call: int, model: str, *, is_free: bool = False) -> float:
         """Expected cost of the call's next sample, relative to the first model's; its index is divided by this.
@@ -323,6 +400,16 @@ class _Ranking:
         worth, most = -self._entry(call)[0], -self._entry(best)[0]
         return worth > 0 and worth >= most * self._costs.further
 
+    def request_size(self, call: int, before: int) -> int:
+        """Samples that the request for this call is to bring.
+
+        Args:
+            call: The call.
+            before: Samples of it in flight that do not belong to this request.
+        """
+        evidence = self._plans[call].selection.evidence()
+        return self._costs.request_size(evidence.lead + before, evidence.rival)
+
     def _entry(self, call: int) -> tuple[float, int, int, int]:
         plan = self._plans[call]
         model = plan.next_model if self._has_models else ""
@@ -331,5 +418,6 @@ class _Ranking:
         index /= self._costs.relative(call, model, is_free=plan.is_free(model))
         if self._policy.is_gain:
             index *= self._repeats.promise(evidence, pending=plan.pending)
+            index *= self._costs.share(evidence.lead + plan.pending, evidence.rival)
         # Equal worth: the call with fewer samples, then the earlier one.
         return (-index, len(plan.samples) + plan.pending, call, self._version[call])

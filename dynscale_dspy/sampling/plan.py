@@ -255,6 +255,13 @@ class Plan:
         able = sampler.demos == "own" and (sampler.lm is None or sampler.model in self._sharing)
         return able and job.lease is not None and not job.draw.conditioned
 
+    def joins(self, job: Job) -> bool:
+        """Whether the next sample would ask for the same as this job's, so that one request may bring both."""
+        proposed, sampler = self.propose(), job.draw.sampler
+        if not proposed or proposed[0].chain is not None:
+            return False
+        return (proposed[0].model, proposed[0].temperature) == (sampler.model, sampler.temperature)
+
     def sharing(self, jobs: Sequence[Job]) -> list[Job]:
         """The same jobs; those that can share requests, as many of them as may, come first."""
         able = [job for job in jobs if self.may_share(job)]
