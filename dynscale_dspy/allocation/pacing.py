@@ -9,6 +9,7 @@ from typing import Protocol
 from dynscale_dspy.allocation.costs import METERED, Cost
 from dynscale_dspy.allocation.policies import Policy
 from dynscale_dspy.allocation.pricing import Allowance, ShadowPrice
+from dynscale_dspy.allocation.requests import LaterDemand
 
 DEFAULT_PER_CALL = 8
 """Samples a call is allowed on average where nothing says how many calls will come."""
@@ -156,7 +157,9 @@ class Pacing:
             for _, allowance, each in self._priced(needs):
                 allowance.excuse(-math.ceil(paid * each))
 
-    def closed(self, needs: Needs, used: Cost, *, known: bool, paid: int, at_least: int) -> None:
+    def closed(
+        self, needs: Needs, used: Cost, *, known: bool, paid: int, at_least: int, later: LaterDemand | None = None
+    ) -> None:
         """A call has ended.
 
         Args:
@@ -165,6 +168,7 @@ class Pacing:
             known: Whether it was one of a known set, which is not bought at the price and must not move it.
             paid: Samples of it that an earlier run had paid for.
             at_least: The pool's minimum of samples a call.
+            later: What it was to draw after its first request, if the size of that was chosen.
         """
         targets = []
         for unit, allowance, each in self._priced(needs):
@@ -174,10 +178,17 @@ class Pacing:
                 targets.append(allowance.close(getattr(used, unit) + math.ceil(paid * each)) / each)
         if known:
             return
-        first = self.first(needs, at_least=at_least)
+        first: float = self.first(needs, at_least=at_least)
         drawn = used.samples + needs.beyond_usual
+        if later is not None:
+            unit = self.tightest(needs)
+            first, drawn = later.opening, getattr(used, unit) / needs.each(unit)
         self.price_for(needs, at_least=at_least).closed(
-            max(min(targets) - first, 0), per_call=self.per_call_of(needs), used=max(drawn - first, 0)
+            max(min(targets) - first, 0),
+            per_call=self.per_call_of(needs),
+            used=max(drawn - first, 0),
+            curve=later,
+            fair=max(self.per_call_of(needs) - first, 0.0) if later is not None else None,
         )
 
     def has_room_beside(self, needs: Needs) -> bool:

@@ -5,11 +5,24 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Protocol
 
 import numpy as np
 from numpy import random  # here, so that nothing is imported while a pool is locked
 
 from dynscale_dspy.allocation.policies import Policy
+
+
+class Demand(Protocol):
+    """How many samples beyond its first ones a call draws at a price, on average."""
+
+    def demand(self, price: float) -> float:
+        """The samples, by the price."""
+        ...
+
+    def price(self, demand: float) -> float:
+        """The price, by the samples."""
+        ...
 
 
 class DemandCurve:
@@ -135,6 +148,7 @@ class ShadowPrice:
         self._fair = fair
         self._excess = 0.0
         self._drawn = self._foreseen = 0.0
+        self._follows = False
 
     @classmethod
     def opening(cls, policy: Policy, per_call: float, *, first: int) -> ShadowPrice:
@@ -157,26 +171,51 @@ class ShadowPrice:
         self._excess += samples / per_call
         self._settle()
 
-    def closed(self, allowed: float, *, per_call: float, used: float | None = None) -> None:
+    def follow(self, curve: Demand, fair: float) -> None:
+        """A call comes whose demand depends on the price otherwise than of those the price was opened for.
+
+        At the first one the price is what such calls would pay; from then on :meth:`closed` keeps it there.
+
+        Args:
+            curve: How its demand depends on the price.
+            fair: What it is allowed beyond its first samples on average.
+        """
+        if not self._follows and self._curve is not None:
+            self._follows = True
+            self._base = curve.price(fair)
+            self._settle()
+
+    def closed(
+        self,
+        allowed: float,
+        *,
+        per_call: float,
+        used: float | None = None,
+        curve: Demand | None = None,
+        fair: float | None = None,
+    ) -> None:
         """A call has ended.
 
         Args:
             allowed: Samples beyond the first ones that each call to come may draw for the allowance to be met.
             per_call: Average samples a call.
             used: Samples beyond the first ones that this call drew; without it the curve does not learn.
+            curve: How demand of such calls depends on the price, if otherwise than of those it was opened for.
+            fair: What such a call is allowed beyond its first samples on average, if other than that.
         """
         if self._curve is None:
             self._excess -= allowed / per_call
             self._settle()
             return
-        self._excess -= (self._fair + self.DRIFT * (allowed - self._fair)) / per_call
+        curve, fair = curve or self._curve, self._fair if fair is None else fair
+        self._excess -= (fair + self.DRIFT * (allowed - fair)) / per_call
         if used is not None:
             fading = 1 - 1 / self.MEMORY
-            self._foreseen = fading * self._foreseen + self._curve.demand(self.value)
+            self._foreseen = fading * self._foreseen + curve.demand(self.value)
             self._drawn = fading * self._drawn + used
-        prior = self.PRIOR * max(self._fair, 0.25)
+        prior = self.PRIOR * max(fair, 0.25)
         hunger = (self._drawn + prior) / (self._foreseen + prior)
-        self._base = self._curve.price(allowed / hunger)
+        self._base = curve.price(allowed / hunger)
         self._settle()
 
     @property

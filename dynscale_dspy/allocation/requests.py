@@ -19,11 +19,13 @@ sample by sample lost up to 12.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dynscale_dspy.allocation.costs import CostRecord
 from dynscale_dspy.allocation.tables import crossings, leader_confidence
 
 WORTH_WEIGHING = 0.5
@@ -60,6 +62,7 @@ class RequestSizes:
         self._sizes = np.ones((_VOTES + 1, _VOTES + 1, len(_PRICES)), dtype=np.int8)
         self._first = np.ones(len(_PRICES), dtype=np.int8)
         self._spent = np.zeros(len(_PRICES))
+        self._later = np.zeros((_MOST, len(_PRICES)))
         self._solve()
 
     @staticmethod
@@ -103,13 +106,27 @@ class RequestSizes:
             first += 1
         return max(1, min(first, math.floor(budget - self.setup + 1e-9))), float(_PRICES[place])
 
+    def later(self, first: int, price: float) -> float:
+        """What a call spends at a price after a first request of so many samples, on average, in what a sample writes.
+
+        Args:
+            first: Samples of its first request.
+            price: What a sample has to bring.
+        """
+        return float(np.interp(price, _PRICES, self._later[min(first, _MOST) - 1]))
+
+    def price_of(self, first: int, spending: float) -> float:
+        """The price at which a call spends so much after its first request, on average; see :meth:`later`."""
+        # Spending falls with the price.
+        return float(np.interp(-spending, -self._later[min(first, _MOST) - 1], _PRICES))
+
     def _solve(self) -> None:
         counts = np.arange(1, _MOST + 1)
         costs = _PRICES * (self.setup + counts)[:, None]
         # ahead[k] is the expected value k blind votes from now, spent[k] what is spent after them.
         ahead = np.repeat(_right(_HORIZON)[None, :, None], len(_PRICES), axis=2)
         spent = np.zeros_like(ahead)
-        best, used = np.zeros((1, len(_PRICES)), dtype=int), spent[0]
+        best, used, later = np.zeros((1, len(_PRICES)), dtype=int), spent[0], spent[0]
         for votes in range(_HORIZON - 1, -1, -1):
             up = ((np.arange(votes + 1) + 1) / (votes + 2))[None, :, None]
             ahead = up * ahead[:_MOST, 1:] + (1 - up) * ahead[:_MOST, :-1]
@@ -118,7 +135,7 @@ class RequestSizes:
             best = values.argmax(axis=0)
             go_on = np.take_along_axis(values, best[None], axis=0)[0]
             used = np.take_along_axis(spent, best[None], axis=0)[0] + self.setup + best + 1
-            right = _right(votes)
+            later, right = spent[:, 0], _right(votes)
             surplus = go_on - right[:, None]
             goes_on = surplus > 1e-12
             if votes <= _VOTES:
@@ -131,6 +148,87 @@ class RequestSizes:
             ahead = np.concatenate((np.maximum(go_on, right[:, None])[None], ahead))
             spent = np.concatenate((np.where(goes_on, used, 0.0)[None], spent))
         self._first, self._spent = (best[0] + 1).astype(np.int8), used[0]
+        # The best plan is found on a grid of prices: what it spends is made to fall from one to the next.
+        self._later = np.minimum.accumulate(later, axis=1)
+
+
+@dataclass(frozen=True)
+class PricedSizes:
+    """Sizes of requests where a price is paid for each sample of average cost, as online.
+
+    Args:
+        sizes: The sizes.
+        setup: What the prompt costs, in what a sample writes.
+        part: What a sample writes costs, relative to what one has cost on average with its part of the prompt.
+    """
+
+    sizes: RequestSizes
+    setup: float
+    part: float
+
+    @classmethod
+    def of(cls, record: CostRecord, unit: str, average: float) -> PricedSizes | None:
+        """Those of samples that have cost so much; None where nothing is known, or prompts are short.
+
+        Args:
+            record: What samples that may share requests have cost.
+            unit: What runs out first.
+            average: What a sample costs on average, of that unit.
+        """
+        read, written = record.apart(unit) or (0.0, 0.0)
+        sizes = RequestSizes.of(read / written) if written and average else None
+        return cls(sizes, read / written, written / average) if sizes is not None else None
+
+    def first(self, per_call: float) -> int:
+        """Samples of a call's first request.
+
+        Args:
+            per_call: Samples of average cost that a call may draw on average.
+        """
+        return self.sizes.opening(self.room(per_call) + self.sizes.setup)[0]
+
+    def cost(self, samples: int) -> float:
+        """What a request for so many samples costs, in samples of average cost."""
+        return self.part * (self.setup + samples)
+
+    def room(self, credit: float) -> float:
+        """Samples that one request may bring for so many of average cost."""
+        return credit / self.part - self.setup
+
+    def share(self, lead: float, rival: float) -> float:
+        """What to multiply the index of a sample by; see :meth:`RequestSizes.share`."""
+        return self.sizes.share(lead, rival) / self.part
+
+    def size(self, lead: float, rival: float, price: float) -> int:
+        """Samples of a later request; see :meth:`RequestSizes.size`."""
+        return self.sizes.size(lead, rival, price * self.part)
+
+
+@dataclass(frozen=True)
+class LaterDemand:
+    """What calls spend after their first request, by the price of a sample; both in samples of average cost.
+
+    Args:
+        sizes: The sizes of their requests.
+        first: Samples of a call's first request.
+    """
+
+    sizes: PricedSizes
+    first: int
+
+    @property
+    def opening(self) -> float:
+        """What the first request costs."""
+        return self.sizes.cost(self.first)
+
+    def demand(self, price: float) -> float:
+        """What a call spends after it, on average."""
+        return self.sizes.part * self.sizes.sizes.later(self.first, price * self.sizes.part)
+
+    def price(self, demand: float) -> float:
+        """The price at which a call spends so much after it, on average."""
+        part = self.sizes.part
+        return self.sizes.sizes.price_of(self.first, demand / part) / part
 
 
 @lru_cache(maxsize=16)

@@ -325,6 +325,7 @@ class Admission:
         key: bytes | None = None,
         hold: Callable[[Arm], object] | None = None,
         beside: bool = False,
+        together: int = 1,
     ) -> Arm | Future[None] | None:
         """Open a call with its first samples reserved; a future to wait for before trying again; None if it cannot be.
 
@@ -342,6 +343,7 @@ class Admission:
             hold: Told of the arm before anything is reserved: whatever happens in between, it can be closed.
             beside: Whether it helps another call that has its answer: it is none of the calls that were announced or
                 that samples are for, and comes out of what these may draw.
+            together: How many samples at most may come from its first request.
         """
         queue = self.shared.queue
         if self.is_halted:
@@ -352,19 +354,20 @@ class Admission:
         if hold is not None:
             hold(arm)
         try:
-            return self._open(arm, samplers)
+            return self._open(arm, samplers, together)
         except BaseException:
             self._undo_opening(arm)  # of a policy or a store, or an interrupt
             raise
 
-    def _open(self, arm: Arm, samplers: Sequence[str]) -> Arm | Future[None] | None:
+    def _open(self, arm: Arm, samplers: Sequence[str], together: int) -> Arm | Future[None] | None:
         """Reserve the first samples of a call, and count it; inside the lock."""
         queue, outer, pacing = self.shared.queue, arm.outer, self.pacing
         if arm.is_nested and outer is not None:
             outer.pass_on()
         if arm.beside and not arm.is_nested and not pacing.has_room_beside(arm):
             return None
-        first = arm.reserve_first(samplers, pacing.first(arm, at_least=self.min_per_call))
+        guaranteed = pacing.first(arm, at_least=self.min_per_call)
+        first = arm.reserve_first(samplers, arm.first_size(guaranteed, samplers, together))
         if not first:
             waits = self.shared.supply.is_short(first=True) or (outer is None and self._would_fit(arm, samplers[0]))
             queue.without_first += waits
@@ -373,7 +376,8 @@ class Admission:
         self._count_opened(arm)
         if not arm.is_nested and not arm.beside:
             pacing.opened(arm, paid=len(arm.paid))
-        arm.grant(self.policy.tally(), samplers[first:], pending=first)
+        if not arm.is_sized:
+            arm.grant(self.policy.tally(), samplers[first:], pending=first)
         return arm
 
     def open_known(
@@ -720,7 +724,8 @@ class Admission:
         if arm.beside:
             self.pacing.closed_beside(charged)
         else:
-            self.pacing.closed(arm, charged, known=arm.known, paid=len(arm.paid), at_least=self.min_per_call)
+            told = {"known": arm.known, "paid": len(arm.paid), "later": arm.later}
+            self.pacing.closed(arm, charged, at_least=self.min_per_call, **told)
         paced_by = next(place for place, node in enumerate(self.chain) if node._pacing is not None)
         for around in self.chain[paced_by + 1 :]:
             if around._pacing is not None:  # no allowance around is to pay for calls that another one paces

@@ -14,6 +14,7 @@ from dynscale_dspy.allocation.learned import Learned
 from dynscale_dspy.allocation.pacing import Pacing
 from dynscale_dspy.allocation.policies import Policy
 from dynscale_dspy.allocation.repeats import LOOK
+from dynscale_dspy.allocation.requests import LaterDemand, PricedSizes
 from dynscale_dspy.budget.accounts import Accounts, Ledger, Reservation
 from dynscale_dspy.budget.locking import StepLock, step
 from dynscale_dspy.budget.shortages import lacking
@@ -176,6 +177,10 @@ class Arm:
         self._drawn = self._charged = NOTHING
         self._price = 0.0
         self._due = 0
+        self.is_sized = False
+        """Whether the samples last granted are those of one request, of the size that is worth most."""
+        self.later: LaterDemand | None = None
+        """What it is to draw after its first request, where that is of such a size and not samples set the pace."""
         self._looks = False
 
     # ---- what a sample takes
@@ -265,6 +270,19 @@ class Arm:
         accounts = self.payer.accounts
         return relative_cost(expected, accounts.usual.mean(unit) or accounts.record.mean(unit))
 
+    def _request_sizes(self, samplers: Sequence[str], together: int) -> PricedSizes | None:
+        """How large the next request is to be; None where each of its samples is weighed by itself.
+
+        Args:
+            samplers: What would draw its samples.
+            together: How many at most may come from it.
+        """
+        unit = self.payer.accounts.binding_unit
+        if together == 1 or not samplers or unit is None or not self.payer.policy.is_gain or self.has_models:
+            return None
+        record = self.learned.of(samplers[0]).cost
+        return PricedSizes.of(record if record.samples else self.learned.cost, unit, self.each(unit))
+
     def counts_as(self, sampler: str) -> float:
         """How many samples one of this sampler counts as in the pace of calls: by its cost, where that sets it."""
         if self.learned.of(sampler).is_usual:
@@ -311,7 +329,13 @@ class Arm:
 
     @step
     def request(
-        self, evidence: Evidence, samplers: Sequence[str], *, pending: int = 0, at_same_price: bool = False
+        self,
+        evidence: Evidence,
+        samplers: Sequence[str],
+        *,
+        pending: int = 0,
+        at_same_price: bool = False,
+        together: int = 1,
     ) -> int:
         """Online: ask for more samples.
 
@@ -323,11 +347,12 @@ class Arm:
             samplers: What would draw each of them, as many as the call can use now.
             pending: Samples in flight, or reserved and not drawn yet.
             at_same_price: Whether these are bought together with those just granted, which have raised the price.
+            together: How many of these at most, from the first on, may come from one request.
 
         Returns:
             The number granted, the first of those proposed, now waiting as leases; 0 means stop.
         """
-        return self.grant(evidence, samplers, pending=pending, at_same_price=at_same_price)
+        return self.grant(evidence, samplers, pending=pending, at_same_price=at_same_price, together=together)
 
     @step
     def pull(self, sampler: str = "", requests: int | None = None) -> bool:
@@ -413,7 +438,49 @@ class Arm:
         self._due = count - reserved if reserved == len(samplers) else 0
         return reserved
 
-    def grant(self, evidence: Evidence, samplers: Sequence[str], *, pending: int, at_same_price: bool = False) -> int:
+    def first_size(self, guaranteed: int, samplers: Sequence[str], together: int) -> int:
+        """Samples to reserve when the call opens: those guaranteed, or as many as its first request is worth.
+
+        Args:
+            guaranteed: Those that it draws whatever the price.
+            samplers: What would draw them.
+            together: How many at most may come from one request.
+        """
+        sizes, pacing = self._request_sizes(samplers, together), self.payer.pacing
+        self.is_sized = sizes is not None
+        if sizes is None:
+            return guaranteed
+        room, _ = self._in_requests(sizes, pacing.credit(self, opening=1))
+        wanted = max(guaranteed, int(min(sizes.first(pacing.per_call_of(self)), together, room)))
+        if pacing.tightest(self) in METERED:
+            self.later = LaterDemand(sizes, wanted)
+            price = pacing.price_for(self, at_least=self.payer.min_per_call)
+            price.follow(self.later, max(pacing.per_call_of(self) - self.later.opening, 0.0))
+        elif wanted > guaranteed:
+            self._buy(wanted - guaranteed)
+        return wanted
+
+    def _in_requests(self, sizes: PricedSizes, credit: float, samples: int = 0) -> tuple[float, float]:
+        """Samples that a request may bring for a credit, and what one for so many counts as in the pace of calls."""
+        if self.payer.pacing.tightest(self) in METERED:
+            return sizes.room(credit), sizes.cost(samples)
+        return credit, samples
+
+    def _buy(self, samples: float) -> None:
+        """So many samples beyond the guaranteed ones are granted: the price rises."""
+        payer = self.payer
+        price = payer.pacing.price_for(self, at_least=payer.min_per_call)
+        price.granted(samples, per_call=payer.pacing.per_call_of(self))
+
+    def grant(
+        self,
+        evidence: Evidence,
+        samplers: Sequence[str],
+        *,
+        pending: int,
+        at_same_price: bool = False,
+        together: int = 1,
+    ) -> int:
         """Reserve the first of these samples that are worth the price; inside the lock. Returns how many."""
         payer = self.payer
         if payer.is_halted:
@@ -424,6 +491,8 @@ class Arm:
         paid = 0.0
         if at_same_price:
             granted = self.reserve_first(samplers, self._due)
+            if self.is_sized:
+                return granted
         else:
             self._price = price.value
         if self._counts_requests and self._named and not self.is_measured:
@@ -431,13 +500,15 @@ class Arm:
             # needs to finish, and none would.
             return granted
         credit = min(pacing.credit(self), payer.spare)
+        sizes = self._request_sizes(samplers, together)
+        self.is_sized = sizes is not None
+        if sizes is not None:
+            room, _ = self._in_requests(sizes, credit)
+            return self._grant_request(sizes, evidence, samplers, pending, min(room, together))
         for sampler in samplers[granted:]:
             free = self._made in self.paid
             ahead = pending + granted
-            worth = payer.policy.index(evidence, pending=ahead, total=payer.drawn + ahead)
-            if payer.policy.is_gain:
-                promise = self.learned.repeats.promise(evidence, pending=ahead, looking=self._looks)
-                worth *= promise / self.relative_cost(sampler)
+            worth = self._worth(evidence, sampler, ahead)
             if not free and (bought >= credit or worth <= self._price):
                 break
             if not self.reserve([sampler]):
@@ -446,8 +517,29 @@ class Arm:
             bought += not free
             paid += 0 if free else self.counts_as(sampler)
         if bought:
-            price.granted(paid, per_call=pacing.per_call_of(self))
+            self._buy(paid)
         return granted
+
+    def _grant_request(
+        self, sizes: PricedSizes, evidence: Evidence, samplers: Sequence[str], pending: int, most: float
+    ) -> int:
+        """Reserve the samples of one request, as many as are worth the price together with its prompt."""
+        lead, rival = evidence.lead + pending, evidence.rival
+        if self._worth(evidence, samplers[0], pending) * sizes.share(lead, rival) <= self._price:
+            return 0
+        granted = self.reserve_first(samplers, max(int(min(sizes.size(lead, rival, self._price), most)), 0))
+        if granted:
+            self._buy(self._in_requests(sizes, 0, granted + self._due)[1])
+        return granted
+
+    def _worth(self, evidence: Evidence, sampler: str, ahead: int) -> float:
+        """The index of a sample that has so many before it, at what it costs."""
+        policy = self.payer.policy
+        worth = policy.index(evidence, pending=ahead, total=self.payer.drawn + ahead)
+        if policy.is_gain:
+            promise = self.learned.repeats.promise(evidence, pending=ahead, looking=self._looks)
+            worth *= promise / self.relative_cost(sampler)
+        return worth
 
     def reserve(self, samplers: Sequence[str], *, requests: int | None = None, metered: bool = True) -> int:
         """Reserve the first of these samples that fit; inside the lock. Returns how many.

@@ -109,12 +109,14 @@ class CallDesk:
             if self._closed:
                 return None  # the call was given up while this step was on its way to its thread
             match step:
-                case Open(samplers):
-                    return self._open(samplers)
-                case Reserve(evidence, samplers, pending, at_same_price):
+                case Open(samplers, together):
+                    return self._open(samplers, together)
+                case Reserve(evidence, samplers, pending, at_same_price, together):
                     arm = self._arm
                     assert arm is not None
-                    count = arm.request(evidence, samplers, pending=pending, at_same_price=at_same_price)
+                    count = arm.request(
+                        evidence, samplers, pending=pending, at_same_price=at_same_price, together=together
+                    )
                     return self._granted(count)
                 case Insist(sampler):
                     return self._insist(sampler)
@@ -141,7 +143,7 @@ class CallDesk:
             self._closed = True
             self._close_arm()
 
-    def _open(self, samplers: Sequence[str]) -> Granted | Future[None] | None:
+    def _open(self, samplers: Sequence[str], together: int) -> Granted | Future[None] | None:
         opened = self._admission.open(
             samplers,
             outer=self._outer,
@@ -150,6 +152,7 @@ class CallDesk:
             key=self._key,
             hold=self._hold,
             beside=self._beside,
+            together=together,
         )
         if not isinstance(opened, Arm):
             return opened

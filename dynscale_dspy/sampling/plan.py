@@ -11,6 +11,7 @@ import math
 from collections import defaultdict
 from collections.abc import Collection, Hashable, Sequence
 from dataclasses import replace
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -251,9 +252,18 @@ class Plan:
 
     def may_share(self, job: Job) -> bool:
         """Whether a request may bring this job's sample together with others: they have to ask for the same."""
-        sampler = job.draw.sampler
-        able = sampler.demos == "own" and (sampler.lm is None or sampler.model in self._sharing)
-        return able and job.lease is not None and not job.draw.conditioned
+        return self._may_share(job.draw.sampler) and job.lease is not None and not job.draw.conditioned
+
+    def _may_share(self, sampler: Sampler) -> bool:
+        return sampler.demos == "own" and (sampler.lm is None or sampler.model in self._sharing)
+
+    def together(self, samplers: Sequence[Sampler]) -> int:
+        """How many samples at most, with the first of these samplers, may come from one request."""
+        first = samplers[0]
+        if first.chain is not None or not self._may_share(first):
+            return 1
+        alike = sum(1 for _ in takewhile(lambda sampler: sampler == first, samplers))
+        return self.max_choices if alike == len(samplers) else min(alike, self.max_choices)
 
     def joins(self, job: Job) -> bool:
         """Whether the next sample would ask for the same as this job's, so that one request may bring both."""

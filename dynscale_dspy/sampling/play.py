@@ -80,7 +80,7 @@ def _open(plan: Plan) -> Generator[Step, Any, tuple[list[Job], bool]]:
                 f"{plan.strategy!r} wants no first sample, and a call needs one: propose() must return a sampler for "
                 "it, and room(0) at least 1"
             )
-        granted = yield from _opened(_names(samplers))
+        granted = yield from _opened(Open(_names(samplers), plan.together(samplers)))
         if granted is not None:
             jobs = yield from _more(plan, samplers, granted)
             return jobs, granted.may_insist
@@ -88,9 +88,8 @@ def _open(plan: Plan) -> Generator[Step, Any, tuple[list[Job], bool]]:
             return [], False
 
 
-def _opened(samplers: tuple[str, ...]) -> Generator[Step, Any, Granted | None]:
+def _opened(step: Open) -> Generator[Step, Any, Granted | None]:
     """What is granted for the first samples, once there is something to wait for no more; None for nothing."""
-    step = Open(samplers)
     granted = yield step
     while isinstance(granted, Future):
         again = yield Wait(granted)
@@ -105,7 +104,8 @@ def _reserve(plan: Plan) -> Generator[Step, Any, list[Job]]:
     samplers = plan.propose(FURTHER)
     if not samplers:
         return []
-    granted = yield Reserve(plan.selection.evidence(), _names(samplers), plan.pending)
+    together = plan.together(samplers)
+    granted = yield Reserve(plan.selection.evidence(), _names(samplers), plan.pending, together=together)
     return (yield from _more(plan, samplers, granted))
 
 

@@ -145,9 +145,11 @@ class Open:
 
     Args:
         samplers: The names of the samplers that would draw its samples, as many as it can use now.
+        together: How many of these at most, from the first on, may come from one request.
     """
 
     samplers: tuple[str, ...]
+    together: int = 1
 
 
 @dataclass(frozen=True)
@@ -159,12 +161,14 @@ class Reserve:
         samplers: The names of the samplers that would draw them.
         pending: Samples in flight, or reserved and not drawn yet.
         at_same_price: Whether these are bought together with those just granted, which have raised the price.
+        together: How many of these at most, from the first on, may come from one request.
     """
 
     evidence: Evidence
     samplers: tuple[str, ...]
     pending: int = 0
     at_same_price: bool = False
+    together: int = 1
 
 
 @dataclass(frozen=True)
