@@ -152,6 +152,8 @@ needs_lm_errors = pytest.mark.skipif(
     not hasattr(dspy, "is_retryable_lm_error"),
     reason="before DSPy 3.3 LiteLLM retries unseen, and errors are its own: failed requests are counted otherwise",
 )
+ASKS_ONCE = dspy.ChatAdapter(use_json_adapter_fallback=hasattr(dspy, "is_retryable_lm_error"))
+"""Makes one request where the first fails: before DSPy 3.3 the adapter asks again as JSON, whatever the failure is."""
 
 Reply = str | Mapping[str, Any] | Exception
 

@@ -25,7 +25,7 @@ from dynscale_dspy.execution.paying_lm import PayingLM
 from dynscale_dspy.execution.prefill import StartedMessage
 from dynscale_dspy.execution.sample_lm import original
 from dynscale_dspy.execution.shared_request import ReadApart, SharingLM, Slot
-from dynscale_dspy.execution.token_probabilities import Probing, ProbingLM
+from dynscale_dspy.execution.token_probabilities import Probing, ProbingLM, lenient
 from dynscale_dspy.sampling import chain
 from dynscale_dspy.sampling.sample import Draw
 
@@ -203,6 +203,8 @@ class SampleAdapter:
         labels = self._settings.labels if self._settings is not None else None
         probing = Probing(labels, lm, {**getattr(lm, "kwargs", {}), **lm_kwargs}, payer)
         asking = _Asking(self.inner, lm, text, probing, prefill=self._draw.prefill)
+        if probing.listens:
+            asking.lm = lenient(asking.lm)
         if self._meter is not None and self._meter.may_block:
             asking.lm = PayingLM(asking.lm, self._meter)
         if self._slot is not None and not self._is_plain(lm, lm_kwargs):

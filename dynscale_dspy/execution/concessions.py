@@ -7,6 +7,7 @@ that no further request tries. A request that was turned away counts as a reques
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -69,7 +70,8 @@ class Concessions:
         left_out = {name for name in REFUSALS.of(self._lm, wanted) | self._given_up.keys() if name in wanted}
         left_out |= {name for other in left_out for name in _WITH.get(other, ()) if name in wanted}
         asked = {name: value for name, value in kwargs.items() if name not in left_out}
-        asked |= {name: None for name in left_out if own.get(name) is not None}
+        # The language model's own are overridden, unless it has no such argument and does not hand them on.
+        asked |= {name: None for name in left_out if own.get(name) is not None and _has_argument(self._lm, name)}
         self.sent = {name: value for name, value in {**own, **asked}.items() if value is not None}
         self._ours = frozenset(ours)
         return asked
@@ -123,3 +125,12 @@ class Concessions:
             # Who has asked for a setting should know that it has no effect.
             level = logging.DEBUG if name in self._ours or name == AT_ZERO else logging.WARNING
             logger.log(level, "%s does not take %s: it is asked without from now on", model, name)
+
+
+def _has_argument(lm: Any, name: str) -> bool:
+    """Whether a setting can be handed to a language model; one of the user's own class need not know of all."""
+    try:
+        arguments = [inspect.signature(ask).parameters.values() for ask in (lm.forward, lm.aforward)]
+    except (AttributeError, TypeError, ValueError):  # it cannot be told
+        return True
+    return all(any(each.name == name or each.kind is each.VAR_KEYWORD for each in taken) for taken in arguments)

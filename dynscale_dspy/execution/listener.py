@@ -73,6 +73,15 @@ class Listener(BaseCallback):
             if stack is not None:
                 stack.__exit__(type(exception) if exception else None, exception, None)
 
+    def on_module_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        """Charge a request that DSPy before 3.2 tells of as of a module: one to a language model of a user's own."""
+        if isinstance(instance, dspy.BaseLM):
+            self.on_lm_start(call_id, instance, inputs)
+
+    def on_module_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
+        """Settle it."""
+        self.on_lm_end(call_id, outputs, exception)
+
     # Language models are copied, saved and sent to other processes with their callbacks.
     def __copy__(self) -> Listener:
         return self

@@ -17,7 +17,7 @@ from dynscale_dspy.execution.capabilities import CONTINUED_MESSAGE
 from dynscale_dspy.execution.choices_route import can_borrow, is_borrowed, makes_one_request, through_litellm
 from dynscale_dspy.execution.lm_errors import is_unreadable, status_of
 from dynscale_dspy.execution.prefill import StartedMessage
-from dynscale_dspy.execution.token_probabilities import tokens_of
+from dynscale_dspy.execution.token_probabilities import lenient, tokens_of
 
 NATIVE, LITELLM, OWN = "DSPy's own engine", "LiteLLM", "the user's engine"
 """Who makes the requests."""
@@ -150,7 +150,7 @@ class _Probing:
         return Finding(True, "" if alike else "but the same seed gave another reply")
 
     def _logprobs(self) -> Finding:
-        asked = self._ask(logprobs=True, top_logprobs=5)
+        asked = self._ask(lenient(self._lm), logprobs=True, top_logprobs=5)
         if asked.error is not None:
             return Finding(False, told(asked.error))
         found = [tokens_of(output.get("logprobs")) for output in asked.outputs if isinstance(output, dict)]

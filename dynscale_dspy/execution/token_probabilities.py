@@ -25,6 +25,7 @@ from dynscale_dspy.execution.capabilities import (
     REFUSALS,
     TOKEN_PROBABILITIES,
 )
+from dynscale_dspy.execution.choices_route import alike
 from dynscale_dspy.execution.concessions import NEGOTIABLE
 from dynscale_dspy.execution.introspection import is_predictor
 from dynscale_dspy.execution.lm_errors import (
@@ -136,6 +137,30 @@ def _reader(field: str, annotation: Any, selector: Selector, at_once: bool) -> L
 def may_tell(lm: Any) -> bool:
     """Whether a language model may tell the probabilities of the tokens it writes: it has not been found unable."""
     return type(lm) is dspy.LM and lm.model_type == "chat" and TOKEN_PROBABILITIES.is_expected(lm)
+
+
+def lenient(lm: Any) -> Any:
+    """The same language model, for which a reply without the probabilities that were asked for is no error.
+
+    LiteLLM leaves out what a server did not send, and DSPy before 3.4 fails on that though the reply is paid for.
+    """
+    if type(lm) is not dspy.LM or hasattr(lm, "_engine_spec"):
+        return lm
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        return _completed(lm.forward(*args, **kwargs))
+
+    async def aforward(*args: Any, **kwargs: Any) -> Any:
+        return _completed(await lm.aforward(*args, **kwargs))
+
+    return alike(lm, forward=forward, aforward=aforward)
+
+
+def _completed(response: Any) -> Any:
+    for choice in getattr(response, "choices", ()):
+        if not hasattr(choice, "logprobs"):
+            choice.logprobs = None
+    return response
 
 
 class Probing:

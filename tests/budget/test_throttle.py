@@ -18,7 +18,7 @@ from dynscale_dspy import BudgetPool, Cost, DynScaling, Parallel, Uniform, expla
 from dynscale_dspy.budget import throttle as module
 from dynscale_dspy.budget.throttle import ENOUGH, Limit, NoTurn, Throttle
 from dynscale_dspy.testing import FakeQuestion, questions
-from tests.support import vote
+from tests.support import needs_lm_errors, vote
 
 ONE = [FakeQuestion("heads or tails?", {"heads": 0.5, "tails": 0.5}, "heads")]
 
@@ -282,6 +282,7 @@ def test_a_pool_keeps_to_its_concurrency(server, tasks):
     assert pool.statistics().concurrency == 3
 
 
+@needs_lm_errors
 def test_a_pool_gives_way_to_a_server_that_is_full(server):
     bank = questions(20)
     fake = server(bank, median_latency=0.02, sigma=0.0, capacity=4, retry_after=0.03)

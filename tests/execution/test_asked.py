@@ -49,7 +49,7 @@ def test_a_call_is_as_careful_as_the_model_that_needs_most_care() -> None:
     assert asked(quick, own=lm(rollout_id=3)).wants_a_draw
 
 
-def test_which_samples_share_requests_goes_by_the_model() -> None:
+def test_which_samples_share_requests_goes_by_the_model_litellm() -> None:
     one, seeded = lm(), lm(seed=3)
     assert asked(one, seeded).sharing(8) == {"0": 8}
     assert asked(one).sharing(8) == asked(own=one).sharing(8) == {"": 8}

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 from unittest import mock
 
 import dspy
+import litellm
 import pytest
 
 from dynscale_dspy import BudgetPool, DynScaling, Parallel, explain, wrap
@@ -85,8 +86,8 @@ def test_a_reply_without_finish_reasons_votes_all_the_same(choices):
 class Narrow(dspy.BaseLM):
     """One of the user's own whose arguments are its own, and which counts its requests in itself."""
 
-    def __init__(self):
-        super().__init__("narrow")
+    def __init__(self, temperature):
+        super().__init__("narrow", temperature=temperature)
         self.asked = 0
 
     def forward(self, prompt=None, messages=None):
@@ -97,8 +98,9 @@ class Narrow(dspy.BaseLM):
         )
 
 
-def test_a_language_model_of_ones_own_need_not_know_of_temperatures_and_rollouts():
-    lm, pool = Narrow(), BudgetPool(samples=3, min_per_call=3)
+@pytest.mark.parametrize("temperature", [None, 0.0])  # what DSPy gives it: before 3.3, 0
+def test_a_language_model_of_ones_own_need_not_know_of_temperatures_and_rollouts(temperature):
+    lm, pool = Narrow(temperature), BudgetPool(samples=3, min_per_call=3)
     program = DynScaling(dspy.Predict("question -> answer"), pool, sampling=Parallel())
     with dspy.context(lm=lm):
         assert explain(program(question="?")).votes[0].total == 3
@@ -107,8 +109,11 @@ def test_a_language_model_of_ones_own_need_not_know_of_temperatures_and_rollouts
 
 def test_a_sample_says_whether_another_would_fail_alike():
     program = dspy.Predict("question -> answer")
-    errors = dspy.utils.exceptions
-    for error, permanent in ((errors.LMAuthError("wrong key"), True), (errors.LMServerError("busy"), False)):
+    errors, of = dspy.utils.exceptions, {"llm_provider": "openai", "model": "m"}
+    cases = [(litellm.AuthenticationError("wrong key", **of), True), (litellm.Timeout("busy", **of), False)]
+    if hasattr(errors, "LMAuthError"):  # since DSPy 3.3
+        cases += [(errors.LMAuthError("wrong key"), True), (errors.LMServerError("busy"), False)]
+    for error, permanent in cases:
         with sample_run(Draw(0), started(BudgetPool(5)), sample_settings(program)) as run:
             raise error
         assert run.sample.error is error and run.sample.permanent is permanent

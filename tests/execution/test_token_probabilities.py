@@ -21,7 +21,7 @@ from dynscale_dspy.selection.base import Vote
 from dynscale_dspy.selection.labels import Labels
 from dynscale_dspy.selection.plurality import Plurality
 from tests.execution.label_server import LabelServer
-from tests.support import ENGINES, ScriptedModel
+from tests.support import ASKS_ONCE, ENGINES, ScriptedModel
 
 Topic = Literal["World", "Sports", "Business", "Sci/Tech"]
 SHARES = {"World": 0.55, "Sports": 0.25, "Business": 0.15, "Sci/Tech": 0.05}
@@ -98,7 +98,7 @@ def test_samples_that_reason_vote_for_every_label_given_their_reasoning(labels, 
     assert sum(request.get("n") or 1 for request in server.requests) == 4
 
 
-def test_the_replies_of_a_shared_request_are_told_apart(labels) -> None:
+def test_the_replies_of_a_shared_request_are_told_apart_litellm(labels) -> None:
     server = labels(frame="reasoned")
     program = dspy.ChainOfThought(Classify)
     with dspy.context(lm=server.lm("litellm", temperature=1.0)):
@@ -226,7 +226,7 @@ def test_a_cap_on_requests_is_no_obstacle_where_it_is_known_that_nothing_is_refu
 
 def test_under_a_cap_on_requests_one_finds_out(labels) -> None:
     server = labels(refuse=refusing(400, "logprobs is not supported"))
-    with dspy.context(lm=server.lm()):
+    with dspy.context(lm=server.lm(), adapter=ASKS_ONCE):
         pool = BudgetPool(requests=40, per_call=4)
         outs = scaled(budget=pool).batch([{"title": f"{i}"} for i in range(8)], num_threads=8)
     assert all(out.topic in SHARES for out in outs)
@@ -254,7 +254,7 @@ def refusing(status: int, message: str, *, when: Callable[[Any], Any] = lambda r
 )
 def test_a_route_that_refuses_is_asked_as_before(labels, engine, status, message) -> None:
     server = labels(refuse=refusing(status, message))
-    with dspy.context(lm=server.lm(engine, temperature=1.0)):
+    with dspy.context(lm=server.lm(engine, temperature=1.0), adapter=ASKS_ONCE):
         qa = scaled(sampling=Parallel(first="own"))
         out = qa(title="t")
         asked = sum("logprobs" in request for request in server.requests)
@@ -269,14 +269,14 @@ def test_a_route_that_refuses_is_asked_as_before(labels, engine, status, message
 def test_an_error_of_the_server_may_be_chance_once(labels, engine) -> None:
     failing = [True]
     server = labels(refuse=refusing(500, "internal server error", when=lambda r: r.get("logprobs") and failing))
-    with dspy.context(lm=server.lm(engine, temperature=1.0)):
+    with dspy.context(lm=server.lm(engine, temperature=1.0), adapter=ASKS_ONCE):
         qa = scaled()
         assert explain(qa(title="t")).samples[0].answer == "World"
         failing.clear()
         assert explain(qa(title="u")).is_told
 
     always = labels(refuse=refusing(500, "internal server error"))
-    with dspy.context(lm=always.lm(engine, temperature=1.0)):
+    with dspy.context(lm=always.lm(engine, temperature=1.0), adapter=ASKS_ONCE):
         qa = scaled(sampling=Parallel(first="own"))
         for title in "tuvw":
             assert all(not sample.problem for sample in explain(qa(title=title)).samples)
@@ -289,7 +289,7 @@ def test_what_is_refused_for_another_reason_is_no_reason_to_give_it_up(labels, e
         400, "temperature is not supported with this model", when=lambda request: "temperature" in request
     )
     server = labels(refuse=refuse)
-    with dspy.context(lm=server.lm(engine)):
+    with dspy.context(lm=server.lm(engine), adapter=ASKS_ONCE):
         assert explain(scaled()(title="t")).is_told
     assert "temperature" not in server.requests[-1] and "logprobs" in server.requests[-1]
 
@@ -300,7 +300,7 @@ def test_a_server_that_caps_alternatives_is_asked_for_fewer(labels, engine) -> N
         400, "top_logprobs must be less than or equal to 5", when=lambda request: (request.get("top_logprobs") or 0) > 5
     )
     server = labels(refuse=refuse)
-    with dspy.context(lm=server.lm(engine)):
+    with dspy.context(lm=server.lm(engine), adapter=ASKS_ONCE):
         qa = scaled()
         for title in "tu":
             assert explain(qa(title=title)).is_told
