@@ -773,22 +773,22 @@ class Lease:
             cut_off: Whether it was cancelled or interrupted. It is no sample then if none of its requests was made.
             one_of_several: Whether only those of the same sampler would, which has a language model of its own.
         """
-        arm, payer = self.arm, self.payer
-        with self._own:
-            if self._state == "settled":
-                return NOTHING
-            used = self._owed
-            idle = cut_off and self._state == "started" and used == NOTHING and self._makes_requests
-            whole = self._state == "started" and not idle
-            cost = used + (ONE_SAMPLE if whole else NOTHING)
-            self.is_free = self.redo and used == NOTHING
-            charged = NOTHING if self.is_free else cost
-            sample = (arm.key, self.index) if whole and arm.key is not None else None
-            beyond = self._beyond or arm.ledger.exceeds(self._reservation, charged)
-            if permanent:
-                arm.lose_hope(self.sampler if one_of_several else "")
-            before, self._state = self._state, "settled"
+        arm, payer, before = self.arm, self.payer, self._state
         try:
+            with self._own:
+                if before == "settled":
+                    return NOTHING
+                used = self._owed
+                idle = cut_off and before == "started" and used == NOTHING and self._makes_requests
+                whole = before == "started" and not idle
+                cost = used + (ONE_SAMPLE if whole else NOTHING)
+                self.is_free = self.redo and used == NOTHING
+                charged = NOTHING if self.is_free else cost
+                sample = (arm.key, self.index) if whole and arm.key is not None else None
+                beyond = self._beyond or arm.ledger.exceeds(self._reservation, charged)
+                if permanent:
+                    arm.lose_hope(self.sampler if one_of_several else "")
+                self._state = "settled"
             if self._reservation.open:
                 arm.ledger.settle(self._reservation, charged, sample=sample)
         except BaseException:  # an interrupt: it can be settled again

@@ -15,7 +15,7 @@ from dspy.streaming import StatusMessage, StatusMessageProvider, StreamListener,
 from dynscale_dspy import BudgetPool, DynScaling, Parallel, Uniform, wrap
 from dynscale_dspy.execution.user_stream import UserStream, winning_chunks
 from dynscale_dspy.testing import FakeQuestion, FakeServer
-from tests.support import ScriptedModel, cycle
+from tests.support import HAS_ENGINES, ScriptedModel, cycle
 
 QUESTION = FakeQuestion("2 + 2?", {"the answer is 4": 1.0}, "the answer is 4")
 WAYS = {
@@ -53,6 +53,12 @@ def words(items: list[Any]) -> dict[str, list[str]]:
         if isinstance(item, StreamResponse):
             told.setdefault(item.signature_field_name, []).append(item.chunk)
     return told
+
+
+def whole(chunks: list[str]) -> str:
+    """A field from the chunks that DSPy streams; before 3.4 they hold the empty lines after it too."""
+    text = "".join(chunks)
+    return text if HAS_ENGINES else text.strip()
 
 
 def predictions(items: list[Any]) -> list[str]:
@@ -103,7 +109,8 @@ def test_one_sample_streams_as_the_plain_program_does(
             **way,
         )
     told = words(items)
-    assert "".join(told["answer"]) == "".join(words(plain)["answer"]) == "the answer is 4"
+    assert "".join(told["answer"]) == "".join(words(plain)["answer"])
+    assert whole(told["answer"]) == "the answer is 4"
     assert len(told["answer"]) > 1 and len(told["reasoning"]) > 1 and not predictions(items)
     now = server.statistics()
     assert (now.streamed, now.requests) == (2, 2)
@@ -158,7 +165,7 @@ def test_each_predictor_is_heard_by_its_listeners(server: FakeServer) -> None:
     listeners = StreamListener("answer", predict=program.answer, predict_name="answer"), "query"
     with dspy.context(lm=server.lm()):
         told = words(heard(program, *listeners))
-    assert "".join(told["query"]) == "the answer is 4" and len(told["query"]) > 1  # of a predictor that is plain
+    assert whole(told["query"]) == "the answer is 4" and len(told["query"]) > 1  # of a predictor that is plain
     assert told["answer"] == ["unknown"]  # no question of the server's is left in its prompt
     with dspy.context(lm=server.lm()):
         assert words(heard(DynScaling(Steps(), budget=3), "query")) == {"query": ["the answer is 4"]}
@@ -319,5 +326,5 @@ def test_listeners_hear_a_bare_predictor_by_each_of_its_names(
     with dspy.context(lm=server.lm(engine)):
         items = heard(program, StreamListener("answer", predict=who, predict_name="any"))
     chunks = [item.chunk for item in items if isinstance(item, StreamResponse)]
-    assert "".join(chunks) == "the answer is 4"
+    assert whole(chunks) == "the answer is 4"
     assert (len(chunks) > 1) == (samples == 1)
