@@ -161,12 +161,22 @@ async def stream(question: str, request: Request) -> StreamingResponse:
 async def tell(question: str, events: asyncio.Queue[dict[str, Any]]) -> None:
     listener = StreamListener(signature_field_name="answer")
     streamed = dspy.streamify(qa, SamplingStatus(), stream_listeners=[listener], is_async_program=True)
-    with dspy.context(lm=app.state.lm), pool.scope(samples=12, deadline=30):
-        async for item in streamed(question=question):  # type: ignore[union-attr]
-            if isinstance(item, StatusMessage):
-                events.put_nowait({"status": item.message})
-            elif isinstance(item, StreamResponse):
-                events.put_nowait({"answer": item.chunk})
+    try:
+        with dspy.context(lm=app.state.lm), pool.scope(samples=12, deadline=30):
+            async for item in streamed(question=question):  # type: ignore[union-attr]
+                if isinstance(item, StatusMessage):
+                    events.put_nowait({"status": item.message})
+                elif isinstance(item, StreamResponse):
+                    events.put_nowait({"answer": item.chunk})
+    except Exception as error:
+        raise alone(error) from None
+
+
+def alone(error: Exception) -> Exception:
+    """The error itself: before 3.4 DSPy wraps what goes wrong in a stream in groups of one."""
+    while len(inner := getattr(error, "exceptions", ())) == 1:
+        error = inner[0]
+    return error
 
 
 @app.get("/budget")

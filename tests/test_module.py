@@ -28,7 +28,7 @@ from dynscale_dspy import (
     explain,
     wrap,
 )
-from tests.support import ScriptedModel, cycle
+from tests.support import HAS_ENGINES, ScriptedModel, cycle
 
 
 def uniform(samples):
@@ -180,6 +180,8 @@ def test_pydantic_answers():
 def test_none_wins_where_most_samples_find_nothing(kind, made_up, adapter):
     signature = dspy.Signature({"text": (str, dspy.InputField()), "found": (kind, dspy.OutputField())})
     none = None if isinstance(adapter, dspy.JSONAdapter) else "null"
+    if none and not HAS_ENGINES and kind == Literal["a", None]:
+        pytest.skip("before DSPy 3.4 a null in text is none of the values of a Literal")
     lm = DummyLM([{"found": made_up}] + [{"found": none}] * 3, adapter=adapter)
     program = DynScaling(dspy.Predict(signature), budget=uniform(4), temperature=1.0)
     with dspy.context(lm=lm, adapter=adapter):
@@ -200,12 +202,13 @@ def test_none_wins_where_most_samples_find_nothing(kind, made_up, adapter):
     ids=["chat", "json", "xml"],
 )
 def test_a_field_that_a_model_leaves_out_is_no_vote_for_none(adapter, found, nothing):
-    model = ScriptedModel(cycle(found, nothing, nothing, nothing))
+    model = ScriptedModel(lambda prompt, n: nothing if n else found)
     program = DynScaling(dspy.Predict("text -> found: int | None"), budget=uniform(4))
     with dspy.context(lm=model.lm(), adapter=adapter):
         prediction = program(text="?")
     assert prediction.found == 17 and explain(prediction).agreement == 1 / 4
-    assert [sample.problem for sample in explain(prediction).samples].count("no answer") == 3
+    problem = "no answer" if HAS_ENGINES else "failed"  # before DSPy 3.4 such a reply cannot be read
+    assert [sample.problem for sample in explain(prediction).samples].count(problem) == 3
 
 
 def test_the_label_wins_whatever_confidence_and_explanation_are_beside_it():

@@ -352,12 +352,12 @@ def mixes() -> str:
     columns = list(dict.fromkeys((row["model"], row["task"]) for row in kept["rows"]))
     found = {(row["model"], row["task"], row["frequent"]): row for row in kept["rows"]}
     lines = [_line(["calls", *(f"{model}, {task}" for model, task in columns)]), "|---|" + "---:|" * len(columns)]
-    equal = [found[*column, None] for column in columns]
+    equal = [found[(*column, None)] for column in columns]
     lines.append(_line(["as many of each label: temperature 0", *(f"{100 * row['greedy']:.1f}" for row in equal)]))
     lines.append(_line(["gain", *(_in_points(row, "gain") for row in equal)]))
     lines.append(_line(["gain one by one, 200 calls", *(f"{100 * row['gain one by one']:+.1f}" for row in equal)]))
     for frequent in dict.fromkeys(row["frequent"] for row in kept["rows"] if row["frequent"]):
-        rows = [found[*column, frequent] for column in columns]
+        rows = [found[(*column, frequent)] for column in columns]
         for told, name in (("mean over labels", "gain"), ("the worst label", "worst")):
             lines.append(_line([f"{frequent:.0%} one label: {told}", *(_in_points(row, name) for row in rows)]))
     return _table(lines, kept)

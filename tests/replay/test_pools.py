@@ -6,7 +6,7 @@ import pytest
 
 from dynscale_dspy import BudgetPool, DynScaling, Parallel, Sequential, Uniform
 from dynscale_dspy.replay import Pool, PoolError, Question, load_pool, replay
-from tests.support import ScriptedModel, cycle
+from tests.support import ASKS_ONCE, ScriptedModel, cycle
 
 
 def write(path, *rows):
@@ -143,7 +143,8 @@ def test_an_answer_without_text_is_named_by_its_type_and_number(tmp_path):
 
 
 def test_failed_samples_cast_no_vote():
-    predictions = record_run(ScriptedModel(cycle("A", ValueError("down"))), ["one"])
+    with dspy.context(adapter=ASKS_ONCE):
+        predictions = record_run(ScriptedModel(cycle("A", ValueError("down"))), ["one"])
     pool = Pool.from_predictions(predictions, [dspy.Example(answer="A")], is_right)
     assert sorted(pool.questions[0].answers, key=str) == ["A"] * 4 + [None] * 4
 

@@ -179,7 +179,9 @@ def test_every_predictor_asks_the_model_that_the_sample_was_drawn_from(servers: 
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_samples_of_one_model_share_a_request_and_no_other_does(servers: Any, mode: str, litellm_is_warm: Any) -> None:
+def test_samples_of_one_model_share_a_request_and_no_other_does_litellm(
+    servers: Any, mode: str, litellm_is_warm: Any
+) -> None:
     pool = uniform(dollars=1)
     qa = DynScaling(dspy.ChainOfThought("question -> answer"), pool, lms=lms(servers, "litellm"), sampling=LADDER)
     predictions = MODES[mode](qa)
