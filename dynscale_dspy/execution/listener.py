@@ -104,6 +104,8 @@ def listen_to(lm: Any) -> None:
     lm = original(lm)
     open_anew(lm)
     callbacks = getattr(lm, "callbacks", None)
+    if callbacks is None and isinstance(lm, dspy.BaseLM):  # before DSPy 3.3, one of a user's own class
+        callbacks = lm.callbacks = []
     if isinstance(callbacks, list) and LISTENER not in callbacks:
         callbacks.append(LISTENER)
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from unittest import mock
 
@@ -104,6 +105,23 @@ def test_a_language_model_of_ones_own_need_not_know_of_temperatures_and_rollouts
     program = DynScaling(dspy.Predict("question -> answer"), pool, sampling=Parallel())
     with dspy.context(lm=lm):
         assert explain(program(question="?")).votes[0].total == 3
+    assert lm.asked == pool.statistics().spent.requests == 3
+
+
+def test_a_language_model_of_ones_own_is_heard_in_threads_that_the_program_starts():
+    lm, pool = Narrow(temperature=None), BudgetPool(samples=3, min_per_call=3)
+
+    class Threaded(dspy.Module):
+        def __init__(self):
+            super().__init__()
+            self.answer = dspy.Predict("question -> answer")
+            self.answer.lm = lm
+
+        def forward(self, question):
+            with ThreadPoolExecutor(1) as executor:  # where DSPy's settings do not reach
+                return executor.submit(lambda: self.answer(question=question)).result()
+
+    assert DynScaling(Threaded(), pool, sampling=Parallel())(question="?").answer == "4"
     assert lm.asked == pool.statistics().spent.requests == 3
 
 
