@@ -4,9 +4,9 @@
 
 A scripted model of known answer distributions, behind HTTP: a prompt of about 170 tokens, replies of about 23. Uniform
 voting draws all samples of a question from one request. The default policy then has as many tokens, or as many dollars
-where one token read costs a quarter of one written: for a known set, and for announced calls one by one, four at a time.
-Samples see no earlier ones, and none is greedy: the scripted model at temperature 0 gives its most frequent answer, as no
-real one does.
+where one token read costs a quarter of one written: for a known set, and for announced calls one by one, four at a
+time. Samples see no earlier ones, and none is greedy: the scripted model at temperature 0 gives its most frequent
+answer, as no real one does.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def main() -> None:
         for samples in (4, 8):
             for same, how, run in runs(samples, seed, count):
                 found.setdefault((samples, same, how), []).append(run)
-    rows = []
+    rows, voted = [], []
     for (samples, same, how), each in found.items():
         hits = [hit for run in each for hit in run.pop("hits")]
         rows.append({"samples": samples, "at the same": same, "how": how, "right": statistics.mean(hits)})
