@@ -97,14 +97,15 @@ class RequestSizes:
         """Samples of a call's first request, and the price at which calls come to the budget on average.
 
         Args:
-            budget: What there is for a call, in what a sample writes; the prompt of its first request included.
+            budget: What there is for a call, in what a sample writes; the prompt of its first request included. It is
+                an estimate: the samples that it pays for are rounded.
         """
         fits = np.nonzero(self._spent <= budget + 1e-9)[0]
         place = int(fits[0]) if len(fits) else len(_PRICES) - 1
         first = int(self._first[place])
         if first > 1 and self.setup >= DEAR:
             first += 1
-        return max(1, min(first, math.floor(budget - self.setup + 1e-9))), float(_PRICES[place])
+        return max(1, min(first, round(budget - self.setup))), float(_PRICES[place])
 
     def later(self, first: int, price: float) -> float:
         """What a call spends at a price after a first request of so many samples, on average, in what a sample writes.

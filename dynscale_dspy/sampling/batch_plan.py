@@ -257,6 +257,7 @@ class _Costs:
         self._all = CostRecord()
         self.room = math.inf
         self._first, self._price = 1, 0.0
+        self._saved = 0.0  # of what earlier calls had for their first request, in samples
 
     def tell(self, call: int, model: str, cost: Cost) -> None:
         """A sample of a call was handed back."""
@@ -305,9 +306,12 @@ class _Costs:
             most: Those that it may draw for others to have as many.
         """
         size = due if self.sizes is None else max(due, int(min(self._first, most)))
-        if size * _TIGHT > self.room:
-            return max(1, math.floor(self.room))
-        return None if self.sizes is None else size
+        tight = size * _TIGHT > self.room if self.sizes is None else size > self.room + self._saved
+        if tight:
+            size = max(1, math.floor(self.room + self._saved))
+        if self.room < math.inf:
+            self._saved = min(self._saved + self.room - size, 1.0)  # so that parts of a sample add up to one
+        return None if self.sizes is None and not tight else size
 
     def request_size(self, lead: float, rival: float) -> int:
         """Samples that a later request of a call is to bring.
