@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import dspy
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from dynscale_dspy import BudgetPool, DynScaling, KnowledgeGradient, Parallel, Price, Uniform
+from dynscale_dspy import (
+    BudgetPool,
+    Cost,
+    DynScaling,
+    Integrated,
+    KnowledgeGradient,
+    Parallel,
+    Price,
+    Uniform,
+)
+from dynscale_dspy.allocation.policies import OptimisticKnowledgeGradient
 from dynscale_dspy.testing import FakeServer, questions
+from tests.transport.ways import BANK, QUICK, TEXTS, WAYS
 
 CALLS = 40
 PROGRAM = dspy.ChainOfThought("question -> answer")
@@ -81,3 +96,53 @@ def test_without_sharing_each_sample_is_weighed_by_itself(server):
     found, counted = spent_by(server, pool, max_choices=1)
     assert counted.requests == counted.samples
     assert None not in found
+
+
+CAPS: list[dict[str, Any]] = [
+    {"dollars": 0.0012},
+    {"dollars": 0.01},
+    {"tokens": 2500},
+    {"tokens": 12_000, "samples": 20},
+    {"dollars": 0.004, "requests": 9},
+    {"tokens": 9000, "per_call": 3},
+]
+
+
+@pytest.fixture(scope="module")
+def faulty():
+    with FakeServer(BANK, median_latency=0) as server:
+        yield server
+
+
+@given(
+    act=st.sampled_from(WAYS),
+    cancelled=st.sets(st.integers(0, len(TEXTS) - 1), max_size=2),
+    caps=st.sampled_from(CAPS),
+    is_announced=st.booleans(),
+    policy=st.sampled_from([KnowledgeGradient(), KnowledgeGradient(first=3), OptimisticKnowledgeGradient(), Uniform()]),
+    sampling=st.sampled_from([Parallel(), Integrated(), Integrated(first="own", when="always")]),
+    read=st.sampled_from([0.1, 4.0]),
+    rate=st.sampled_from([0, 0, 0.2, 0.5]),
+    faults=st.sets(st.sampled_from(QUICK), min_size=1, max_size=4),
+    seed=st.integers(0, 1000),
+)
+@settings(max_examples=20)
+def test_no_cap_is_passed_whatever_the_size_of_requests(
+    faulty, act, cancelled, caps, is_announced, policy, sampling, read, rate, faults, seed
+):
+    faulty.reset(seed=seed, fault_rate=rate, faults=sorted(faults))
+    lm = faulty.lm("litellm", max_tokens=60)
+    pool = BudgetPool(**caps, policy=policy, strict=True, prices={lm.model: Price(read, 4)}, max_failures=None)
+    if is_announced and "per_call" not in caps:
+        pool.expect(len(TEXTS))
+    qa = DynScaling(PROGRAM, pool, sampling=sampling)
+    with dspy.context(lm=lm):
+        act(qa, cancelled)
+    now, counted = pool.statistics(), faulty.statistics()
+    assert (now.reserved, now.open_calls) == (Cost(), 0)
+    assert counted.requests <= caps.get("requests", counted.requests)
+    assert now.spent.samples <= caps.get("samples", now.spent.samples)
+    assert tokens_of(counted) <= now.spent.tokens <= caps.get("tokens", now.spent.tokens)
+    if "dollars" in caps:
+        paid = (read * counted.prompt_tokens + 4 * counted.completion_tokens) / 1e6
+        assert paid <= now.spent.dollars * (1 + 1e-9) <= caps["dollars"] * (1 + 2e-9)
