@@ -73,8 +73,9 @@ def coordinate(
     guaranteed = sum(waiting)
     limit, requests, metered = known.limit, known.requests, known.metered
     shares = plans[0].max_choices > 1 and not plans[0].worths
-    each_has = {unit: amount / len(plans) for unit, amount in known.left.items()}
-    costs = _Costs(weighs=policy.is_gain and metered, shares=metered and shares, each_has=each_has)
+    left = {"samples": limit, **known.left}
+    each_has = {unit: amount / len(plans) for unit, amount in left.items()}
+    costs = _Costs(gains=policy.is_gain, weighs=policy.is_gain and metered, shares=shares, each_has=each_has)
     repeats = Repeats()  # of this set alone: what else the pool has seen depends on what it was asked before
     ranking = _Ranking(plans, policy, costs, repeats)
     issued = outstanding = under_way = 0
@@ -236,7 +237,8 @@ class _Costs:
     samples in the order they are handed back, so that decisions do not depend on timing.
 
     Args:
-        weighs: Whether costs count at all.
+        gains: Whether the index is a gain.
+        weighs: Whether costs count in it at all.
         shares: Whether a request may bring several samples, all of one language model.
         each_has: What there is for a call on average, by unit; empty where more may come.
 
@@ -246,10 +248,18 @@ class _Costs:
         room: Samples that a call may draw in one request, if all calls are to have as many; infinite if not known.
     """
 
-    def __init__(self, *, weighs: bool, shares: bool = False, each_has: Mapping[str, float] | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        gains: bool = True,
+        weighs: bool,
+        shares: bool = False,
+        each_has: Mapping[str, float] | None = None,
+    ) -> None:
         self.unit: str | None = None
         self.sizes: RequestSizes | None = None
         self._each_has = each_has or {}
+        self._gains = gains
         self._weighs = weighs
         self._shares = shares
         self._records: dict[tuple[int, str], CostRecord] = {}
@@ -268,17 +278,21 @@ class _Costs:
             self._of_model.setdefault(model, CostRecord()).add(cost)
         if self._weighs or self._shares:
             self._all.add(cost)
-        if self._shares and self.unit is not None:
-            self._size(self.unit)
+        if self._shares:
+            self._size()
 
-    def _size(self, unit: str) -> None:
+    def _size(self) -> None:
         """Learn from the latest samples how large requests are to be."""
-        apart = self._all.apart(unit)
+        apart = self._all.apart(self.unit or "tokens")
         if apart is None or not apart[1]:
             return
         read, written = apart
-        self.sizes = RequestSizes.of(read / written) if self._weighs else None
-        self.room = (self._each_has.get(unit, math.inf) - read) / written
+        if self.unit is not None:
+            self.sizes = RequestSizes.of(read / written) if self._gains else None
+            self.room = (self._each_has.get(self.unit, math.inf) - read) / written
+        elif self._gains:
+            self.sizes = RequestSizes.uncapped(read / written)
+            self.room = self._each_has.get("samples", math.inf)
         if self.sizes is not None and self.room < math.inf:
             self._first, self._price = self.sizes.opening(self.room + self.sizes.setup)
 

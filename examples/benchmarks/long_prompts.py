@@ -3,7 +3,7 @@
     python examples/benchmarks/long_prompts.py [--quick] [--json OUT]
 
 A scripted model of known answer distributions, behind HTTP: a prompt of about 170 tokens, replies of about 23. Uniform
-voting draws all samples of a question from one request. The default policy then has as many tokens, or as many dollars
+voting draws all samples of a question from one request. The default policy then has as many samples, tokens, or dollars
 where one token read costs a quarter of one written: for a known set, and for announced calls one by one, four at a
 time. Samples see no earlier ones, and none is greedy: the scripted model at temperature 0 gives its most frequent
 answer, as no real one does.
@@ -100,6 +100,7 @@ def runs(samples: int, seed: int, count: int) -> list[tuple[str, str, dict[str, 
         with dspy.context(lm=lm):
             done = [("", "uniform voting", answer(BudgetPool(per_call=samples, policy=Uniform())))]
             tokens, dollars = (round(done[0][2][name] * count) for name in ("tokens", "microdollars"))
+            done.append(("samples", "known set", answer(BudgetPool(samples=samples * count))))
             prices = {lm.model: Price(READ, WRITTEN)}
             for how in ("known set", "one by one"):
                 done.append(("tokens", how, answer(BudgetPool(tokens=tokens), online=how != "known set")))

@@ -160,6 +160,8 @@ def test_short_prompts_are_not_weighed():
     assert RequestSizes.of(0.4) is None
     assert RequestSizes.of(7.3) is RequestSizes.of(8.9)
     assert RequestSizes.of(1e12).setup < math.inf
+    assert RequestSizes.uncapped(1.9) is None
+    assert RequestSizes.uncapped(2) is RequestSizes.uncapped(99) is RequestSizes.of(0.5)
 
 
 def record_of(prompt, written, choices, dollars=False):
