@@ -36,7 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="20 questions, one seed")
     parser.add_argument("--seeds", type=int, default=4)
-    parser.add_argument("--first-seed", type=int, default=10)
+    parser.add_argument("--first-seed", type=int, default=20)
     parser.add_argument("--json", metavar="OUT", type=Path, help="write the rows here")
     options = parser.parse_args()
     count, seeds = (20, 1) if options.quick else (200, options.seeds)
