@@ -20,7 +20,8 @@ import dspy
 import pytest
 
 from dynscale_dspy import BudgetPool, Cost, DynScaling
-from dynscale_dspy.budget.leases import Arm, Lease
+from dynscale_dspy.budget.arms import Arm
+from dynscale_dspy.budget.leases import Lease
 from dynscale_dspy.execution.answer_reader import AnswerReader
 from dynscale_dspy.execution.run import SampleRun, SampleSettings
 from dynscale_dspy.sampling.sample import Draw
@@ -52,6 +53,17 @@ def open_call(pool: BudgetPool, room: int = 1, **options: Any) -> Arm | None:
     """Open a call on a pool with room for so many independent samples; None if that cannot be done now."""
     arm = open_or_wait(pool, room, **options)
     return None if isinstance(arm, Future) else arm
+
+
+class Known:
+    """Something for a pool to know samples by."""
+
+
+def opened(pool: BudgetPool, room: int = 1, **options: Any) -> Arm:
+    """An open call that wants up to so many samples."""
+    arm = open_call(pool, room, **options)
+    assert isinstance(arm, Arm)
+    return arm
 
 
 def until(condition: Callable[[], bool], timeout: float = 10) -> None:

@@ -199,13 +199,16 @@ def own_cost() -> str:
 
 
 def long_prompts() -> str:
-    """A row a policy: what it gets right for what uniform voting reads and writes, or costs."""
+    """What the default policy gets right for what uniform voting reads and writes, or costs."""
     kept = _load("long_prompts")
-    heads = ["uniform voting of", "at as many", "policy", "right", "requests", "samples", "tokens"]
-    lines = [_line(heads), "|---|---|---" + "|---:" * 4 + "|"]
+    heads = ["uniform voting of", "at as many", "", "right", "over uniform voting", "requests", "samples", "tokens"]
+    lines = [_line(heads), "|---|---|---" + "|---:" * 5 + "|"]
     for row in kept["rows"]:
-        figures = f"{row['right']:.1%}", f"{row['requests']:.1f}", f"{row['drawn']:.1f}", f"{row['tokens']:,.0f}"
-        lines.append(_line([str(row["samples"]), row["at the same"], f"`{row['policy']}`", *figures]))
+        over = row.get("over uniform")
+        mean, low, high = (100 * part for part in over) if over else (0, 0, 0)
+        figures = f"{row['requests']:.1f}", f"{row['drawn']:.1f}", f"{row['tokens']:,.0f}"
+        gain = f"{mean:+.1f} [{low:.1f}, {high:.1f}]" if over else ""
+        lines.append(_line([str(row["samples"]), row["at the same"], row["how"], f"{row['right']:.1%}", gain, *figures]))
     return _table(lines, kept)
 
 

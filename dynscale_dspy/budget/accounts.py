@@ -140,7 +140,7 @@ class Ledger:
         for ledger in self.chain:
             limit = ledger.limits[unit]
             if limit is not None:
-                share = max(share, getattr(ledger.spent, unit) / limit)
+                share = max(share, getattr(ledger.spent, unit) / limit if limit else 1.0)
         return share
 
     def reserve(self, amount: Cost) -> Reservation | None:

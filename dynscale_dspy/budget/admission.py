@@ -19,9 +19,11 @@ from dynscale_dspy.allocation.policies import Policy
 from dynscale_dspy.allocation.pricing import ShadowPrice
 from dynscale_dspy.budget.accounts import Accounts, Ledger, Periods
 from dynscale_dspy.budget.alerts import CapAlerts, CapNotSure, warn
+from dynscale_dspy.budget.arms import Arm
 from dynscale_dspy.budget.breaker import CircuitBreaker
-from dynscale_dspy.budget.leases import Arm, Lease, Program
+from dynscale_dspy.budget.leases import Lease
 from dynscale_dspy.budget.locking import StepLock, step
+from dynscale_dspy.budget.payer import Program
 from dynscale_dspy.budget.prices import Price
 from dynscale_dspy.budget.shortages import lacking
 from dynscale_dspy.budget.supply import Supply
@@ -685,7 +687,7 @@ class Admission:
     def sample_settled(
         self, cost: Cost | None, failure: BaseException | None, *, cut_off: bool, saved: Cost | None
     ) -> None:
-        """A sample is over; see :class:`~dynscale_dspy.budget.leases.Payer`."""
+        """A sample is over; see :class:`~dynscale_dspy.budget.payer.Payer`."""
         for node in self.chain:
             if cost is not None:
                 node.accounts.record.add(cost)
@@ -698,7 +700,7 @@ class Admission:
         self.shared.queue.wake()
 
     def used_beyond(self) -> None:
-        """More was used than was set aside; see :class:`~dynscale_dspy.budget.leases.Payer`."""
+        """More was used than was set aside; see :class:`~dynscale_dspy.budget.payer.Payer`."""
         for node in self.chain:
             if node is self.root and self.grows:
                 continue  # these are no caps of the user's
@@ -710,7 +712,7 @@ class Admission:
                 self.lock.defer(lambda alerts=alerts, each=each: alerts.say(each))
 
     def call_closed(self, arm: Arm, *, samples: int, charged: Cost | None) -> None:
-        """A call is over; see :class:`~dynscale_dspy.budget.leases.Payer`."""
+        """A call is over; see :class:`~dynscale_dspy.budget.payer.Payer`."""
         for node in self.chain:
             node.counts.open.discard(arm.number)
             if not arm.beside:

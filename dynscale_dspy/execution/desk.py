@@ -8,7 +8,8 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any, Protocol
 
-from dynscale_dspy.budget.leases import Arm, Lease
+from dynscale_dspy.budget.arms import Arm
+from dynscale_dspy.budget.leases import Lease
 from dynscale_dspy.budget.locking import running_loop
 from dynscale_dspy.budget.pool import BudgetPool
 from dynscale_dspy.sampling.batch_plan import KnownSet

@@ -21,6 +21,7 @@ from dynscale_dspy.replay.online import ARRIVALS, allocate_online
 from dynscale_dspy.replay.pools import Pool, PoolError, load_pool
 from dynscale_dspy.replay.statistics import area, bootstrap_weights, reach
 from dynscale_dspy.replay.streams import Streams
+from dynscale_dspy.replay.table_text import render
 
 BUDGETS: tuple[float, ...] = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 """Average samples a query, by default."""
@@ -138,6 +139,10 @@ class Replay:
         if not found:
             raise KeyError(f"no record of {policy!r} at budget {budget!r}")
         return sum(found) / len(found)
+
+    def __str__(self) -> str:
+        """Tables of accuracies by policy and budget, as ``dynscale replay`` prints them."""
+        return render(self)
 
     def to_json(self) -> dict[str, Any]:
         """Plain lists and dicts."""

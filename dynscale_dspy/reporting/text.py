@@ -322,9 +322,10 @@ def of_sample(sample: SampleReport) -> Iterator[str]:
 
 def cost(spent: Cost) -> str:
     """A cost in requests, how many of them the cache answered, tokens and dollars."""
-    cached = f" ({spent.cached_requests} of them from the cache)" if spent.cached_requests else ""
+    which = f"{spent.cached_requests} of them " if spent.cached_requests < spent.requests else ""
+    source = f" ({which}from the cache)" if spent.cached_requests else ""
     dollars = f", {amount(spent.dollars, 'dollars')}" if spent.nanodollars else ""
-    return f"{count(spent.requests, 'request')}{cached}, {count(spent.tokens, 'token')}{dollars}"
+    return f"{count(spent.requests, 'request')}{source}, {count(spent.tokens, 'token')}{dollars}"
 
 
 def in_units(spent: Cost) -> str:

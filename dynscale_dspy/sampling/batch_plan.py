@@ -73,8 +73,9 @@ def coordinate(
     guaranteed = sum(waiting)
     limit, requests, metered = known.limit, known.requests, known.metered
     shares = plans[0].max_choices > 1 and not plans[0].worths
-    each_has = {unit: amount / len(plans) for unit, amount in known.left.items()}
-    costs = _Costs(weighs=policy.is_gain and metered, shares=metered and shares, each_has=each_has)
+    left = {"samples": limit, **known.left}
+    each_has = {unit: amount / len(plans) for unit, amount in left.items()}
+    costs = _Costs(gains=policy.is_gain, weighs=policy.is_gain and metered, shares=shares, each_has=each_has)
     repeats = Repeats()  # of this set alone: what else the pool has seen depends on what it was asked before
     ranking = _Ranking(plans, policy, costs, repeats)
     issued = outstanding = under_way = 0
@@ -236,7 +237,8 @@ class _Costs:
     samples in the order they are handed back, so that decisions do not depend on timing.
 
     Args:
-        weighs: Whether costs count at all.
+        gains: Whether the index is a gain.
+        weighs: Whether costs count in it at all.
         shares: Whether a request may bring several samples, all of one language model.
         each_has: What there is for a call on average, by unit; empty where more may come.
 
@@ -246,10 +248,18 @@ class _Costs:
         room: Samples that a call may draw in one request, if all calls are to have as many; infinite if not known.
     """
 
-    def __init__(self, *, weighs: bool, shares: bool = False, each_has: Mapping[str, float] | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        gains: bool = True,
+        weighs: bool,
+        shares: bool = False,
+        each_has: Mapping[str, float] | None = None,
+    ) -> None:
         self.unit: str | None = None
         self.sizes: RequestSizes | None = None
         self._each_has = each_has or {}
+        self._gains = gains
         self._weighs = weighs
         self._shares = shares
         self._records: dict[tuple[int, str], CostRecord] = {}
@@ -257,6 +267,7 @@ class _Costs:
         self._all = CostRecord()
         self.room = math.inf
         self._first, self._price = 1, 0.0
+        self._saved = 0.0  # of what earlier calls had for their first request, in samples
 
     def tell(self, call: int, model: str, cost: Cost) -> None:
         """A sample of a call was handed back."""
@@ -267,17 +278,21 @@ class _Costs:
             self._of_model.setdefault(model, CostRecord()).add(cost)
         if self._weighs or self._shares:
             self._all.add(cost)
-        if self._shares and self.unit is not None:
-            self._size(self.unit)
+        if self._shares:
+            self._size()
 
-    def _size(self, unit: str) -> None:
+    def _size(self) -> None:
         """Learn from the latest samples how large requests are to be."""
-        apart = self._all.apart(unit)
+        apart = self._all.apart(self.unit or "tokens")
         if apart is None or not apart[1]:
             return
         read, written = apart
-        self.sizes = RequestSizes.of(read / written) if self._weighs else None
-        self.room = (self._each_has.get(unit, math.inf) - read) / written
+        if self.unit is not None:
+            self.sizes = RequestSizes.of(read / written) if self._gains else None
+            self.room = (self._each_has.get(self.unit, math.inf) - read) / written
+        elif self._gains:
+            self.sizes = RequestSizes.uncapped(read / written)
+            self.room = self._each_has.get("samples", math.inf)
         if self.sizes is not None and self.room < math.inf:
             self._first, self._price = self.sizes.opening(self.room + self.sizes.setup)
 
@@ -305,9 +320,12 @@ class _Costs:
             most: Those that it may draw for others to have as many.
         """
         size = due if self.sizes is None else max(due, int(min(self._first, most)))
-        if size * _TIGHT > self.room:
-            return max(1, math.floor(self.room))
-        return None if self.sizes is None else size
+        tight = size * _TIGHT > self.room if self.sizes is None else size > self.room + self._saved
+        if tight:
+            size = max(1, math.floor(self.room + self._saved))
+        if self.room < math.inf:
+            self._saved = min(self._saved + self.room - size, 1.0)  # so that parts of a sample add up to one
+        return None if self.sizes is None and not tight else size
 
     def request_size(self, lead: float, rival: float) -> int:
         """Samples that a later request of a call is to bring.

@@ -263,7 +263,7 @@ class Plan:
         if first.chain is not None or not self._may_share(first):
             return 1
         alike = sum(1 for _ in takewhile(lambda sampler: sampler == first, samplers))
-        return self.max_choices if alike == len(samplers) else min(alike, self.max_choices)
+        return min(self.max_choices, alike if alike < len(samplers) else self.room)
 
     def joins(self, job: Job) -> bool:
         """Whether the next sample would ask for the same as this job's, so that one request may bring both."""

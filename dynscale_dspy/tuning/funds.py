@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dynscale_dspy.allocation.costs import Cost
-from dynscale_dspy.budget.leases import Arm
+from dynscale_dspy.budget.arms import Arm
 from dynscale_dspy.budget.pool import BudgetPool
 from dynscale_dspy.config import PoolSettings
 from dynscale_dspy.errors import BudgetExhausted

@@ -3,9 +3,10 @@
     python examples/benchmarks/long_prompts.py [--quick] [--json OUT]
 
 A scripted model of known answer distributions, behind HTTP: a prompt of about 170 tokens, replies of about 23. Uniform
-voting draws all samples of a question from one request. The others then have as many tokens, or as many dollars where
-one token read costs a quarter of one written. Samples see no earlier ones, and none is greedy: the scripted model at
-temperature 0 gives its most frequent answer, as no real one does.
+voting draws all samples of a question from one request. The default policy then has as many samples, tokens, or dollars
+where one token read costs a quarter of one written: for a known set, and for announced calls one by one, four at a
+time. Samples see no earlier ones, and none is greedy: the scripted model at temperature 0 gives its most frequent
+answer, as no real one does.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import argparse
 import json
 import os
 import statistics
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,72 +23,89 @@ os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
 
 import dspy
 
-from dynscale_dspy import BudgetPool, DynScaling, KnowledgeGradient, Parallel, Price, Uniform
+from dynscale_dspy import BudgetPool, DynScaling, Parallel, Price, Uniform
 from dynscale_dspy.testing import FakeServer, questions
 
 READ, WRITTEN = 1, 4
 """Dollars for a million tokens."""
-POLICIES = {"KnowledgeGradient()": KnowledgeGradient(), "KnowledgeGradient(first=4)": KnowledgeGradient(first=4)}
+AT_ONCE = 4
+"""Calls under way."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="20 questions, one seed")
     parser.add_argument("--seeds", type=int, default=4)
-    parser.add_argument("--first-seed", type=int, default=10)
+    parser.add_argument("--first-seed", type=int, default=20)
     parser.add_argument("--json", metavar="OUT", type=Path, help="write the rows here")
     options = parser.parse_args()
     count, seeds = (20, 1) if options.quick else (200, options.seeds)
     found: dict[tuple[int, str, str], list[dict[str, Any]]] = {}
     for seed in range(options.first_seed, options.first_seed + seeds):
         for samples in (4, 8):
-            for same, policy, run in runs(samples, seed, count):
-                found.setdefault((samples, same, policy), []).append(run)
-    rows = [
-        {
-            "samples": samples,
-            "at the same": same,
-            "policy": policy,
-            **{name: statistics.mean(run[name] for run in each) for name in each[0]},
-            "by seed": [run["right"] for run in each],
-        }
-        for (samples, same, policy), each in found.items()
-    ]
+            for same, how, run in runs(samples, seed, count):
+                found.setdefault((samples, same, how), []).append(run)
+    rows, voted = [], []
+    for (samples, same, how), each in found.items():
+        hits = [hit for run in each for hit in run.pop("hits")]
+        rows.append({"samples": samples, "at the same": same, "how": how, "right": statistics.mean(hits)})
+        if not same:
+            voted = hits
+        else:
+            rows[-1]["over uniform"] = over(hits, voted)
+        rows[-1].update({name: statistics.mean(run[name] for run in each) for name in each[0]})
     show(rows)
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1))
 
 
+def over(hits: list[bool], others: list[bool]) -> list[float]:
+    """The difference of two shares on the same questions, and its 95% interval, paired."""
+    differences = [hit - other for hit, other in zip(hits, others, strict=True)]
+    mean = statistics.mean(differences)
+    error = 1.96 * statistics.stdev(differences) / len(differences) ** 0.5
+    return [mean, mean - error, mean + error]
+
+
 def runs(samples: int, seed: int, count: int) -> list[tuple[str, str, dict[str, Any]]]:
-    """Uniform voting, then each policy at as many tokens and at as many dollars."""
+    """Uniform voting, then the default policy at as many tokens and at as many dollars."""
     bank = questions(count, seed=seed)
     with FakeServer(bank, median_latency=0, seed=seed) as server:
         lm = server.lm(max_tokens=60)
         program = dspy.ChainOfThought("question -> answer")
+        asked = [{"question": question.text} for question in bank]
 
-        def answer(pool: BudgetPool) -> dict[str, Any]:
+        def answer(pool: BudgetPool, *, online: bool = False) -> dict[str, Any]:
             server.reset(seed=seed)
             qa = DynScaling(program, pool, sampling=Parallel())
-            asked = [{"question": question.text} for question in bank]
-            predictions = qa.batch(asked, num_threads=8, disable_progress_bar=True)
+            if online:
+                pool.expect(count)
+                with ThreadPoolExecutor(AT_ONCE) as threads:
+                    predictions = list(threads.map(lambda inputs: ask(qa, inputs), asked))
+            else:
+                predictions = qa.batch(asked, num_threads=AT_ONCE, disable_progress_bar=True)
             counted = server.statistics()
-            hits = [one is not None and one.answer == q.answer for one, q in zip(predictions, bank, strict=True)]
             return {
-                "right": sum(hits) / count,
+                "hits": [one is not None and one.answer == q.answer for one, q in zip(predictions, bank, strict=True)],
                 "requests": counted.requests / count,
                 "drawn": counted.samples / count,
                 "tokens": (counted.prompt_tokens + counted.completion_tokens) / count,
                 "microdollars": (READ * counted.prompt_tokens + WRITTEN * counted.completion_tokens) / count,
             }
 
+        def ask(qa: DynScaling, inputs: dict[str, str]) -> Any:
+            with dspy.context(lm=lm):
+                return qa(**inputs)
+
         with dspy.context(lm=lm):
-            done = [("", "Uniform()", answer(BudgetPool(per_call=samples, policy=Uniform())))]
+            done = [("", "uniform voting", answer(BudgetPool(per_call=samples, policy=Uniform())))]
             tokens, dollars = (round(done[0][2][name] * count) for name in ("tokens", "microdollars"))
+            done.append(("samples", "known set", answer(BudgetPool(samples=samples * count))))
             prices = {lm.model: Price(READ, WRITTEN)}
-            for name, policy in POLICIES.items():
-                done.append(("tokens", name, answer(BudgetPool(tokens=tokens, policy=policy))))
-                pool = BudgetPool(dollars=dollars / 1e6, prices=prices, policy=policy)
-                done.append(("dollars", name, answer(pool)))
+            for how in ("known set", "one by one"):
+                done.append(("tokens", how, answer(BudgetPool(tokens=tokens), online=how != "known set")))
+                pool = BudgetPool(dollars=dollars / 1e6, prices=prices)
+                done.append(("dollars", how, answer(pool, online=how != "known set")))
     return done
 
 
@@ -95,12 +114,21 @@ def show(rows: list[dict[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(*(name for name in rows[0] if name != "by seed"), title="a question")
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    table = Table(*names, title="a question")
     for row in rows:
-        told = {**row, "right": f"{row['right']:.1%}"}
-        cells = [f"{value:.1f}" if isinstance(value, float) else str(value) for value in told.values()]
-        table.add_row(*cells[:-1])
+        table.add_row(*(told(name, row.get(name)) for name in names))
     Console(width=130).print(table)
+
+
+def told(name: str, value: Any) -> str:
+    """A cell of the table."""
+    if name == "right":
+        return f"{value:.1%}"
+    if isinstance(value, list):
+        mean, low, high = (100 * part for part in value)
+        return f"{mean:+.1f} [{low:.1f}, {high:.1f}]"
+    return "" if value is None else f"{value:.1f}" if isinstance(value, float) else str(value)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import pytest
 
 from dynscale_dspy import BudgetExhausted, BudgetPool, Cost, KnowledgeGradient, Uniform
 from dynscale_dspy.allocation.tally import Tally
-from dynscale_dspy.budget.leases import Arm
+from dynscale_dspy.budget.arms import Arm
 from dynscale_dspy.budget.stores.memory import MemoryStore
 from dynscale_dspy.budget.supply import OwnCaps
 from tests.support import open_call, open_or_wait

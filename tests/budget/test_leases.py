@@ -9,31 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynscale_dspy import BudgetPool, Cost, Uniform
-from dynscale_dspy.allocation.costs import FREE, Tariff
-from dynscale_dspy.allocation.tally import Tally
 from dynscale_dspy.budget.alerts import CapPassed
-from dynscale_dspy.budget.leases import Arm, Lease
+from dynscale_dspy.budget.leases import Lease
 from dynscale_dspy.budget.stores.memory import MemoryStore
-from tests.support import open_call
-
-
-class Program:
-    """Something to be known by."""
-
-
-def opened(pool: BudgetPool, room: int = 1, **options) -> Arm:
-    arm = open_call(pool, room, **options)
-    assert arm is not None
-    return arm
+from tests.support import Known, open_call, opened
 
 
 def started(pool: BudgetPool, **options) -> Lease:
     lease = opened(pool, **options).take()
     assert lease.start()
     return lease
-
-
-# ---- leases
 
 
 def test_a_lease_is_charged_request_by_request_and_settled_at_what_was_used():
@@ -56,7 +41,7 @@ def test_a_request_without_an_outcome_is_charged_at_its_bound():
 
 
 def test_a_request_that_does_not_fit_is_refused_and_its_sample_teaches_nothing_of_what_one_needs():
-    pool, program = BudgetPool(tokens=100), Program()
+    pool, program = BudgetPool(tokens=100), Known()
     lease = started(pool, program=program)
     assert lease.charge(Cost(requests=1, prompt_tokens=101)) is None
     assert lease.charge(Cost(requests=1, prompt_tokens=99)) is not None
@@ -200,19 +185,6 @@ def test_what_a_cache_has_saved_is_known_of_the_sample_and_of_the_one_around():
     outer.arm.close()
 
 
-def test_a_sample_that_costs_no_money_counts_next_to_nothing_beside_one_that_does():
-    pool = BudgetPool(dollars=1.0).expect(4)
-    arm = opened(pool)
-    for name, price in (("local", 0), ("dear", 1000)):
-        record = arm.learned.of(name)
-        record.tariff, record.is_usual = Tariff(price, price), bool(price)
-        cost = Cost(samples=1, requests=1, prompt_tokens=10, nanodollars=10 * price)
-        arm.learned.costed(name, cost)
-    assert arm.relative_cost("local") == arm.counts_as("local") == FREE
-    assert arm.counts_as("dear") == 1 and arm.has_models
-    arm.close()
-
-
 def test_what_a_store_refused_to_settle_can_be_settled_again():
     class Failing(MemoryStore):
         fails = True
@@ -309,61 +281,3 @@ def test_threads_that_charge_one_lease_never_have_it_hold_less_than_is_charged(c
     assert now.reserved == Cost() and now.open_calls == 0
     assert now.spent.requests <= caps["requests"] and now.spent.tokens <= caps["tokens"]
     assert now.spent.requests == len(booked)  # whenever it ended, what was charged is paid
-
-
-# ---- arms
-
-
-def test_an_arm_grants_only_what_is_worth_the_price():
-    pool = BudgetPool(per_call=4)
-    arm = opened(pool, 64)
-    while arm.waiting:
-        lease = arm.take()
-        lease.start()
-        lease.settle()
-    assert arm.request(Tally.of("A" * 30), ["independent"] * 8) == 0  # it is decided
-    assert arm.request(Tally.of("AB"), ["independent"] * 8) > 0
-    arm.close()
-
-
-def test_an_arm_sets_aside_what_a_sample_of_its_sampler_is_known_to_need():
-    pool, program = BudgetPool(samples=9, tokens=1000), Program()
-    for sampler, tokens in (("independent", 20), ("conditioned", 70)):
-        arm = opened(pool, program=program)
-        lease = arm.take()
-        lease.sampler = sampler
-        assert lease.start()
-        charge = lease.charge(Cost(requests=2, prompt_tokens=tokens))
-        assert charge is not None
-        lease.answered(charge, charge.bound)
-        lease.settle()
-        arm.close()
-    arm = opened(pool, program=program)
-    arm.take()  # a first sample
-    before = pool.statistics().reserved
-    assert arm.pull("conditioned")
-    held = pool.statistics().reserved - before
-    assert (held.requests, held.tokens) == (2, 70)
-    arm.close()
-    assert pool.statistics().reserved == Cost()
-
-
-def test_a_guaranteed_sample_of_a_known_set_is_funded_when_it_is_taken():
-    pool, program = BudgetPool(samples=9, tokens=100), Program()
-    [arm], _, _ = pool.admission.open_known(1, program=program)
-    assert pool.statistics().reserved.tokens == 0
-    lease = arm.obtain("independent", 1)
-    assert lease is not None and lease.sampler == "independent"
-    assert pool.statistics().reserved.tokens == 1  # at least one, so that none begins on nothing
-    pool.stop()
-    assert arm.obtain("independent", 1) is None
-    arm.close()
-
-
-def test_closing_twice_counts_once():
-    pool = BudgetPool(samples=9)
-    arm = opened(pool)
-    for _ in range(2):
-        arm.close()
-    now = pool.statistics()
-    assert (now.closed_calls, now.open_calls, now.samples_per_call) == (1, 0, {0: 1})

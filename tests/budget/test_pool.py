@@ -24,7 +24,8 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 
 from dynscale_dspy import UCB, BudgetExhausted, BudgetPool, Cost, DynScaling, KnowledgeGradient, Uniform
 from dynscale_dspy.allocation.tally import Tally
-from dynscale_dspy.budget.leases import Arm, Lease
+from dynscale_dspy.budget.arms import Arm
+from dynscale_dspy.budget.leases import Lease
 from dynscale_dspy.budget.stores.memory import MemoryStore
 from dynscale_dspy.budget.stores.sqlite import SQLiteStore
 from tests.support import forked, open_call, open_or_wait

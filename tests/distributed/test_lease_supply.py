@@ -11,7 +11,7 @@ import pytest
 from dynscale_dspy import BudgetExhausted, BudgetPool, Cost, Uniform
 from dynscale_dspy.allocation.costs import UNITS
 from dynscale_dspy.allocation.tally import Tally
-from dynscale_dspy.budget.leases import Arm
+from dynscale_dspy.budget.arms import Arm
 from dynscale_dspy.budget.stores.memory import MemoryStore
 from dynscale_dspy.distributed import lease_supply
 from dynscale_dspy.distributed.coordinator import Coordinator

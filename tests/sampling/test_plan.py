@@ -177,6 +177,27 @@ def test_samples_that_ask_for_different_things_share_no_request():
     assert [job.group for job in sharing] == [0, 0, 0, 1, 2, 2, None, None]
 
 
+def test_as_many_may_come_from_one_request_as_ask_for_the_same_and_can_be_used():
+    def most(samplers, **options):
+        plan = Plan(Parallel(), seed=0, key=0, **{"max_samples": 64, "max_choices": 5, **options})
+        return plan.together(samplers)
+
+    warm, chained = Sampler("warm", temperature=0.7), Sampler("chained", chain=ChainSpec())
+    assert most([ALONE] * 4) == 5  # more of them may be proposed
+    assert most([ALONE] * 4, max_samples=4) == 4
+    assert most([ALONE, ALONE, warm]) == 2
+    assert most([warm, ALONE]) == most([chained, chained]) == most([Sampler("other", lm=object())]) == 1
+    assert most([ALONE] * 4, max_choices=1) == 1
+
+
+def test_the_next_sample_joins_a_request_for_the_same():
+    plan = Plan(Parallel(), seed=0, key=0, max_samples=3, max_choices=5)
+    warm, alone = Job(plan.draw(Sampler("warm", temperature=0.7)), None), Job(plan.draw(ALONE), None)
+    assert plan.joins(alone) and not plan.joins(warm)
+    plan.draw(ALONE)
+    assert not plan.joins(alone)  # there is none
+
+
 def test_a_strategy_that_wants_no_more_is_asked_again_once_a_sample_is_finished():
     plan = make_plan(strategy=TwoThenAsk())
     assert plan.room > 2

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
-from functools import partial
 from typing import Any
 
 import dspy
@@ -15,11 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynscale_dspy import BudgetPool, Cost, DynScaling, Price, wrap
-from dynscale_dspy.testing import FAULTS, FakeQuestion, FakeServer
+from dynscale_dspy.testing import FakeServer
+from tests.transport.ways import BANK, QUICK, TEXTS, WAYS
 
-TEXTS = [f"Puzzle {n}?" for n in range(6)]
-BANK = [FakeQuestion(text, {"right": 0.4, "wrong": 0.4, "odd": 0.2}, "right") for text in TEXTS]
-QUICK = [fault for fault in FAULTS if fault not in ("hang", "stall", "slow")]
 NAMES = ("cheap", "dear")
 ADAPTERS = [dspy.ChatAdapter(use_json_adapter_fallback=False), dspy.ChatAdapter(), dspy.JSONAdapter()]
 CAPS: list[dict[str, Any]] = [
@@ -48,42 +42,6 @@ class Two(dspy.Module):
         return await self.answer.acall(question=question, plan=planned.plan)
 
 
-def outcome(act: Callable[[], Any]) -> Any:
-    try:
-        return act()
-    except Exception as error:
-        return error
-
-
-def threads(program: Any, cancelled: set[int]) -> None:
-    with ThreadPoolExecutor(6) as executor:
-        for text in TEXTS:
-            executor.submit(copy_context().run, outcome, partial(program, question=text))
-
-
-def batch(program: Any, cancelled: set[int]) -> None:
-    examples = [dspy.Example(question=text).with_inputs("question") for text in TEXTS]
-    outcome(lambda: program.batch(examples, num_threads=6, disable_progress_bar=True, max_errors=1000))
-
-
-def one_by_one(program: Any, cancelled: set[int]) -> None:
-    for text in TEXTS:
-        outcome(partial(program, question=text))
-
-
-def tasks(program: Any, cancelled: set[int]) -> None:
-    async def main() -> None:
-        calls = [asyncio.ensure_future(program.acall(question=text)) for text in TEXTS]
-        for place, call in enumerate(calls):
-            if place in cancelled:
-                for _ in range(10 * place):
-                    await asyncio.sleep(0)
-                call.cancel()
-        await asyncio.gather(*calls, return_exceptions=True)
-
-    asyncio.run(main())
-
-
 @pytest.fixture(scope="module")
 def servers() -> Iterator[list[FakeServer]]:
     with FakeServer(BANK, median_latency=0, seed=1) as cheap, FakeServer(BANK, median_latency=0, seed=2) as dear:
@@ -91,7 +49,7 @@ def servers() -> Iterator[list[FakeServer]]:
 
 
 @given(
-    act=st.sampled_from([threads, batch, one_by_one, tasks]),
+    act=st.sampled_from(WAYS),
     cancelled=st.sets(st.integers(0, len(TEXTS) - 1), max_size=3),
     caps=st.sampled_from(CAPS),
     faults=st.sets(st.sampled_from([*QUICK, "auth"]), min_size=1, max_size=5),

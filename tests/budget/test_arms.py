@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+from dynscale_dspy import BudgetPool, Cost
+from dynscale_dspy.allocation.tally import Tally
+from tests.support import Known, opened
+
+
+def test_an_arm_grants_only_what_is_worth_the_price():
+    pool = BudgetPool(per_call=4)
+    arm = opened(pool, 64)
+    while arm.waiting:
+        lease = arm.take()
+        lease.start()
+        lease.settle()
+    assert arm.request(Tally.of("A" * 30), ["independent"] * 8) == 0  # it is decided
+    assert arm.request(Tally.of("AB"), ["independent"] * 8) > 0
+    arm.close()
+
+
+def test_a_guaranteed_sample_of_a_known_set_is_funded_when_it_is_taken():
+    pool, program = BudgetPool(samples=9, tokens=100), Known()
+    [arm], _, _ = pool.admission.open_known(1, program=program)
+    assert pool.statistics().reserved.tokens == 0
+    lease = arm.obtain("independent", 1)
+    assert lease is not None and lease.sampler == "independent"
+    assert pool.statistics().reserved.tokens == 1  # at least one, so that none begins on nothing
+    pool.stop()
+    assert arm.obtain("independent", 1) is None
+    arm.close()
+
+
+def test_closing_twice_counts_once():
+    pool = BudgetPool(samples=9)
+    arm = opened(pool)
+    for _ in range(2):
+        arm.close()
+    now = pool.statistics()
+    assert (now.closed_calls, now.open_calls, now.samples_per_call) == (1, 0, {0: 1})
+
+
+def drawn(arm, prompt=160, written=20):
+    """Draw what an arm has reserved, as the choices of one request."""
+    leases = arm.take_all()
+    for place, lease in enumerate(leases):
+        lease.sampler = "independent"
+        assert lease.start()
+        bound = Cost(requests=not place, prompt_tokens=0 if place else 2 * prompt, completion_tokens=2 * written)
+        charge = lease.charge(bound)
+        assert charge is not None
+        lease.answered(
+            charge, Cost(requests=not place, prompt_tokens=0 if place else prompt, completion_tokens=written)
+        )
+        lease.settle()
+    return len(leases)
+
+
+def test_a_call_opens_with_as_many_samples_as_make_its_prompt_worth_it():
+    """With a prompt of eight samples' tokens and a budget of eight samples in one request: six at once."""
+    pool, program = BudgetPool(tokens=320 * 50).expect(50), Known()
+    first = opened(pool, 8, program=program, together=8)
+    assert drawn(first) == 1  # what one takes is not known yet
+    first.close()
+    sizes = []
+    for _ in range(10):
+        arm = opened(pool, 8, program=program, together=8)
+        sizes.append(drawn(arm))
+        arm.close()
+    assert set(sizes) == {6}
+    alone = opened(pool, 8, program=program)
+    assert drawn(alone) < 6  # its samples each make a request
+    alone.close()
+
+
+def test_a_contested_call_gets_one_more_request_of_the_size_that_is_worth_most():
+    pool, program = BudgetPool(tokens=320 * 50).expect(50), Known()
+    for _ in range(4):
+        arm = opened(pool, 8, program=program, together=8)
+        drawn(arm)
+        arm.close()
+    arm = opened(pool, 8, program=program, together=8)
+    drawn(arm)
+    assert arm.request(Tally.of("AAAAAA"), ["independent"] * 8, together=8) == 0
+    asked = arm.request(Tally.of("AAABBB"), ["independent"] * 4, together=8)
+    assert asked == 4  # all that were proposed, and the others when they are, at the same price
+    more = arm.request(Tally.of("AAABBB"), ["independent"] * 8, pending=4, at_same_price=True)
+    assert 1 <= more <= 4
+    drawn(arm)
+    arm.close()
+    assert pool.statistics().reserved == Cost()
