@@ -84,6 +84,10 @@ def unknown_servers() -> None:
     SERVERS.forget()
 
 
+SHARING = frozenset({"test_docs.py", "test_readme.py", "test_long_prompts.py"})
+"""Files in which no test counts a request a sample."""
+
+
 @pytest.fixture(autouse=True)
 def a_request_a_sample(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests that do not name LiteLLM count a request a sample, as the native engine makes them.
@@ -91,7 +95,7 @@ def a_request_a_sample(request: pytest.FixtureRequest, monkeypatch: pytest.Monke
     Before DSPy 3.4 there is no such engine, and through LiteLLM samples would share requests there. What users paste
     runs as it does for them.
     """
-    if "litellm" not in request.node.nodeid and request.path.name not in ("test_docs.py", "test_readme.py"):
+    if "litellm" not in request.node.nodeid and request.path.name not in SHARING:
         monkeypatch.setattr(shared_request, "can_borrow", lambda lm, settings, *, wait: False)
         if not HAS_ENGINES:
             monkeypatch.setattr(shared_request, "makes_one_request", lambda lm, settings: False)
