@@ -247,7 +247,7 @@ def test_a_known_set_spends_on_the_cheap_model_what_does_not_pay_for_the_dear_on
 
 def test_one_by_one_no_part_of_the_calls_is_left_without_the_dear_model() -> None:
     """The last calls found the money spent: samples of the dear model were paced as if they cost what others do."""
-    draw, calls = random.Random(1), 120
+    draw, calls = random.Random(1), 360
     cheap, dear = [], []
     for number in range(calls):
         skill = draw.betavariate(1.2, 1.2)
