@@ -757,11 +757,15 @@ class Admission:
         )
 
     def _would_fit(self, arm: Arm, sampler: str) -> bool:
-        """Whether a first sample would fit if what is in flight turned out to cost nothing."""
-        ledger = self.accounts.ledger
-        if not self.is_metered or ledger.remaining("samples") < 1 or ledger.remaining("requests") < 1:
+        """Whether a first sample would fit if what is in flight turned out to cost no tokens and no money.
+
+        Never where nothing is in flight, for then nothing would end the wait.
+        """
+        ledger, needed = arm.ledger, arm.amount(sampler, None, first=True, metered=False)
+        if any(ledger.remaining(unit) < getattr(needed, unit) for unit in ("samples", "requests")):
             return False
-        return arm.fits(sampler, first=True)
+        reserved = self.root.accounts.ledger.reserved
+        return any(getattr(reserved, unit) for unit in METERED) and arm.fits(sampler, first=True)
 
     def _count_opened(self, arm: Arm) -> None:
         arm.opened()

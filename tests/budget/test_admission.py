@@ -11,7 +11,7 @@ from dynscale_dspy.allocation.tally import Tally
 from dynscale_dspy.budget.arms import Arm
 from dynscale_dspy.budget.stores.memory import MemoryStore
 from dynscale_dspy.budget.supply import OwnCaps
-from tests.support import open_call, open_or_wait
+from tests.support import Known, open_call, open_or_wait, opened
 
 
 class Program:
@@ -342,3 +342,36 @@ def test_an_interrupt_between_reserving_and_booking_leaves_nothing_reserved(monk
     with pytest.raises(KeyboardInterrupt):
         pool.admission.pay(Cost(requests=1), None)
     assert ledger.reserved == Cost() and ledger.spent == Cost(requests=1)
+
+
+def test_a_call_waits_for_nothing_that_nobody_holds():
+    """A program of two requests, and one left: it waited for ever for a request that nothing would give back."""
+    pool, program = BudgetPool(tokens=1000, requests=3), Known()
+    arm = opened(pool, program=program, requests=2)
+    lease = arm.take()
+    assert lease.start()
+    for _ in range(2):
+        charge = lease.charge(Cost(requests=1, prompt_tokens=10))
+        assert charge is not None
+        lease.answered(charge, Cost(requests=1, prompt_tokens=10))
+    lease.settle()
+    arm.close()
+    assert pool.admission.open(["independent"], program=program, requests=2) is None
+
+
+def test_a_call_waits_for_tokens_that_a_sample_in_flight_may_give_back():
+    pool, program = BudgetPool(tokens=100), Known()
+    arm = opened(pool, program=program)
+    lease = arm.take()
+    assert lease.start()
+    charge = lease.charge(Cost(requests=1, prompt_tokens=60))
+    assert charge is not None
+    lease.answered(charge, Cost(requests=1, prompt_tokens=20))
+    lease.settle()
+    arm.close()
+    other = opened(pool, program=program)
+    waits = pool.admission.open(["independent"], program=program)
+    assert isinstance(waits, Future) and not waits.done()
+    other.close()
+    assert waits.done()
+    opened(pool, program=program).close()
