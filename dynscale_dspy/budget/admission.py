@@ -289,11 +289,15 @@ class Admission:
         return self.accounts.ledger.remaining(unit)
 
     @step
-    def firmly_left(self) -> dict[str, float]:
-        """Tokens and nanodollars that may still be reserved, of those that are capped; empty where more may come."""
+    def firmly_left(self, program: object | None = None) -> dict[str, float]:
+        """Tokens and nanodollars that may still be reserved, of those that are capped; empty where more may come.
+
+        Args:
+            program: For whose samples; its quota counts.
+        """
         if self.grows or self.shared.periods is not None:
             return {}
-        ledger = self.accounts.ledger
+        ledger = self.ledger_for(program)
         return {unit: ledger.remaining(unit) for unit in METERED if ledger.capped(unit)}
 
     @step

@@ -215,7 +215,7 @@ class BatchDesk:
         pool.arrive()
         self._arms: list[Arm] = []
         self._admission.lock.hold(self, partial(_close_all, self._arms), running_loop())
-        left = pool.admission.firmly_left()
+        left = pool.admission.firmly_left(program)
         _, limit, requests_left = pool.admission.open_known(
             count, program=program, requests=requests, keys=keys, hold=self._arms.append
         )

@@ -375,3 +375,11 @@ def test_a_call_waits_for_tokens_that_a_sample_in_flight_may_give_back():
     other.close()
     assert waits.done()
     opened(pool, program=program).close()
+
+
+def test_what_is_firmly_left_for_a_program_is_what_its_quota_leaves():
+    pool = BudgetPool(tokens=1000)
+    pool.reserve_for(Program, 0.25)
+    assert pool.admission.firmly_left() == {"tokens": 1000}
+    assert pool.admission.firmly_left(Program) == {"tokens": 250}
+    assert BudgetPool(tokens=1000, period="day").admission.firmly_left() == {}
