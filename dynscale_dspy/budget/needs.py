@@ -155,9 +155,11 @@ class Needs:
         """
         if together == 1 or not samplers or not self.payer.policy.is_gain or self.has_models:
             return None
-        unit = self.payer.accounts.binding_unit
+        unit, pacing = self.payer.accounts.binding_unit, self.payer.pacing
         if unit is None:
             return None
+        if pacing.expected is not None and pacing.tightest(self) not in METERED:
+            return None  # tokens and dollars last for all calls that were announced
         record = self.learned.of(samplers[0]).cost
         return PricedSizes.of(record if record.samples else self.learned.cost, unit, self.each(unit))
 

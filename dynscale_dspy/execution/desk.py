@@ -246,7 +246,10 @@ class BatchDesk:
         """What is to be sent back to the plan."""
         match step:
             case Look():
-                return Standing(*self._admission.standing())
+                wait, halted, unit, holds = self._admission.standing()
+                arm = self._arms[0]
+                bound = arm.bounds(unit)[0] if unit is not None and arm.is_measured else 0.0
+                return Standing(wait, halted, unit, holds, bound)
             case ReserveFor(call, sampler, requests):
                 return self._arms[call].obtain(sampler, requests)
             case Fits(call, sampler):

@@ -75,7 +75,9 @@ def coordinate(
     shares = plans[0].max_choices > 1 and not plans[0].worths
     left = {"samples": limit, **known.left}
     each_has = {unit: amount / len(plans) for unit, amount in left.items()}
-    costs = _Costs(gains=policy.is_gain, weighs=policy.is_gain and metered, shares=shares, each_has=each_has)
+    costs = _Costs(
+        gains=policy.is_gain, weighs=policy.is_gain and metered, shares=shares, each_has=each_has, calls=len(plans)
+    )
     repeats = Repeats()  # of this set alone: what else the pool has seen depends on what it was asked before
     ranking = _Ranking(plans, policy, costs, repeats)
     issued = outstanding = under_way = 0
@@ -127,7 +129,7 @@ def coordinate(
         jobs: list[Job] = []
         held = False
         standing: Standing = yield Look()
-        costs.unit = standing.unit
+        costs.stand(standing.unit, standing.bound)
         for plan in plans if costs.unit is not None else ():
             plan.unit = costs.unit
         if standing.wait is not None and not outstanding:
@@ -241,6 +243,7 @@ class _Costs:
         weighs: Whether costs count in it at all.
         shares: Whether a request may bring several samples, all of one language model.
         each_has: What there is for a call on average, by unit; empty where more may come.
+        calls: How many calls there are.
 
     Attributes:
         unit: What runs out first, as the pool has last said; None for samples or requests.
@@ -255,10 +258,13 @@ class _Costs:
         weighs: bool,
         shares: bool = False,
         each_has: Mapping[str, float] | None = None,
+        calls: int = 1,
     ) -> None:
         self.unit: str | None = None
         self.sizes: RequestSizes | None = None
         self._each_has = each_has or {}
+        self._calls = calls
+        self._bound = 0.0
         self._gains = gains
         self._weighs = weighs
         self._shares = shares
@@ -268,6 +274,19 @@ class _Costs:
         self.room = math.inf
         self._first, self._price = 1, 0.0
         self._saved = 0.0  # of what earlier calls had for their first request, in samples
+
+    def stand(self, unit: str | None, bound: float = 0.0) -> None:
+        """The pool has said what runs out first, and the most that a first sample may take of it.
+
+        Args:
+            unit: ``"tokens"`` or ``"nanodollars"``; None for samples or requests.
+            bound: That amount; 0 if it is not known. The first that is told counts, so that no timing decides.
+        """
+        if unit != self.unit:
+            self.unit, self._bound, self.sizes, self.room = unit, 0.0, None, math.inf
+        if bound and not self._bound:
+            self._bound = bound
+            self._size()
 
     def tell(self, call: int, model: str, cost: Cost) -> None:
         """A sample of a call was handed back."""
@@ -284,15 +303,19 @@ class _Costs:
     def _size(self) -> None:
         """Learn from the latest samples how large requests are to be."""
         apart = self._all.apart(self.unit or "tokens")
-        if apart is None or not apart[1]:
+        if not self._shares or apart is None or not apart[1]:
             return
         read, written = apart
-        if self.unit is not None:
-            self.sizes = RequestSizes.of(read / written) if self._gains else None
-            self.room = (self._each_has.get(self.unit, math.inf) - read) / written
-        elif self._gains:
-            self.sizes = RequestSizes.uncapped(read / written)
-            self.room = self._each_has.get("samples", math.inf)
+        setup, most, has = read / written, self._each_has.get("samples", math.inf), self._each_has.get(self.unit or "")
+        # Of what all have, the last call's first request has to find its upper bound.
+        beyond = max(self._bound - read - written, 0.0) / self._calls
+        self.room = math.inf if has is None else (has - beyond - read) / written
+        # Where two requests pay for all samples that a call may draw, these are what is short.
+        if self.unit is None or (most < math.inf and self.room >= most + setup):
+            self.sizes = RequestSizes.uncapped(setup) if self._gains and most < math.inf else None
+            self.room = most if self.sizes is not None else math.inf
+        else:
+            self.sizes = RequestSizes.of(setup) if self._gains else None
         if self.sizes is not None and self.room < math.inf:
             self._first, self._price = self.sizes.opening(self.room + self.sizes.setup)
 
@@ -324,7 +347,8 @@ class _Costs:
         if tight:
             size = max(1, math.floor(self.room + self._saved))
         if self.room < math.inf:
-            self._saved = min(self._saved + self.room - size, 1.0)  # so that parts of a sample add up to one
+            # So that parts of a sample add up to one; no more is owed, since what requests cost is an estimate.
+            self._saved = min(max(self._saved + self.room - size, -1.0), 1.0)
         return None if self.sizes is None and not tight else size
 
     def request_size(self, lead: float, rival: float) -> int:

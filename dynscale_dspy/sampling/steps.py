@@ -228,12 +228,14 @@ class Standing:
         halted: Whether no sample may begin.
         unit: What runs out first, ``"tokens"`` or ``"nanodollars"``; None if that is samples or requests.
         holds_elsewhere: Whether samples in flight hold tokens or dollars, so that waiting for them may help.
+        bound: The most that the first sample of a call may take of what runs out first; 0 if that is not known.
     """
 
     wait: Future[None] | None = None
     halted: bool = False
     unit: str | None = None
     holds_elsewhere: bool = False
+    bound: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pytest
+
 from dynscale_dspy import BudgetPool, Cost
 from dynscale_dspy.allocation.costs import FREE, Tariff
 from tests.support import Known, opened
@@ -66,4 +68,15 @@ def test_sizes_of_requests_are_known_where_tokens_or_dollars_run_out_and_samples
     assert arm.request_sizes([], 8) is None
     sizes = arm.request_sizes(["independent"], 8)
     assert sizes is not None and sizes.setup == 8
+    arm.close()
+
+
+@pytest.mark.parametrize(("tokens", "sized"), [(100 * 900, True), (100 * 2000, False)])
+def test_where_tokens_last_for_all_announced_calls_each_sample_is_weighed_by_itself(tokens, sized):
+    """A call may draw 8 samples on average; at 180 tokens each it runs out of these first, or of tokens."""
+    pool = BudgetPool(tokens=tokens)
+    pool.expect(100)
+    arm = opened(pool, program=Known())
+    arm.learned.costed("independent", Cost(samples=1, requests=1, prompt_tokens=160, completion_tokens=20))
+    assert (arm.request_sizes(["independent"], 8) is not None) is sized
     arm.close()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import random
 from collections import deque
 from dataclasses import replace
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from dynscale_dspy import UCB, BudgetPool, Cost, KnowledgeGradient, Parallel, Uniform
 from dynscale_dspy.allocation.costs import FREE, Tariff
 from dynscale_dspy.allocation.learned import Learned
+from dynscale_dspy.allocation.requests import RequestSizes
 from dynscale_dspy.execution.desk import BatchDesk
 from dynscale_dspy.sampling import batch_plan
 from dynscale_dspy.sampling.batch_plan import KnownSet, coordinate
@@ -355,3 +357,47 @@ class TestSeveralModels:
         for plan in plans:
             plan.propose()
             assert max(plan.selection.evidence().votes.values()) <= 2
+
+
+class TestSizesOfRequests:
+    def costs(self, *, each_has, most=math.inf, prompt=200):
+        costs = batch_plan._Costs(weighs=True, shares=True, each_has={"tokens": each_has, "samples": most}, calls=50)
+        costs.stand("tokens")
+        self.tell(costs, prompt)
+        return costs
+
+    def tell(self, costs, prompt):
+        costs.tell(0, "", Cost(samples=1, requests=1, prompt_tokens=prompt, completion_tokens=20))
+
+    def test_they_are_forgotten_while_samples_or_requests_run_out_first(self):
+        costs = self.costs(each_has=400)
+        assert costs.sizes is not None and costs.room == 10
+        costs.stand(None)
+        assert (costs.sizes, costs.room) == (None, math.inf)
+        assert costs.first_size(1, most=math.inf) is None
+        costs.stand("tokens")
+        self.tell(costs, 200)
+        assert costs.sizes is not None and costs.room == 10
+
+    def test_where_two_requests_pay_for_all_samples_of_a_call_these_run_out(self):
+        short = self.costs(each_has=2 * 200 + 8 * 20 - 1, most=8)
+        assert short.sizes is RequestSizes.of(10) and short.room < 18
+        ample = self.costs(each_has=2 * 200 + 8 * 20, most=8)
+        assert ample.sizes is RequestSizes.uncapped(10) and ample.room == 8
+        assert self.costs(each_has=2 * 20 + 8 * 20, most=8, prompt=20).sizes is None  # a short prompt
+
+    def test_of_what_all_have_the_last_first_request_finds_its_upper_bound(self):
+        costs = self.costs(each_has=400)
+        costs.stand("tokens", bound=1220)
+        assert costs.room == 9  # 1000 tokens beyond what a request for one costs, of 50 calls
+        costs.stand("tokens", bound=9999)
+        assert costs.room == 9  # later samples change nothing, so that no timing decides
+
+    def test_one_long_prompt_in_the_beginning_does_not_make_requests_small_for_long(self):
+        costs = self.costs(each_has=400, prompt=20_000)
+        for _ in range(16):
+            assert costs.first_size(1, most=math.inf) == 1
+        for _ in range(199):
+            self.tell(costs, 200)
+        sizes = [costs.first_size(1, most=math.inf) for _ in range(4)]
+        assert max(sizes) > 2

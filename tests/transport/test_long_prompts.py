@@ -99,6 +99,23 @@ def test_where_little_is_left_the_last_calls_have_a_sample_too(server, policy):
     assert tokens_of(counted) <= cap
 
 
+@pytest.mark.parametrize(
+    "caps", [{"samples": 8 * CALLS}, {"requests": 3 * CALLS}, {"per_call": 6}], ids=lambda caps: next(iter(caps))
+)
+def test_where_tokens_are_plenty_requests_are_no_smaller_for_being_capped(server, caps):
+    """Samples or requests run out: what a prompt costs is nothing to save at their expense, nor the other way round."""
+    _, counted = spent_by(server, BudgetPool(tokens=10**9, **caps))
+    assert counted.samples > 1.1 * counted.requests
+    assert counted.requests > 1.5 * CALLS
+
+
+def test_where_tokens_are_plenty_announced_calls_draw_as_they_are_contested(server):
+    """Not each as many as it may draw on average, at once."""
+    _, counted = spent_by(server, BudgetPool(tokens=CALLS * 1200), online=True)
+    assert counted.requests > 2 * CALLS
+    assert max(counted.per_question.values()) > 12
+
+
 def test_without_sharing_each_sample_is_weighed_by_itself(server):
     pool = BudgetPool(tokens=CALLS * 400)
     found, counted = spent_by(server, pool, max_choices=1)
