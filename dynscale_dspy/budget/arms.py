@@ -243,7 +243,8 @@ class Arm(Needs):
         if sizes is None:
             return guaranteed
         room, _ = self.in_requests(sizes, pacing.credit(self, opening=1))
-        wanted = max(guaranteed, int(min(sizes.first(pacing.per_call_of(self)), together, room)))
+        most = min(together, room, guaranteed + self.payer.spare)
+        wanted = max(guaranteed, int(min(sizes.first(pacing.per_call_of(self)), most)))
         if pacing.tightest(self) in METERED:
             self.later = LaterDemand(sizes, wanted)
             price = pacing.price_for(self, at_least=self.payer.min_per_call)
