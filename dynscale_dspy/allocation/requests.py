@@ -34,12 +34,6 @@ DEAR = 1.0
 """From here on a call's first request brings one sample more than is best between two answers, unless that is one
 alone: real calls have more answers than two, and to come back for them costs the prompt again."""
 
-LONG = 2.0
-"""Where samples or requests run out first, and not tokens, a prompt of so many samples or more is long ..."""
-UNCAPPED = 0.5
-"""... and counts as half a sample in a known set: that took a third to three quarters off requests, and 0.3 to 1 points
-off accuracy (means over five of the laws at 4, 8 and 16 samples a call; with the scripted server there was no loss)."""
-
 _VOTES = 64  # states of so many votes are kept; those of more are taken for the same shares of so many
 _HORIZON = 112
 _MOST = 24
@@ -75,11 +69,6 @@ class RequestSizes:
     def of(setup: float) -> RequestSizes | None:
         """Those of the next power of two, since between two of them sizes change little; None below what is weighed."""
         return _of(round(math.log2(setup))) if setup >= WORTH_WEIGHING else None
-
-    @staticmethod
-    def uncapped(setup: float) -> RequestSizes | None:
-        """Those where no cap counts what prompts cost, by what they do cost; None where they are not long."""
-        return RequestSizes.of(UNCAPPED) if setup >= LONG else None
 
     def share(self, lead: float, rival: float) -> float:
         """What a sample is worth beside one without a prompt, at the best size of its request: from 0 to 1.

@@ -297,23 +297,21 @@ class _Costs:
             self._of_model.setdefault(model, CostRecord()).add(cost)
         if self._weighs or self._shares:
             self._all.add(cost)
-        if self._shares:
-            self._size()
+        self._size()
 
     def _size(self) -> None:
         """Learn from the latest samples how large requests are to be."""
-        apart = self._all.apart(self.unit or "tokens")
-        if not self._shares or apart is None or not apart[1]:
+        apart = self._all.apart(self.unit) if self._shares and self.unit is not None else None
+        if apart is None or not apart[1] or self.unit is None:
             return
         read, written = apart
-        setup, most, has = read / written, self._each_has.get("samples", math.inf), self._each_has.get(self.unit or "")
+        setup, most, has = read / written, self._each_has.get("samples", math.inf), self._each_has.get(self.unit)
         # Of what all have, the last call's first request has to find its upper bound.
         beyond = max(self._bound - read - written, 0.0) / self._calls
         self.room = math.inf if has is None else (has - beyond - read) / written
         # Where two requests pay for all samples that a call may draw, these are what is short.
-        if self.unit is None or (most < math.inf and self.room >= most + setup):
-            self.sizes = RequestSizes.uncapped(setup) if self._gains and most < math.inf else None
-            self.room = most if self.sizes is not None else math.inf
+        if most < math.inf and self.room >= most + setup:
+            self.sizes, self.room = None, math.inf
         else:
             self.sizes = RequestSizes.of(setup) if self._gains else None
         if self.sizes is not None and self.room < math.inf:

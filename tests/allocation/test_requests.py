@@ -137,12 +137,12 @@ def test_any_votes_have_a_size(setup, lead, rival):
 
 
 @given(st.sampled_from(SETUPS), st.floats(0, 60), st.floats(0, 20))
-def test_a_first_request_is_what_a_call_can_pay_and_grows_with_it(setup, budget, more):
+def test_a_first_request_is_what_a_call_can_pay_and_the_price_falls_with_that(setup, budget, more):
     table = TABLES[setup]
     first, price = table.opening(budget)
-    larger, lower = table.opening(budget + more)
-    assert 1 <= first <= max(1, budget - setup + 1e-6)
-    assert larger >= first - 1 and lower <= price  # one sample more than is best may be one too many
+    _, lower = table.opening(budget + more)
+    assert 1 <= first <= max(1, budget - setup + 0.5)  # of an estimate, rounded
+    assert lower <= price
 
 
 @pytest.mark.parametrize("setup", SETUPS)
@@ -160,8 +160,6 @@ def test_short_prompts_are_not_weighed():
     assert RequestSizes.of(0.4) is None
     assert RequestSizes.of(7.3) is RequestSizes.of(8.9)
     assert RequestSizes.of(1e12).setup < math.inf
-    assert RequestSizes.uncapped(1.9) is None
-    assert RequestSizes.uncapped(2) is RequestSizes.uncapped(99) is RequestSizes.of(0.5)
 
 
 def record_of(prompt, written, choices, dollars=False):

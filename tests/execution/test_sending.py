@@ -78,8 +78,9 @@ def test_a_shared_request_that_never_left_costs_none_of_its_samples_anything():
     async def run():
         with dspy.context(lm=Client("openai/fake", api_key="none", max_tokens=100, engine="litellm")):
             call = asyncio.ensure_future(program.acall(question="q"))
-            while not Client.asked:
+            while not Client.asked and not call.done():
                 await asyncio.sleep(0)
+            assert Client.asked
             call.cancel()
             await asyncio.gather(call, return_exceptions=True)
 

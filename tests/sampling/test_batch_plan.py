@@ -383,8 +383,7 @@ class TestSizesOfRequests:
         short = self.costs(each_has=2 * 200 + 8 * 20 - 1, most=8)
         assert short.sizes is RequestSizes.of(10) and short.room < 18
         ample = self.costs(each_has=2 * 200 + 8 * 20, most=8)
-        assert ample.sizes is RequestSizes.uncapped(10) and ample.room == 8
-        assert self.costs(each_has=2 * 20 + 8 * 20, most=8, prompt=20).sizes is None  # a short prompt
+        assert ample.sizes is None and ample.first_size(1, most=8) is None
 
     def test_of_what_all_have_the_last_first_request_finds_its_upper_bound(self):
         costs = self.costs(each_has=400)

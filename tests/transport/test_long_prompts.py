@@ -71,14 +71,6 @@ def test_a_cap_on_tokens_buys_most_of_what_uniform_voting_does_for_it(server, un
     assert counted.requests <= 1.5 * CALLS
 
 
-def test_a_cap_on_samples_pays_fewer_prompts_too(server):
-    """A known set draws a call's samples in two or three requests; one by one they would take six or seven."""
-    found, counted = spent_by(server, BudgetPool(samples=8 * CALLS))
-    assert None not in found
-    assert counted.samples == 8 * CALLS
-    assert counted.requests <= 4 * CALLS
-
-
 def test_dollars_tell_the_prompt_from_the_reply_by_their_prices(server):
     """Where what is read costs next to nothing, requests are small again."""
     drawn = {}
