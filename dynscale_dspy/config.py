@@ -114,9 +114,17 @@ class OfUsers(_fields.Check):
 
     def check(self, value: Any) -> Any:
         """The object itself."""
-        if value is not None and (isinstance(value, type) or not isinstance(value, self.protocol)):
+        if value is not None and (isinstance(value, type) or not self._implemented_by(value)):
             raise Refused(f"must be {self.kind}, got {value!r}", TypeError)
         return value
+
+    def _implemented_by(self, value: Any) -> bool:
+        if isinstance(value, self.protocol):
+            return True
+        # From Python 3.12 on that does not see what an object hands on to another one by __getattr__.
+        bases = [base for base in self.protocol.__mro__ if getattr(base, "_is_protocol", False)]
+        names = {name for base in bases for name in vars(base) if not name.startswith("_")}
+        return bool(names) and all(hasattr(value, name) for name in names)
 
     def dump(self, value: Any) -> dict[str, Any]:
         """Raise: an object of the user's own is never saved."""
