@@ -313,8 +313,10 @@ class Throttle:
             if not at_once and self._looks < len(self._under_way) and 0 <= now - self._swept < LOOK_AGAIN:
                 return
             self._looks, self._swept = 0, now
-            for lost in [other for other in self._under_way if other.is_lost]:
-                self._under_way.discard(lost)
+            # No comprehension: on Python 3.13 an interrupt in one leaves the lock held.
+            for other in tuple(self._under_way):
+                if other.is_lost:
+                    self._under_way.discard(other)
 
     def _leave(self, turn: _Turn) -> None:
         """A request is over, or is not to be made any more; leaving twice does nothing."""
