@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from dynscale_dspy.allocation.confidence import Agreement
-from dynscale_dspy.allocation.costs import Cost, CostRecord, Tariff, expected_cost
+from dynscale_dspy.allocation.costs import NOTHING, Cost, CostRecord, Tariff, expected_cost
 from dynscale_dspy.allocation.label_means import LabelMeans
 from dynscale_dspy.allocation.modes import Modes
 from dynscale_dspy.allocation.peers import Peers
@@ -21,6 +21,8 @@ class SamplerRecord:
     Args:
         need: The most that one of its samples has held at once, unit by unit: with so much set aside the next one can
             finish. None before one has finished.
+        further_need: The same of those that came as further choices of another one's request, which pays for the
+            prompt; None before there was one.
         cost: What its samples have cost.
         samples: How many of them have been read.
         blanks: How many of those cast no vote.
@@ -31,10 +33,14 @@ class SamplerRecord:
             by what happens to have finished.
     """
 
-    __slots__ = ("_failed", "_left_out", "blanks", "cost", "in_order", "is_usual", "need", "samples", "tariff")
+    __slots__ = (
+        *("_failed", "_left_out", "blanks", "cost", "further_need"),
+        *("in_order", "is_usual", "need", "samples", "tariff"),
+    )
 
     def __init__(self) -> None:
         self.need: Cost | None = None
+        self.further_need: Cost | None = None
         self.cost = CostRecord()
         self.samples = 0
         self.blanks = 0
@@ -202,7 +208,7 @@ class Learned:
             record.in_order = True
             record.opened()
 
-    def need_of(self, sampler: str | None, *, first: bool = False) -> Cost | None:
+    def need_of(self, sampler: str | None, *, first: bool = False, further: bool = False) -> Cost | None:
         """The most that a sample of this sampler has held; of any sampler while this one is unknown.
 
         If the sampler has a language model of its own, that of others is put at its prices.
@@ -210,8 +216,11 @@ class Learned:
         Args:
             sampler: Its name.
             first: Whether it is the first sample of a call.
+            further: Whether it may come as a further choice of another one's request. It holds more where it does not.
         """
         record = self.records.get(sampler) if sampler is not None else None
+        if further and record is not None and record.further_need is not None:
+            return record.further_need
         if record is not None and record.tariff is not None:
             return record.need if record.need is not None or self.need is None else record.tariff.need(self.need)
         if first:
@@ -272,6 +281,8 @@ class Learned:
         self.need = peak.at_least(self.need or peak)
         record = self.of(sampler)
         record.need = peak.at_least(record.need or peak)
+        if not peak.requests and peak != NOTHING:
+            record.further_need = peak.at_least(record.further_need or peak)
         if index == 0:
             self._first = peak.at_least(self._first or peak)
 

@@ -373,7 +373,8 @@ class Admission:
         if arm.beside and not arm.is_nested and not pacing.has_room_beside(arm):
             return None
         guaranteed = pacing.first(arm, at_least=self.min_per_call)
-        first = arm.reserve_first(samplers, arm.first_size(guaranteed, samplers, together))
+        size = arm.first_size(guaranteed, samplers, together)
+        first = arm.reserve_first(samplers, size, range(1, together))
         if not first:
             waits = self.shared.supply.is_short(first=True) or (outer is None and self._would_fit(arm, samplers[0]))
             queue.without_first += waits
@@ -383,7 +384,7 @@ class Admission:
         if not arm.is_nested and not arm.beside:
             pacing.opened(arm, paid=len(arm.paid))
         if not arm.is_sized:
-            arm.grant(self.policy.tally(), samplers[first:], pending=first)
+            arm.grant(self.policy.tally(), samplers[first:], pending=first, joins=max(together - first, 0))
         return arm
 
     def open_known(

@@ -21,6 +21,9 @@ logger = logging.getLogger(__name__)
 
 _numbers = itertools.count()
 
+ALONE = range(0)
+"""No sample is to join the request of another."""
+
 
 class Arm(Needs):
     """The pool's view of one call while it is open: what it may draw and what it has cost.
@@ -139,12 +142,14 @@ class Arm(Needs):
             samplers: What would draw each of them, as many as the call can use now.
             pending: Samples in flight, or reserved and not drawn yet.
             at_same_price: Whether these are bought together with those just granted, which have raised the price.
-            together: How many of these at most, from the first on, may come from one request.
+            together: How many of these at most, from the first on, may come from one request; from that of those just
+                granted if they are bought together.
 
         Returns:
             The number granted, the first of those proposed, now waiting as leases; 0 means stop.
         """
-        return self.grant(evidence, samplers, pending=pending, at_same_price=at_same_price, together=together)
+        joins = {"joins": together} if at_same_price else {"together": together}
+        return self.grant(evidence, samplers, pending=pending, at_same_price=at_same_price, **joins)
 
     @step
     def pull(self, sampler: str = "", requests: int | None = None) -> bool:
@@ -152,23 +157,24 @@ class Arm(Needs):
         return not self.payer.is_halted and bool(self.reserve([sampler], requests=requests))
 
     @step
-    def obtain(self, sampler: str, requests: int) -> Lease | None:
+    def obtain(self, sampler: str, requests: int, *, further: bool = False) -> Lease | None:
         """Known set: the lease of one more sample, of those guaranteed or a further one; None if it does not fit now.
 
         Args:
             sampler: What is going to draw it.
             requests: Requests to set aside for a further one.
+            further: Whether it may come as a further choice of the request of the sample before.
         """
         if self.payer.is_halted:
             return None
         if self._waiting:
             try:
-                if not self._fund(sampler):
+                if not self._fund(sampler, further=further):
                     return None
             except StorageError as error:
                 logger.warning("no further sample now: %s", error)
                 return None
-        elif not self.reserve([sampler], requests=requests):
+        elif not self.reserve([sampler], requests=requests, joining=range(further)):
             return None
         return self._waiting.pop(0)
 
@@ -221,12 +227,17 @@ class Arm(Needs):
         self._open = False
         self._program.open_calls.discard(self.number)
 
-    def reserve_first(self, samplers: Sequence[str], count: int) -> int:
+    def reserve_first(self, samplers: Sequence[str], count: int, joining: range = ALONE) -> int:
         """Reserve so many guaranteed samples, or the first that fit; inside the lock. Returns how many.
 
         If they are more than the samplers, the others are due with those proposed next at the same price.
+
+        Args:
+            samplers: What draws each.
+            count: How many are due.
+            joining: See :meth:`reserve`.
         """
-        reserved = self.reserve(samplers[:count])
+        reserved = self.reserve(samplers[:count], joining=joining)
         self._due = count - reserved if reserved == len(samplers) else 0
         return reserved
 
@@ -267,8 +278,18 @@ class Arm(Needs):
         pending: int,
         at_same_price: bool = False,
         together: int = 1,
+        joins: int = 0,
     ) -> int:
-        """Reserve the first of these samples that are worth the price; inside the lock. Returns how many."""
+        """Reserve the first of these samples that are worth the price; inside the lock. Returns how many.
+
+        Args:
+            evidence: The call's votes so far.
+            samplers: What would draw each of them.
+            pending: Samples in flight, or reserved and not drawn yet.
+            at_same_price: Whether these are bought together with those just granted.
+            together: How many of these at most, from the first on, may come from one request of their own.
+            joins: How many of these at most, from the first on, may come from the request of those just granted.
+        """
         payer = self.payer
         if payer.is_halted:
             return 0
@@ -276,8 +297,9 @@ class Arm(Needs):
         price = pacing.price_for(self, at_least=payer.min_per_call)
         granted = bought = 0
         paid = 0.0
+        joining = range(joins) if joins else range(1, together)
         if at_same_price:
-            granted = self.reserve_first(samplers, self._due)
+            granted = self.reserve_first(samplers, self._due, joining)
             if self.is_sized:
                 return granted
         else:
@@ -298,7 +320,7 @@ class Arm(Needs):
             worth = self.worth(evidence, sampler, ahead)
             if not free and (bought >= credit or worth <= self._price):
                 break
-            if not self.reserve([sampler]):
+            if not self.reserve([sampler], joining=range(granted in joining)):
                 break
             granted += 1
             bought += not free
@@ -314,12 +336,20 @@ class Arm(Needs):
         lead, rival = evidence.lead + pending, evidence.rival
         if self.worth(evidence, samplers[0], pending) * sizes.share(lead, rival) <= self._price:
             return 0
-        granted = self.reserve_first(samplers, max(int(min(sizes.size(lead, rival, self._price), most)), 0))
+        size = max(int(min(sizes.size(lead, rival, self._price), most)), 0)
+        granted = self.reserve_first(samplers, size, range(1, size))
         if granted:
             self._buy(self.in_requests(sizes, 0, granted + self._due)[1])
         return granted
 
-    def reserve(self, samplers: Sequence[str], *, requests: int | None = None, metered: bool = True) -> int:
+    def reserve(
+        self,
+        samplers: Sequence[str],
+        *,
+        requests: int | None = None,
+        metered: bool = True,
+        joining: range = ALONE,
+    ) -> int:
         """Reserve the first of these samples that fit; inside the lock. Returns how many.
 
         Where the store fails none fits: the call answers with what it has.
@@ -328,14 +358,17 @@ class Arm(Needs):
             samplers: What draws each; an empty name where that is told later, by :meth:`obtain`.
             requests: Requests of each; by default as many as one is known to make.
             metered: Whether tokens and dollars are set aside now.
+            joining: Which of these, by position, may come as further choices of another one's request.
 
         Raises:
             StorageError: If the store fails at the first sample of a call that is being opened.
         """
         reserved = 0
-        for sampler in samplers:
-            redo = self._made in self.paid
-            amount = NOTHING if redo else self.amount(sampler, requests, first=self._made == 0, metered=metered)
+        for place, sampler in enumerate(samplers):
+            redo, amount = self._made in self.paid, NOTHING
+            if not redo:
+                first, further = self._made == 0, place in joining
+                amount = self.amount(sampler, requests, first=first, metered=metered, further=further)
             reservation = lease = None
             try:
                 reservation = self.ledger.reserve(amount)
@@ -357,12 +390,11 @@ class Arm(Needs):
             reserved += 1
         return reserved
 
-    def _fund(self, sampler: str) -> bool:
+    def _fund(self, sampler: str, *, further: bool) -> bool:
         """Set aside what the next guaranteed lease needs in tokens and dollars; False if it does not fit now."""
         lease = self._waiting[0]
         lease.sampler = sampler
-        need = self.learned.need_of(sampler, first=lease.index == 0)
-        return lease.redo or lease.hold(self.metered(need))
+        return lease.redo or lease.hold(self.need(sampler, first=lease.index == 0, further=further))
 
     def lose_hope(self, sampler: str) -> None:
         """Samples that have not begun are not to begin: those of one sampler, or all if the name is empty."""

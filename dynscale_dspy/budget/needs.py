@@ -40,6 +40,11 @@ class Needs:
         return self.learned.need is not None
 
     @property
+    def has_shared(self) -> bool:
+        """Whether a request has brought several samples of this program."""
+        return any(record.further_need is not None for record in self.learned.records.values())
+
+    @property
     def has_models(self) -> bool:
         """Whether its samples are drawn from several language models."""
         return self.learned.has_models
@@ -73,14 +78,14 @@ class Needs:
             sampler: What would draw it.
             first: Whether it would be the first of its call.
         """
-        need = self.metered(self.learned.need_of(sampler, first=first))
+        need = self.need(sampler, first=first)
         return all(self.ledger.unspent(unit) >= getattr(need, unit) for unit in METERED)
 
     def lacking(self) -> str:
         """Which caps forbid its first sample, in words; empty if none does."""
         return lacking(self.ledger, self.amount("", None, first=True, metered=True), "a first sample needs {}")
 
-    def amount(self, sampler: str, requests: int | None, *, first: bool, metered: bool) -> Cost:
+    def amount(self, sampler: str, requests: int | None, *, first: bool, metered: bool, further: bool = False) -> Cost:
         """What to set aside for the next sample."""
         # As many requests as a sample is known to make, so that one that is let in can finish; a guess may be too
         # high, and is no reason to refuse.
@@ -91,9 +96,12 @@ class Needs:
             aside = max(1, int(min(each, self.ledger.remaining("requests"))))
         amount = Cost(samples=1, requests=aside)
         if metered:
-            need = self.learned.need_of(sampler, first=first)
-            amount += self.metered(need)
+            amount += self.need(sampler, first=first, further=further)
         return amount
+
+    def need(self, sampler: str, *, first: bool, further: bool = False) -> Cost:
+        """Tokens and dollars to set aside for the next sample."""
+        return self.metered(self.learned.need_of(sampler, first=first, further=further))
 
     def metered(self, need: Cost | None) -> Cost:
         """Tokens and dollars to set aside for one sample; at least one of each, so that none begins on nothing."""

@@ -227,6 +227,7 @@ class BatchDesk:
             measured=self._arms[0].is_measured,
             metered=pool.admission.is_metered,
             left=left,
+            shared=self._arms[0].has_shared,
         )
 
     @property
@@ -250,8 +251,8 @@ class BatchDesk:
                 arm = self._arms[0]
                 bound = arm.bounds(unit)[0] if unit is not None and arm.is_measured else 0.0
                 return Standing(wait, halted, unit, holds, bound)
-            case ReserveFor(call, sampler, requests):
-                return self._arms[call].obtain(sampler, requests)
+            case ReserveFor(call, sampler, requests, further):
+                return self._arms[call].obtain(sampler, requests, further=further)
             case Fits(call, sampler):
                 return self._admission.may_obtain(self._arms[call], sampler)
             case Change():

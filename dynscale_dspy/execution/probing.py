@@ -17,6 +17,7 @@ from dynscale_dspy.execution.capabilities import CONTINUED_MESSAGE
 from dynscale_dspy.execution.choices_route import can_borrow, is_borrowed, makes_one_request, through_litellm
 from dynscale_dspy.execution.lm_errors import is_unreadable, status_of
 from dynscale_dspy.execution.prefill import StartedMessage
+from dynscale_dspy.execution.shared_request import calling
 from dynscale_dspy.execution.token_probabilities import lenient, tokens_of
 
 NATIVE, LITELLM, OWN = "DSPy's own engine", "LiteLLM", "the user's engine"
@@ -113,7 +114,8 @@ class _Probing:
         self._requests += 1
         asking = lm or self._lm
         try:
-            outputs = asking(messages=self._messages, **settings)
+            with calling(asking, self._messages):
+                outputs = asking(messages=self._messages, **settings)
         except Exception as error:  # of whatever kind: it is told
             return _Asked((), {}, error)
         entry = asking.history[-1] if asking.history else {}

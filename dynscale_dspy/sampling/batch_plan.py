@@ -30,6 +30,7 @@ class KnownSet:
         measured: Whether that is known from samples of the same program.
         metered: Whether tokens or dollars are capped.
         left: Tokens and nanodollars that the set may take in all, by unit; empty where more may come.
+        shared: Whether one request has brought several samples of the same program before.
     """
 
     guaranteed: tuple[int, ...]
@@ -39,6 +40,7 @@ class KnownSet:
     measured: bool = False
     metered: bool = False
     left: Mapping[str, float] = field(default_factory=dict)
+    shared: bool = False
 
 
 def coordinate(
@@ -84,6 +86,8 @@ def coordinate(
     # What a sample takes is learned from samples handed back, not from those that happen to have finished.
     each, measured = known.each, known.measured or (requests == math.inf and not metered)
     hopeless: set[int] = set()
+    trial = metered and shares and not known.shared
+    """Whether it is still to be seen that a request brings several samples: where it does not, each costs a prompt."""
 
     def favoured(call: int, total: int) -> bool:
         """Whether a further sample of the call that has just been chosen is to share the request."""
@@ -112,12 +116,18 @@ def coordinate(
         samplers = plans[call].propose() if plans[call].worths else ()
         return bool(samplers) and not (yield Fits(call, samplers[0].name))
 
-    def obtain(call: int) -> Generator[ReserveFor, Any, Job | None]:
-        """The job of one more sample of a call; None if it does not fit now."""
+    def obtain(call: int, joined: Job | None = None) -> Generator[ReserveFor, Any, Job | None]:
+        """The job of one more sample of a call; None if it does not fit now.
+
+        Args:
+            call: The call.
+            joined: The job whose request may bring this sample, too.
+        """
         samplers = plans[call].propose()
         if not samplers:
             return None
-        lease = yield ReserveFor(call, samplers[0].name, each)
+        further = joined is not None and plans[call].joins(joined)
+        lease = yield ReserveFor(call, samplers[0].name, each, further)
         if lease is None:
             return None
         waiting[call] = max(waiting[call] - 1, 0)
@@ -139,6 +149,8 @@ def coordinate(
         while standing.wait is None and not standing.halted:
             if metered and not measured and outstanding:
                 break  # what one takes in tokens and dollars is known when the first has finished
+            if trial and outstanding > under_way and (costs.sizes is not None or guaranteed > len(plans)):
+                break
             affordable = requests if requests == math.inf else requests // each - outstanding
             narrowed = _narrowed(window, min(limit - issued, affordable)) if narrowing else window
             if issued >= limit or under_way >= narrowed:
@@ -173,16 +185,20 @@ def coordinate(
             chunk = [job]
             most = min(plans[call].max_choices, limit - issued, affordable)
             size = request_size(call) if measured else None
-            while len(chunk) < most and plans[call].may_share(chunk[-1]) and plans[call].room > 0:
+            able = plans[call].may_share(chunk[-1]) and not costs.are_alone
+            while able and len(chunk) < most and plans[call].room > 0:
                 if size is not None:
                     if len(chunk) >= size or not plans[call].joins(chunk[-1]):
                         break
                 elif not waiting[call] and not (measured and favoured(call, issued + len(chunk))):
                     break
-                job = yield from obtain(call)
+                job = yield from obtain(call, chunk[-1])
                 if job is None:
                     break
                 chunk.append(job)
+                able = plans[call].may_share(job)
+            if metered and not measured:
+                costs.blind(len(chunk))
             chunk = plans[call].sharing(chunk)
             jobs.extend(chunk)
             outstanding += len(chunk)
@@ -194,6 +210,8 @@ def coordinate(
             return
         finished = yield jobs
         under_way -= 1
+        trial = trial and len(finished) == 1
+        costs.came([sample.cost for _, sample in finished])
         for job, sample in finished:
             outstanding -= 1
             requests -= sample.cost.requests
@@ -273,6 +291,8 @@ class _Costs:
         self._all = CostRecord()
         self.room = math.inf
         self._first, self._price = 1, 0.0
+        self._blind = (0, 0)
+        self._joined = self._alone = 0
         self._saved = 0.0  # of what earlier calls had for their first request, in samples
 
     def stand(self, unit: str | None, bound: float = 0.0) -> None:
@@ -299,8 +319,31 @@ class _Costs:
             self._all.add(cost)
         self._size()
 
+    def blind(self, samples: int) -> None:
+        """The first request of a call is made for so many samples, before it is known what they cost."""
+        calls, drawn = self._blind
+        self._blind = calls + 1, drawn + samples
+
+    def came(self, costs: Sequence[Cost]) -> None:
+        """Samples that one request was to bring have cost so much.
+
+        Args:
+            costs: That of each; a sample that had to ask for itself has cost a request.
+        """
+        for cost in costs[1:]:
+            self._alone += cost.requests > 0
+            self._joined += cost.samples > 0 and not cost.requests
+
+    @property
+    def are_alone(self) -> bool:
+        """Whether requests that were to bring several samples mostly did not."""
+        return self._alone > self._joined
+
     def _size(self) -> None:
         """Learn from the latest samples how large requests are to be."""
+        if self.are_alone:
+            self.sizes, self.room = None, math.inf
+            return
         apart = self._all.apart(self.unit) if self._shares and self.unit is not None else None
         if apart is None or not apart[1] or self.unit is None:
             return
@@ -308,7 +351,7 @@ class _Costs:
         setup, most, has = read / written, self._each_has.get("samples", math.inf), self._each_has.get(self.unit)
         # Of what all have, the last call's first request has to find its upper bound.
         beyond = max(self._bound - read - written, 0.0) / self._calls
-        self.room = math.inf if has is None else (has - beyond - read) / written
+        self.room = math.inf if has is None else self._beside_blind((has - beyond - read) / written)
         # Where two requests pay for all samples that a call may draw, these are what is short.
         if most < math.inf and self.room >= most + setup:
             self.sizes, self.room = None, math.inf
@@ -316,6 +359,11 @@ class _Costs:
             self.sizes = RequestSizes.of(setup) if self._gains else None
         if self.sizes is not None and self.room < math.inf:
             self._first, self._price = self.sizes.opening(self.room + self.sizes.setup)
+
+    def _beside_blind(self, room: float) -> float:
+        """Samples that are left for each of the other calls, once those that were drawn blindly are counted."""
+        calls, drawn = self._blind
+        return (room * self._calls - drawn) / (self._calls - calls) if calls < self._calls else room
 
     @property
     def level(self) -> tuple[object, ...]:

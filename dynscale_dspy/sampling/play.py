@@ -118,7 +118,8 @@ def _more(plan: Plan, samplers: list[Sampler], granted: Granted) -> Generator[St
         if not further:
             break
         pending = plan.pending + len(leases)
-        granted = yield Reserve(plan.selection.evidence(), _names(further), pending, at_same_price=True)
+        joins = max(plan.together(samplers + further) - len(leases), 0)
+        granted = yield Reserve(plan.selection.evidence(), _names(further), pending, at_same_price=True, together=joins)
         samplers = samplers + further
         leases += granted.leases
     return plan.jobs(samplers, leases)

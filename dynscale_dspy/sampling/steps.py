@@ -161,7 +161,8 @@ class Reserve:
         samplers: The names of the samplers that would draw them.
         pending: Samples in flight, or reserved and not drawn yet.
         at_same_price: Whether these are bought together with those just granted, which have raised the price.
-        together: How many of these at most, from the first on, may come from one request.
+        together: How many of these at most, from the first on, may come from one request; from that of those just
+            granted if they are bought together.
     """
 
     evidence: Evidence
@@ -251,11 +252,13 @@ class ReserveFor:
         call: The position of the call.
         sampler: The name of the sampler that is going to draw it.
         requests: Requests to set aside for it.
+        further: Whether it may come as a further choice of the request of the sample before.
     """
 
     call: int
     sampler: str
     requests: int
+    further: bool = False
 
 
 @dataclass(frozen=True)

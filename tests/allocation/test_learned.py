@@ -32,6 +32,20 @@ def test_needs_are_the_largest_seen_by_sampler_by_first_sample_and_in_all(peaks)
         assert learned.first_need == Cost(requests=max(p[2] for p in firsts), prompt_tokens=max(p[3] for p in firsts))
 
 
+@given(PEAKS, st.integers(1, 99))
+def test_a_further_choice_needs_no_more_than_further_choices_have_held(peaks, tokens):
+    learned = Learned()
+    for sampler, index, requests, read in peaks:
+        learned.needed(sampler, Cost(requests=requests, prompt_tokens=read), index=index)
+    assert learned.need_of("independent", further=True) == learned.need_of("independent")  # there was none yet
+    learned.needed("independent", Cost(completion_tokens=tokens), index=1)
+    learned.needed("independent", Cost(), index=2)  # a sample that asked nothing, as one from a cache of its own
+    assert learned.need_of("independent", further=True) == Cost(completion_tokens=tokens)
+    own = [peak[2] for peak in peaks if peak[0] == "independent"]
+    need = learned.need_of("independent")
+    assert need is not None and need.requests == max(own, default=0)
+
+
 def test_costs_are_kept_apart_and_an_unknown_sampler_is_taken_to_cost_the_mean():
     learned = Learned()
     assert learned.mean_of("independent", "tokens") == 0

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dynscale_dspy import BudgetPool, Cost
+from dynscale_dspy import BudgetPool, Cost, Uniform
 from dynscale_dspy.allocation.tally import Tally
 from tests.support import Known, opened
 
@@ -69,6 +69,56 @@ def test_a_call_opens_with_as_many_samples_as_make_its_prompt_worth_it():
     alone = opened(pool, 8, program=program)
     assert drawn(alone) < 6  # its samples each make a request
     alone.close()
+
+
+def held_by(pool, act):
+    """Tokens that are set aside meanwhile."""
+    before = pool.statistics().reserved.tokens
+    act()
+    return pool.statistics().reserved.tokens - before
+
+
+def test_a_further_choice_holds_what_it_may_write_and_the_prompt_is_held_once():
+    pool, program = BudgetPool(tokens=10_000, per_call=4, policy=Uniform()), Known()
+    for _ in range(2):  # what a sample takes, then what a further choice does
+        arm = opened(pool, 4, program=program, together=4)
+        drawn(arm)
+        arm.close()
+    first, further = 2 * 160 + 2 * 20, 2 * 20
+    found = []
+    assert held_by(pool, lambda: found.append(opened(pool, 4, program=program, together=4))) == first + 3 * further
+    assert held_by(pool, lambda: found.append(opened(pool, 4, program=program, together=2))) == 3 * first + further
+    assert held_by(pool, lambda: found.append(opened(pool, 4, program=program))) == 4 * first
+    for arm in found:
+        arm.close()
+    [known], _, _ = pool.admission.open_known(1, program=program)
+    assert held_by(pool, lambda: known.obtain("independent", 1)) == first
+    for _ in range(3):  # guaranteed samples, and those that come after them
+        assert held_by(pool, lambda: known.obtain("independent", 1, further=True)) == further
+    assert held_by(pool, lambda: known.obtain("independent", 1)) == first
+    known.close()
+
+
+def test_a_further_choice_that_has_to_ask_for_itself_sets_more_aside_or_is_refused():
+    pool, program = BudgetPool(tokens=10_000, per_call=2, policy=Uniform()), Known()
+    for _ in range(2):
+        arm = opened(pool, 2, program=program, together=2)
+        drawn(arm)
+        arm.close()
+    arm = opened(pool, 2, program=program, together=2)
+    _, alone = arm.take_all()
+    assert alone.start()
+    left = int(pool.admission.remaining("tokens"))
+    whole = Cost(requests=1, prompt_tokens=320, completion_tokens=40)
+    assert alone.charge(Cost(requests=1, prompt_tokens=left + 41)) is None  # it holds 40
+    assert "tokens" in alone.lacking
+    charge = alone.charge(whole)
+    assert charge is not None
+    assert pool.admission.remaining("tokens") == left - whole.tokens + 40
+    alone.answered(charge, whole)
+    alone.settle()
+    arm.close()
+    assert pool.statistics().reserved == Cost()
 
 
 def test_a_contested_call_gets_one_more_request_of_the_size_that_is_worth_most():

@@ -392,6 +392,27 @@ class TestSizesOfRequests:
         costs.stand("tokens", bound=9999)
         assert costs.room == 9  # later samples change nothing, so that no timing decides
 
+    def test_what_was_drawn_before_that_was_known_is_counted(self):
+        costs = batch_plan._Costs(weighs=True, shares=True, each_has={"tokens": 400}, calls=50)
+        costs.stand("tokens")
+        costs.blind(59)
+        self.tell(costs, 200)
+        assert costs.room == 9  # ten for each of 50 calls, less 59, for 49
+
+    def test_where_samples_that_were_to_share_a_request_each_ask_they_are_weighed_one_by_one(self):
+        costs = self.costs(each_has=400)
+        shared, alone = Cost(samples=1, completion_tokens=20), Cost(samples=1, requests=1, prompt_tokens=200)
+        costs.came([alone])
+        costs.came([alone, shared, alone, Cost()])
+        self.tell(costs, 200)
+        assert not costs.are_alone and costs.sizes is not None
+        costs.came([shared, alone])
+        self.tell(costs, 200)
+        assert costs.are_alone and (costs.sizes, costs.room) == (None, math.inf)
+        costs.came([alone, shared])
+        self.tell(costs, 200)
+        assert not costs.are_alone and costs.room == 10
+
     def test_one_long_prompt_in_the_beginning_does_not_make_requests_small_for_long(self):
         costs = self.costs(each_has=400, prompt=20_000)
         for _ in range(16):

@@ -101,6 +101,27 @@ def test_where_tokens_are_plenty_requests_are_no_smaller_for_being_capped(server
     assert counted.requests > 1.5 * CALLS
 
 
+@pytest.mark.parametrize("online", [False, True], ids=["batch", "one by one"])
+def test_every_call_has_an_answer_where_the_server_stops_giving_several_choices(online):
+    """Further choices have set aside what they write, and now each would have to pay for the prompt."""
+    with FakeServer(questions(CALLS, seed=3), median_latency=0) as server:
+        lm = server.lm("litellm", max_tokens=60)
+        pool = BudgetPool(tokens=CALLS * (169 + 6 * 23))
+        qa = DynScaling(PROGRAM, pool, sampling=Parallel())
+        asked = [{"question": question.text} for question in server.questions]
+        if online:
+            pool.expect(CALLS)
+        with dspy.context(lm=lm):
+            found = [qa(**inputs) for inputs in asked[: CALLS // 2]] if online else []
+            server.reset(choices="one")
+            found += [qa(**inputs) for inputs in asked[CALLS // 2 :]] if online else []
+            if not online:
+                found = qa.batch(asked, num_threads=4, disable_progress_bar=True)
+        assert len(found) == CALLS and None not in found
+        now = pool.statistics()
+        assert now.reserved == Cost() and now.spent.tokens <= CALLS * (169 + 6 * 23)
+
+
 def test_where_tokens_are_plenty_announced_calls_draw_as_they_are_contested(server):
     """Not each as many as it may draw on average, at once."""
     _, counted = spent_by(server, BudgetPool(tokens=CALLS * 1200), online=True)
