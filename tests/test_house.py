@@ -166,3 +166,12 @@ def test_no_class_reaches_for_another_files_private_attributes(name):
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.endswith("__"):
             assert node.attr in own | FOREIGN, f"{name}:{node.lineno} uses .{node.attr}"
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_no_comprehension_runs_in_the_frame_that_holds_a_lock(name):
+    """From Python 3.12 on it is a part of that frame, and an interrupt in it may leave the lock held."""
+    for held in ast.walk(TREES[name]):
+        if isinstance(held, (ast.With, ast.AsyncWith)) and any("lock" in ast.unparse(item) for item in held.items):
+            for node in statements(held):
+                assert not isinstance(node, (ast.ListComp, ast.SetComp, ast.DictComp)), f"{name}:{node.lineno}"

@@ -182,11 +182,11 @@ class Refusals:
         """The names of those settings that the language model would refuse."""
         server = SERVERS.of(lm)
         with self.lock:
-            refused = self._refused.get(server)
-            if not refused:
-                return frozenset()
-            given = {name for name, value in settings.items() if value is not None}
-            return frozenset(name for name, others in refused.items() if name in given and others <= given)
+            refused = dict(self._refused.get(server, {}))
+        if not refused:
+            return frozenset()
+        given = {name for name, value in settings.items() if value is not None}
+        return frozenset(name for name, others in refused.items() if name in given and others <= given)
 
     def found(self, lm: Any, refused: Mapping[str, frozenset[str]]) -> frozenset[str]:
         """Keep that settings are refused.
@@ -199,10 +199,13 @@ class Refusals:
             Those for which this is news.
         """
         server = SERVERS.of(lm)
+        news = set()
         with self.lock:
             known = self._refused.setdefault(server, {})
-            news = {name for name, others in refused.items() if name not in known or not known[name] <= others}
-            known.update({name: refused[name] for name in news})
+            for name, others in refused.items():
+                if name not in known or not known[name] <= others:
+                    known[name] = others
+                    news.add(name)
         return frozenset(news)
 
     def took(self, lm: Any, names: Collection[str]) -> None:

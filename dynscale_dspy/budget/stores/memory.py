@@ -108,7 +108,11 @@ class MemoryStore:
     def note(self, notes: Mapping[str, str]) -> None:
         """Keep texts under their names; an empty text deletes its name."""
         with self._lock:
-            self._notes = {name: text for name, text in {**self._notes, **notes}.items() if text}
+            kept = {**self._notes, **notes}
+            for name, text in notes.items():
+                if not text:
+                    del kept[name]
+            self._notes = kept
 
     def notes(self) -> dict[str, str]:
         """Return all texts that are kept, by name."""
