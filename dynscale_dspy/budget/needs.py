@@ -166,8 +166,8 @@ class Needs:
         unit, pacing = self.payer.accounts.binding_unit, self.payer.pacing
         if unit is None:
             return None
-        if pacing.expected is not None and pacing.tightest(self) not in METERED:
-            return None  # tokens and dollars last for all calls that were announced
+        if pacing.paced and pacing.tightest(self) not in METERED:
+            return None  # calls are given samples, and tokens and dollars last for all that were announced
         record = self.learned.of(samplers[0]).cost
         return PricedSizes.of(record if record.samples else self.learned.cost, unit, self.each(unit))
 

@@ -71,6 +71,15 @@ def test_sizes_of_requests_are_known_where_tokens_or_dollars_run_out_and_samples
     arm.close()
 
 
+@pytest.mark.parametrize("per_call", [None, 8])
+def test_where_calls_are_given_samples_each_of_them_is_weighed_by_itself(per_call):
+    pool = BudgetPool(tokens=100_000, per_call=per_call)
+    arm = opened(pool, program=Known())
+    arm.learned.costed("independent", Cost(samples=1, requests=1, prompt_tokens=160, completion_tokens=20))
+    assert (arm.request_sizes(["independent"], 8) is None) is (per_call is not None)
+    arm.close()
+
+
 @pytest.mark.parametrize(("tokens", "sized"), [(100 * 900, True), (100 * 2000, False)])
 def test_where_tokens_last_for_all_announced_calls_each_sample_is_weighed_by_itself(tokens, sized):
     """A call may draw 8 samples on average; at 180 tokens each it runs out of these first, or of tokens."""
