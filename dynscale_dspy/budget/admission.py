@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
-import weakref
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
@@ -17,19 +13,18 @@ from dynscale_dspy.allocation.costs import METERED, UNITS, Cost
 from dynscale_dspy.allocation.pacing import Pacing
 from dynscale_dspy.allocation.policies import Policy
 from dynscale_dspy.allocation.pricing import ShadowPrice
-from dynscale_dspy.budget.accounts import Accounts, Ledger, Periods
+from dynscale_dspy.budget.accounts import Accounts, Ledger
 from dynscale_dspy.budget.alerts import CapAlerts, CapNotSure, warn
 from dynscale_dspy.budget.arms import Arm
 from dynscale_dspy.budget.breaker import CircuitBreaker
 from dynscale_dspy.budget.leases import Lease
-from dynscale_dspy.budget.locking import StepLock, step
+from dynscale_dspy.budget.locking import step
 from dynscale_dspy.budget.payer import Program
 from dynscale_dspy.budget.prices import Price
+from dynscale_dspy.budget.shared import Counts, Shared
 from dynscale_dspy.budget.shortages import lacking
-from dynscale_dspy.budget.supply import Supply
 from dynscale_dspy.budget.throttle import Throttle
-from dynscale_dspy.budget.waiting import WaitQueue
-from dynscale_dspy.errors import BudgetExhausted, StorageError, UnboundedCost
+from dynscale_dspy.errors import BudgetExhausted, UnboundedCost
 from dynscale_dspy.reporting import text
 from dynscale_dspy.reporting.statistics import PoolStatistics, limits_in_dollars
 
@@ -37,85 +32,6 @@ logger = logging.getLogger(__name__)
 
 BOOKED_AS_REPORTED = ("more usage than the request allowed", "a price above the listed one")
 """What a provider reports is charged all the same where it is only more than was to be expected."""
-
-
-@dataclass
-class Counts:
-    """What has happened in a pool."""
-
-    open: set[int] = field(default_factory=set)
-    """Numbers of its calls that are being answered. Not the calls: one that is lost closes when nobody has it."""
-    open_elsewhere: int = 0
-    """Those of other processes that spend the same budget, as far as they have told."""
-    closed_calls: int = 0
-    unscaled_runs: int = 0
-    drawn: int = 0
-    samples_per_call: Counter[int] = field(default_factory=Counter)
-    distrusted: Counter[str] = field(default_factory=Counter)
-    """Usage reports that were not believed, by reason."""
-
-    @property
-    def open_calls(self) -> int:
-        """How many calls are being answered."""
-        return len(self.open) + self.open_elsewhere
-
-
-class Shared:
-    """What a pool and the scopes within it have in common.
-
-    Args:
-        supply: Where their budget comes from.
-        is_durable: Whether the budget outlives this process, in a store that others may share and that may block.
-        throttle: What requests pass on their way out; None for nothing.
-        clock: Seconds since the epoch.
-
-    Attributes:
-        lock: Their lock.
-        queue: Who waits for budget.
-        promised: First samples that were fetched for calls that wait for one.
-        programs: What is kept of each program.
-        unbounded: The models, and what bounds were lacking, that were warned of.
-        moved_to: The name under which the whole budget was published; empty if it was not.
-        open_arms: The calls that are open.
-    """
-
-    def __init__(
-        self, *, supply: Supply, is_durable: bool, throttle: Throttle | None, clock: Callable[[], float]
-    ) -> None:
-        self.supply = supply
-        self.is_durable = is_durable
-        self.throttle = throttle
-        self.clock = clock
-        self.periods: Periods | None = None
-        self.lock = StepLock(before=self._begin_period, after=supply.tend)
-        self.queue = WaitQueue(self.lock, polls=is_durable)
-        self.promised = 0
-        self.programs: weakref.WeakKeyDictionary[Any, Program] = weakref.WeakKeyDictionary()
-        self.unbounded: set[tuple[str, str]] = set()
-        self.moved_to = ""
-        self.open_arms: weakref.WeakSet[Arm] = weakref.WeakSet()
-
-    def begin_anew(self, throttle: Throttle | None) -> None:
-        """In the child of a fork nobody waits or holds a lock, and no call is open: those are the parent's.
-
-        Args:
-            throttle: What requests pass from now on; None for nothing.
-        """
-        self.throttle = throttle
-        self.lock.begin_anew()
-        self.queue.begin_anew()
-        self.promised = 0
-        for arm in self.open_arms:
-            arm.disown()
-        self.open_arms = weakref.WeakSet()
-        for program in self.programs.values():
-            program.open_calls.clear()
-
-    def _begin_period(self) -> None:
-        if self.periods is not None:
-            # A store that fails keeps no step from settling: the period is begun at a later one.
-            with contextlib.suppress(StorageError):
-                self.periods.look()
 
 
 class Admission:

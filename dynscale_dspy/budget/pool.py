@@ -19,12 +19,13 @@ from dynscale_dspy._naming import name_of
 from dynscale_dspy.allocation.costs import NANO, Cost
 from dynscale_dspy.allocation.policies import Policy
 from dynscale_dspy.budget.accounts import Accounts, Periods
-from dynscale_dspy.budget.admission import Admission, Shared
+from dynscale_dspy.budget.admission import Admission
 from dynscale_dspy.budget.alerts import BudgetWarning, CapAlerts
 from dynscale_dspy.budget.breaker import CircuitBreaker
 from dynscale_dspy.budget.clocks import steady
 from dynscale_dspy.budget.face import Face
 from dynscale_dspy.budget.prices import Price
+from dynscale_dspy.budget.shared import Shared
 from dynscale_dspy.budget.single_flight import SingleFlight
 from dynscale_dspy.budget.stores.base import Store
 from dynscale_dspy.budget.stores.forks import ForkGuard, LockGuard, in_child

@@ -14,9 +14,10 @@ from dynscale_dspy.allocation.costs import Cost
 from dynscale_dspy.allocation.pacing import Pacing
 from dynscale_dspy.allocation.pricing import ShadowPrice
 from dynscale_dspy.budget.accounts import Ledger
-from dynscale_dspy.budget.admission import Admission, Counts
+from dynscale_dspy.budget.admission import Admission
 from dynscale_dspy.budget.breaker import State
 from dynscale_dspy.budget.pool import BudgetPool
+from dynscale_dspy.budget.shared import Counts
 from dynscale_dspy.budget.stores.sqlite import remove_budget
 from dynscale_dspy.config import PoolSettings
 from dynscale_dspy.distributed.lease_book import Grant, LeaseBook, Report
