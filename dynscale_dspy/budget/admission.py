@@ -222,17 +222,19 @@ class Admission:
         return self.accounts.binding_unit
 
     @step
-    def standing(self) -> tuple[Future[None] | None, bool, str | None, bool]:
-        """What to wait for, as :meth:`gate` says; whether it is halted; what runs out first; what samples hold.
+    def standing(self) -> tuple[Future[None] | None, bool, str | None, bool, int]:
+        """What to wait for, as :meth:`gate` says; whether it is halted; what runs out first; what samples hold; calls.
 
-        The last is whether samples in flight hold tokens or dollars, so that waiting for them may help.
+        The last but one is whether samples in flight hold tokens or dollars, so that waiting for them may help, the
+        last how many calls of known sets are open.
         """
         wait = self.shared.queue.join() if self._is_paused or self.shared.supply.is_short() else None
+        known = len(self.shared.open_known)
         if not self.is_metered:
-            return wait, self.is_halted, None, False
+            return wait, self.is_halted, None, False, known
         reserved = self.accounts.ledger.reserved
         holds = any(getattr(reserved, unit) > 0 for unit in METERED)
-        return wait, self.is_halted, self.accounts.binding_unit, holds
+        return wait, self.is_halted, self.accounts.binding_unit, holds, known
 
     # ---- calls
 
@@ -640,6 +642,7 @@ class Admission:
                 node.counts.closed_calls += 1
                 node.counts.samples_per_call[samples] += 1
         self.shared.open_arms.discard(arm)
+        self.shared.open_known.discard(arm.number)
         arm.ended()
         self.shared.queue.wake()
         if charged is None:
@@ -691,6 +694,8 @@ class Admission:
     def _count_opened(self, arm: Arm) -> None:
         arm.opened()
         self.shared.open_arms.add(arm)
+        if arm.known:
+            self.shared.open_known.add(arm.number)
         for node in self.chain:
             node.counts.open.add(arm.number)
 
@@ -698,6 +703,7 @@ class Admission:
         """A call could not be opened: nothing of it stays."""
         arm.undo_opening()
         self.shared.open_arms.discard(arm)
+        self.shared.open_known.discard(arm.number)
         for node in self.chain:
             node.counts.open.discard(arm.number)
 

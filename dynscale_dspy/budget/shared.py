@@ -57,6 +57,7 @@ class Shared:
         unbounded: The models, and what bounds were lacking, that were warned of.
         moved_to: The name under which the whole budget was published; empty if it was not.
         open_arms: The calls that are open.
+        open_known: Numbers of those that are of a known set.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Shared:
         self.unbounded: set[tuple[str, str]] = set()
         self.moved_to = ""
         self.open_arms: weakref.WeakSet[Arm] = weakref.WeakSet()
+        self.open_known: set[int] = set()
 
     def begin_anew(self, throttle: Throttle | None) -> None:
         """In the child of a fork nobody waits or holds a lock, and no call is open: those are the parent's.
@@ -88,6 +90,7 @@ class Shared:
         for arm in self.open_arms:
             arm.disown()
         self.open_arms = weakref.WeakSet()
+        self.open_known = set()
         for program in self.programs.values():
             program.open_calls.clear()
 

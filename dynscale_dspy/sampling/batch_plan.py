@@ -139,7 +139,7 @@ def coordinate(
         jobs: list[Job] = []
         held = False
         standing: Standing = yield Look()
-        costs.stand(standing.unit, standing.bound)
+        costs.stand(standing.unit, standing.bound, standing.others)
         for plan in plans if costs.unit is not None else ():
             plan.unit = costs.unit
         if standing.wait is not None and not outstanding:
@@ -283,6 +283,7 @@ class _Costs:
         self._each_has = each_has or {}
         self._calls = calls
         self._bound = 0.0
+        self._others = 0
         self._gains = gains
         self._weighs = weighs
         self._shares = shares
@@ -295,17 +296,19 @@ class _Costs:
         self._joined = self._alone = 0
         self._saved = 0.0  # of what earlier calls had for their first request, in samples
 
-    def stand(self, unit: str | None, bound: float = 0.0) -> None:
-        """The pool has said what runs out first, and the most that a first sample may take of it.
+    def stand(self, unit: str | None, bound: float = 0.0, others: int = 0) -> None:
+        """The pool has said what runs out first, the most that a first sample may take of it, and who else is there.
 
         Args:
             unit: ``"tokens"`` or ``"nanodollars"``; None for samples or requests.
             bound: That amount; 0 if it is not known. The first that is told counts, so that no timing decides.
+            others: Calls of other sets that have the same left for them.
         """
         if unit != self.unit:
             self.unit, self._bound, self.sizes, self.room = unit, 0.0, None, math.inf
-        if bound and not self._bound:
-            self._bound = bound
+        # A set that has ended has spent its part.
+        if others > self._others or (bound and not self._bound):
+            self._bound, self._others = self._bound or bound, max(others, self._others)
             self._size()
 
     def tell(self, call: int, model: str, cost: Cost) -> None:
@@ -349,6 +352,8 @@ class _Costs:
             return
         read, written = apart
         setup, most, has = read / written, self._each_has.get("samples", math.inf), self._each_has.get(self.unit)
+        if has is not None:
+            has *= self._calls / (self._calls + self._others)
         # Of what all have, the last call's first request has to find its upper bound.
         beyond = max(self._bound - read - written, 0.0) / self._calls
         self.room = math.inf if has is None else self._beside_blind((has - beyond - read) / written)

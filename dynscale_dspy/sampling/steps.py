@@ -230,6 +230,7 @@ class Standing:
         unit: What runs out first, ``"tokens"`` or ``"nanodollars"``; None if that is samples or requests.
         holds_elsewhere: Whether samples in flight hold tokens or dollars, so that waiting for them may help.
         bound: The most that the first sample of a call may take of what runs out first; 0 if that is not known.
+        others: Calls of other known sets that are answered meanwhile, from the same pool.
     """
 
     wait: Future[None] | None = None
@@ -237,6 +238,7 @@ class Standing:
     unit: str | None = None
     holds_elsewhere: bool = False
     bound: float = 0.0
+    others: int = 0
 
 
 @dataclass(frozen=True)

@@ -72,16 +72,16 @@ def test_who_waits_is_told_of_a_change_and_of_the_gate():
 
 def test_how_a_known_set_stands_in_one_look():
     pool = BudgetPool(samples=5, tokens=100)
-    assert pool.admission.standing() == (None, False, "tokens", False)
+    assert pool.admission.standing() == (None, False, "tokens", False, 0)
     arm = open_call(pool)
     assert arm is not None
-    assert pool.admission.standing() == (None, False, "tokens", True)  # what samples hold may come back
+    assert pool.admission.standing() == (None, False, "tokens", True, 0)  # what samples hold may come back
     arm.close()
     pool.stop()
-    assert pool.admission.standing() == (None, True, "tokens", False)
+    assert pool.admission.standing() == (None, True, "tokens", False, 0)
     pool.resume()
     pool.pause()
-    wait, halted, _, _ = pool.admission.standing()
+    wait, halted, _, _, _ = pool.admission.standing()
     assert wait is not None and halted
 
 
@@ -293,6 +293,23 @@ def test_an_interrupt_inside_any_step_lets_go_of_the_lock_and_passes_no_cap(wher
             break
     assert interrupted >= 1
     assert bomb.left <= 0
+
+
+def test_calls_of_known_sets_are_counted_while_they_are_open():
+    pool = BudgetPool(tokens=1000, samples=5)
+    opened(pool).close()
+    one, _, _ = pool.admission.open_known(2)
+    with pytest.raises(BudgetExhausted):
+        pool.admission.open_known(9)
+    with pytest.raises(ZeroDivisionError):
+        pool.admission.open_known(1, hold=lambda arm: 1 / 0)
+    other, _, _ = pool.admission.open_known(1)
+    assert pool.admission.standing()[-1] == 3
+    for arm in one:
+        arm.close()
+    assert pool.admission.standing()[-1] == 1
+    other[0].close()
+    assert pool.admission.standing()[-1] == 0
 
 
 def test_nobody_waits_for_a_change_in_a_pool_that_has_ended():

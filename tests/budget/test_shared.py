@@ -15,8 +15,10 @@ def test_in_a_child_no_call_is_open_and_no_arm_answers_for_one():
     arm = opened(pool, program=program)
     shared = pool.admission.shared
     shared.promised = 2
+    shared.open_known.add(7)
     kept = shared.programs[program]
     assert arm in shared.open_arms and kept.open_calls
     shared.begin_anew(None)
     assert (shared.promised, len(shared.open_arms), kept.open_calls) == (0, 0, set())
+    assert shared.open_known == set()
     assert not arm.is_open and shared.throttle is None

@@ -392,6 +392,15 @@ class TestSizesOfRequests:
         costs.stand("tokens", bound=9999)
         assert costs.room == 9  # later samples change nothing, so that no timing decides
 
+    def test_what_is_left_is_for_the_calls_of_other_sets_too(self):
+        costs = self.costs(each_has=600)
+        assert costs.room == 20
+        costs.stand("tokens", others=25)
+        assert costs.room == 10
+        costs.stand("tokens")  # that set has ended, and has spent its part
+        self.tell(costs, 200)
+        assert costs.room == 10
+
     def test_what_was_drawn_before_that_was_known_is_counted(self):
         costs = batch_plan._Costs(weighs=True, shares=True, each_has={"tokens": 400}, calls=50)
         costs.stand("tokens")
