@@ -304,6 +304,8 @@ class Arm(Needs):
                 return granted
         else:
             self._price = price.value
+            if samplers:
+                self._due = 0  # what was due before and not asked for is not wanted
         if self.counts_requests and self._named and not self.is_measured:
             # Until one has finished only first samples are let in: many more at once could each spend what another
             # needs to finish, and none would.

@@ -71,6 +71,16 @@ def test_a_call_opens_with_as_many_samples_as_make_its_prompt_worth_it():
     alone.close()
 
 
+def test_what_was_due_and_not_asked_for_is_not_granted_later():
+    pool, program = BudgetPool(per_call=12, policy=Uniform(first=12)), Known()
+    arm = opened(pool, 8, program=program)
+    assert len(arm.take_all()) == 8  # four more are due, and the call proposes none: its strategy wants to see these
+    arm.request(Tally.of("A" * 8), ["independent"])
+    arm.take_all()
+    assert arm.request(Tally.of("A" * 8), ["independent"] * 4, pending=1, at_same_price=True) == 3  # twelve in all
+    arm.close()
+
+
 def held_by(pool, act):
     """Tokens that are set aside meanwhile."""
     before = pool.statistics().reserved.tokens
