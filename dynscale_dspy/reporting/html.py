@@ -39,11 +39,12 @@ text-align:left;overflow-wrap:anywhere}
 .dynscale .rows tr.row{border:0;background:none}
 .dynscale .rows .row td{border:0;padding:2px 10px 2px 0;text-align:left;vertical-align:middle;max-width:none;
 background:none;color:inherit}
+.dynscale .rows .row td:first-child{min-width:6em}
 .dynscale .rows .row td:nth-child(2){width:50%;min-width:48px}
 .dynscale .rows .row td:last-child{padding-right:0;text-align:right;font-variant-numeric:tabular-nums;
-white-space:nowrap}
+overflow-wrap:normal}
 .dynscale .wide .row td:nth-child(2){width:22%}
-.dynscale .wide .row td:last-child{white-space:normal;width:42%}
+.dynscale .wide .row td:last-child{width:42%}
 .dynscale .bar{height:.7rem;line-height:0;white-space:nowrap;border-radius:3px;overflow:hidden;
 background:color-mix(in srgb,currentColor 13%,transparent)}
 .dynscale .charts{display:flex;flex-wrap:wrap;gap:0 20px}
