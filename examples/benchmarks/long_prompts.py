@@ -5,8 +5,8 @@
 A scripted model of known answer distributions, behind HTTP: a prompt of about 170 tokens, replies of about 23. Uniform
 voting draws all samples of a question from one request. The default policy then has as many samples, tokens, or dollars
 where one token read costs a quarter of one written: for a known set, and for announced calls one by one, four at a
-time. Samples see no earlier ones, and none is greedy: the scripted model at temperature 0 gives its most frequent
-answer, as no real one does.
+time. Where it has as many samples, uniform voting also has the tokens that these took. Samples see no earlier ones, and
+none is greedy: the scripted model at temperature 0 gives its most frequent answer, as no real one does.
 """
 
 from __future__ import annotations
@@ -75,9 +75,9 @@ def runs(samples: int, seed: int, count: int) -> list[tuple[str, str, dict[str, 
         program = dspy.ChainOfThought("question -> answer")
         asked = [{"question": question.text} for question in bank]
 
-        def answer(pool: BudgetPool, *, online: bool = False) -> dict[str, Any]:
+        def answer(pool: BudgetPool, *, online: bool = False, choices: int = 8) -> dict[str, Any]:
             server.reset(seed=seed)
-            qa = DynScaling(program, pool, sampling=Parallel())
+            qa = DynScaling(program, pool, sampling=Parallel(), max_choices=choices)
             if online:
                 pool.expect(count)
                 with ThreadPoolExecutor(AT_ONCE) as threads:
@@ -86,6 +86,7 @@ def runs(samples: int, seed: int, count: int) -> list[tuple[str, str, dict[str, 
                 predictions = qa.batch(asked, num_threads=AT_ONCE, disable_progress_bar=True)
             counted = server.statistics()
             return {
+                "written": counted.completion_tokens / counted.samples,
                 "hits": [one is not None and one.answer == q.answer for one, q in zip(predictions, bank, strict=True)],
                 "requests": counted.requests / count,
                 "drawn": counted.samples / count,
@@ -98,9 +99,13 @@ def runs(samples: int, seed: int, count: int) -> list[tuple[str, str, dict[str, 
                 return qa(**inputs)
 
         with dspy.context(lm=lm):
-            done = [("", "uniform voting", answer(BudgetPool(per_call=samples, policy=Uniform())))]
+            done = [("", "uniform voting", answer(BudgetPool(per_call=samples, policy=Uniform()), choices=samples))]
+            written = done[0][2]["written"]
             tokens, dollars = (round(done[0][2][name] * count) for name in ("tokens", "microdollars"))
-            done.append(("samples", "known set", answer(BudgetPool(samples=samples * count))))
+            done.append(("samples", "known set", drawn := answer(BudgetPool(samples=samples * count))))
+            more = samples + round((drawn["tokens"] - done[0][2]["tokens"]) / written)
+            pool = BudgetPool(per_call=more, policy=Uniform())
+            done.append(("tokens of the row above", "uniform voting", answer(pool, choices=more)))
             prices = {lm.model: Price(READ, WRITTEN)}
             for how in ("known set", "one by one"):
                 done.append(("tokens", how, answer(BudgetPool(tokens=tokens), online=how != "known set")))
@@ -114,7 +119,7 @@ def show(rows: list[dict[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    names = list(dict.fromkeys(name for row in rows for name in row))
+    names = [name for name in dict.fromkeys(name for row in rows for name in row) if name != "written"]
     table = Table(*names, title="a question")
     for row in rows:
         table.add_row(*(told(name, row.get(name)) for name in names))

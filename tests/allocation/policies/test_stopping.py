@@ -1,3 +1,5 @@
+import sys
+
 import pytest
 from adaptive_consistency import BetaStoppingCriteria, DirichletStoppingCriteria
 from hypothesis import given, settings
@@ -32,6 +34,10 @@ class TestAdaptiveConsistency:
             assert ours.stops(Tally.of(answers)) == theirs["stop"]
         assert ours.confidence(Tally.of(answers)) == pytest.approx(theirs["prob"], abs=1e-6)
 
+    @pytest.mark.skipif(
+        sys.version_info >= (3, 13),
+        reason="the authors' package defines a local function by exec(), which Python 3.13 does not do, and reports -1",
+    )
     @pytest.mark.parametrize("answers", ["AABC", "AAAABBC", "AAAAABC", "AAABBBC", "AAAAAAABC", "AAAAAAABCD"])
     def test_dirichlet_decides_as_the_authors_package(self, answers):
         ours = AdaptiveConsistency(criterion="dirichlet")
