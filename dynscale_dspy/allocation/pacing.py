@@ -122,18 +122,19 @@ class Pacing:
         """The unit of which a call may draw fewest samples on average."""
         return min(self._priced(needs), key=lambda entry: entry[1].per_call / entry[2])[0]
 
-    def credit(self, needs: Needs, *, opening: int = 0) -> int:
+    def credit(self, needs: Needs, *, opening: int = 0, lent: bool = True) -> int:
         """Samples that may be drawn now, by the tightest unit.
 
         Args:
             needs: What a sample takes.
             opening: Calls about to open, counted as if they had.
+            lent: Whether the announced calls that are to come lend any.
         """
         credits = []
         for unit, allowance, each in self._priced(needs):
             allowance.first = max(allowance.first, math.ceil(self.policy.first * each))
             committed = math.ceil(self._spending.committed(unit))
-            credit: float = allowance.credit(committed, opening=opening)
+            credit: float = allowance.credit(committed, opening=opening, lent=lent)
             if self.expected is not None and unit in METERED:
                 # The last of the expected calls must find the upper bound of a first sample, not just what one costs,
                 # even if this one and all that is in flight come to their own bounds: those that see earlier ones

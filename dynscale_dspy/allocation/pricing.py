@@ -287,15 +287,16 @@ class Allowance:
         """A call has arrived."""
         self._opened += 1
 
-    def credit(self, committed: int, *, opening: int = 0) -> int:
+    def credit(self, committed: int, *, opening: int = 0, lent: bool = True) -> int:
         """Samples that may be drawn now.
 
         Args:
             committed: Samples spent or reserved so far, in all.
             opening: Calls about to open, counted as if they had.
+            lent: Whether an announced horizon lends any.
         """
         accrued = self.per_call * (self._opened + opening)
-        if self._coming(opening):
+        if lent and self._coming(opening):
             accrued += self.OVERDRAFT * self.per_call
         left = math.floor(accrued + 1e-9) - (committed - self._excused)
         return max(0, math.floor(min(left, self.headroom(committed, opening=opening)) + 1e-9))

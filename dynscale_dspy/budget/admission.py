@@ -345,7 +345,10 @@ class Admission:
         ledger, pacing = arms[0].ledger, self.pacing
         limit = ledger.remaining("samples")
         if pacing.paced:
-            limit = min(limit, pacing.credit(arms[0], opening=count))
+            # No price holds a known set back: what announced calls lent, it would spend. Its first samples it gets.
+            own = pacing.credit(arms[0], opening=count, lent=False)
+            firsts = count * max(self.policy.first, self.min_per_call)
+            limit = min(limit, max(own, min(pacing.credit(arms[0], opening=count), firsts)))
         requests_left = ledger.remaining("requests")
         each = arms[0].requests_each()
         left = limit if requests_left == math.inf else min(limit, requests_left // each)

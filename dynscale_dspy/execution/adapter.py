@@ -88,6 +88,7 @@ class SampleAdapter:
         self._settings: SampleSettings = settings  # type: ignore[assignment]
         self._meter: Meter = meter  # type: ignore[assignment]
         self._slot = slot
+        self._failed: BaseException | None = None
         self.probing: Probing | None = None
         """What the latest predictor call asked about tokens, and heard; None if it asked nothing."""
 
@@ -156,13 +157,16 @@ class SampleAdapter:
         """Seconds to wait before asking, or only reading, again; None to raise the error."""
         if self._slot is not None and self._slot.read_apart():
             return 0.0
+        self._failed = error
         return asking.again(error) if isinstance(error, Exception) else None
 
     def _naps(self, pause: float) -> Iterator[float]:
         """A pause in parts, which ends with an error as soon as it is clear that there is nothing to wait for."""
         while pause > 0:
             if self._patience() < pause:
-                raise self._meter.cut_off()
+                refused = self._meter.cut_off()
+                refused.error.__cause__ = self._failed  # why there was anything to wait for
+                raise refused
             nap = min(pause, LOOK_AGAIN)
             yield nap
             pause -= nap

@@ -113,9 +113,15 @@ def has_crashed(error: BaseException, *, again: bool = False) -> bool:
 
     Args:
         error: The error.
-        again: Whether the same has failed before: a server that says twice that it is unavailable may mean the request.
+        again: Whether the same has failed before, or is not tried again: a server that still says that it is
+            unavailable may mean the request.
     """
     return status_of(error) in ((500, 502, 503) if again else (500, 502)) and was_refused(error)
+
+
+def may_be_too_large(error: BaseException) -> bool:
+    """Return True if a server takes no more now and names no time: one request may ask for more than its rate is."""
+    return status_of(error) == 429 and retry_after(error) is None
 
 
 def speaks_of(error: BaseException, name: str) -> bool:
@@ -158,9 +164,11 @@ def complaint_of(error: BaseException, names: Collection[str], settings: Mapping
     if unknown:  # to a language model of the user's own
         return Complaint({unknown: frozenset()}, of_any_value=True) if unknown in names else OTHER
     telling = has_unsupported_status(error) or _is_any(error, _UNSUPPORTED)
-    if is_context_overflow(error) or is_permanent(error) or not (telling or status_of(error) == 500):
-        return OTHER
     told = _Told(error)
+    # Who chooses among servers answers 404 where none of them takes what is asked for.
+    permanent = is_permanent(error) and not (status_of(error) == 404 and _NONE_TAKES.search(told.text))
+    if is_context_overflow(error) or permanent or not (telling or status_of(error) == 500):
+        return OTHER
     found = told.fields & set(names)
     if not found:
         if told.fields - _SAMPLING or told.codes & _OTHER_CODES or _ELSEWHERE.search(told.text):
@@ -241,6 +249,8 @@ _ELSEWHERE = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 """Words of other reasons to turn a request away."""
+_NONE_TAKES = re.compile(r"\b(?:no|none)\b.*\b(?:support|handle|take|accept)\w*\b.*\bparameters?\b", re.IGNORECASE)
+"""Words of a 404 that is about the settings of a request, not about the model."""
 _FIELDS = re.compile(
     r"(?<![\w-])(?:messages?|roles?|content|max_(?:completion_|output_)?tokens|stop|stream\w*|logit_bias|\w+_penalty|user"
     r"|metadata)(?![\w-])",

@@ -349,6 +349,10 @@ def _entry_of(lm: Any, outputs: Any) -> Mapping[str, Any] | None:
     return next((entry for entry in reversed(latest) if entry.get("outputs") is outputs), None)
 
 
+CUT_OFF = ("length", "content_filter")
+"""Why a reply ended that has not come to its end. What is there of an answer may be half of it."""
+
+
 def finish_reasons(entry: Mapping[str, Any]) -> list[str | None]:
     """Why each choice of a request ended.
 

@@ -19,7 +19,7 @@ from dynscale_dspy.execution.asks import PredictorsAsk, asks_in
 from dynscale_dspy.execution.introspection import asks_one_model, innermost, needs_each_run
 from dynscale_dspy.execution.listener import LISTENER, listen_to
 from dynscale_dspy.execution.lm_errors import is_permanent
-from dynscale_dspy.execution.meter import SETTING, CallRefused, Meter, current_meter, finish_reasons
+from dynscale_dspy.execution.meter import CUT_OFF, SETTING, CallRefused, Meter, current_meter, finish_reasons
 from dynscale_dspy.execution.replies import made_of
 from dynscale_dspy.execution.sample_lm import SampleLM, original
 from dynscale_dspy.execution.shared_request import Slot
@@ -256,7 +256,7 @@ class SampleRun(AbstractContextManager):
             try:
                 read = self._settings.reader.read(self._settings.module, prediction, self._reply())
                 answer = None if read is ABSENT else read
-                if self._finish_reason() == "length":
+                if self._finish_reason() in CUT_OFF:
                     self._reading = answer, None, "truncated"
                 elif read is ABSENT:
                     self._reading = None, None, "no answer"

@@ -28,6 +28,7 @@ from dynscale_dspy.execution.lm_errors import (
     is_permanent,
     is_retryable,
     is_unsupported,
+    may_be_too_large,
     was_refused,
 )
 from dynscale_dspy.execution.replies import replies_of
@@ -136,6 +137,7 @@ class Slot:
         self.failed = False
         """Whether the latest request was for all of the samples and failed."""
         self._asked = False
+        self._failures = 0
         self._handed = False
         self._read: tuple[Any, Sequence[Any]] | None = None
 
@@ -229,7 +231,10 @@ class Slot:
                 borrowed = is_borrowed(lm, settings)
                 # A reply that LiteLLM cannot get, or cannot read, the language model's own engine may.
                 lost = borrowed and is_retryable(error) and not was_refused(error)
-                crashed = lost or has_crashed(error, again=request.failures > 0)
+                is_last = self._failures >= (getattr(lm, "num_retries", None) or 0)
+                self._failures += 1
+                again = request.failures > 0
+                crashed = lost or has_crashed(error, again=again or is_last) or (again and may_be_too_large(error))
                 sent = [name for name in NEGOTIABLE if settings.get(name) is not None]
                 another = bool(complaint_of(error, sent, settings).refused)
                 # What LiteLLM will not do, the language model's own engine may.

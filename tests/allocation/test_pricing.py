@@ -113,6 +113,7 @@ class TestAllowance:
         allowance = Allowance(2, first=1, expected=3)
         allowance.open()
         assert allowance.credit(committed=0) == 4  # 6 in all, 2 calls still to come
+        assert allowance.credit(committed=0, lent=False) == 2
 
     def test_unknown_horizon_lends_nothing(self):
         allowance = Allowance(2, first=1)

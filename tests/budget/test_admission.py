@@ -162,6 +162,26 @@ def test_what_was_announced_is_spread_over_the_calls():
         assert scope.admission.pacing is scope.admission.own_pacing is not pool.admission.pacing
 
 
+def test_a_known_set_draws_nothing_that_announced_calls_lend():
+    pool = BudgetPool(samples=240).expect(60)
+    arms, limit, _ = pool.admission.open_known(6)
+    assert limit == 24
+    for arm in arms:
+        arm.close()
+    assert BudgetPool(samples=240).admission.open_known(6)[1] == 240  # nobody has said that more will come
+    assert BudgetPool(samples=240).expect(6).admission.open_known(6)[1] == 240
+
+
+def test_a_known_set_gets_its_first_samples_where_calls_before_it_drew_what_was_lent():
+    pool = BudgetPool(samples=40).expect(10)
+    arm = open_call(pool, 40)
+    assert arm is not None
+    while arm.waiting < 20:
+        assert arm.reserve(["independent"])  # its own 4, and what is lent
+    _, limit, _ = pool.admission.open_known(2)
+    assert limit == 2 * pool.policy.first
+
+
 def test_only_the_root_asks_its_supply_where_a_price_opens():
     class Elsewhere(OwnCaps):
         def __init__(self):

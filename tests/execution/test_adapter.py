@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynscale_dspy import BudgetPool
+from dynscale_dspy import BudgetExhausted, BudgetPool
 from dynscale_dspy.execution import adapter as adapters
 from dynscale_dspy.execution.adapter import SampleAdapter, derive_rollout
-from dynscale_dspy.execution.meter import Meter
+from dynscale_dspy.execution.meter import CallRefused, Meter
 from dynscale_dspy.sampling.sample import Draw
 from dynscale_dspy.sampling.samplers import GREEDY, PERMUTED
 from tests.support import ScriptedModel, cycle, needs_lm_errors, open_call, sample_settings
@@ -193,6 +193,26 @@ async def test_the_last_error_is_raised_unchanged(pauses):
     busy = [dspy.utils.exceptions.LMServerError("busy", status=503) for _ in range(4)]
     adapter = SampleAdapter(Failing(*busy), Draw(1), sample_settings(program))
     assert await both_ways(adapter, *call) == [busy[1], busy[3]]
+
+
+@needs_lm_errors
+async def test_what_ends_a_pause_that_is_too_long_tells_what_it_was_for(pauses):
+    class Late(Meter):
+        def patience(self):
+            return 2.0
+
+        def cut_off(self):
+            return CallRefused(BudgetExhausted("late"))
+
+    program = dspy.Predict("question -> answer")
+    call = (ScriptedModel(cycle("A")).lm(num_retries=3), {}, program.signature, [], {"question": "q"})
+    busy = dspy.utils.exceptions.LMRateLimitError("busy", status=429)
+    busy.retry_after = 3600.0
+    for ask in range(2):
+        adapter = SampleAdapter(Failing(busy), Draw(1), sample_settings(program), meter=Late(None, None, None))
+        with pytest.raises(CallRefused) as raised:
+            await adapter.acall(*call) if ask else adapter(*call)
+        assert raised.value.error.__cause__ is busy and pauses == []
 
 
 @pytest.mark.parametrize("error", [ValueError("bad"), StopIteration("odd"), KeyboardInterrupt()])

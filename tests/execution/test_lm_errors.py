@@ -169,6 +169,17 @@ def test_a_language_model_of_ones_own_may_have_no_such_argument():
     assert lm_errors.was_never_sent(raised.value) and not lm_errors.was_never_sent(TypeError("temperature"))
 
 
+def test_a_404_that_is_about_settings_is_read_as_such():
+    told = "No endpoints found that support the parameter temperature"
+    error = failure("NotFoundError", status_code=404, message=told)
+    assert set(lm_errors.complaint_of(error, NAMES, ASKED).refused) == {"temperature"}
+    error = failure("NotFoundError", status_code=404, message="No endpoints can handle the requested parameters.")
+    assert lm_errors.complaint_of(error, NAMES, ASKED).unexplained
+    for told in ("The model `temperature` does not exist", "no such model: temperature", "No endpoints found"):
+        error = failure("NotFoundError", status_code=404, message=told)
+        assert lm_errors.complaint_of(error, NAMES, ASKED) == lm_errors.OTHER
+
+
 def test_a_server_has_crashed_where_it_says_so_itself():
     assert lm_errors.has_crashed(failure("Error", status=500)) and lm_errors.has_crashed(failure("Error", status=502))
     for status in (400, 429, 503, 504, None):

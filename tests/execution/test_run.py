@@ -59,7 +59,11 @@ def test_the_vote_is_read_where_the_sample_ran():
 
 def test_a_blank_or_truncated_answer_casts_no_vote():
     program = dspy.Predict("question -> answer")
-    for answer, finish_reason, problem in (("", "stop", "no answer"), ("A", "length", "truncated")):
+    for answer, finish_reason, problem in (
+        ("", "stop", "no answer"),
+        ("A", "length", "truncated"),
+        ("A", "content_filter", "truncated"),
+    ):
         with dspy.context(lm=ScriptedModel(cycle(answer), finish_reason=finish_reason).lm()):
             with sample_run(Draw(0), started(BudgetPool(5)), sample_settings(program)) as run:
                 run.prediction = program(question="q")

@@ -159,6 +159,47 @@ def test_in_an_outage_one_choice_is_tried_once(choices):
     assert second.failed
 
 
+class Unavailable(Exception):
+    status_code = 503
+
+
+def test_several_choices_that_stay_unavailable_are_given_up_for_one_once_nothing_else_is_tried(choices):
+    lm = Model()
+    lm.num_retries = 1
+    first, second = slots(2)
+    with pytest.raises(Unavailable):
+        ask(first, Unavailable(), lm=lm)
+    assert first.failed
+    assert ask(first, Unavailable(), ["A"], lm=lm) == ([{"n": 2}, {}], ["A"])
+    assert ask(second, ["B"], lm=lm) == ([{}], ["B"])
+    assert not choices.is_expected(lm)
+
+
+class TooMuch(Exception):
+    status_code = 429
+
+
+def test_several_choices_that_may_be_more_than_a_rate_allows_are_given_up_by_the_second_sample(choices):
+    lm = Model()
+    first, second, third = slots(3)
+    with pytest.raises(TooMuch):
+        ask(first, TooMuch(), lm=lm)
+    first.request.failed(TooMuch())
+    assert ask(second, TooMuch(), ["B"], lm=lm) == ([{"n": 2}, {}], ["B"])
+    assert ask(third, ["C"], lm=lm) == ([{}], ["C"])
+    assert not choices.is_expected(lm)
+
+
+def test_a_server_that_names_a_time_is_not_asked_before_it(choices):
+    error = TooMuch()
+    error.retry_after = 5.0
+    first, second, _ = slots(3)
+    first.request.failed(error)
+    with pytest.raises(TooMuch):
+        ask(second, error)
+    assert second.failed
+
+
 def test_what_litellm_loses_the_engine_of_its_own_is_asked_for_and_several_are_doubted(choices, monkeypatch):
     lm = Model()
     monkeypatch.setattr(shared_request, "is_retryable", lambda error: True)
