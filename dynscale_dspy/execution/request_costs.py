@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -370,9 +371,15 @@ def _nanodollars(dollars: Any) -> int | None:
     """Dollars as a provider reports them, in billionths, rounded up; None if they are no such thing."""
     if isinstance(dollars, Mapping):
         dollars = dollars.get("total_cost")
+    if isinstance(dollars, str) and _DECIMAL.fullmatch(dollars):
+        dollars = float(dollars)
     if isinstance(dollars, bool) or not isinstance(dollars, (int, float)) or not 0 <= dollars <= DEAREST:
         return None
     return math.ceil(dollars * NANO - 1e-6)
+
+
+_DECIMAL = re.compile(r"\d{1,9}(?:\.\d{0,30})?(?:[eE][-+]?\d{1,2})?", re.ASCII)
+"""A number in a text."""
 
 
 def most_tokens(kwargs: Mapping[str, Any]) -> int | None:

@@ -272,10 +272,15 @@ def test_without_a_listed_price_the_providers_figure_counts_on_both_engines():
     assert unlisted([GOOD], entry={"cost": None, "response": Reply(0.01)}).nanodollars == 10**7
     assert unlisted([GOOD, GOOD], entry={"response": (Reply(0.01), Reply(0.02))}).nanodollars == 3 * 10**7
     assert unlisted([GOOD], entry={"cost": 0.02, "response": None}).nanodollars == 2 * 10**7
+    for text in ("0.01", "1e-2", "0.0100"):
+        assert unlisted([{**GOOD, "cost": text}]).nanodollars == 10**7
+        assert unlisted([GOOD], entry={"response": Reply({"total_cost": text})}).nanodollars == 10**7
     assert unlisted([{"cost": 0.01}]).nanodollars == 10**7  # though it does not say how many tokens
 
 
-@pytest.mark.parametrize("cost", [None, True, "0.01", -1, float("nan"), float("inf"), 10**400, {}, [1]])
+@pytest.mark.parametrize(
+    "cost", [None, True, "$1", "-1", "nan", "1e99", "1" * 99, -1, float("nan"), float("inf"), 10**400, {}, [1]]
+)
 def test_a_figure_that_is_no_amount_of_dollars_is_not_taken_for_one(cost):
     assert unlisted([{**GOOD, "cost": cost}]).nanodollars == 0
     assert unlisted([GOOD], entry={"response": Reply(cost)}).nanodollars == 0
