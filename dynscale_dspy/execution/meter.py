@@ -426,6 +426,7 @@ def _charge(
     Raises:
         BudgetExhausted: If it cannot be paid.
     """
+    model, routes = str(getattr(lm, "model", "")), unseen_routes(lm, inputs)
     if shared:  # those who share the request pay for their own choices
         inputs = {**inputs, "kwargs": {**(inputs.get("kwargs") or {}), "n": 1}}
     bound = request_bound(
@@ -436,7 +437,6 @@ def _charge(
         prices=payer.prices,
         retries=getattr(lm, "num_retries", 0) if payer.strict else 0,
     )
-    model, routes = str(getattr(lm, "model", "")), unseen_routes(lm, inputs)
     if bound.lacking:
         payer.unbounded(model, bound.lacking, bound.overshoot)
     if routes and any(payer.caps(unit) for unit in ("requests", "tokens", "nanodollars")):

@@ -13,6 +13,7 @@ from typing import Any
 
 from dynscale_dspy.allocation.costs import NANO, NOTHING, Cost
 from dynscale_dspy.budget.prices import Price, listed, worst_price
+from dynscale_dspy.execution.choices_route import LIBRARY, makes_one_request
 from dynscale_dspy.execution.lm_errors import was_never_sent, was_refused
 
 PER_MESSAGE = 16
@@ -122,11 +123,17 @@ def unseen_routes(lm: Any, inputs: Mapping[str, Any]) -> str:
     """
     kwargs = {**getattr(lm, "kwargs", {}), **(inputs.get("kwargs") or {})}
     found = [name for name in _UNSEEN_ROUTES if kwargs.get(name)]
+    litellm = sys.modules.get(LIBRARY)
+    if litellm is not None and ((kwargs.get("n") or 1) != 1 or makes_one_request(lm, kwargs)):
+        settings = vars(litellm)  # what is not there yet is not to be imported for this
+        found += [f"{LIBRARY}.{name}" for name in _UNSEEN_EVERYWHERE if settings.get(name)]
     return f"{' and '.join(found)} make requests that are not seen" if found else ""
 
 
-_UNSEEN_ROUTES = ("fallbacks", "context_window_fallback_dict", "model_list", "max_retries")
+_UNSEEN_ROUTES = ("fallbacks", "context_window_fallback_dict", "model_list", "max_retries", "retry_policy")
 """Settings with which LiteLLM asks other models, or the same one again, inside one request of DSPy's."""
+_UNSEEN_EVERYWHERE = ("model_fallbacks", "num_retries")
+"""Those of the whole process, which LiteLLM follows where a request says nothing."""
 
 
 def request_cost(

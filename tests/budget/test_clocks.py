@@ -28,3 +28,15 @@ def test_a_clock_of_the_users_own_is_taken_as_it_is():
     now[0] = 9.0
     assert pool.statistics().seconds_left == 6.0
     assert steady(time.monotonic) is time.monotonic
+
+
+def test_a_deadline_that_has_passed_does_not_come_again():
+    now = [5.0]
+    pool = BudgetPool(samples=5, deadline=10, clock=lambda: now[0])
+    with pool.scope(deadline=2) as scope:
+        now[0] = 16.0
+        assert pool.statistics().seconds_left == scope.statistics().seconds_left == 0
+        now[0] = 6.0
+        assert pool.statistics().seconds_left == scope.statistics().seconds_left == 0
+        now[0] = 17.0
+        assert pool.admission.is_late and scope.admission.is_late

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
+import inspect
 import pickle
 import threading
 from collections.abc import Callable
@@ -270,6 +271,24 @@ def test_routes_that_are_not_seen_are_refused_by_a_strict_pool(route):
                 meter.pay(lm, {"prompt": "q", "kwargs": {}})
         else:
             meter.pay(lm, {"prompt": "q", "kwargs": {}}).give_back()
+
+
+@pytest.mark.parametrize("name, value", [("num_retries", 3), ("model_fallbacks", ["openai/other"])])
+def test_routes_of_the_whole_process_are_refused_by_a_strict_pool(name, value, monkeypatch):
+    litellm = pytest.importorskip("litellm")
+    monkeypatch.setattr(litellm, name, value)
+    pool = BudgetPool(requests=10, strict=True)
+
+    def pay(inputs, lm):
+        Meter(started(pool), pool.admission, None).pay(lm, {"prompt": "q", "kwargs": inputs}).give_back()
+
+    own = ScriptedModel(cycle("A")).lm()
+    pay({}, own)  # LiteLLM is not asked
+    with pytest.raises(CallRefused, match=f"litellm.{name} make requests that are not seen"):
+        pay({"n": 2}, own)  # which it is for several choices
+    if "engine" in inspect.signature(dspy.LM.__init__).parameters:
+        with pytest.raises(CallRefused, match=f"litellm.{name}"):
+            pay({}, dspy.LM("openai/fake", engine="litellm", cache=False, max_tokens=9))
 
 
 @pytest.mark.parametrize("adapter", [None, dspy.JSONAdapter(), dspy.ChatAdapter()])

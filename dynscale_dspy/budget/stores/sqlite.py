@@ -107,7 +107,7 @@ class SQLiteStore:
         # Random, because SQLite would give out the number of a settled reservation again.
         handle = uuid.uuid4().int >> 66
         try:
-            with self._transaction() as connection:
+            with self._lock, self._explained(), _Transaction(self._connect()) as connection:
                 spent, reserved = self._totals(connection)
                 if not fits(amount, limits, spent, reserved):
                     return None
@@ -125,7 +125,7 @@ class SQLiteStore:
 
     def amend(self, handle: Hashable, amount: Cost, limits: Limits) -> bool:
         """Change what a handle holds; False if that would pass a limit, or if the handle is not open."""
-        with self._transaction() as connection:
+        with self._lock, self._explained(), _Transaction(self._connect()) as connection:
             held = self._held(connection, handle)
             if held is None:
                 return False
@@ -139,7 +139,7 @@ class SQLiteStore:
 
     def settle(self, handle: Hashable, used: Cost, sample: tuple[bytes, int] | None = None) -> None:
         """Release a handle, spend what was used, and note what it paid for."""
-        with self._transaction() as connection:
+        with self._lock, self._explained(), _Transaction(self._connect()) as connection:
             held = self._held(connection, handle)
             if held is None:
                 return  # reconcile() has spent it in full
@@ -159,7 +159,7 @@ class SQLiteStore:
 
     def roll(self, period: int) -> None:
         """Begin a period, unless it is not later than the present one."""
-        with self._transaction() as connection:
+        with self._lock, self._explained(), _Transaction(self._connect()) as connection:
             (begun,) = connection.execute("SELECT number FROM period").fetchone()
             if begun is None or begun < period:
                 connection.execute("UPDATE period SET number = ?", (period,))
@@ -168,7 +168,12 @@ class SQLiteStore:
 
     def reconcile(self, *, refund: bool = False) -> Cost:
         """Settle what dead owners left reserved, as spent or as never used, and return how much that was."""
-        with contextlib.ExitStack() as claimed, self._transaction() as connection:
+        with (
+            contextlib.ExitStack() as claimed,
+            self._lock,
+            self._explained(),
+            _Transaction(self._connect()) as connection,
+        ):
             owners = connection.execute("SELECT owner, pid, born FROM owners WHERE owner != ?", (self._owner,))
             left = Cost()
             for owner in self._dead(owners.fetchall(), claimed):
@@ -187,7 +192,7 @@ class SQLiteStore:
 
     def note(self, notes: Mapping[str, str]) -> None:
         """Keep texts under their names, all of them or none. An empty text deletes its name."""
-        with self._transaction() as connection:
+        with self._lock, self._explained(), _Transaction(self._connect()) as connection:
             connection.execute("CREATE TABLE IF NOT EXISTS notes (name TEXT PRIMARY KEY, text TEXT) WITHOUT ROWID")
             for name, text in notes.items():
                 if text:
@@ -215,7 +220,7 @@ class SQLiteStore:
                 return
             leaves = True
             try:
-                with self._transaction() as connection:
+                with self._lock, self._explained(), _Transaction(self._connect()) as connection:
                     held = "SELECT 1 FROM reservations WHERE owner = ?"
                     leaves = connection.execute(held, (self._owner,)).fetchone() is not None
                     if not leaves:
@@ -260,7 +265,7 @@ class SQLiteStore:
                 f"{self._path} cannot be used to keep a budget in: {error}. {_remedy(self._path, error)}"
             ) from error
         try:
-            with contextlib.ExitStack() as claimed, _transaction(connection):
+            with contextlib.ExitStack() as claimed, _Transaction(connection):
                 idle = connection.execute(
                     "SELECT owner FROM owners WHERE owner NOT IN (SELECT owner FROM reservations)"
                 ).fetchall()
@@ -294,13 +299,6 @@ class SQLiteStore:
             # Owners of version 0.1 have no lock, and neither has anybody where there are none.
             if dead or (dead is None and not _alive(pid, born)):
                 yield owner
-
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._lock, self._explained():
-            connection = self._connect()
-            with _transaction(connection):
-                yield connection
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
@@ -403,18 +401,38 @@ def _remedy(path: Path, error: Exception) -> str:
     return "See to the file and its disk; what is reserved is settled once it works again"
 
 
-@contextlib.contextmanager
-def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    if connection.in_transaction:  # an interrupt left it open
-        connection.execute("ROLLBACK")
-    try:
-        connection.execute("BEGIN IMMEDIATE")
-        yield
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
+class _Transaction:
+    """A transaction in a with block. The lock is taken by the block's own function, beside it.
+
+    No generator: one that an interrupt has cut off in the middle is kept by the error, with all that it holds, and
+    whenever the error goes would roll back what another thread has begun.
+
+    Args:
+        connection: Where.
+    """
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def __enter__(self) -> sqlite3.Connection:
+        self._roll_back()  # what an interrupt left open
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+        except BaseException:
+            self._roll_back()
+            raise
+        return self._connection
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        try:
+            if kind is None:
+                self._connection.execute("COMMIT")
+        finally:
+            self._roll_back()
+
+    def _roll_back(self) -> None:
+        if self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")
 
 
 def _opened(path: Path, *, create: bool) -> sqlite3.Connection:

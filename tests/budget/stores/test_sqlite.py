@@ -11,12 +11,14 @@ import subprocess
 import sys
 import textwrap
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import dspy
 import pytest
 
 from dynscale_dspy import BudgetPool, Cost, DynScaling, StorageError, Uniform
+from dynscale_dspy.budget.stores import sqlite as sqlite_store
 from dynscale_dspy.budget.stores.sqlite import SQLiteStore, remove_budget
 from dynscale_dspy.testing import FakeServer, questions
 from tests.support import HAS_ENGINES, ScriptedModel, cycle, open_call
@@ -658,3 +660,23 @@ def test_the_file_holds_no_secret(tmp_path):
         DynScaling(dspy.Predict("question -> answer"), budget=pool)(question="a secret question")
     content = b"".join(file.read_bytes() for file in tmp_path.iterdir())
     assert b"secret" not in content and b"question" not in content
+
+
+def test_an_interrupt_as_a_transaction_begins_keeps_no_other_thread_waiting(tmp_path, monkeypatch):
+    """While its error is on its way out, and whenever that goes."""
+    store = SQLiteStore(tmp_path / "budget.sqlite")
+    assert store.reserve(Cost(samples=1), {}) is not None
+    enter = sqlite_store._Transaction.__enter__
+
+    def interrupted(self):
+        enter(self)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(sqlite_store._Transaction, "__enter__", interrupted)
+        with pytest.raises(KeyboardInterrupt) as caught:
+            store.reserve(Cost(samples=1), {})
+    with ThreadPoolExecutor(1) as executor:
+        assert executor.submit(store.reserve, Cost(samples=1), {}).result(timeout=20) is not None
+    assert caught.value is not None  # it was kept all the time
+    assert store.totals()[1].samples == 2
