@@ -7,7 +7,7 @@ import dspy
 
 from dynscale_dspy.execution import capabilities
 from dynscale_dspy.execution.capabilities import DOUBT, SERVERS, Capability, Refusals
-from tests.support import ScriptedModel, cycle, needs_lm_errors
+from tests.support import ScriptedModel, cycle, needs_engines
 
 
 class Model:
@@ -61,7 +61,7 @@ def test_a_model_at_an_address_is_known_whichever_object_asks_it():
         assert capability.is_expected(other)
 
 
-@needs_lm_errors
+@needs_engines
 def test_the_engine_belongs_to_the_language_model():
     capability, model = Capability(), ScriptedModel(cycle("A"))
     capability.found(local(engine="litellm"), False)

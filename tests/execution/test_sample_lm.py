@@ -10,7 +10,7 @@ import dspy
 from dynscale_dspy import BudgetPool, DynScaling
 from dynscale_dspy.budget.throttle import Throttle
 from dynscale_dspy.execution.sample_lm import SampleLM, original
-from tests.support import ScriptedModel, cycle, needs_lm_errors
+from tests.support import ScriptedModel, cycle, needs_engines, needs_lm_errors
 
 pytestmark = needs_lm_errors
 
@@ -77,6 +77,7 @@ async def test_an_explicit_request_is_asked_as_it_is():
     assert [made.config.temperature for made in model.requests] == [None, None]
 
 
+@needs_engines
 async def test_direct_calls_of_tasks_wait_for_their_turn():
     under_way, peak = 0, 0
 

@@ -14,7 +14,7 @@ import pytest
 
 from dynscale_dspy import BudgetPool, Cost, DynScaling, Uniform
 from dynscale_dspy.testing import questions
-from tests.support import needs_lm_errors, one_each
+from tests.support import ENGINES, needs_lm_errors, one_each
 
 BANK = questions(6)
 pytestmark = needs_lm_errors
@@ -58,7 +58,7 @@ def ask(qa: DynScaling, lm: Any) -> int:
     return answered
 
 
-@pytest.mark.parametrize("engine", ["auto", "litellm", "litellm that follows none"])
+@pytest.mark.parametrize("engine", [*ENGINES, "litellm that follows none"])
 def test_a_redirected_request_counts_once_where_it_is_followed_at_all(
     engine: str, server: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
