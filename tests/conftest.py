@@ -42,13 +42,6 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return Grouped(config, log)
 
 
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_auto_num_workers() -> int | None:
-    """On a small machine one process more than it has cores: a third of the time tests wait for another process."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return cores + 1 if cores <= 4 else None
-
-
 def pytest_collection_finish() -> None:
     """What there is before the first test stays: collecting garbage need not go through a million objects each time."""
     gc.collect()
