@@ -21,7 +21,7 @@ from dynscale_dspy.budget.leases import Lease
 from dynscale_dspy.budget.locking import step
 from dynscale_dspy.budget.payer import Program
 from dynscale_dspy.budget.prices import Price
-from dynscale_dspy.budget.shared import Counts, Shared
+from dynscale_dspy.budget.shared import Counts, PoolStanding, Shared
 from dynscale_dspy.budget.shortages import lacking
 from dynscale_dspy.budget.throttle import Throttle
 from dynscale_dspy.errors import BudgetExhausted, UnboundedCost
@@ -222,19 +222,15 @@ class Admission:
         return self.accounts.binding_unit
 
     @step
-    def standing(self) -> tuple[Future[None] | None, bool, str | None, bool, int]:
-        """What to wait for, as :meth:`gate` says; whether it is halted; what runs out first; what samples hold; calls.
-
-        The last but one is whether samples in flight hold tokens or dollars, so that waiting for them may help, the
-        last how many calls of known sets are open.
-        """
+    def standing(self) -> PoolStanding:
+        """How the pool stands, in one look."""
         wait = self.shared.queue.join() if self._is_paused or self.shared.supply.is_short() else None
         known = len(self.shared.open_known)
         if not self.is_metered:
-            return wait, self.is_halted, None, False, known
+            return PoolStanding(wait, self.is_halted, None, False, known)
         reserved = self.accounts.ledger.reserved
         holds = any(getattr(reserved, unit) > 0 for unit in METERED)
-        return wait, self.is_halted, self.accounts.binding_unit, holds, known
+        return PoolStanding(wait, self.is_halted, self.accounts.binding_unit, holds, known)
 
     # ---- calls
 

@@ -148,8 +148,8 @@ class Arm(Needs):
         Returns:
             The number granted, the first of those proposed, now waiting as leases; 0 means stop.
         """
-        joins = {"joins": together} if at_same_price else {"together": together}
-        return self.grant(evidence, samplers, pending=pending, at_same_price=at_same_price, **joins)
+        joins, own = (together, 1) if at_same_price else (0, together)
+        return self.grant(evidence, samplers, pending=pending, at_same_price=at_same_price, together=own, joins=joins)
 
     @step
     def pull(self, sampler: str = "", requests: int | None = None) -> bool:

@@ -6,8 +6,9 @@ import contextlib
 import weakref
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from dynscale_dspy.budget.accounts import Periods
 from dynscale_dspy.budget.arms import Arm
@@ -38,6 +39,24 @@ class Counts:
     def open_calls(self) -> int:
         """How many calls are being answered."""
         return len(self.open) + self.open_elsewhere
+
+
+class PoolStanding(NamedTuple):
+    """How a pool stands.
+
+    Attributes:
+        wait: What to wait for while it is paused or fetches more budget; None if it is open.
+        halted: Whether no sample may begin.
+        unit: What runs out first, ``"tokens"`` or ``"nanodollars"``; None if that is samples or requests.
+        holds: Whether samples in flight hold tokens or dollars, so that waiting for them may help.
+        known: How many calls of known sets are open.
+    """
+
+    wait: Future[None] | None
+    halted: bool
+    unit: str | None
+    holds: bool
+    known: int
 
 
 class Shared:

@@ -247,10 +247,10 @@ class BatchDesk:
         """What is to be sent back to the plan."""
         match step:
             case Look():
-                wait, halted, unit, holds, known = self._admission.standing()
-                arm = self._arms[0]
-                bound = arm.bounds(unit)[0] if unit is not None and arm.is_measured else 0.0
-                return Standing(wait, halted, unit, holds, bound, max(known - len(self._arms), 0))
+                pool, arms = self._admission.standing(), self._arms
+                bound = arms[0].bounds(pool.unit)[0] if pool.unit is not None and arms[0].is_measured else 0.0
+                others = max(pool.known - len(arms), 0)
+                return Standing(pool.wait, pool.halted, pool.unit, pool.holds, bound, others)
             case ReserveFor(call, sampler, requests, further):
                 return self._arms[call].obtain(sampler, requests, further=further)
             case Fits(call, sampler):

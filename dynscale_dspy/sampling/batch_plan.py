@@ -198,7 +198,7 @@ def coordinate(
                 chunk.append(job)
                 able = plans[call].may_share(job)
             if metered and not measured:
-                costs.blind(len(chunk))
+                costs.drew_unpriced(len(chunk))
             chunk = plans[call].sharing(chunk)
             jobs.extend(chunk)
             outstanding += len(chunk)
@@ -292,7 +292,7 @@ class _Costs:
         self._all = CostRecord()
         self.room = math.inf
         self._first, self._price = 1, 0.0
-        self._blind = (0, 0)
+        self._unpriced = (0, 0)
         self._joined = self._alone = 0
         self._saved = 0.0  # of what earlier calls had for their first request, in samples
 
@@ -322,10 +322,10 @@ class _Costs:
             self._all.add(cost)
         self._size()
 
-    def blind(self, samples: int) -> None:
+    def drew_unpriced(self, samples: int) -> None:
         """The first request of a call is made for so many samples, before it is known what they cost."""
-        calls, drawn = self._blind
-        self._blind = calls + 1, drawn + samples
+        calls, drawn = self._unpriced
+        self._unpriced = calls + 1, drawn + samples
 
     def came(self, costs: Sequence[Cost]) -> None:
         """Samples that one request was to bring have cost so much.
@@ -356,7 +356,7 @@ class _Costs:
             has *= self._calls / (self._calls + self._others)
         # Of what all have, the last call's first request has to find its upper bound.
         beyond = max(self._bound - read - written, 0.0) / self._calls
-        self.room = math.inf if has is None else self._beside_blind((has - beyond - read) / written)
+        self.room = math.inf if has is None else self._beside_unpriced((has - beyond - read) / written)
         # Where two requests pay for all samples that a call may draw, these are what is short.
         if most < math.inf and self.room >= most + setup:
             self.sizes, self.room = None, math.inf
@@ -365,9 +365,9 @@ class _Costs:
         if self.sizes is not None and self.room < math.inf:
             self._first, self._price = self.sizes.opening(self.room + self.sizes.setup)
 
-    def _beside_blind(self, room: float) -> float:
-        """Samples that are left for each of the other calls, once those that were drawn blindly are counted."""
-        calls, drawn = self._blind
+    def _beside_unpriced(self, room: float) -> float:
+        """Samples that are left for each of the other calls, once those drawn before prices were known are counted."""
+        calls, drawn = self._unpriced
         return (room * self._calls - drawn) / (self._calls - calls) if calls < self._calls else room
 
     @property

@@ -404,7 +404,7 @@ class TestSizesOfRequests:
     def test_what_was_drawn_before_that_was_known_is_counted(self):
         costs = batch_plan._Costs(weighs=True, shares=True, each_has={"tokens": 400}, calls=50)
         costs.stand("tokens")
-        costs.blind(59)
+        costs.drew_unpriced(59)
         self.tell(costs, 200)
         assert costs.room == 9  # ten for each of 50 calls, less 59, for 49
 
