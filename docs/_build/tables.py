@@ -201,15 +201,22 @@ def own_cost() -> str:
 def long_prompts() -> str:
     """What the default policy gets right for what uniform voting reads and writes, or costs."""
     kept = _load("long_prompts")
-    heads = ["uniform voting of", "at as many", "", "right", "over uniform voting", "requests", "samples", "tokens"]
-    lines = [_line(heads), "|---|---|---" + "|---:" * 5 + "|"]
+    heads = ["uniform voting of", "at as many", "", "right", "over uniform voting", "over it at all those tokens"]
+    lines = [_line([*heads, "requests", "samples", "tokens"]), "|---|---|---" + "|---:" * 6 + "|"]
     for row in kept["rows"]:
-        over = row.get("over uniform")
-        mean, low, high = (100 * part for part in over) if over else (0, 0, 0)
+        gains = [_gain(row.get(name)) for name in ("over uniform", "over its tokens")]
         figures = f"{row['requests']:.1f}", f"{row['drawn']:.1f}", f"{row['tokens']:,.0f}"
-        gain = f"{mean:+.1f} [{low:.1f}, {high:.1f}]" if over else ""
-        lines.append(_line([str(row["samples"]), row["at the same"], row["how"], f"{row['right']:.1%}", gain, *figures]))
+        cells = str(row["samples"]), row["at the same"], row["how"], f"{row['right']:.1%}"
+        lines.append(_line([*cells, *gains, *figures]))
     return _table(lines, kept)
+
+
+def _gain(share: list[float] | None) -> str:
+    """A difference of two shares with its interval, in points."""
+    if share is None:
+        return ""
+    mean, low, high = (100 * part for part in share)
+    return f"{mean:+.1f} [{low:.1f}, {high:.1f}]"
 
 
 def leases(name: str) -> str:

@@ -137,6 +137,7 @@ class Learned:
         peers: What its language models say beside each other, where it has several.
         labels: How probable each label is on average; only where votes are calibrated.
         trust: Whether samples that see earlier ones check them or follow them.
+        costs_last: Whether what a sample has cost can be told again where DSPy's cache answers.
         ids_tell: Whether equal ids of responses mean equal responses; not where one id was seen on different ones.
 
     Example:
@@ -147,7 +148,7 @@ class Learned:
     """
 
     __slots__ = (
-        *("_first", "agreement", "cost", "ids_tell", "labels", "modes"),
+        *("_first", "agreement", "cost", "costs_last", "ids_tell", "labels", "modes"),
         *("need", "peers", "records", "repeats", "trust", "usual"),
     )
 
@@ -163,6 +164,7 @@ class Learned:
         self.peers = Peers()
         self.labels = LabelMeans()
         self.ids_tell = True
+        self.costs_last = False
         self._first: Cost | None = None
 
     def told(self) -> dict[str, Any]:

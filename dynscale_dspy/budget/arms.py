@@ -316,10 +316,11 @@ class Arm(Needs):
         if sizes is not None:
             room, _ = self.in_requests(sizes, credit)
             return self._grant_request(sizes, evidence, samplers, pending, min(room, together))
+        share = self.share_alone(max(together, joins))
         for sampler in samplers[granted:]:
             free = self._made in self.paid
             ahead = pending + granted
-            worth = self.worth(evidence, sampler, ahead)
+            worth = self.worth(evidence, sampler, ahead) * share
             if not free and (bought >= credit or worth <= self._price):
                 break
             if not self.reserve([sampler], joining=range(granted in joining)):

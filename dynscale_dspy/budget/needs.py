@@ -164,12 +164,34 @@ class Needs:
         if together == 1 or not samplers or not self.payer.policy.is_gain or self.has_models:
             return None
         unit, pacing = self.payer.accounts.binding_unit, self.payer.pacing
-        if unit is None:
-            return None
-        if pacing.paced and pacing.tightest(self) not in METERED:
-            return None  # calls are given samples, and tokens and dollars last for all that were announced
         record = self.learned.of(samplers[0]).cost
-        return PricedSizes.of(record if record.samples else self.learned.cost, unit, self.each(unit))
+        record = record if record.samples else self.learned.cost
+        if unit is not None and not (pacing.paced and pacing.tightest(self) not in METERED):
+            return PricedSizes.of(record, unit, self.each(unit))
+        # Where tokens or dollars last for all calls that were announced there is nothing to save.
+        counts = self.counts_prompts and (unit is None or pacing.expected is None)
+        return PricedSizes.counted(record, pacing.per_call_of(self)) if counts else None
+
+    def share_alone(self, together: int) -> float:
+        """What to multiply the index of a sample by that has a request of its own, where others share theirs.
+
+        Args:
+            together: How many at most may come from its request.
+        """
+        if together > 1 or not self.has_shared or not self.payer.policy.is_gain or self.has_models:
+            return 1.0
+        if self.payer.accounts.binding_unit is not None or not self.counts_prompts:
+            return 1.0
+        sizes = PricedSizes.counted(self.learned.cost, self.payer.pacing.per_call_of(self))
+        return sizes.alone if sizes is not None else 1.0
+
+    @property
+    def counts_prompts(self) -> bool:
+        """Whether prompts count though calls are given samples: samples are not capped, and costs will be known anew.
+
+        Where they would not be, a second run that DSPy's cache answers would decide otherwise, and ask anew.
+        """
+        return self.learned.costs_last and not self.ledger.capped("samples")
 
     def in_requests(self, sizes: PricedSizes, credit: float, samples: int = 0) -> tuple[float, float]:
         """Samples that a request may bring for a credit, and what one for so many counts as in the pace of calls."""

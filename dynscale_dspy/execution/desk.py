@@ -12,6 +12,7 @@ from dynscale_dspy.budget.arms import Arm
 from dynscale_dspy.budget.leases import Lease
 from dynscale_dspy.budget.locking import running_loop
 from dynscale_dspy.budget.pool import BudgetPool
+from dynscale_dspy.execution.request_costs import costs_last
 from dynscale_dspy.sampling.batch_plan import KnownSet
 from dynscale_dspy.sampling.steps import (
     Change,
@@ -162,6 +163,7 @@ class CallDesk:
     def _hold(self, arm: Arm) -> None:
         self._admission.lock.hold(self, arm.close, self._loop)
         self._arm = arm
+        arm.learned.costs_last = costs_last()
 
     def _insist(self, sampler: str) -> Granted:
         arm = self._arm
@@ -219,6 +221,7 @@ class BatchDesk:
         _, limit, requests_left = pool.admission.open_known(
             count, program=program, requests=requests, keys=keys, hold=self._arms.append
         )
+        self._arms[0].learned.costs_last = costs_last()
         self.known = KnownSet(
             tuple(arm.waiting for arm in self._arms),
             limit=limit,
@@ -228,6 +231,7 @@ class BatchDesk:
             metered=pool.admission.is_metered,
             left=left,
             shared=self._arms[0].has_shared,
+            counts_prompts=self._arms[0].counts_prompts,
         )
 
     @property

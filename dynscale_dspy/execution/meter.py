@@ -278,8 +278,8 @@ class Meter:
             usage = entry.get("usage") if entry is not None else None
             reports = [usage] if usage else ([{}] if entry is None and exception is None else None)
         kept: Mapping[str, Any] = {}
-        if exception is None and reports is None and self.asks is not None:
-            # Of several language models samples are chosen by price: they are to be the same from a warm cache.
+        if exception is None and reports is None:
+            # Language models are chosen by price, and requests sized by it: as they are without a cache.
             kept = usage_in_cache(request.paid.lm, request.inputs)
         settle = partial(self._settle, request, reports, kept, entry, outputs, exception)
         if exception is not None and not reports and request.never_left(exception):

@@ -492,6 +492,15 @@ def usage_in_cache(lm: Any, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
         return {}
 
 
+def costs_last() -> bool:
+    """Whether DSPy's cache keeps the usage of its answers where :func:`usage_in_cache` finds it."""
+    try:
+        from dspy.clients import execution
+    except ImportError:  # before DSPy 3.4
+        return False
+    return all(hasattr(execution, name) for name in ("prepare", "IGNORED_CACHE_KEYS"))
+
+
 def answered_by_cache(lm: Any, inputs: Mapping[str, Any]) -> bool:
     """Whether DSPy's cache holds the answer to a synchronous call that is about to be made; False if in doubt."""
     if _in_task():

@@ -9,10 +9,10 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from dynscale_dspy.allocation.costs import FREE, Cost, CostRecord, relative_cost
+from dynscale_dspy.allocation.costs import FREE, NOTHING, Cost, CostRecord, relative_cost
 from dynscale_dspy.allocation.policies import Policy
 from dynscale_dspy.allocation.repeats import Repeats
-from dynscale_dspy.allocation.requests import RequestSizes
+from dynscale_dspy.allocation.requests import PricedSizes, RequestSizes
 from dynscale_dspy.errors import BudgetExhausted
 from dynscale_dspy.sampling.plan import Plan
 from dynscale_dspy.sampling.steps import Change, Fits, Job, Look, ReserveFor, Standing, Wait, grouped
@@ -31,6 +31,7 @@ class KnownSet:
         metered: Whether tokens or dollars are capped.
         left: Tokens and nanodollars that the set may take in all, by unit; empty where more may come.
         shared: Whether one request has brought several samples of the same program before.
+        counts_prompts: Whether prompts count though samples are what is short.
     """
 
     guaranteed: tuple[int, ...]
@@ -41,6 +42,7 @@ class KnownSet:
     metered: bool = False
     left: Mapping[str, float] = field(default_factory=dict)
     shared: bool = False
+    counts_prompts: bool = False
 
 
 def coordinate(
@@ -78,7 +80,12 @@ def coordinate(
     left = {"samples": limit, **known.left}
     each_has = {unit: amount / len(plans) for unit, amount in left.items()}
     costs = _Costs(
-        gains=policy.is_gain, weighs=policy.is_gain and metered, shares=shares, each_has=each_has, calls=len(plans)
+        gains=policy.is_gain,
+        weighs=policy.is_gain and metered,
+        shares=shares,
+        counts_prompts=known.counts_prompts,
+        each_has=each_has,
+        calls=len(plans),
     )
     repeats = Repeats()  # of this set alone: what else the pool has seen depends on what it was asked before
     ranking = _Ranking(plans, policy, costs, repeats)
@@ -215,7 +222,7 @@ def coordinate(
         for job, sample in finished:
             outstanding -= 1
             requests -= sample.cost.requests
-            costs.tell(job.call, sample.draw.sampler.model, sample.cost)
+            costs.tell(job.call, sample.draw.sampler.model, sample.cost, sample.saved)
             if not isinstance(sample.error, BudgetExhausted):  # one that was cut off does not say what it needed
                 each = max(sample.cost.requests, each if measured else 1)
                 measured = True
@@ -260,6 +267,7 @@ class _Costs:
         gains: Whether the index is a gain.
         weighs: Whether costs count in it at all.
         shares: Whether a request may bring several samples, all of one language model.
+        counts_prompts: Whether prompts count though samples are what is short.
         each_has: What there is for a call on average, by unit; empty where more may come.
         calls: How many calls there are.
 
@@ -275,6 +283,7 @@ class _Costs:
         gains: bool = True,
         weighs: bool,
         shares: bool = False,
+        counts_prompts: bool = False,
         each_has: Mapping[str, float] | None = None,
         calls: int = 1,
     ) -> None:
@@ -287,11 +296,13 @@ class _Costs:
         self._gains = gains
         self._weighs = weighs
         self._shares = shares
+        self._counts_prompts = shares and gains and counts_prompts
         self._records: dict[tuple[int, str], CostRecord] = {}
         self._of_model: dict[str, CostRecord] = {}
         self._all = CostRecord()
         self.room = math.inf
-        self._first, self._price = 1, 0.0
+        self._first = 1
+        self._price: float | None = None
         self._unpriced = (0, 0)
         self._joined = self._alone = 0
         self._saved = 0.0  # of what earlier calls had for their first request, in samples
@@ -311,15 +322,15 @@ class _Costs:
             self._bound, self._others = self._bound or bound, max(others, self._others)
             self._size()
 
-    def tell(self, call: int, model: str, cost: Cost) -> None:
-        """A sample of a call was handed back."""
+    def tell(self, call: int, model: str, cost: Cost, saved: Cost = NOTHING) -> None:
+        """A sample of a call was handed back: it has cost so much, and so much less than without DSPy's cache."""
         if not cost.samples:
             return
         if self._weighs:
-            self._records.setdefault((call, model), CostRecord()).add(cost)
-            self._of_model.setdefault(model, CostRecord()).add(cost)
+            self._records.setdefault((call, model), CostRecord()).add(cost, saved)
+            self._of_model.setdefault(model, CostRecord()).add(cost, saved)
         if self._weighs or self._shares:
-            self._all.add(cost)
+            self._all.add(cost, saved)
         self._size()
 
     def drew_unpriced(self, samples: int) -> None:
@@ -349,6 +360,8 @@ class _Costs:
             return
         apart = self._all.apart(self.unit) if self._shares and self.unit is not None else None
         if apart is None or not apart[1] or self.unit is None:
+            if self.unit is None:
+                self._count()
             return
         read, written = apart
         setup, most, has = read / written, self._each_has.get("samples", math.inf), self._each_has.get(self.unit)
@@ -360,10 +373,19 @@ class _Costs:
         # Where two requests pay for all samples that a call may draw, these are what is short.
         if most < math.inf and self.room >= most + setup:
             self.sizes, self.room = None, math.inf
-        else:
-            self.sizes = RequestSizes.of(setup) if self._gains else None
+            self._count()
+            return
+        self.sizes, self._price = RequestSizes.of(setup) if self._gains else None, None
         if self.sizes is not None and self.room < math.inf:
             self._first, self._price = self.sizes.opening(self.room + self.sizes.setup)
+
+    def _count(self) -> None:
+        """The same where samples are what is short."""
+        samples = self._each_has.get("samples", math.inf)
+        counted = PricedSizes.counted(self._all, samples) if self._counts_prompts and samples < math.inf else None
+        if counted is not None:
+            self.sizes = counted.sizes
+            self._first, self._price = self.sizes.opening(samples / counted.part)
 
     def _beside_unpriced(self, room: float) -> float:
         """Samples that are left for each of the other calls, once those drawn before prices were known are counted."""
@@ -410,7 +432,7 @@ class _Costs:
             rival: Votes of the second answer.
         """
         assert self.sizes is not None
-        return self.sizes.size(lead, rival, self._price if self.room < math.inf else None)
+        return self.sizes.size(lead, rival, self._price)
 
     def share(self, lead: float, rival: float) -> float:
         """What a sample of a call is worth, at the best size of its request, beside one without a prompt."""

@@ -3,9 +3,10 @@
     python examples/benchmarks/long_prompts.py [--quick] [--json OUT]
 
 A scripted model of known answer distributions, behind HTTP: a prompt of about 170 tokens, replies of about 23. Uniform
-voting draws all samples of a question from one request. The default policy then has as many samples, tokens, or dollars
-where one token read costs a quarter of one written: for a known set, and for announced calls one by one, four at a
-time. Where it has as many samples, uniform voting also has the tokens that these took. Samples see no earlier ones, and
+voting draws all samples of a question from one request. The default policy then has as many samples a call, as many
+in all, or as many tokens or dollars where one token read costs a quarter of one written: for a known set, and for
+calls one by one, four at a time, announced where all share a cap. Where it has as many samples, it is also set beside
+uniform voting that has as many tokens as these took. Samples see no earlier ones, and
 none is greedy: the scripted model at temperature 0 gives its most frequent answer, as no real one does.
 """
 
@@ -47,12 +48,14 @@ def main() -> None:
                 found.setdefault((samples, same, how), []).append(run)
     rows, voted = [], []
     for (samples, same, how), each in found.items():
-        hits = [hit for run in each for hit in run.pop("hits")]
+        hits, rival = ([hit for run in each for hit in run.pop(name, [])] for name in ("hits", "rival"))
         rows.append({"samples": samples, "at the same": same, "how": how, "right": statistics.mean(hits)})
         if not same:
             voted = hits
         else:
             rows[-1]["over uniform"] = over(hits, voted)
+        if rival:
+            rows[-1]["over its tokens"] = over(hits, rival)
         rows[-1].update({name: statistics.mean(run[name] for run in each) for name in each[0]})
     show(rows)
     if options.json:
@@ -79,7 +82,7 @@ def runs(samples: int, seed: int, count: int) -> list[tuple[str, str, dict[str, 
             server.reset(seed=seed)
             qa = DynScaling(program, pool, sampling=Parallel(), max_choices=choices)
             if online:
-                pool.expect(count)
+                pool = pool if pool.settings.per_call else pool.expect(count)
                 with ThreadPoolExecutor(AT_ONCE) as threads:
                     predictions = list(threads.map(lambda inputs: ask(qa, inputs), asked))
             else:
@@ -102,10 +105,15 @@ def runs(samples: int, seed: int, count: int) -> list[tuple[str, str, dict[str, 
             done = [("", "uniform voting", answer(BudgetPool(per_call=samples, policy=Uniform()), choices=samples))]
             written = done[0][2]["written"]
             tokens, dollars = (round(done[0][2][name] * count) for name in ("tokens", "microdollars"))
-            done.append(("samples", "known set", drawn := answer(BudgetPool(samples=samples * count))))
-            more = samples + round((drawn["tokens"] - done[0][2]["tokens"]) / written)
-            pool = BudgetPool(per_call=more, policy=Uniform())
-            done.append(("tokens of the row above", "uniform voting", answer(pool, choices=more)))
+            for same, how in (
+                ("samples a call", "known set"),
+                ("samples a call", "one by one"),
+                ("samples in all", "known set"),
+            ):
+                pool = BudgetPool(per_call=samples) if same == "samples a call" else BudgetPool(samples=samples * count)
+                done.append((same, how, drawn := answer(pool, online=how != "known set")))
+                more = samples + round((drawn["tokens"] - done[0][2]["tokens"]) / written)
+                drawn["rival"] = answer(BudgetPool(per_call=more, policy=Uniform()), choices=more)["hits"]
             prices = {lm.model: Price(READ, WRITTEN)}
             for how in ("known set", "one by one"):
                 done.append(("tokens", how, answer(BudgetPool(tokens=tokens), online=how != "known set")))
@@ -123,7 +131,7 @@ def show(rows: list[dict[str, Any]]) -> None:
     table = Table(*names, title="a question")
     for row in rows:
         table.add_row(*(told(name, row.get(name)) for name in names))
-    Console(width=130).print(table)
+    Console(width=160).print(table)
 
 
 def told(name: str, value: Any) -> str:

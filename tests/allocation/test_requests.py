@@ -187,6 +187,19 @@ def test_prices_are_paid_for_samples_of_average_cost():
     assert PricedSizes.of(record_of(4, 20, 4), "tokens", 20) is None
 
 
+@given(read=st.integers(0, 400), written=st.integers(1, 40), samples=st.integers(1, 9), per_call=st.floats(1, 40))
+def test_where_samples_are_given_out_any_long_prompt_counts_as_two(read, written, samples, per_call):
+    sizes = PricedSizes.counted(record_of(read, written, samples), per_call)
+    if read < 2 * written:
+        assert sizes is None
+        return
+    assert sizes is not None
+    assert sizes.sizes is TABLES[2.0] and sizes.setup == 2
+    assert sizes.cost(per_call) + 2 * sizes.part / 2 == pytest.approx(per_call)  # every second call asks twice
+    assert 1 <= sizes.first(per_call) <= per_call + 1
+    assert sizes.alone * sizes.cost(1) == pytest.approx(1)
+
+
 def test_money_tells_prompt_from_reply_by_its_own_prices():
     record = record_of(160, 20, 4, dollars=True)
     sizes = PricedSizes.of(record, "nanodollars", record.mean("nanodollars"))

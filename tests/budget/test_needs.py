@@ -4,6 +4,7 @@ import pytest
 
 from dynscale_dspy import BudgetPool, Cost
 from dynscale_dspy.allocation.costs import FREE, Tariff
+from dynscale_dspy.allocation.requests import PricedSizes, RequestSizes
 from tests.support import Known, opened
 
 
@@ -72,11 +73,39 @@ def test_sizes_of_requests_are_known_where_tokens_or_dollars_run_out_and_samples
 
 
 @pytest.mark.parametrize("per_call", [None, 8])
-def test_where_calls_are_given_samples_each_of_them_is_weighed_by_itself(per_call):
+def test_where_calls_are_given_samples_and_costs_do_not_last_each_is_weighed_by_itself(per_call):
     pool = BudgetPool(tokens=100_000, per_call=per_call)
     arm = opened(pool, program=Known())
     arm.learned.costed("independent", Cost(samples=1, requests=1, prompt_tokens=160, completion_tokens=20))
     assert (arm.request_sizes(["independent"], 8) is None) is (per_call is not None)
+    arm.close()
+
+
+@pytest.mark.parametrize("prompt", [39, 40, 4000])
+@pytest.mark.parametrize("limits", [{"per_call": 8}, {"per_call": 8, "tokens": 10**6}, {"per_call": 8, "requests": 99}])
+def test_where_calls_are_given_samples_a_prompt_of_two_of_them_or_more_counts_as_two(limits, prompt):
+    arm = opened(BudgetPool(**limits), program=Known())
+    arm.learned.costs_last = True
+    arm.learned.costed("independent", Cost(samples=1, requests=1, prompt_tokens=prompt, completion_tokens=20))
+    sizes = arm.request_sizes(["independent"], 8)
+    assert sizes == (PricedSizes(RequestSizes.of(2), 2, 8 / 11) if prompt >= 40 else None)
+    assert arm.request_sizes(["independent"], 1) is None
+    # Beside others that share a request, one that does not has to be worth more.
+    assert arm.share_alone(1) == 1
+    arm.learned.needed("independent", Cost(completion_tokens=20), index=1)
+    told_by_costs = prompt < 40 or "tokens" in limits
+    assert arm.share_alone(1) == (1 if told_by_costs else pytest.approx(11 / 24))
+    assert arm.share_alone(8) == 1
+    arm.close()
+
+
+def test_where_samples_are_capped_prompts_do_not_count():
+    arm = opened(BudgetPool(samples=100), program=Known())
+    arm.learned.costs_last = True
+    arm.learned.costed("independent", Cost(samples=1, requests=1, prompt_tokens=400, completion_tokens=20))
+    arm.learned.needed("independent", Cost(completion_tokens=20), index=1)
+    assert arm.request_sizes(["independent"], 8) is None
+    assert arm.share_alone(1) == 1
     arm.close()
 
 

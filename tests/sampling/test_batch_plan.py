@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from dynscale_dspy import UCB, BudgetPool, Cost, KnowledgeGradient, Parallel, Uniform
 from dynscale_dspy.allocation.costs import FREE, Tariff
 from dynscale_dspy.allocation.learned import Learned
-from dynscale_dspy.allocation.requests import RequestSizes
+from dynscale_dspy.allocation.requests import PricedSizes, RequestSizes
 from dynscale_dspy.execution.desk import BatchDesk
 from dynscale_dspy.sampling import batch_plan
 from dynscale_dspy.sampling.batch_plan import KnownSet, coordinate
@@ -407,6 +407,18 @@ class TestSizesOfRequests:
         costs.drew_unpriced(59)
         self.tell(costs, 200)
         assert costs.room == 9  # ten for each of 50 calls, less 59, for 49
+
+    def test_samples_that_are_given_out_do_not_pay_a_prompt_each_either(self):
+        costs = batch_plan._Costs(weighs=False, shares=True, counts_prompts=True, each_has={"samples": 8.0}, calls=50)
+        costs.stand(None)
+        costs.tell(0, "", Cost(samples=1, requests=1, cached_requests=1))
+        assert costs.first_size(1, most=8) is None  # what DSPy's cache gives says nothing by itself
+        costs.tell(0, "", Cost(samples=1, requests=1, cached_requests=1), Cost(prompt_tokens=40, completion_tokens=20))
+        assert costs.sizes is RequestSizes.of(2)
+        assert costs.first_size(1, most=8) == PricedSizes(RequestSizes.of(2), 2, 8 / 11).first(8)
+        assert 1 < costs.request_size(2, 2) < RequestSizes.of(16).size(2, 2, None)
+        self.tell(costs, 0)
+        assert costs.sizes is RequestSizes.of(2)  # once is not the average
 
     def test_where_samples_that_were_to_share_a_request_each_ask_they_are_weighed_one_by_one(self):
         costs = self.costs(each_has=400)

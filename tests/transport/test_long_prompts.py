@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import dspy
@@ -18,9 +19,12 @@ from dynscale_dspy import (
     Parallel,
     Price,
     Uniform,
+    explain,
 )
 from dynscale_dspy.allocation.policies import OptimisticKnowledgeGradient
+from dynscale_dspy.execution.choices_route import LITELLM
 from dynscale_dspy.testing import FakeServer, questions
+from tests.support import needs_engines
 from tests.transport.ways import BANK, QUICK, TEXTS, WAYS
 
 CALLS = 40
@@ -33,14 +37,14 @@ def server():
         yield server
 
 
-def spent_by(server, pool, *, online=False, max_choices=8):
+def spent_by(server, pool, *, online=False, announced=True, max_choices=8):
     """The program's answers under a pool, one request at a time, and what the server counted."""
     server.reset(seed=3)
     qa = DynScaling(PROGRAM, pool, sampling=Parallel(), max_choices=max_choices)
     asked = [{"question": question.text} for question in server.questions]
     with dspy.context(lm=server.lm("litellm", max_tokens=60)):
         if online:
-            pool.expect(CALLS)
+            pool = pool.expect(CALLS) if announced else pool
             found = [qa(**inputs) for inputs in asked]
         else:
             found = qa.batch(asked, num_threads=1, disable_progress_bar=True)
@@ -51,6 +55,21 @@ def spent_by(server, pool, *, online=False, max_choices=8):
 
 def tokens_of(counted):
     return counted.prompt_tokens + counted.completion_tokens
+
+
+def _batch(qa, asked):
+    return qa.batch(asked, num_threads=4, disable_progress_bar=True)
+
+
+def _one_by_one(qa, asked):
+    return [qa(**inputs) for inputs in asked]
+
+
+def _one_task(qa, asked):
+    async def main():
+        return [await qa.acall(**inputs) for inputs in asked]
+
+    return asyncio.run(main())
 
 
 @pytest.fixture(scope="module")
@@ -91,14 +110,49 @@ def test_where_little_is_left_the_last_calls_have_a_sample_too(server, policy):
     assert tokens_of(counted) <= cap
 
 
-@pytest.mark.parametrize(
-    "caps", [{"samples": 8 * CALLS}, {"requests": 3 * CALLS}, {"per_call": 6}], ids=lambda caps: next(iter(caps))
-)
+@pytest.mark.parametrize("caps", [{"samples": 8 * CALLS}, {"requests": 3 * CALLS}], ids=lambda caps: next(iter(caps)))
 def test_where_tokens_are_plenty_requests_are_no_smaller_for_being_capped(server, caps):
     """Samples or requests run out: what a prompt costs is nothing to save at their expense, nor the other way round."""
     _, counted = spent_by(server, BudgetPool(tokens=10**9, **caps))
     assert counted.samples > 1.1 * counted.requests
     assert counted.requests > 1.5 * CALLS
+
+
+@needs_engines
+@pytest.mark.parametrize("tokens", [None, 10**9], ids=["nothing capped", "tokens plenty"])
+@pytest.mark.parametrize("online", [False, True], ids=["batch", "one by one"])
+def test_calls_that_are_given_samples_do_not_pay_their_prompt_for_each(server, online, tokens):
+    """Nor do all of them draw all of theirs at once."""
+    _, counted = spent_by(server, BudgetPool(per_call=8, tokens=tokens), online=online, announced=False)
+    assert 7 * CALLS < counted.samples <= 8 * CALLS
+    assert CALLS < counted.requests < 2 * CALLS
+    assert max(counted.per_question.values()) > 12
+
+
+@pytest.mark.parametrize("online", [False, True], ids=["batch", "one by one"])
+def test_where_samples_are_capped_each_of_them_goes_where_it_is_worth_most(server, online):
+    _, counted = spent_by(server, BudgetPool(samples=8 * CALLS), online=online)
+    assert counted.requests > 2 * CALLS
+
+
+@needs_engines
+@pytest.mark.parametrize("engine", ["auto", "litellm"])
+@pytest.mark.parametrize("drive", [_batch, _one_by_one, _one_task], ids=lambda drive: drive.__name__[1:])
+def test_a_second_run_that_the_cache_answers_makes_requests_of_the_same_sizes(server, drive, engine):
+    assert LITELLM.wait()
+    server.reset(seed=3)
+
+    def run():
+        qa = DynScaling(PROGRAM, budget=8, sampling=Parallel())
+        predictions = drive(qa, [{"question": question.text} for question in server.questions])
+        return [[sample.answer for sample in explain(prediction).samples] for prediction in predictions]
+
+    with dspy.context(lm=server.lm(engine, max_tokens=60, cache=True)):
+        first = run()
+        asked = server.statistics().requests
+        assert asked < 2 * CALLS
+        assert run() == first
+    assert server.statistics().requests == asked
 
 
 @pytest.mark.parametrize("online", [False, True], ids=["batch", "one by one"])
