@@ -96,7 +96,7 @@ def a_request_a_sample(request: pytest.FixtureRequest, monkeypatch: pytest.Monke
     runs as it does for them.
     """
     if "litellm" not in request.node.nodeid and request.path.name not in SHARING:
-        monkeypatch.setattr(shared_request, "can_borrow", lambda lm, settings, *, wait: False)
+        monkeypatch.setattr(shared_request, "can_borrow", lambda lm, settings, *, wait, turn=None: False)
         # Tests of refused settings name LiteLLM in their code.
         if not HAS_ENGINES and request.path.name != "test_refused_settings.py":
             monkeypatch.setattr(shared_request, "makes_one_request", lambda lm, settings: False)

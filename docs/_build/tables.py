@@ -204,14 +204,14 @@ def long_prompts() -> str:
     heads = ["uniform voting of", "at as many", "", "right", "over uniform voting", "over it at all those tokens"]
     lines = [_line([*heads, "requests", "samples", "tokens"]), "|---|---|---" + "|---:" * 6 + "|"]
     for row in kept["rows"]:
-        gains = [_gain(row.get(name)) for name in ("over uniform", "over its tokens")]
+        gains = [_difference(row.get(name)) for name in ("over uniform", "over its tokens")]
         figures = f"{row['requests']:.1f}", f"{row['drawn']:.1f}", f"{row['tokens']:,.0f}"
         cells = str(row["samples"]), row["at the same"], row["how"], f"{row['right']:.1%}"
         lines.append(_line([*cells, *gains, *figures]))
     return _table(lines, kept)
 
 
-def _gain(share: list[float] | None) -> str:
+def _difference(share: list[float] | None) -> str:
     """A difference of two shares with its interval, in points."""
     if share is None:
         return ""

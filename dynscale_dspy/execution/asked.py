@@ -10,6 +10,7 @@ import dspy
 
 from dynscale_dspy._models import ByPredictor, LanguageModels
 from dynscale_dspy.execution.asks import asked_by
+from dynscale_dspy.execution.choices_route import Turn
 from dynscale_dspy.execution.concessions import is_unproven
 from dynscale_dspy.execution.introspection import (
     asks_for_a_rollout,
@@ -104,15 +105,16 @@ class Asked:
         """
         return all(decides_at_once(self.program, types, lm, written) for lm in self.all)
 
-    def sharing(self, most: int, *, wait: bool = False) -> dict[str, int]:
+    def sharing(self, most: int, *, wait: bool = False, turn: Turn | None = None) -> dict[str, int]:
         """How many samples may share a request, by the name of each for which that is more than one.
 
         Args:
             most: What the user allows.
             wait: Whether to wait for what a shared request needs.
+            turn: The call, if it is to be made alike each time.
         """
         found = {
-            name: choices_per_request(self.program, self.predictors, self.kwargs, most, lm, wait=wait)
+            name: choices_per_request(self.program, self.predictors, self.kwargs, most, lm, wait=wait, turn=turn)
             for name, lm in self.by_name.items()
             if not isinstance(lm, ByPredictor)  # of several predictors, which share none
         }

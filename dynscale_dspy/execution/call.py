@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Generator, Hashable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
@@ -24,6 +25,7 @@ from dynscale_dspy.execution.answer_reader import AnswerReader
 from dynscale_dspy.execution.asked import Asked
 from dynscale_dspy.execution.books import unblocked, unwaited
 from dynscale_dspy.execution.calibrated import as_voted, calibration_of
+from dynscale_dspy.execution.choices_route import Turn
 from dynscale_dspy.execution.desk import CallDesk
 from dynscale_dspy.execution.drivers import in_thread
 from dynscale_dspy.execution.embedding import Embedding
@@ -40,7 +42,7 @@ from dynscale_dspy.execution.introspection import (
 from dynscale_dspy.execution.judging import Hearing
 from dynscale_dspy.execution.listener import listen_around
 from dynscale_dspy.execution.lm_errors import is_permanent
-from dynscale_dspy.execution.meter import Meter, current_meter
+from dynscale_dspy.execution.meter import Meter, current_meter, is_alone
 from dynscale_dspy.execution.notices import explanation_of, with_notices
 from dynscale_dspy.execution.outcome import Outcome, add_to_trace, spoken
 from dynscale_dspy.execution.run import SampleRun, SampleSettings
@@ -160,13 +162,14 @@ class Call:
             asked.instead,
             scaled.is_beside,
         )
-        sharing = asked.sharing(settings.max_choices, wait=known) if vary and not pool.is_durable else {}
+        self._inputs = inputs_key((args, kwargs))
+        turn = Turn(hash(self._inputs), lambda: admission.seconds_left() < math.inf or not is_alone())
+        sharing = asked.sharing(settings.max_choices, wait=known, turn=turn) if vary and not pool.is_durable else {}
         choices = max(sharing.values(), default=1)
         # Where requests are capped, all samples at once must not find out that their temperature is refused.
         careful = vary and settings.temperature is None and admission.caps("requests") and asked.is_unproven
         # One sample may tell of all labels: the others are drawn once it is known that it does not.
         tells_all = tells_all and labels is not None and may_tell(lm)
-        self._inputs = inputs_key((args, kwargs))
         self.plan = Plan(
             strategy,
             seed=pool.seed,

@@ -7,6 +7,10 @@ LiteLLM.
 
 LiteLLM takes seconds to import, a part of them only when it is first asked. Both are done in the background, and until
 they are done each sample makes a request of its own.
+
+A second run is to find its requests in DSPy's cache, however long the import takes in each. So where a language model
+has a cache, calls that are made one after the other wait for what the first has begun, and a call that was made without
+is made so again.
 """
 
 from __future__ import annotations
@@ -14,10 +18,13 @@ from __future__ import annotations
 import contextlib
 import importlib
 import logging
+import math
 import os
 import sys
 import threading
-from collections.abc import Hashable, Mapping, Sequence
+import time
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -27,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 LIBRARY = "litellm"
 LONGEST_IMPORT = 60.0
-"""Seconds for which anyone waits for the import."""
+"""Seconds after its beginning for which anyone waits for the import."""
 LATE = (
     *("litellm.proxy.openai_files_endpoints.common_utils", "litellm.proxy.spend_tracking.savings"),
     *("litellm._service_logger", "litellm.llms.github_copilot.per_user_auth", "httpcore"),
@@ -56,6 +63,7 @@ class Library:
         self._late = late
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
+        self._latest = math.inf
         if hasattr(os, "register_at_fork"):
             # A child forked in the middle of an import would wait for ever for the thread that it does not have.
             os.register_at_fork(before=self._finish, after_in_child=self._begin_anew)
@@ -70,11 +78,17 @@ class Library:
         spec = getattr(module, "__spec__", None)
         return module is not None and not getattr(spec, "_initializing", False)
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether the import was begun here."""
+        return self._thread is not None
+
     def begin(self) -> None:
         """Begin the import, unless it has begun."""
         with self._lock:
             if self._thread is None and not self.is_loaded:
                 self._thread = threading.Thread(target=self._load, name=f"dynscale-import-{self.name}", daemon=True)
+                self._latest = time.monotonic() + LONGEST_IMPORT
                 self._thread.start()
 
     def wait(self) -> bool:
@@ -90,7 +104,7 @@ class Library:
     def _finish(self) -> None:
         thread = self._thread
         if thread is not None and thread is not threading.current_thread():
-            thread.join(LONGEST_IMPORT)
+            thread.join(max(self._latest - time.monotonic(), 0.0))
 
     def _begin_anew(self) -> None:
         self._lock = threading.Lock()
@@ -136,22 +150,43 @@ def makes_one_request(lm: Any, settings: Mapping[str, Any]) -> bool:
     return engine == "litellm"
 
 
-def can_borrow(lm: Any, settings: Mapping[str, Any], *, wait: bool) -> bool:
+@dataclass(frozen=True)
+class Turn:
+    """A call that is to be made alike each time.
+
+    Args:
+        call: What tells its inputs from others.
+        holds_up: Says whether it would hold anything up if it waited.
+    """
+
+    call: int
+    holds_up: Callable[[], bool]
+
+
+def can_borrow(lm: Any, settings: Mapping[str, Any], *, wait: bool, turn: Turn | None = None) -> bool:
     """Return True if a request for several choices can go through LiteLLM though others go another way.
 
     Args:
         lm: The language model.
         settings: The request's.
         wait: Whether to wait for LiteLLM's import. Else it is begun, and LiteLLM taken only if it is there.
+        turn: The call it is for, if it is to be made alike each time. Then it waits, too, for an import that an earlier
+            call has begun, unless that holds anything up.
     """
     if not is_borrowed(lm, settings):
         return False
     if settings.get("prompt_cache") is not None or lm.model.partition("/")[0] in WITHOUT_CHOICES:
         return False
-    if wait:
+    turn = turn if lm.cache and not wait else None
+    pending = LITELLM.has_begun and not LITELLM.is_loaded
+    if wait or (pending and turn is not None and not turn.holds_up()):
         LITELLM.wait()
     else:
         LITELLM.begin()
+    if turn is not None and not LITELLM.is_loaded and len(_made_without) < _MOST_ROUTES:
+        _made_without.add((lm.model, turn.call))
+    if turn is not None and (lm.model, turn.call) in _made_without:
+        return False
     return LITELLM.is_loaded and _takes_n(lm.model)
 
 
@@ -187,6 +222,8 @@ def alike(lm: Any, **changes: Any) -> Any:
     return other
 
 
+_made_without: set[tuple[str, int]] = set()
+"""Calls that were made while LiteLLM was not there, by language model."""
 _routes: dict[Hashable, bool | None] = {}
 _MOST_ROUTES = 1024
 

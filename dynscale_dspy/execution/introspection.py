@@ -8,6 +8,7 @@ from typing import Any
 import dspy
 
 from dynscale_dspy._naming import is_wrapper
+from dynscale_dspy.execution.choices_route import Turn
 from dynscale_dspy.execution.sample_lm import original
 from dynscale_dspy.execution.shared_request import can_share
 from dynscale_dspy.selection.labels import labels_of
@@ -115,6 +116,7 @@ def choices_per_request(
     lm: Any = None,
     *,
     wait: bool = False,
+    turn: Turn | None = None,
 ) -> int:
     """How many samples of a call may share a request.
 
@@ -125,6 +127,7 @@ def choices_per_request(
         most: What the user allows.
         lm: The language model that is asked in place of the program's own; None for that.
         wait: Whether to wait for what a shared request needs; see :func:`can_share`.
+        turn: The call, if it is to be made alike each time.
     """
     if most == 1 or len(predictors) != 1 or is_wrapper(program):
         return 1
@@ -133,7 +136,7 @@ def choices_per_request(
     if predictor is program and kwargs.get("config"):
         config = {**config, **kwargs["config"]}
     asked = lm_of(predictor, program, kwargs) if lm is None else lm
-    return most if can_share(asked, config, wait=wait) else 1
+    return most if can_share(asked, config, wait=wait, turn=turn) else 1
 
 
 def check_ready(

@@ -20,6 +20,7 @@ from dspy.utils.usage_tracker import UsageTracker
 from dynscale_dspy.allocation.costs import Cost
 from dynscale_dspy.budget.admission import Admission
 from dynscale_dspy.budget.leases import Charge, Lease
+from dynscale_dspy.budget.locking import running_loop
 from dynscale_dspy.errors import BudgetExhausted
 from dynscale_dspy.execution.request_costs import (
     MISCOUNTED,
@@ -340,6 +341,18 @@ class Meter:
 def current_meter() -> Meter | None:
     """The meter of the sample this code runs in, if any."""
     return dspy.settings.get(SETTING)
+
+
+def is_alone() -> bool:
+    """Whether no sample runs here but those around this code, and no other task of its event loop could."""
+    meter, around = current_meter(), set()
+    while meter is not None:
+        around.add(meter)
+        meter = meter.outer
+    if not around.issuperset(Meter.under_way()):
+        return False
+    loop = running_loop()
+    return loop is None or len(asyncio.all_tasks(loop)) <= 1
 
 
 def _entry_of(lm: Any, outputs: Any) -> Mapping[str, Any] | None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import dspy
 
 from dynscale_dspy.execution.capabilities import SEVERAL_CHOICES
-from dynscale_dspy.execution.choices_route import can_borrow, is_borrowed, makes_one_request, through_litellm
+from dynscale_dspy.execution.choices_route import Turn, can_borrow, is_borrowed, makes_one_request, through_litellm
 from dynscale_dspy.execution.concessions import NEGOTIABLE
 from dynscale_dspy.execution.exchange import Exchange
 from dynscale_dspy.execution.lm_errors import (
@@ -318,13 +318,14 @@ class SharingLM:
         return self._lm
 
 
-def can_share(lm: Any, config: Mapping[str, Any], *, wait: bool = False) -> bool:
+def can_share(lm: Any, config: Mapping[str, Any], *, wait: bool = False, turn: Turn | None = None) -> bool:
     """Return True if one request may bring several choices of this language model.
 
     Args:
         lm: The language model.
         config: What the predictor sets for it.
         wait: Whether to wait for LiteLLM's import where the request is to go through it.
+        turn: The call it is for, if it is to be made alike each time.
     """
     if getattr(lm, "model_type", None) != "chat" or not SEVERAL_CHOICES.is_expected(lm):
         return False
@@ -333,7 +334,7 @@ def can_share(lm: Any, config: Mapping[str, Any], *, wait: bool = False) -> bool
         return False
     if settings.get("seed") is not None:
         return False  # what a server makes of one seed for several choices differs
-    return makes_one_request(lm, settings) or can_borrow(lm, settings, wait=wait)
+    return makes_one_request(lm, settings) or can_borrow(lm, settings, wait=wait, turn=turn)
 
 
 def _comparable(value: Any) -> Any:

@@ -1,5 +1,6 @@
 """Which way a request for several choices goes."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -13,11 +14,13 @@ import pytest
 from dynscale_dspy.execution import choices_route
 from dynscale_dspy.execution.choices_route import (
     Library,
+    Turn,
     can_borrow,
     is_borrowed,
     makes_one_request,
     through_litellm,
 )
+from dynscale_dspy.testing import FakeServer, questions
 from tests.support import needs_engines
 
 pytestmark = needs_engines
@@ -78,6 +81,75 @@ def test_while_litellm_is_not_there_samples_ask_for_themselves(monkeypatch: pyte
     lm = dspy.LM("openai/fake", api_key="local")
     assert not can_borrow(lm, {}, wait=False)
     assert not can_borrow(lm, {}, wait=True)  # it is not installed
+
+
+def test_calls_wait_in_turn_for_an_import_and_those_made_without_are_made_so_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "awaited_library.py").write_text("import its_gate\nits_gate.open.wait(60)\n")
+    (tmp_path / "its_gate.py").write_text("import threading\nopen = threading.Event()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    library = Library("awaited_library")
+    monkeypatch.setattr(choices_route, "LITELLM", library)
+    monkeypatch.setattr(choices_route, "_made_without", set())
+    monkeypatch.setattr(choices_route, "_takes_n", lambda model: True)
+    lm = dspy.LM("openai/fake", api_key="local")
+    first, second, third = (Turn(call, lambda: False) for call in range(3))
+    beside, by_deadline = Turn(3, lambda: True), Turn(4, lambda: True)
+
+    assert not can_borrow(lm, {}, wait=False, turn=first)  # it begins the import
+    assert not can_borrow(lm, {}, wait=False, turn=beside)
+    assert not can_borrow(lm, {}, wait=False, turn=by_deadline)
+    assert not library.is_loaded
+    importlib.import_module("its_gate").open.set()
+    assert can_borrow(lm, {}, wait=False, turn=second)
+    for turn, able in ((first, False), (beside, False), (second, True), (third, True)):
+        assert can_borrow(lm, {}, wait=False, turn=turn) is able
+    assert can_borrow(lm, {}, wait=True, turn=first)  # a known set waits, and so asks alike each time
+    assert can_borrow(lm, {}, wait=False)
+    without = dspy.LM("openai/fake", api_key="local", cache=False)
+    assert can_borrow(without, {}, wait=False, turn=first)  # nothing of it is kept
+
+
+AGAIN = """
+import asyncio, sys
+import dspy
+from dynscale_dspy import DynScaling
+from dynscale_dspy.execution.choices_route import LITELLM
+from dynscale_dspy.testing import questions
+
+url, folder = sys.argv[1:]
+dspy.configure_cache(disk_cache_dir=folder)
+bank = questions(12, seed=3)
+
+def one_by_one():
+    qa = DynScaling(dspy.ChainOfThought("question -> answer"), budget=8)
+    return [qa(question=question.text).answer for question in bank]
+
+def one_task():
+    async def main():
+        qa = DynScaling(dspy.ChainOfThought("question -> answer"), budget=8)
+        return [(await qa.acall(question=question.text)).answer for question in bank]
+    return asyncio.run(main())
+
+with dspy.context(lm=dspy.LM("openai/fake", api_base=url, api_key="local", max_tokens=60)):
+    answers = [drive() for drive in (one_by_one, one_by_one, one_task, one_task)]
+print(answers[0] == answers[1], answers[2] == answers[3], LITELLM.is_loaded, answers)
+"""
+
+
+def test_no_run_asks_anew_however_long_the_import_takes_in_it(tmp_path: Path) -> None:
+    """Twice in each of two processes, which begin without LiteLLM."""
+    with FakeServer(questions(12, seed=3), median_latency=0) as server:
+        outputs = []
+        for _ in range(2):
+            command = [sys.executable, "-c", AGAIN, server.url, str(tmp_path)]
+            outputs.append(subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout)
+            if len(outputs) == 1:
+                asked = server.statistics().requests
+        assert outputs[0].startswith("True True True") and outputs[0] == outputs[1]
+        assert server.statistics().requests == asked
+        assert any(body.get("n", 1) > 1 for body in server.bodies)
 
 
 def test_the_import_is_begun_once_and_from_anywhere() -> None:
