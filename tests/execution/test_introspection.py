@@ -118,7 +118,7 @@ def test_programs_that_can_be_awaited():
 def test_samples_share_requests_where_one_predictor_asks_as_many_as_the_user_allows(monkeypatch):
     seen = []
 
-    def can_share(lm, config, *, wait):
+    def can_share(lm, config, *, wait, turn=None):
         seen.append((lm, dict(config), wait))
         return True
 
