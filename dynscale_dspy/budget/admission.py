@@ -298,7 +298,7 @@ class Admission:
         if not arm.is_nested and not arm.beside:
             pacing.opened(arm, paid=len(arm.paid))
         if not arm.is_sized:
-            arm.grant(self.policy.tally(), samplers[first:], pending=first, joins=max(together - first, 0))
+            arm.grant(self.policy.tally(), samplers[first:], pending=first, joining=range(together - first))
         return arm
 
     def open_known(

@@ -148,8 +148,8 @@ class Arm(Needs):
         Returns:
             The number granted, the first of those proposed, now waiting as leases; 0 means stop.
         """
-        joins, own = (together, 1) if at_same_price else (0, together)
-        return self.grant(evidence, samplers, pending=pending, at_same_price=at_same_price, together=own, joins=joins)
+        joining = range(together) if at_same_price else range(1, together)
+        return self.grant(evidence, samplers, pending=pending, at_same_price=at_same_price, joining=joining)
 
     @step
     def pull(self, sampler: str = "", requests: int | None = None) -> bool:
@@ -277,8 +277,7 @@ class Arm(Needs):
         *,
         pending: int,
         at_same_price: bool = False,
-        together: int = 1,
-        joins: int = 0,
+        joining: range = ALONE,
     ) -> int:
         """Reserve the first of these samples that are worth the price; inside the lock. Returns how many.
 
@@ -287,8 +286,8 @@ class Arm(Needs):
             samplers: What would draw each of them.
             pending: Samples in flight, or reserved and not drawn yet.
             at_same_price: Whether these are bought together with those just granted.
-            together: How many of these at most, from the first on, may come from one request of their own.
-            joins: How many of these at most, from the first on, may come from the request of those just granted.
+            joining: Which of these, by position, may come as further choices of another one's request: of the first
+                one's, or from the first on of that of samples that are drawn before.
         """
         payer = self.payer
         if payer.is_halted:
@@ -297,7 +296,6 @@ class Arm(Needs):
         price = pacing.price_for(self, at_least=payer.min_per_call)
         granted = bought = 0
         paid = 0.0
-        joining = range(joins) if joins else range(1, together)
         if at_same_price:
             granted = self.reserve_first(samplers, self._due, joining)
             if self.is_sized:
@@ -311,12 +309,13 @@ class Arm(Needs):
             # needs to finish, and none would.
             return granted
         credit = min(pacing.credit(self), payer.spare)
+        together = joining.stop if joining.start else 1
         sizes = self.request_sizes(samplers, together)
         self.is_sized = sizes is not None
         if sizes is not None:
             room, _ = self.in_requests(sizes, credit)
             return self._grant_request(sizes, evidence, samplers, pending, min(room, together))
-        share = self.share_alone(max(together, joins))
+        share = self.share_alone(joining.stop)
         for sampler in samplers[granted:]:
             free = self._made in self.paid
             ahead = pending + granted
