@@ -215,7 +215,7 @@ class DynScaling(dspy.Module):
                 if has_aforward(self.module):
                     return await self.module.acall(*args, **kwargs)
                 return await in_thread(lambda: self.module(*args, **kwargs))
-        call = Call(self._scaled(), args, kwargs)
+        call = Call(self._scaled(), args, kwargs, in_task=True)
         return await call.aanswer(call.finish(await adrive(call.steps(), call.arun, call.desk())))
 
     def batch(

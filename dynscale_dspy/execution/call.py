@@ -108,12 +108,21 @@ class Call:
         args: The call's positional arguments.
         kwargs: Its arguments by name.
         known: Whether it is one of a known set, which is to make the same requests each time.
+        in_task: Whether a task makes it: what blocks holds up all of its event loop.
 
     Raises:
         ValueError: If every sample would fail or be the same; nothing is spent then.
     """
 
-    def __init__(self, scaled: Scaled, args: tuple[Any, ...], kwargs: dict[str, Any], *, known: bool = False) -> None:
+    def __init__(
+        self,
+        scaled: Scaled,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        known: bool = False,
+        in_task: bool = False,
+    ) -> None:
         self.scaled = scaled
         self.args = args
         self.kwargs = kwargs
@@ -163,7 +172,13 @@ class Call:
             scaled.is_beside,
         )
         self._inputs = inputs_key((args, kwargs))
-        turn = Turn(hash(self._inputs), lambda: admission.seconds_left() < math.inf or not is_alone())
+        in_loop = in_task and running_loop() is not None
+
+        def may_wait() -> bool:
+            """Whether to wait would make neither the call late nor hold up anything else."""
+            return admission.seconds_left() == math.inf and is_alone(in_task=in_loop)
+
+        turn = Turn(hash(self._inputs), may_wait)
         sharing = asked.sharing(settings.max_choices, wait=known, turn=turn) if vary and not pool.is_durable else {}
         choices = max(sharing.values(), default=1)
         # Where requests are capped, all samples at once must not find out that their temperature is refused.

@@ -156,11 +156,11 @@ class Turn:
 
     Args:
         call: What tells its inputs from others.
-        holds_up: Says whether it would hold anything up if it waited.
+        may_wait: Says whether it may wait for an import that an earlier call has begun.
     """
 
     call: int
-    holds_up: Callable[[], bool]
+    may_wait: Callable[[], bool]
 
 
 def can_borrow(lm: Any, settings: Mapping[str, Any], *, wait: bool, turn: Turn | None = None) -> bool:
@@ -170,8 +170,7 @@ def can_borrow(lm: Any, settings: Mapping[str, Any], *, wait: bool, turn: Turn |
         lm: The language model.
         settings: The request's.
         wait: Whether to wait for LiteLLM's import. Else it is begun, and LiteLLM taken only if it is there.
-        turn: The call it is for, if it is to be made alike each time. Then it waits, too, for an import that an earlier
-            call has begun, unless that holds anything up.
+        turn: The call it is for, if it is to be made alike each time.
     """
     if not is_borrowed(lm, settings):
         return False
@@ -179,7 +178,7 @@ def can_borrow(lm: Any, settings: Mapping[str, Any], *, wait: bool, turn: Turn |
         return False
     turn = turn if lm.cache and not wait else None
     pending = LITELLM.has_begun and not LITELLM.is_loaded
-    if wait or (pending and turn is not None and not turn.holds_up()):
+    if wait or (pending and turn is not None and turn.may_wait()):
         LITELLM.wait()
     else:
         LITELLM.begin()

@@ -20,7 +20,6 @@ from dspy.utils.usage_tracker import UsageTracker
 from dynscale_dspy.allocation.costs import Cost
 from dynscale_dspy.budget.admission import Admission
 from dynscale_dspy.budget.leases import Charge, Lease
-from dynscale_dspy.budget.locking import running_loop
 from dynscale_dspy.errors import BudgetExhausted
 from dynscale_dspy.execution.request_costs import (
     MISCOUNTED,
@@ -343,16 +342,19 @@ def current_meter() -> Meter | None:
     return dspy.settings.get(SETTING)
 
 
-def is_alone() -> bool:
-    """Whether no sample runs here but those around this code, and no other task of its event loop could."""
+def is_alone(*, in_task: bool) -> bool:
+    """Whether no sample runs in this process but those around this code.
+
+    Args:
+        in_task: Whether nothing else could run on the event loop either.
+    """
     meter, around = current_meter(), set()
     while meter is not None:
         around.add(meter)
         meter = meter.outer
     if not around.issuperset(Meter.under_way()):
         return False
-    loop = running_loop()
-    return loop is None or len(asyncio.all_tasks(loop)) <= 1
+    return not in_task or len(asyncio.all_tasks()) <= 1
 
 
 def _entry_of(lm: Any, outputs: Any) -> Mapping[str, Any] | None:

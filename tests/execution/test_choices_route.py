@@ -94,8 +94,8 @@ def test_calls_wait_in_turn_for_an_import_and_those_made_without_are_made_so_aga
     monkeypatch.setattr(choices_route, "_made_without", set())
     monkeypatch.setattr(choices_route, "_takes_n", lambda model: True)
     lm = dspy.LM("openai/fake", api_key="local")
-    first, second, third = (Turn(call, lambda: False) for call in range(3))
-    beside, by_deadline = Turn(3, lambda: True), Turn(4, lambda: True)
+    first, second, third = (Turn(call, lambda: True) for call in range(3))
+    beside, by_deadline = Turn(3, lambda: False), Turn(4, lambda: False)
 
     assert not can_borrow(lm, {}, wait=False, turn=first)  # it begins the import
     assert not can_borrow(lm, {}, wait=False, turn=beside)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import copy
 
 import dspy
@@ -7,7 +8,8 @@ import pytest
 
 from dynscale_dspy import BudgetPool, Cost, Uniform
 from dynscale_dspy.errors import BudgetExhausted
-from dynscale_dspy.execution.meter import SETTING, CallRefused, Meter, current_meter, finish_reasons
+from dynscale_dspy.execution import meter as meters
+from dynscale_dspy.execution.meter import SETTING, CallRefused, Meter, current_meter, finish_reasons, is_alone
 from dynscale_dspy.sampling.sample import Draw
 from tests.support import ScriptedModel, cycle, open_call, sample_run, sample_settings, started
 
@@ -113,3 +115,38 @@ def test_finish_reasons_of_either_engine():
     assert finish_reasons({}) == [None]
     cut = Response(status="incomplete", incomplete_details=Response(reason="max_output_tokens"))
     assert finish_reasons({"response": cut}) == ["length"]
+
+
+@pytest.fixture
+def nothing_under_way(monkeypatch):
+    """Samples of other tests, which may go on in threads that nobody waits for, are left out."""
+    monkeypatch.setattr(meters, "_under_way", {})
+
+
+@pytest.mark.usefixtures("nothing_under_way")
+def test_who_runs_beside_others_is_not_alone():
+    one, inner, other = Meter(None, None, None), Meter(None, None, None), Meter(None, None, None)
+    inner.outer = one
+    assert is_alone(in_task=False)
+    with dspy.context(**{SETTING: inner}):
+        one.open()
+        inner.open()
+        try:
+            assert is_alone(in_task=False)  # beside those that it is part of
+            other.open()
+            assert not is_alone(in_task=False)
+        finally:
+            for meter in (one, inner, other):
+                meter.close()
+
+
+@pytest.mark.usefixtures("nothing_under_way")
+def test_another_task_is_held_up_only_by_what_a_task_waits_for():
+    async def beside():
+        return is_alone(in_task=True), is_alone(in_task=False)
+
+    async def together():
+        return await asyncio.gather(beside(), beside())
+
+    assert asyncio.run(beside()) == (True, True)
+    assert asyncio.run(together()) == [(False, True), (False, True)]
