@@ -63,6 +63,8 @@ class Library:
         self._late = late
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
+        # An interrupt while a thread is joined makes Python before 3.13 take the thread for one that is over.
+        self._over = threading.Event()
         self._latest = math.inf
         if hasattr(os, "register_at_fork"):
             # A child forked in the middle of an import would wait for ever for the thread that it does not have.
@@ -71,8 +73,7 @@ class Library:
     @property
     def is_loaded(self) -> bool:
         """Whether the module is there, wholly."""
-        thread = self._thread
-        if thread is not None and thread.is_alive():
+        if self._thread is not None and not self._over.is_set():
             return False
         module = sys.modules.get(self.name)
         spec = getattr(module, "__spec__", None)
@@ -104,21 +105,22 @@ class Library:
     def _finish(self) -> None:
         thread = self._thread
         if thread is not None and thread is not threading.current_thread():
-            thread.join(max(self._latest - time.monotonic(), 0.0))
+            self._over.wait(max(self._latest - time.monotonic(), 0.0))
 
     def _begin_anew(self) -> None:
-        self._lock = threading.Lock()
+        self._lock, self._over = threading.Lock(), threading.Event()
         self._thread = None
 
     def _load(self) -> None:
         try:
             _load(self.name)
+            for name in self._late:
+                with contextlib.suppress(Exception):  # it is imported otherwise, or not at all
+                    importlib.import_module(name)
         except Exception as error:  # not installed, or broken: each sample goes on making a request of its own
             logger.debug("%s cannot be imported: %s", self.name, error)
-            return
-        for name in self._late:
-            with contextlib.suppress(Exception):  # it is imported otherwise, or not at all
-                importlib.import_module(name)
+        finally:
+            self._over.set()
 
 
 def _load(name: str) -> None:

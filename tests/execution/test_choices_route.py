@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -132,24 +133,51 @@ def one_task():
         return [(await qa.acall(question=question.text)).answer for question in bank]
     return asyncio.run(main())
 
+def one_cell():
+    async def main():  # as in a notebook, whose kernel has other tasks
+        other = asyncio.ensure_future(asyncio.sleep(600))
+        await asyncio.sleep(0)
+        answers = one_by_one()
+        other.cancel()
+        return answers
+    return asyncio.run(main())
+
 with dspy.context(lm=dspy.LM("openai/fake", api_base=url, api_key="local", max_tokens=60)):
-    answers = [drive() for drive in (one_by_one, one_by_one, one_task, one_task)]
+    answers = [DRIVES]
 print(answers[0] == answers[1], answers[2] == answers[3], LITELLM.is_loaded, answers)
 """
 
 
-def test_no_run_asks_anew_however_long_the_import_takes_in_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "drives", ["one_by_one(), one_by_one(), one_task(), one_task()", "one_cell(), one_cell(), one_task(), one_task()"]
+)
+def test_no_run_asks_anew_however_long_the_import_takes_in_it(tmp_path: Path, drives: str) -> None:
     """Twice in each of two processes, which begin without LiteLLM."""
     with FakeServer(questions(12, seed=3), median_latency=0) as server:
         outputs = []
         for _ in range(2):
-            command = [sys.executable, "-c", AGAIN, server.url, str(tmp_path)]
+            command = [sys.executable, "-c", AGAIN.replace("DRIVES", drives), server.url, str(tmp_path)]
             outputs.append(subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout)
             if len(outputs) == 1:
                 asked = server.statistics().requests
         assert outputs[0].startswith("True True True") and outputs[0] == outputs[1]
         assert server.statistics().requests == asked
         assert any(body.get("n", 1) > 1 for body in server.bodies)
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="no thread can be signalled here")
+def test_an_interrupt_of_a_wait_leaves_the_import_under_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "interrupted_library.py").write_text("import its_open_gate\nits_open_gate.open.wait(60)\n")
+    (tmp_path / "its_open_gate.py").write_text("import threading\nopen = threading.Event()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    library, gate = Library("interrupted_library"), importlib.import_module("its_open_gate").open
+    here = threading.get_ident()
+    threading.Timer(0.3, lambda: signal.pthread_kill(here, signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        library.wait()
+    assert library.has_begun and not library.is_loaded
+    threading.Timer(0.3, gate.set).start()
+    assert library.wait()
 
 
 def test_the_import_is_begun_once_and_from_anywhere() -> None:
