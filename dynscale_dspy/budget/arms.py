@@ -69,7 +69,7 @@ class Arm(Needs):
         self._waiting: list[Lease] = []
         self._drawn = self._charged = NOTHING
         self._price = 0.0
-        self._due = 0
+        self._due = self._guaranteed = 0
         self.is_sized = False
         """Whether the samples last granted are those of one request, of the size that is worth most."""
         self.later: LaterDemand | None = None
@@ -250,7 +250,7 @@ class Arm(Needs):
             together: How many at most may come from one request.
         """
         sizes, pacing = self.request_sizes(samplers, together), self.payer.pacing
-        self.is_sized = sizes is not None
+        self.is_sized, self._guaranteed = sizes is not None, guaranteed
         if sizes is None:
             return guaranteed
         room, _ = self.in_requests(sizes, pacing.credit(self, opening=1))
@@ -263,6 +263,13 @@ class Arm(Needs):
         elif wanted > guaranteed:
             self._buy(wanted - guaranteed)
         return wanted
+
+    def _still_due(self) -> int:
+        """Of the samples that are due, those guaranteed and those that other calls have not been granted meanwhile."""
+        pacing = self.payer.pacing
+        if not self._due or not self.is_sized or pacing.tightest(self) in METERED:
+            return self._due
+        return min(self._due, max(pacing.credit(self), self._guaranteed - self._made, 0))
 
     def _buy(self, samples: float) -> None:
         """So many samples beyond the guaranteed ones are granted: the price rises."""
@@ -297,7 +304,7 @@ class Arm(Needs):
         granted = bought = 0
         paid = 0.0
         if at_same_price:
-            granted = self.reserve_first(samplers, self._due, joining)
+            granted = self.reserve_first(samplers, self._still_due(), joining)
             if self.is_sized:
                 return granted
         else:

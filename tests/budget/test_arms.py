@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pytest
+
 from dynscale_dspy import BudgetPool, Cost, Uniform
 from dynscale_dspy.allocation.tally import Tally
 from tests.support import Known, opened
@@ -147,3 +149,24 @@ def test_a_contested_call_gets_one_more_request_of_the_size_that_is_worth_most()
     drawn(arm)
     arm.close()
     assert pool.statistics().reserved == Cost()
+
+
+@pytest.mark.parametrize("per_call", [4, 8, 13])
+def test_samples_that_a_call_has_not_asked_for_yet_are_not_granted_to_others_and_to_it(per_call):
+    """It opens, and others beside it draw what there is before it asks for the others of its first request."""
+    pool, program = BudgetPool(per_call=per_call), Known()
+    arm = opened(pool, 8, program=program, together=8)
+    arm.learned.costs_last = True
+    drawn(arm)
+    arm.close()
+    slow = opened(pool, 1, program=program, together=8)
+    beside = [opened(pool, 8, program=program, together=8) for _ in range(3)]
+    for other in beside * 8:
+        other.request(Tally.of("AB"), ["independent"] * 8, together=8)
+    assert slow.is_sized
+    slow.request(Tally(), ["independent"] * 7, pending=1, at_same_price=True, together=7)
+    now = pool.statistics()
+    assert now.spent.samples + now.reserved.samples <= 5 * per_call
+    assert slow.waiting
+    for each in (slow, *beside):
+        each.close()
